@@ -40,15 +40,15 @@ def cpu_name() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("video", nargs="?", type=Path)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="0 lets onnxruntime choose, as `generate` does")
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--long-side", type=int, default=1024)
     parser.add_argument("--static", action="store_true", help="run the person detector in every frame")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    cv2.setNumThreads(arguments.threads)
+    cv2.setNumThreads(arguments.threads or -1)
     frames = read(arguments.video, arguments.frames + 3, arguments.long_side)
-    estimator = HolisticEstimator(threads=arguments.threads, device=arguments.device, static=arguments.static)
+    estimator = HolisticEstimator(threads=arguments.threads or None, device=arguments.device, static=arguments.static)
     times, busy, seen = [], [], []
     stream = estimator.estimate_stream(frames)
     for _ in frames:

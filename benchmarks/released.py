@@ -42,7 +42,7 @@ from numpy import ndarray
 from drawing import cpu_model, dancer, draw_plainly
 from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.checkpoint import config_of
-from mimicmotion.backbones.svd.decode import decode_stream
+from mimicmotion.backbones.svd.decode import decode_float, to_uint8
 from mimicmotion.backbones.svd.unet import UNet
 from mimicmotion.backbones.svd.vae import Autoencoder
 from mimicmotion.diffusion.schedule import initial_scale
@@ -233,7 +233,8 @@ def run_released(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str,
     latents = released_latents(pipe, *inputs, steps, config.seed, watch, (tile, overlap))
     with watch("decode"):
         decode = diffusers_decoder(pipe.backbone.vae)
-        frames = np.stack(list(decode_stream(pipe.backbone.vae, latents[0], 8, mode="released", decode=decode)))[1:]
+        decoded = decode_float(pipe.backbone.vae, latents[0], 8, mode="released", decode=decode)
+        frames = np.stack([to_uint8(frame, truncate=True) for frame in decoded])[1:]
     with watch("write"), open_writer(config.output, size, config.fps) as writer:
         for frame in frames:
             writer.write(frame)

@@ -160,9 +160,16 @@ class Converter:
         return self.add("Pad", [self.names[op.Inputs(0)], self.initializer(values)], mode="constant")
 
     def prelu(self, op: Any) -> str:
-        alpha = self.constant(op.Inputs(1))
+        """max(x, 0) - alpha * max(-x, 0) by depthwise convolutions: three times as fast as PRelu in onnxruntime."""
+        alpha, x = self.constant(op.Inputs(1)), self.names[op.Inputs(0)]
         assert alpha is not None
-        return self.add("PRelu", [self.names[op.Inputs(0)], self.weight(alpha.reshape(-1, 1, 1))])
+
+        def scaled(name: str, factors: ndarray) -> str:
+            weight = self.weight(factors.reshape(-1, 1, 1, 1))
+            return self.add("Conv", [name, weight], kernel_shape=[1, 1], group=factors.size)
+
+        below = self.add("Relu", [scaled(x, np.full_like(alpha, -1))])
+        return self.add("Add", [scaled(below, -alpha), self.add("Relu", [x])])
 
     def resize(self, op: Any) -> str:
         options = self.options(op, tflite.ResizeBilinearOptions)

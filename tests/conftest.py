@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import gc
+import hashlib
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,6 +85,26 @@ def users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIMICMOTION_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield users
+
+
+@pytest.fixture(scope="session", autouse=True)
+def networks_see_a_picture_once() -> Iterator[None]:
+    """What the pose networks say of a crop is kept: many tests look at the same pictures and videos."""
+    from mimicmotion.pose.estimators.holistic.networks import Networks
+
+    run, kept = Networks._run, dict[Any, list[ndarray]]()
+
+    def run_once(self: Networks, name: str, image: ndarray, low: float = 0.0) -> list[ndarray]:
+        key = name, low, self._threads, self._device, hashlib.sha256(image.tobytes()).digest()
+        if key not in kept:
+            kept[key] = run(self, name, image, low)
+            if len(kept) > 500:  # a body's take 0.9 MB
+                del kept[next(iter(kept))]
+        return [out.copy() for out in kept[key]]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Networks, "_run", run_once)
+        yield
 
 
 @pytest.fixture(scope="module")

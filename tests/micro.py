@@ -118,9 +118,9 @@ def random_frames(seed: int, *shape: int) -> ndarray:
 
 def svd_scheduler() -> Any:
     """Diffusers' sampler with SVD's settings, to compare ours with."""
-    from diffusers import EulerDiscreteScheduler
+    import diffusers
 
-    return EulerDiscreteScheduler(
+    return diffusers.EulerDiscreteScheduler(
         prediction_type="v_prediction",
         use_karras_sigmas=True,
         sigma_min=0.002,

@@ -11,9 +11,10 @@ from unittest import mock
 
 import numpy as np
 from numpy import ndarray
+from torch import nn
 
 from micro import copied, micro_pipeline
-from mimicmotion.backbones.svd.backbone import SVDBackbone
+from mimicmotion.backbones import backbone_of
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.estimators.base import StaticPose
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
@@ -66,18 +67,19 @@ def save_micro_model(folder: Path) -> Path:
 
 
 @contextmanager
-def loaded_once(model: Path) -> Iterator[None]:
-    """Jobs with this model get copies of what was loaded once with the same options."""
+def loaded_once(model: Path | None) -> Iterator[None]:
+    """Jobs with this model (None: the bundled one) get copies of what was loaded once with the same options."""
     load, loaded = MimicMotionPipeline.from_pretrained, {}
 
-    def load_once(base: str, *args: Any, **options: Any) -> MimicMotionPipeline:
-        if base != str(model):
+    def load_once(base: str | None = None, *args: Any, **options: Any) -> MimicMotionPipeline:
+        if base != (model and str(model)):
             return load(base, *args, **options)
         key = str((args, options))
         loaded[key] = parts = loaded.get(key) or load(base, *args, **options).backbone.components
-        names = ("unet", "vae", "image_encoder", "pose_net")
-        own = dataclasses.replace(parts, **{name: copied(getattr(parts, name)) for name in names})
-        return MimicMotionPipeline(SVDBackbone.of(own))  # a job configures its model
+        networks = {f.name: getattr(parts, f.name) for f in dataclasses.fields(parts)}
+        networks = {name: copied(part) for name, part in networks.items() if isinstance(part, nn.Module)}
+        own = dataclasses.replace(parts, settings=dict(parts.settings), **networks)
+        return MimicMotionPipeline(backbone_of(own))  # a job configures its model
 
     with mock.patch.object(MimicMotionPipeline, "from_pretrained", load_once):
         yield

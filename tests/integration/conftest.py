@@ -26,3 +26,10 @@ def job(tmp_path: Path, micro_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(inputs, "find_estimator", planted(standing(1), dancing(FRAMES)))
     return make_job(tmp_path, micro_folder)
+
+
+@pytest.fixture(scope="module")
+def bundled_once() -> Iterator[None]:
+    """The bundled model is loaded once."""
+    with loaded_once(None):
+        yield

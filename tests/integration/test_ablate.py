@@ -55,6 +55,7 @@ def config(material: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_whole_ablation(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["ablate", str(config)]) == 0
     table = Path(capsys.readouterr().out.strip().splitlines()[-1])

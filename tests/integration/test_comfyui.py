@@ -20,9 +20,11 @@ from comfy_stand_ins import FOLDER, ComfyUI, InterruptProcessingException, Video
 from mimicmotion.errors import ConfigError, PoseError
 from mimicmotion.settings import GenerateConfig, field_help
 from mimicmotion.video.reader import open_video
+from mimicmotion.video.writer import open_writer
 from mimicmotion.weights.registry import find_asset
 from scripts_of_repository import load
 
+pytestmark = pytest.mark.usefixtures("bundled_once")
 FRAMES = 4
 SHORT = {"duration": FRAMES / 15, "num_inference_steps": 2}
 MADE = {"seed": "INT", "speed": "COMBO", "num_inference_steps": "INT"}
@@ -156,12 +158,14 @@ def test_images_come_and_go(ui: ComfyUI) -> None:
 
 
 def test_a_part_of_a_video_is_not_taken_for_the_whole(ui: ComfyUI, tmp_path: Path) -> None:
-    path, api = find_asset("demo/driving.mp4"), ui.part("api")
-    whole = sum(1 for _ in open_video(path).frames())
+    path, api = tmp_path / "video.mp4", ui.part("api")
+    with open_writer(path, (64, 48), 15.0) as writer:
+        for grey in range(0, 240, 8):
+            writer.write(np.full((64, 48, 3), grey, np.uint8))
     assert api.as_file(VideoFromFile(str(path)), tmp_path, 15) == path
     part = api.as_file(VideoFromFile(str(path), start_time=1.0), tmp_path, 15)
     assert part.parent == tmp_path
-    assert 0 < sum(1 for _ in open_video(part).frames()) < whole - 5
+    assert len(frames_of(part)) == 15
 
 
 def test_the_chain_and_the_one_node_make_what_generate_makes(ui: ComfyUI, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from mimicmotion.settings import parse
 from mimicmotion.video.reader import open_video
 from mimicmotion.weights.registry import find_asset
 
+pytestmark = pytest.mark.usefixtures("bundled_once")
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 TEXT = (ROOT / "Dockerfile").read_text()
@@ -83,6 +84,7 @@ def built(tmp_path: Path, device: str) -> list[list[str]]:
     return [line.split() for line in calls.read_text().splitlines()]
 
 
+@pytest.mark.slow  # makes two wheels
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_its_commands_run(device: str, tmp_path: Path) -> None:
     calls = built(tmp_path, device)

@@ -16,7 +16,7 @@ import sys
 import tomllib
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -27,6 +27,8 @@ import yaml
 from evaluation_clips import folders
 from micro import micro_pipeline
 from mimicmotion import cli
+from mimicmotion.generate import batch
+from mimicmotion.serve import app
 from mimicmotion.serve.tokens import Tokens
 from mimicmotion.settings import GenerateConfig, parse
 from mimicmotion.settings.serve import ServeConfig
@@ -35,6 +37,7 @@ from mimicmotion.video.reader import open_video
 from mimicmotion.video.writer import open_writer
 from mimicmotion.weights.registry import find_asset
 
+pytestmark = pytest.mark.usefixtures("bundled_once", "scenes_are_made_once")
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TRANSLATED = ROOT / "README.zh-CN.md"
@@ -91,18 +94,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> Pat
 
 @pytest.fixture(scope="module")
 def service(folder: Path) -> Iterator[str]:
-    """Address of a running service."""
-    with serving(["--data", "docs-data"], folder) as url:
-        yield url
-
-
-@contextmanager
-def serving(options: list[str], folder: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "mimicmotion.cli", "serve", *options, "--port", "0"]
+    """Address of a running service, which makes all jobs with a small stand-in."""
+    (folder / "settings.yaml").write_text(f"model: {STAND_IN}\nnum_inference_steps: 2\n")
+    command = [sys.executable, "-m", "mimicmotion.cli", "serve", "--data", "docs-data", "--port", "0"]
+    command += ["--settings", "settings.yaml"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().split()[0]
-        yield url.replace("0.0.0.0", "127.0.0.1")
+        with urllib.request.urlopen(f"{url}/v1/health") as answer:
+            assert json.load(answer) == {"status": "ok"}
+        yield url
         process.terminate()
         assert process.wait() == 0
 
@@ -132,8 +133,8 @@ def test_command(
     if command.startswith("curl "):
         run_curl(command, request.getfixturevalue("service"), folder)
         return
-    if command.startswith("mimicmotion serve") and " token " not in command:
-        run_service(shlex.split(command)[2:], folder)
+    if command.startswith("mimicmotion serve") and "--database" in command:  # test_serve_survives.py runs one
+        cli.app.parse_args(shlex.split(command)[1:], print_error=False, exit_on_error=False)
         return
     if command.startswith(("python benchmarks/", "python scripts/")):
         assert (ROOT / command.split()[1]).is_file()
@@ -142,6 +143,9 @@ def test_command(
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MIMICMOTION_CACHE", str(folder / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # dwpose stays away
+    # the fixture `service` starts one, and test_batch.py starts processes
+    monkeypatch.setattr(app, "serve", lambda settings, tell: app.create_app(replace(settings, page=False)))
+    monkeypatch.setattr(batch, "_run_here", lambda config, jobs: ((i, *batch._run_job(job)) for i, job in jobs.items()))
     argv = [STAND_INS.get(a, a) for a in shlex.split(command)[1:]]
     prepare(argv, folder)
     assert cli.main(argv) == 0, command
@@ -157,18 +161,6 @@ def run_curl(command: str, url: str, folder: Path) -> None:
     done = subprocess.run([*words, "-sS", "--fail-with-body"], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     json.loads(done.stdout)
-
-
-def run_service(options: list[str], folder: Path) -> None:
-    if "--database" in options:  # tests/integration/test_serve_survives.py runs one
-        named = dict(zip(options[::2], options[1::2], strict=True))
-        assert parse(ServeConfig, {name.removeprefix("--"): value for name, value in named.items()}).name
-        return
-    if "0.0.0.0" in options:
-        Tokens(folder / "serve-data").add("somebody", "read")
-    prepare_yaml(folder)
-    with serving(options, folder) as url, urllib.request.urlopen(f"{url}/v1/health") as answer:
-        assert json.load(answer) == {"status": "ok"}
 
 
 def check_unrun(command: str) -> None:
@@ -205,7 +197,7 @@ def prepare(argv: list[str], folder: Path) -> None:
     if "--detector" in argv and not (folder / "yolox_l.onnx").exists():
         pytest.skip("needs networks of DWPose's form, which no package ships (set MIMICMOTION_SHARED)")
     if argv[0] == "generate" and "--config" not in argv:
-        put(argv, num_inference_steps="2", duration="0.2")
+        put(argv, num_inference_steps="1", duration="0.2")
     if argv[:2] == ["weights", "convert"] and (folder / argv[argv.index("-o") + 1]).exists():
         shutil.rmtree(folder / argv[argv.index("-o") + 1])
     if "published" in argv and argv[0] == "generate" and not (folder / "published").exists():
@@ -218,6 +210,8 @@ def prepare(argv: list[str], folder: Path) -> None:
         cli.main(["generate", "person.png", "dance.mp4", "-o", argv[1], "--label", "signed", "--duration", "0.4"])
     if argv[:4] == ["serve", "token", "revoke", "anna"] and not Tokens(folder / "serve-data").all():
         Tokens(folder / "serve-data").add("anna", "jobs")
+    if "0.0.0.0" in argv:
+        Tokens(folder / "serve-data").add("somebody", "read")
     if argv[0] == "study":
         prepare_study(argv, folder)
     if argv[0] == "figures":

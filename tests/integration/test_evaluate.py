@@ -283,7 +283,7 @@ def test_networks_that_are_not_there(tmp_path: Path) -> None:
             run(**settings | {"metrics": [asked]})
     with pytest.raises(ConfigError, match="--fid PATH"):
         run(**settings | {"metrics": ["fid"]})
-    with pytest.raises(WeightsError, match="is not there"):
+    with pytest.raises(WeightsError, match="does not exist"):
         run(**settings | {"metrics": ["fid-vid"], "fid_vid": tmp_path / "none.pt"})
 
 
@@ -402,8 +402,8 @@ def test_a_face_network_that_is_missing_or_none(tmp_path: Path) -> None:
     settings = folders(tmp_path, ("a",))
     assert any("identity not computed: give a face network" in n for n in run(**settings | {"metrics": None}).notes)
     gone = settings | {"identity": tmp_path / "none.onnx"}
-    assert any("none.onnx is not there" in n for n in run(**gone | {"metrics": None}).notes)
-    with pytest.raises(WeightsError, match="is not there"):
+    assert any("none.onnx does not exist" in n for n in run(**gone | {"metrics": None}).notes)
+    with pytest.raises(WeightsError, match="does not exist"):
         run(**gone | {"metrics": ["identity"]})
     with pytest.raises(ConfigError, match="--identity PATH"):
         run(**settings | {"metrics": ["identity"]})

@@ -227,7 +227,7 @@ def test_killed_and_restarted_gives_the_same_bytes(
     made: tuple[Path, PrepareResult], videos: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "shards"
-    process = run(videos, output, tmp_path / "cache", 2)
+    process = run(videos, output, tmp_path / "cache", 1)
     while not list((output / ".work").glob("scenes-*.npz")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
@@ -239,7 +239,7 @@ def test_killed_and_restarted_gives_the_same_bytes(
     process.send_signal(signal.SIGKILL)
     process.wait()
     # what the kill left half-written is no obstacle
-    (output / ".train-00000.dead.part.tar").write_bytes(b"half")
+    (output / ".train-00000.deadbeef.part.tar").write_bytes(b"half")
     result = finish(prepare(config(videos, output, processes=1)))
     assert shards(output) == shards(made[0])
     assert report(output) == report(made[0])

@@ -145,7 +145,7 @@ def test_begun_by_one_process_finished_by_two(tmp_path: Path) -> None:
     assert_same(checkpoints(tmp_path / "both")[-1], want, 1e-6)
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 2), (1, 2), (2, 1)])
+@pytest.mark.parametrize(("before", "after"), [pytest.param(2, 2, marks=pytest.mark.slow), (1, 2), (2, 1)])
 def test_sharded_weights_are_the_same_training(before: int, after: int, tmp_path: Path) -> None:
     want = train_alone(recipe(tmp_path / "one", optim={"batch": 4}))
     config = {n: recipe(tmp_path / "sharded", optim={"batch": 4 // n}) for n in (1, 2)}
@@ -173,7 +173,7 @@ def test_machines_without_a_common_disk_do_not_average_different_weights(tmp_pat
     for rank in range(2):
         message = (tmp_path / "run" / f"error-{rank}").read_text()
         assert "step-00000008, seen by 1 of 2 processes" in message
-        assert "put 'run' on a disk that the machines share" in message
+        assert "put 'run' on a disk shared by all machines" in message
     assert checkpoints(tmp_path / "run")[-1].name == "step-00000008"
 
 

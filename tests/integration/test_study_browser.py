@@ -20,7 +20,7 @@ from mimicmotion.study.votes import latest, load_votes
 from mimicmotion.video.picture import write_picture
 from study_clips import BASELINES, OURS, ServedStudy, build, clip, result_folders, serving_study
 
-pytestmark = needs_chromium
+pytestmark = [pytest.mark.slow, needs_chromium]
 PATIENCE = 120  # seconds; only a broken page waits so long
 
 

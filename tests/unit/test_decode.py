@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicmotion.backbones.svd.decode import blend_weight, decode_float, decode_stream, plan_chunks, to_uint8
+from mimicmotion.backbones.svd.decode import blend_weight, decode_float, plan_chunks, to_uint8
 from mimicmotion.backbones.svd.vae import Autoencoder
 from mimicmotion.errors import ConfigError
 
@@ -86,7 +86,7 @@ def test_frames_come_one_by_one_and_latents_are_read_as_needed(vae, latents, mon
     seen: list[int] = []
     decode = vae.decode
     monkeypatch.setattr(vae, "decode", lambda z, frames, chunk: seen.append(frames) or decode(z, frames, chunk))
-    stream = decode_stream(vae, latents, 4, overlap=1)
+    stream = map(to_uint8, decode_float(vae, latents, 4, overlap=1))
     assert seen == []
     frame = next(stream)
     assert seen == [4]

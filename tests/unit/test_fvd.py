@@ -16,7 +16,7 @@ from mimicmotion.errors import ConfigError, InputError, WeightsError
 from mimicmotion.evaluation.metrics import fvd as module
 from mimicmotion.evaluation.metrics.fvd import features
 from mimicmotion.evaluation.networks import features as networks
-from mimicmotion.evaluation.networks.features import Preprocess, TorchFeatures, load_i3d, load_network
+from mimicmotion.evaluation.networks.features import FeatureNetwork, Preprocess, load_i3d, load_network
 from mimicmotion.evaluation.networks.i3d import I3D, Inception, SameConv, same_padding
 
 
@@ -103,7 +103,7 @@ def test_a_network_given_by_path(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace(torch.nn.Flatten(), torch.zeros(2, 3, 4, 8, 8), check_trace=False), str(path))
     net = load_network(path, "flat", length=4, preprocess=Preprocess(8), device="cpu")
     assert features(steps(5), net).shape == (2, 3 * 4 * 8 * 8)
-    with pytest.raises(WeightsError, match="not there"):
+    with pytest.raises(WeightsError, match="does not exist"):
         load_network(tmp_path / "no.pt", "flat")
     path.write_bytes(b"no archive")
     with pytest.raises(WeightsError, match="TorchScript"):
@@ -114,7 +114,7 @@ def test_a_network_given_by_path(tmp_path: Path) -> None:
 
 
 def test_pictures_lose_their_time_axis() -> None:
-    network = TorchFeatures(torch.nn.Flatten(), "flat", length=1, preprocess=Preprocess(8), device="cpu")
+    network = FeatureNetwork(torch.nn.Flatten(), "flat", length=1, preprocess=Preprocess(8), device="cpu")
     assert features(steps(3), network).shape == (3, 3 * 8 * 8)
     network.module = torch.nn.Identity()
     network.module.forward = lambda x: x.sum()  # no features at all
@@ -154,7 +154,7 @@ def test_missing_or_foreign_weights_name_the_command(tmp_path: Path, monkeypatch
     monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path))
     with pytest.raises(WeightsError, match="mimicmotion weights fetch i3d"):
         load_i3d()
-    with pytest.raises(WeightsError, match="is not there"):
+    with pytest.raises(WeightsError, match="does not exist"):
         load_i3d(tmp_path / "no.safetensors")
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(WeightsError, match="weights of I3D"):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+import transformers
 
 from against_library import assert_same, half_errors, save, twins
 from mimicmotion.backbones.svd.checkpoint import load_part
@@ -37,7 +37,9 @@ PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), d
 
 def pair(**change: Any) -> tuple[Any, Any]:
     config = SMALL | change
-    return twins(CLIPVisionModelWithProjection(CLIPVisionConfig(**config)), ImageEncoder(config))
+    return twins(
+        transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**config)), ImageEncoder(config)
+    )
 
 
 def embed_theirs(encoder: Any) -> torch.Tensor:
@@ -61,7 +63,7 @@ def test_error_in_half_precision(dtype: torch.dtype) -> None:
 
 def test_files_open_in_both(tmp_path: Path) -> None:
     theirs, ours = (m.float() for m in pair(hidden_act="gelu"))
-    opened = CLIPVisionModelWithProjection.from_pretrained(save(ours, tmp_path / "ours", "model")).eval()
+    opened = transformers.CLIPVisionModelWithProjection.from_pretrained(save(ours, tmp_path / "ours", "model")).eval()
     theirs.save_pretrained(tmp_path / "image_encoder")
     again: Any = load_part(tmp_path, "image_encoder")
     with torch.no_grad():
@@ -72,7 +74,10 @@ def test_files_open_in_both(tmp_path: Path) -> None:
 def test_new_weights_are_as_wide_as_theirs() -> None:
     torch.manual_seed(0)
     config = SMALL | {"hidden_size": 96, "initializer_factor": 2.0}  # of 96 numbers: 0.3 is three standard errors
-    theirs, ours = CLIPVisionModelWithProjection(CLIPVisionConfig(**config)), ImageEncoder(config)
+    theirs, ours = (
+        transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**config)),
+        ImageEncoder(config),
+    )
     found = ours.state_dict()
     for name, want in theirs.state_dict().items():
         assert float(found[name].std()) == pytest.approx(float(want.std()), rel=0.3), name
@@ -93,7 +98,7 @@ def test_what_it_would_not_honour_is_refused(change: dict[str, Any], words: str)
 
 
 def test_all_that_transformers_writes_is_known() -> None:
-    written = CLIPVisionConfig(**SMALL).to_dict() | {"torch_dtype": "float16", "dropout": 0.0}
+    written = transformers.CLIPVisionConfig(**SMALL).to_dict() | {"torch_dtype": "float16", "dropout": 0.0}
     assert ImageEncoder(written).config.projection_dim == 12
 
 

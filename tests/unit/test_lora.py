@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
-from diffusers import UNetSpatioTemporalConditionModel
-from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from torch import Tensor, nn
 
 from micro import UNET, fill
@@ -73,7 +72,7 @@ def micro_unet() -> Any:
 
 def diffusers_unet(state: dict[str, Tensor]) -> Any:
     """The network that peft is used with elsewhere, with the same weights."""
-    unet: Any = UNetSpatioTemporalConditionModel.from_config(UNET)
+    unet: Any = diffusers.UNetSpatioTemporalConditionModel.from_config(UNET)
     unet.load_state_dict(state)
     return unet.eval()
 
@@ -93,10 +92,12 @@ def fill_adapters(unet: nn.Module) -> None:
 
 
 def test_results_and_gradients_are_those_of_peft() -> None:
+    import peft  # with transformers, which takes seconds
+
     ours, theirs = micro_unet(), micro_unet()
     names = target_names(ours, ("to_q", "to_k", "to_v", "to_out.0", "net.2"))
     inject(ours, ("to_q", "to_k", "to_v", "to_out.0", "net.2"), 3, 6.0, 0)
-    inject_adapter_in_model(LoraConfig(r=3, lora_alpha=6, target_modules=names), theirs)
+    peft.inject_adapter_in_model(peft.LoraConfig(r=3, lora_alpha=6, target_modules=names), theirs)
     found = dict(ours.named_parameters())
     wanted = {n.replace(".default", ""): p for n, p in theirs.named_parameters()}
     assert set(found) == set(wanted)
@@ -135,13 +136,15 @@ def test_layers_of_any_class_and_number_format() -> None:
 
 
 def test_exported_folder_needs_no_lora_and_peft_reads_the_adapter(tmp_path: Path) -> None:
+    import peft
+
     from mimicmotion.pipeline import MimicMotionPipeline
 
     task = micro_task(tmp_path, trained=LORA)
     folder = task.export(tmp_path / "out", moved(task))
     merged = MimicMotionPipeline.from_pretrained(folder).backbone.unet
     base: Any = MimicMotionPipeline.from_pretrained(tmp_path / "micro").backbone.unet
-    theirs = PeftModel.from_pretrained(diffusers_unet(base.state_dict()), folder / "adapter").merge_and_unload()  # type: ignore[arg-type]
+    theirs = peft.PeftModel.from_pretrained(diffusers_unet(base.state_dict()), folder / "adapter").merge_and_unload()
     assert set(merged.state_dict()) == set(base.state_dict())
     for name, value in theirs.state_dict().items():
         torch.testing.assert_close(merged.state_dict()[name], value, rtol=2e-3, atol=2e-3)  # float16 on disk

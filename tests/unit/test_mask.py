@@ -199,6 +199,6 @@ def test_job_refuses_poses_and_unknown_suffixes(config: MaskConfig, tmp_path: Pa
 
     save_poses(standing(2), tmp_path / "poses.npz")
     with pytest.raises(MediaError, match="holds poses"):
-        finish(mask_job(dataclasses.replace(config, video=tmp_path / "poses.npz")))
+        finish(mask_job(dataclasses.replace(config, video=tmp_path / "poses.npz", pose_threads=0)))
     with pytest.raises(InputError, match="xyz"):
         finish(mask_job(dataclasses.replace(config, output=tmp_path / "masks.xyz")))

@@ -155,8 +155,8 @@ def test_what_differs_is_said_key_by_key() -> None:
     old = {"seed": 0, "optim": {"lr": 0.1, "betas": [1, 2]}, "sum": "a" * 64, "gone": 1, "same": {}}
     new = {"seed": 1, "optim": {"lr": 0.2, "betas": [1, 2]}, "sum": "b" * 64, "new": "x", "same": {}}
     assert differences(old, new) == [
-        "gone was 1, is not there",
-        "new was not there, is 'x'",
+        "gone was 1, is missing",
+        "new was missing, is 'x'",
         "optim.lr was 0.1, is 0.2",
         "seed was 0, is 1",
         "sum was sha256 aaaaaaaaaaaa..., is sha256 bbbbbbbbbbbb...",

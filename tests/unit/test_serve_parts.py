@@ -26,7 +26,7 @@ from mimicmotion.serve.app import Connection, create_app
 from mimicmotion.serve.jobs import Jobs
 from mimicmotion.serve.tokens import ANYBODY, Tokens
 from mimicmotion.serve.uploads import Form, RefusedError, name_by_content
-from mimicmotion.serve.worker import PROGRESS, DiedError, Worker, _follow
+from mimicmotion.serve.worker import PROGRESS, DiedError, Worker, _run
 from mimicmotion.settings import parse
 from mimicmotion.settings.serve import ServeConfig, callers_settings
 from worker_task import task
@@ -259,9 +259,9 @@ def test_the_time_left_counts_what_later_stages_took_in_the_last_job(tmp_path: P
         yield Progress("write", 1, 1)
 
     later = 0.0
-    assert list(_follow(job(), tmp_path, 10, {})) == ["denoise", "write"]
+    assert list(_run(job(), tmp_path, 10, {})) == ["denoise", "write"]
     later = 15.0
-    _follow(job(), tmp_path, 10, {"load": 9.0, "denoise": 4.0, "write": 1.5})
+    _run(job(), tmp_path, 10, {"load": 9.0, "denoise": 4.0, "write": 1.5})
     assert told()["stage"] == "write"
 
 

@@ -220,7 +220,7 @@ def test_stopped_and_begun_again(tmp_path: Path, processes: int) -> None:
     left = {p.name for p in (tmp_path / "a").iterdir()}
     assert left
     assert left <= {p.name for p in plan}  # whole shards, no index, nothing half-written
-    (tmp_path / "a" / ".train-00002.0123.part.tar").write_bytes(b"of a killed process")
+    (tmp_path / "a" / ".train-00002.01234567.part.tar").write_bytes(b"of a killed process")
     again = finish(write_shards(tmp_path / "a", plan, make_one, PNG, processes=processes))
     assert again.reused == len(left)
     assert sums(tmp_path / "a") == sums(tmp_path / "whole")

@@ -225,7 +225,7 @@ def test_catch_pairs_find_careless_raters_and_practice_counts_in_nothing() -> No
     assert found == [("careful", 4, 1, 1), ("careless", 4, 0, 1)]
     assert (analysis.preferences[0].votes.k, analysis.preferences[0].votes.n) == (4, 8)
     kept = analyse_votes(study, key, votes, Exclusion(min_caught=0.5))
-    assert [r.excluded for r in kept.raters] == ["", "0 of 1 catch pairs answered right"]
+    assert [r.excluded for r in kept.raters] == ["", "0 of 1 catch pairs answered correctly"]
     assert kept.preferences[0].votes.n == 4
     assert sum(row["catch"] for row in kept.rows) == 2
     assert not any(row["baseline"] == "" and not row["catch"] for row in kept.rows)

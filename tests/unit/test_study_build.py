@@ -127,7 +127,7 @@ def test_texts_come_from_files(tmp_path: Path) -> None:
     (tmp_path / "consent.txt").write_text("Do you agree?\nFirstmethod is ours.")
     result = finish(build_study(dataclasses.replace(config, consent=tmp_path / "consent.txt")))
     assert load_study(config.output).consent == "Do you agree?\nFirstmethod is ours."
-    assert "the name Firstmethod stands in the consent" in result.summary()
+    assert "the name Firstmethod appears in the consent" in result.summary()
     with pytest.raises(InputError, match="no-file"):
         build(dataclasses.replace(config, instructions=tmp_path / "no-file", output=tmp_path / "other"))
 
@@ -213,9 +213,9 @@ def test_names_inside_a_video_or_the_title_are_told(tmp_path: Path) -> None:
                 target.mux(packet)
     (tmp_path / "tagged.mp4").replace(path)
     summary = finish(build_study(dataclasses.replace(config, title="Is Firstmethod good?"))).summary()
-    assert "Secondmethod stands in" in summary
-    assert "Firstmethod stands in the title" in summary
-    assert "Thirdmethod stands" not in summary
+    assert "Secondmethod appears in" in summary
+    assert "Firstmethod appears in the title" in summary
+    assert "Thirdmethod appears" not in summary
 
 
 def test_unequal_lengths_are_told(tmp_path: Path) -> None:

@@ -181,12 +181,10 @@ def test_full_disk_while_writing_frames_to_a_folder(tmp_path: Path) -> None:
 def test_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
-    def full(self: object, packet: object) -> None:
+    def full(_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    from mimicmotion.video.writer import _VideoWriter
-
-    monkeypatch.setattr(_VideoWriter, "_mux", full)
+    monkeypatch.setattr("mimicmotion.video.writer.to_yuv", full)
     with pytest.raises(OutputError, match="No space left.*\n.*\n.*free some space"):
         write(tmp_path / "a.mkv")
     assert leftovers(tmp_path) == []

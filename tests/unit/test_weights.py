@@ -326,7 +326,7 @@ def test_known_files_of_another_size_are_refused(tmp_path: Path, monkeypatch: py
     path.write_bytes(b"more than 64 bytes" * 9)
     assert entry.find() is None
     for name in ("demo", path):
-        with pytest.raises(WeightsError, match=r"not here|known checksum"):
+        with pytest.raises(WeightsError, match=r"not downloaded|known checksum"):
             weights.verify(name)
 
 
@@ -410,7 +410,7 @@ def test_fetch_by_name(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyP
     files = (weights.HubFile("a.onnx", len(BODY), SHA), weights.HubFile("b.onnx"))
     entry = weights.KnownWeights("demo", "two networks", "owner/name", files, "MIT")
     monkeypatch.setattr(weights, "KNOWN", (entry,))
-    assert "not here" in str(entry)
+    assert "not downloaded" in str(entry)
     root = weights.fetch("demo", endpoint=hub.url)
     assert root == tmp_path / "owner--name"
     assert weights.fetch("demo", offline=True) == root

@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         if os.environ.get(TRACEBACK):
             raise
-        said = next(iter(str(e).splitlines()), "")[:500]
-        print(f"error: {type(e).__name__}: {said}\n  this is a bug in mimicmotion: please report it,", file=sys.stderr)
+        message = next(iter(str(e).splitlines()), "")[:500]
+        print(
+            f"error: {type(e).__name__}: {message}\n  this is a bug in mimicmotion: please report it,", file=sys.stderr
+        )
         print(f"  with the traceback that {TRACEBACK}=1 in the environment shows", file=sys.stderr)
         return 1

@@ -51,6 +51,8 @@ def _facts() -> Iterator[str]:
 
 def _to_do(device: str, providers: Sequence[str]) -> Iterator[str]:
     """Commands for this machine: repairs, then what the published weights still need."""
+    from huggingface_hub import get_token
+
     from mimicmotion.generate.provenance import installed
     from mimicmotion.pose.estimators.session import cuda_lines, gpu_present
     from mimicmotion.weights.registry import known
@@ -72,18 +74,12 @@ def _to_do(device: str, providers: Sequence[str]) -> Iterator[str]:
     missing = [name for name in PUBLISHED if known(name).find() is None]
     if missing:
         yield "For the published weights, once their licence is accepted on the hub:"
-        yield from (["$ hf auth login"] if any(known(name).gated for name in missing) and not _has_token() else [])
+        yield from (["$ hf auth login"] if any(known(name).gated for name in missing) and not get_token() else [])
         yield f"$ mimicmotion weights fetch {' '.join(missing)}"
     else:
         yield "The published weights are here:"
     use = "--model svd-xt-1.1 --checkpoint mimicmotion-1.1"
     yield f"$ mimicmotion generate person.png dance.mp4 -o result.mp4 {use}"
-
-
-def _has_token() -> bool:
-    from huggingface_hub import get_token
-
-    return get_token() is not None
 
 
 def _memory() -> str:
@@ -105,7 +101,7 @@ def _gpus() -> Iterator[str]:
     elif torch.backends.mps.is_available():
         yield "GPU           mps (Apple)"
     else:
-        yield "GPU           none: the bundled tiny model runs on the CPU; the full model wants a GPU"
+        yield "GPU           none: the bundled tiny model runs on the CPU; the full model needs a GPU"
 
 
 def _codecs() -> str:

@@ -66,10 +66,10 @@ def settings_command(
     Options can be omitted and set in the file given with --config instead; `parse` reports missing ones.
 
     Args:
-        group: to which the command is added.
-        cls: the settings.
+        group: application to add the command to.
+        cls: settings class.
         arguments: fields that are positional arguments.
-        name: of the command; None makes it the default command of `group`.
+        name: name of the command; None makes it the default command of `group`.
         without: fields that are not options.
         options: how options differ from their fields.
     """
@@ -80,14 +80,14 @@ def settings_command(
             def run(*values: Any, **given: Any) -> int | None:
                 file = given.pop("config", None)
                 if given.pop("help_all", False):
-                    whole = App(name=f"{app.name[0]} {name}", help_flags=(), version_flags=())
-                    whole.default(make(full=True))
-                    whole.help_print([])
+                    every = App(name=f"{app.name[0]} {name}", help_flags=(), version_flags=())
+                    every.default(make(full=True))
+                    every.help_print([])
                     return 0
                 given |= dict(zip(arguments, values, strict=False))
-                told = {k: option.default for k, option in special.items() if option.default is not None}
-                told |= {k: special[k].convert(v) if k in special else v for k, v in given.items() if v is not None}
-                return command(parse(cls, (load_yaml(file) if file else {}) | told))
+                fixed = {k: option.default for k, option in special.items() if option.default is not None}
+                fixed |= {k: special[k].convert(v) if k in special else v for k, v in given.items() if v is not None}
+                return command(parse(cls, (load_yaml(file) if file else {}) | fixed))
 
             run.__name__, run.__doc__ = command.__name__, command.__doc__
             run.__signature__ = inspect.Signature(_parameters(cls, arguments, without, special, full))  # type: ignore[attr-defined]
@@ -102,12 +102,12 @@ def settings_command(
     return register
 
 
-def _whole(_: Any, tokens: Sequence[Token]) -> int:
-    """A whole number: 1.5 would be rounded without a word."""
+def _integer(_: Any, tokens: Sequence[Token]) -> int:
+    """Parse an integer; cyclopts itself would silently round 1.5."""
     try:
         return int(tokens[0].value)
     except ValueError as e:
-        raise ValueError(f"{tokens[0].value!r} is no whole number") from e
+        raise ValueError(f"{tokens[0].value!r} is not an integer") from e
 
 
 def _parameters(
@@ -120,7 +120,7 @@ def _parameters(
 
     def parameter(field: str, kind: Any, **more: Any) -> inspect.Parameter:
         if int in (kind, *typing.get_args(kind)):
-            more["converter"] = _whole
+            more["converter"] = _integer
         where = inspect.Parameter.POSITIONAL_ONLY if field in arguments else inspect.Parameter.KEYWORD_ONLY
         annotation = Annotated[kind | None, Parameter(show_default=False, **more)]
         return inspect.Parameter(field, where, default=None, annotation=annotation)

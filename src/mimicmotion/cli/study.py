@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 from cyclopts import App
 
-from mimicmotion.cli.options import Option, Output, app, run_job, say, settings_command
-from mimicmotion.settings.study import Exclusion, StudyConfig, parse_method
+from mimicmotion.cli.options import Option, app, run_job, say, settings_command
+from mimicmotion.settings.study import AnalyseConfig, StudyConfig, parse_method
 
 study_app = App(name="study", help="Run a paired user study: build it, invite raters, and analyse the votes.")
 app.command(study_app)
@@ -45,38 +44,9 @@ def study_invite(folder: Path, raters: list[str], /, *, url: str = "http://127.0
         say(line)
 
 
-@study_app.command(name="analyse")
-def study_analyse(
-    folder: Path,
-    votes: list[Path] | None = None,
-    /,
-    *,
-    output: Annotated[Path | None, Output] = None,
-    min_votes: int = 0,
-    min_consistency: float = 0.0,
-    min_caught: float = 0.0,
-    max_side: float = 1.0,
-    min_seconds: float = 0.0,
-) -> None:
-    """Analyse the votes of the study FOLDER: preference with intervals, consistency, side bias, agreement.
-
-    Args:
-        folder: Folder made by `study build`.
-        votes: Databases of votes; by default FOLDER/votes.sqlite. If a rater is in several, the last one counts.
-        output: Folder for the report; by default FOLDER/analysis.
-        min_votes: Exclude raters who answered fewer pairs.
-        min_consistency: Exclude raters who answered a smaller share of repeated pairs consistently.
-        min_caught: Exclude raters who answered a smaller share of catch pairs correctly.
-        max_side: Exclude raters who chose one side in a larger share of pairs.
-        min_seconds: Exclude raters whose median time per vote is shorter.
-    """
+@settings_command(study_app, AnalyseConfig, "folder", "votes", name="analyse")
+def study_analyse(settings: AnalyseConfig) -> None:
+    """Analyse the VOTES of the study FOLDER: preference with intervals, consistency, side bias, agreement."""
     from mimicmotion.study.report import analyse
 
-    rule = Exclusion(
-        min_votes=min_votes,
-        min_consistency=min_consistency,
-        min_caught=min_caught,
-        max_side=max_side,
-        min_seconds=min_seconds,
-    )
-    say(analyse(folder, votes or [], output, rule))
+    say(analyse(settings.folder, settings.votes, settings.output, settings))

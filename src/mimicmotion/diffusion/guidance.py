@@ -63,10 +63,10 @@ class Differences:
         dtype: torch.dtype | None = None,
     ) -> None:
         length = len(segments[0])
-        self.places = {tuple(rows): slice(i * length, (i + 1) * length) for i, rows in enumerate(segments)}
+        self.positions = {tuple(rows): slice(i * length, (i + 1) * length) for i, rows in enumerate(segments)}
         self.total = len(segments) * length
         self.device, self.dtype = device, dtype
-        self.stored: Float[Tensor, "batch places channels h w"] | None = None
+        self.stored: Float[Tensor, "batch positions channels h w"] | None = None
 
     def store(self, frames: Sequence[int], difference: Latents) -> None:
         """Store the difference of the segment with these rows."""
@@ -75,13 +75,13 @@ class Differences:
             self.stored = torch.empty(
                 shape, dtype=self.dtype or difference.dtype, device=self.device or difference.device
             )
-        self.stored[:, self.places[tuple(frames)]] = difference.to(self.stored)
+        self.stored[:, self.positions[tuple(frames)]] = difference.to(self.stored)
 
     def get(self, frames: Sequence[int], like: Latents) -> Latents:
         """The difference of the segment with these rows, on the device and in the dtype of `like`."""
         if self.stored is None:
             raise InputError("no difference is stored", "a step with both passes before", "start where both passes run")
-        return self.stored[:, self.places[tuple(frames)]].to(like)
+        return self.stored[:, self.positions[tuple(frames)]].to(like)
 
     def memory(self) -> dict[str, Tensor]:
         """State that a resumed run needs."""

@@ -17,9 +17,8 @@ from jaxtyping import Bool, Float, Float32
 from numpy import ndarray
 from torch import Tensor
 
+from mimicmotion.diffusion.denoiser import Latents
 from mimicmotion.errors import ConfigError, InputError
-
-Latents = Float[Tensor, "batch frames channels height width"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,15 @@ from mimicmotion.weights.registry import cache_folder
 logger = logging.getLogger(__name__)
 
 
-def content_digest(path: Path) -> str:
-    """sha256 of a file, or of the names and contents of the pictures of a folder.
+def content_digest(path: Path, chosen: Callable[[Path], bool] = named_picture) -> str:
+    """sha256 of a file, or of the names and contents of the chosen files of a folder, by default its pictures.
 
     Raises:
-        InputError: a file cannot be read.
-        MediaError: the folder holds no pictures.
+        InputError: a file cannot be read, or the folder holds no such files.
     """
     if path.is_file():
         return sha256_file(path)
-    files = sorted(filter(named_picture, path.iterdir()))
+    files = sorted(filter(chosen, path.iterdir()))
     if not files:
         raise MediaError(f"{path} holds no pictures", "a folder of PNG or JPEG frames", "check the path")
     lines = "".join(f"{sha256_file(p)} {p.name}\n" for p in files)
@@ -42,7 +41,7 @@ class ResultCache:
     """Numbers and features on disk, one file per key, written atomically.
 
     Args:
-        folder: of the files; `cache_folder() / "evaluation"` if None.
+        folder: folder of the files; by default `cache_folder() / "evaluation"`.
         enabled: False neither reads nor writes.
     """
 
@@ -62,7 +61,7 @@ class ResultCache:
                         else:
                             value = dict(json.loads(path.read_text(encoding="utf-8"))["value"])
                 except InputError as e:
-                    logger.warning("%s: it is recomputed", e.got)
+                    logger.warning("%s; recomputing it", e.got)
                 else:
                     self.hits += 1
                     return value

@@ -41,7 +41,7 @@ def evaluate(config: EvaluateConfig) -> Job[EvaluateResult]:
     """Measure and write the report. An interrupted run can be repeated and reuses its measurements.
 
     Raises:
-        InputError: folders, settings or protocol are wrong; with `strict`, also any other problem.
+        InputError: folders, settings or protocol are invalid; with `strict`, also any other problem.
         WeightsError: the network of a requested metric is not installed.
         OutputError: the report cannot be written.
     """

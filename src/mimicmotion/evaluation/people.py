@@ -28,14 +28,14 @@ class People:
     """Poses and faces of pairs of videos.
 
     Args:
-        config: the settings.
-        cache: for poses and face embeddings.
-        notes: for the report; new ones are appended.
-        network: for identity similarity, if requested.
-        rename: turns the name of a reference picture into the name of its sequence.
+        config: settings of the evaluation.
+        cache: cache of poses and face embeddings.
+        notes: notes for the report, to which new ones are appended.
+        network: face network, if identity similarity was requested.
+        rename: converts the name of a reference picture to the name of its sequence.
 
     Raises:
-        InputError: the folder of reference pictures is wrong.
+        InputError: the folder of reference pictures is invalid.
         WeightsError: the file is not a face network.
     """
 

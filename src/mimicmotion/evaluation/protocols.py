@@ -80,7 +80,7 @@ def load_protocol(name: str) -> Protocol:
     """A protocol by name, or from a YAML file, which may extend another one with `base: tiktok`.
 
     Raises:
-        ConfigError: an unknown name, or a file that cannot be read or has a wrong field.
+        ConfigError: the name is unknown, or the file cannot be read or has an invalid field.
     """
     if name in PROTOCOLS:
         return PROTOCOLS[name]

@@ -1,4 +1,4 @@
-"""Reading the numbers of reports and of CSV files from elsewhere: method -> metric -> mean with interval."""
+"""Reading the results of reports and of other CSV files: method -> metric -> mean with interval."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load_results(path: Path, label: str = "") -> tuple[Results, Mapping[str, Any
         The numbers, with NaN for missing ones; and the content of summary.json (empty for a CSV file).
 
     Raises:
-        InputError: missing, in another form, or without numbers.
+        InputError: the file is missing, has another form, or holds no numbers.
     """
     file = path
     if path.is_dir():
@@ -44,7 +44,7 @@ def load_results(path: Path, label: str = "") -> tuple[Results, Mapping[str, Any
         got = e.got if str(file) in e.got else f"{file}: {e.got}"
         raise InputError(got, e.expected, e.fix) from e
     if not any(math.isfinite(i.value) for of in found.values() for i in of.values()):
-        raise InputError(f"{file} holds no number", "at least one method with one metric", "check the file")
+        raise InputError(f"{file} holds no numbers", "at least one method with one metric", "check the file")
     return found, data
 
 

@@ -59,14 +59,14 @@ class Evaluation:
 
     Attributes:
         config: the settings.
-        protocol: which part of which sequences is compared.
+        protocol: the compared sequences and the compared part of each frame.
         selection: metrics and networks.
-        methods: names, in the order given.
-        rows: numbers of each sequence and method.
+        methods: names of the methods, in the given order.
+        rows: results for each sequence and method.
         summary: means, intervals, differences.
         failures: videos that could not be measured.
-        notes: on what is missing or was adapted.
-        inputs: checksums of the videos: method (or "real") -> sequence -> sha256.
+        notes: notes on missing or adapted data.
+        inputs: sha256 of each video: method (or "real") -> sequence -> checksum.
         reused: number of results taken from the cache, and of results computed.
     """
 
@@ -86,7 +86,7 @@ def run_evaluation(config: EvaluateConfig) -> Job[Evaluation]:
     """Measure all methods.
 
     Raises:
-        InputError: folders, settings or protocol are wrong; with `strict`, also any other problem.
+        InputError: folders, settings or protocol are invalid; with `strict`, also any other problem.
         WeightsError: the network of a requested metric is not installed.
     """
     return (yield from _Run(config).steps())

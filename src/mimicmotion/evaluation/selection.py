@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import InputError, WeightsError
+from mimicmotion.evaluation.cache import content_digest
 from mimicmotion.evaluation.metrics.lpips import Net, load_lpips
 from mimicmotion.evaluation.metrics.seams import has_sidecars
 from mimicmotion.evaluation.networks import features
 from mimicmotion.evaluation.networks.faces import FaceNetwork
 from mimicmotion.runtime.extras import install_command
-from mimicmotion.runtime.files import sha256_file
 from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.settings.metrics import PLAIN
 
@@ -27,11 +26,11 @@ class MetricNetwork:
 
     Attributes:
         group: name of the metric in --metrics.
-        title: of the metric.
-        path: of its weights.
-        digest: their checksum.
+        title: title of the metric.
+        path: file or folder of the weights.
+        digest: checksum of the weights.
         length: frames per clip; 0 for networks of single frames.
-        load: loads it on the first call.
+        load: returns the network, which is loaded on the first call.
     """
 
     group: str
@@ -49,7 +48,7 @@ class MetricNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The metrics that are computed, their networks, and notes on others."""
+    """The metrics that are computed, their networks, and notes on other metrics."""
 
     groups: tuple[str, ...]
     networks: dict[str, MetricNetwork] = field(default_factory=dict)
@@ -139,20 +138,12 @@ def _network(group: str, config: EvaluateConfig) -> MetricNetwork | None:
         load = partial(features.load_network, path, path.stem, length=length, **options)
     else:
         return None
-    return MetricNetwork(group, title, path, _digest(path), length, cache(load))
+    return MetricNetwork(group, title, path, content_digest(path, Path.is_file), length, cache(load))
 
 
 def _given(group: str, config: EvaluateConfig) -> Path:
     path = _path(group, config)
     if path is None or not path.exists():
         fix = f"correct --{group}; no package index has this network"
-        raise WeightsError(f"{path} is not there", "the network's file", fix)
+        raise WeightsError(f"{path} does not exist", "the network's file", fix)
     return path
-
-
-def _digest(path: Path) -> str:
-    """sha256 of a file, or of the names and contents of all files of a folder."""
-    if path.is_file():
-        return sha256_file(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file())
-    return hashlib.sha256("".join(f"{sha256_file(p)} {p.relative_to(path)}\n" for p in files).encode()).hexdigest()

@@ -29,7 +29,7 @@ def find_sequences(folder: Path, protocol: Protocol) -> dict[str, Path]:
     """Sequence -> video or folder of frames, for the sequences of the protocol.
 
     Raises:
-        InputError: no such folder, no sequence in it, or two with one name.
+        InputError: the folder does not exist, holds no sequence, or holds two of the same name.
     """
     found = list_videos(folder, frames_in=protocol.frames_in, rename=plain_name if protocol.sequences else str)
     wanted = {plain_name(s) for s in protocol.sequences}
@@ -37,7 +37,7 @@ def find_sequences(folder: Path, protocol: Protocol) -> dict[str, Path]:
 
 
 def missing(real: Mapping[str, Path], methods: Mapping[str, Mapping[str, Path]], wanted: tuple[str, ...]) -> list[str]:
-    """A note on each sequence that a folder lacks, and on each video without a real counterpart."""
+    """Notes on sequences that a folder lacks, and on videos without a real counterpart."""
     lines = [f"real: no sequence {s}" for s in map(plain_name, wanted) if s not in real]
     for name, found in methods.items():
         lines += [f"{name}: no sequence {s}" for s in real if s not in found]
@@ -53,7 +53,7 @@ class VideoFile:
     digest: str
 
     def open(self, folder_fps: float = RELEASED_FPS) -> VideoReader:
-        """Open it. Raises MediaError if it cannot be read."""
+        """Open the video; raises MediaError if it cannot be read."""
         return open_video(self.path, folder_fps=folder_fps)
 
     def is_timed(self, config: EvaluateConfig) -> bool:
@@ -75,14 +75,14 @@ class VideoPair:
     """A real and a generated video of one sequence, and how their frames are matched.
 
     Attributes:
-        sequence: its name.
-        method: its name.
-        real: the real video.
-        generated: the generated one.
+        sequence: name of the sequence.
+        method: name of the method.
+        real: real video.
+        generated: generated video.
         fps: rate to which both are resampled by time; None compares frame n with frame n.
         frames: number of compared frames.
         made: number of frames of the generated video.
-        notes: for the report.
+        notes: notes for the report.
     """
 
     sequence: str
@@ -137,8 +137,8 @@ def open_pair(
     """Decode both videos to their ends, and decide how they are compared.
 
     Raises:
-        MediaError: one is damaged or cannot be read.
-        InputError: rates or lengths differ and the settings refuse that, or the crops do not overlap.
+        MediaError: a video is damaged or cannot be read.
+        InputError: rates or lengths differ, which the settings do not allow, or the crops do not overlap.
     """
     rate = _folder_rate(real, generated, config)
     readers = real.open(rate), generated.open(rate)
@@ -172,7 +172,7 @@ def _folder_rate(real: VideoFile, generated: VideoFile, config: EvaluateConfig) 
 
 
 def _common_rate(real: VideoReader, generated: VideoReader, config: EvaluateConfig, notes: list[str]) -> float | None:
-    """The rate to which both are resampled; None to compare frame n with frame n."""
+    """The frame rate to which both are resampled; None to compare frame n with frame n."""
     if config.frame_rate == "count":
         return None
     a, b = real.info, generated.info
@@ -195,7 +195,7 @@ def _count(source: VideoFile, reader: VideoReader, fps: float | None, folder_fps
     """Number of frames of a video, by decoding it to its end.
 
     Raises:
-        MediaError: it is damaged, or has no frames.
+        MediaError: the video is damaged, or has no frames.
     """
     rate = folder_fps if source.path.is_dir() else None
     key = {"kind": "count", "version": 2, "video": source.digest, "fps": fps, "rate": rate}

@@ -1,6 +1,6 @@
-"""Many jobs from one file, each in a process of its own: on this machine, on a Ray cluster or by a service.
+"""Many generate jobs from one file, each in its own process: on this machine, on a Ray cluster or by a service.
 
-Each job gives the bytes that it gives alone. Finished results are kept, interrupted jobs resume.
+Results are byte-identical to those of single jobs. Finished results are kept, interrupted jobs resume.
 """
 
 from __future__ import annotations
@@ -36,25 +36,26 @@ from mimicmotion.settings import BatchConfig, GenerateConfig, parse
 
 State = Literal["made", "there", "failed"]
 Answer = tuple[int, State, str]
-"""Number of a job, how it ended, and the error of one that failed."""
+"""Number of a job, its state, and its error if it failed."""
 
 PATHS = ("picture", "video", "output", "detector", "pose_model", "signer")
-SENT = ("picture", "video", "output", "resume")
+NOT_SENT = ("picture", "video", "output", "resume")
+"""Settings that are not sent to a service as such."""
 TOKEN = "MIMICMOTION_TOKEN"
-"""Environment variable: the token for a service that asks for one."""
+"""Environment variable with the service's token."""
 CONNECTIONS = 32
-"""Jobs that wait for a service at a time."""
+"""Maximum number of jobs that wait for a service at a time."""
 RETRIES = 2
-"""How often Ray runs a job again whose worker died."""
+"""How often Ray repeats a job whose worker died."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a job ended.
+    """Outcome of a job.
 
     Attributes:
-        output: its result.
-        state: made, there (it was made before) or failed.
+        output: path of the result.
+        state: "made", "there" (it was made before) or "failed".
         message: the error.
     """
 
@@ -65,41 +66,44 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """How all jobs ended, in the order of the file."""
+    """Outcomes of all jobs, in the order of the file."""
 
     outcomes: list[Outcome]
     seconds: float
 
     @property
     def failed(self) -> list[Outcome]:
-        """Those that failed."""
+        """Failed jobs."""
         return [outcome for outcome in self.outcomes if outcome.state == "failed"]
 
     def summary(self) -> str:
-        """A few lines for a person to read."""
+        """A short summary for the user."""
         states = [outcome.state for outcome in self.outcomes]
         counts = f"{states.count('made')} made, {states.count('there')} there before, {states.count('failed')} failed"
         return "\n".join([*(f"{o.output}: {o.message}" for o in self.failed), f"{counts} in {self.seconds:.1f} s"])
 
 
 def batch(config: BatchConfig) -> Job[BatchResult]:
-    """Run all jobs of a file; one that fails does not stop the others.
+    """Run all jobs of a file; a failing job does not stop the others.
 
     Raises:
-        ConfigError: the file or the settings of a job are wrong, or two jobs write one file; before any work.
+        ConfigError: the file or the settings of a job are invalid, or two jobs write the same file; raised before any
+            work.
     """
     start = time.perf_counter()
     jobs = read_jobs(config.jobs)
     if config.engine == "server" and (other := next((j.output for j in jobs if j.output.suffix != ".mp4"), None)):
-        raise ConfigError(f"{other} with engine=server", "a result that ends in .mp4", "rename it, or run it here")
-    check_not_inputs([config.jobs], [path for job in jobs for path in _written(job)])
+        raise ConfigError(f"{other} with engine=server", "a result ending in .mp4", "rename it, or use another engine")
+    outputs = [path for job in jobs for path in (job.output, sidecar_path(job.output))]
+    outputs += [side_by_side_path(job.output) for job in jobs if job.side_by_side]
+    check_not_inputs([config.jobs], outputs)
     if config.report is not None:
         check_writable(config.report)
     found: dict[int, Outcome] = {i: Outcome(job.output, "there") for i, job in enumerate(jobs) if is_done(job)}
     yield Progress("jobs", len(found), len(jobs))
     waiting = {i: job for i, job in enumerate(jobs) if i not in found}
     run = {"local": _run_here, "ray": _run_on_ray, "server": _run_on_server}[config.engine]
-    with contextlib.closing(run(config, waiting)) as answers:  # its workers end before the caller goes on
+    with contextlib.closing(run(config, waiting)) as answers:  # on errors too, wait for the workers
         for i, state, message in answers:
             found[i] = Outcome(jobs[i].output, state, message)
             yield Progress("jobs", len(found), len(jobs), f"{jobs[i].output}: {state}")
@@ -112,10 +116,10 @@ def batch(config: BatchConfig) -> Job[BatchResult]:
 
 
 def read_jobs(path: Path) -> list[GenerateConfig]:
-    """The jobs of a YAML file (a list, or `defaults` and `jobs`) or a CSV file (a column for each setting).
+    """Read the jobs of a YAML file (a list, or `defaults` and `jobs`) or a CSV file (one column per setting).
 
     Raises:
-        ConfigError: the file or a setting is wrong; names the job.
+        ConfigError: the file or a setting is invalid; the error names the job.
     """
     import yaml
 
@@ -131,7 +135,7 @@ def read_jobs(path: Path) -> list[GenerateConfig]:
     if isinstance(rows, dict) and set(rows) <= {"defaults", "jobs"}:
         defaults, rows = rows.get("defaults", {}), rows.get("jobs")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in (*rows, defaults)):
-        raise ConfigError(f"{path} is no list of jobs", "settings of `generate` for each", "see the guide 'Batches'")
+        raise ConfigError(f"{path} is not a list of jobs", "settings of `generate` for each", "see the guide 'Batches'")
     jobs = []
     for i, row in enumerate(rows):
         try:
@@ -142,26 +146,21 @@ def read_jobs(path: Path) -> list[GenerateConfig]:
 
 
 def is_done(config: GenerateConfig) -> bool:
-    """Whether the result is there, made from the same inputs with the same settings, and unchanged."""
+    """Whether the result exists unchanged, made with the same inputs, settings and model names."""
     try:
         facts = read_sidecar(sidecar_path(config.output), ["settings", "origin", "output_sha256"])
         wanted = origin_of_inputs(config, Checksums())
     except MimicMotionError:
         return False
-    there = facts["origin"]
-    settings = wanted["settings"] | ({} if config.estimator else {"estimator": there["settings"].get("estimator")})
+    origin = facts["origin"]
+    settings = wanted["settings"] | ({} if config.estimator else {"estimator": origin["settings"].get("estimator")})
     same_model = all(facts["settings"].get(name) == getattr(config, name) for name in ("model", "checkpoint"))
-    same = same_model and (settings, wanted["inputs"]) == (there["settings"], there["inputs"])
+    same = same_model and (settings, wanted["inputs"]) == (origin["settings"], origin["inputs"])
     return same and compare(config.output, facts["output_sha256"]) == "the same"
 
 
-def _written(config: GenerateConfig) -> list[Path]:
-    beside = [side_by_side_path(config.output)] if config.side_by_side else []
-    return [config.output, sidecar_path(config.output), *beside]
-
-
 def _run_job(config: GenerateConfig) -> tuple[State, str]:
-    """Make one result in this process, resuming an interrupted run."""
+    """Run one job in this process, resuming an interrupted run."""
     try:
         finish(generate(dataclasses.replace(config, resume=state_path(config.output).exists())))
     except Exception as e:
@@ -173,10 +172,10 @@ def _run_job(config: GenerateConfig) -> tuple[State, str]:
 
 
 def _run_here(config: BatchConfig, jobs: Mapping[int, GenerateConfig]) -> Generator[Answer, None, None]:
-    """One job at a time on each device, each in a process of its own: one that dies takes no other with it."""
+    """Run one job at a time on each device, each in its own process, so that a crash does not affect the others."""
     context = multiprocessing.get_context("spawn")
     running: dict[Connection, tuple[int, str, Any]] = {}
-    waiting, free = list(jobs.items()), _devices(config) if jobs else []
+    waiting, free = list(jobs.items()), (config.devices or _devices()) if jobs else []
     try:
         with Interrupts():
             while waiting or running:
@@ -203,19 +202,19 @@ def _run_here(config: BatchConfig, jobs: Mapping[int, GenerateConfig]) -> Genera
                     yield i, state, message
     finally:
         for _, _, process in running.values():
-            process.terminate()  # as Ctrl-C: the step at hand is finished and saved
+            process.terminate()  # the current step is finished and saved
         for _, _, process in running.values():
             process.join()
 
 
-def _devices(config: BatchConfig) -> list[str]:
+def _devices() -> list[str]:
     import torch
 
-    return config.devices or [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["auto"]
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["auto"]
 
 
 def _work(config: GenerateConfig, answers: Connection) -> None:
-    """The work of one process; Ctrl-C reaches the parent, which ends it in good order."""
+    """Main function of a worker process. It ignores Ctrl-C, on which its parent terminates it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         answers.send(_run_job(config))
@@ -227,12 +226,12 @@ def _work(config: GenerateConfig, answers: Connection) -> None:
 
 
 def _run_on_ray(config: BatchConfig, jobs: Mapping[int, GenerateConfig]) -> Generator[Answer, None, None]:
-    """A task for each job, with a GPU of its own where the cluster has any; all machines see the same folders."""
+    """Run one task per job, each with its own GPU if the cluster has any. All machines need the same folders."""
     ray = import_extra("ray", "ray")
     ray.init(address=config.address, log_to_driver=False, include_dashboard=False)
     try:
         gpus = 1 if ray.cluster_resources().get("GPU") else 0
-        # a process serves one job: what it leaves in memory changes no other's
+        # a new process for each job, as on this machine
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES, max_calls=1)(_run_job)
         pending = {task.remote(_absolute(job)): i for i, job in jobs.items()}
         while pending:
@@ -250,7 +249,7 @@ def _run_on_ray(config: BatchConfig, jobs: Mapping[int, GenerateConfig]) -> Gene
 
 
 def _run_on_server(config: BatchConfig, jobs: Mapping[int, GenerateConfig]) -> Generator[Answer, None, None]:
-    """All jobs are sent, and fetched as they end. A batch that is run again finds the jobs that it has sent."""
+    """Send all jobs and fetch their results. When a batch is run again, it finds the jobs that it sent before."""
     client = Client(config.address or "http://127.0.0.1:8000", os.environ.get(TOKEN))
     pool = ThreadPoolExecutor(max(1, min(len(jobs), CONNECTIONS)))
     try:
@@ -262,11 +261,10 @@ def _run_on_server(config: BatchConfig, jobs: Mapping[int, GenerateConfig]) -> G
 
 
 def _fetch(client: Client, job: GenerateConfig) -> tuple[State, str]:
-    """Have one result made by a service."""
-    defaults = {f.name: f.default for f in dataclasses.fields(job)}
-    settings = {
-        k: v for k, v in plain(dataclasses.asdict(job)).items() if v != plain(defaults.get(k)) and k not in SENT
-    }
+    """Run one job on the service."""
+    defaults = {f.name: plain(f.default) for f in dataclasses.fields(job) if f.name not in NOT_SENT}
+    given = plain(dataclasses.asdict(job))
+    settings = {name: given[name] for name, default in defaults.items() if given[name] != default}
     try:
         same = json.dumps([settings, origin_of_inputs(job, Checksums())["inputs"]], sort_keys=True)
         key = hashlib.sha256(same.encode()).hexdigest()
@@ -280,6 +278,6 @@ def _fetch(client: Client, job: GenerateConfig) -> tuple[State, str]:
 
 
 def _absolute(config: GenerateConfig) -> GenerateConfig:
-    """A worker has another folder than this process."""
+    """Make all paths absolute, because workers have another working folder."""
     paths: dict[str, Any] = {name: path.absolute() for name in PATHS if (path := getattr(config, name)) is not None}
     return dataclasses.replace(config, **paths)

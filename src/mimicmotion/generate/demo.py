@@ -1,4 +1,4 @@
-"""The bundled examples: a rendered person moves like a real man, and a photograph like a man who talks."""
+"""The bundled examples: a rendered person moves like a man in a video, and a photograph like a man who talks."""
 
 from __future__ import annotations
 

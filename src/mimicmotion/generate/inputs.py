@@ -1,4 +1,4 @@
-"""From paths to a fitted picture and aligned poses: what generate and plan have in common."""
+"""Inputs of the jobs: from paths to poses, and to a picture and poses fitted to the result."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, InputError, MediaError, PoseError
 from mimicmotion.pose import keypoints as kp
 from mimicmotion.pose.align import DISAGREE, PAIRS, RIGID, align, part_scales
 from mimicmotion.pose.crop import PictureFit, fit_picture, keeps_person
 from mimicmotion.pose.estimators.open import find_estimator
-from mimicmotion.pose.files import PoseCache
+from mimicmotion.pose.files import PoseCache, load_openpose, load_poses
 from mimicmotion.pose.keypoints import BODY, FACE, NOSE, VISIBLE, PoseSequence
 from mimicmotion.pose.smooth import smooth
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.progress import Job, Progress
-from mimicmotion.runtime.reading import check_limit
+from mimicmotion.runtime.reading import check_limit, is_heif
 from mimicmotion.runtime.threads import prefetch
 from mimicmotion.settings import DrivingOptions, GenerateConfig, MaskConfig, PoseOptions, PosesConfig
 from mimicmotion.settings.parsing import refuse_unused
 from mimicmotion.settings.poses import person_choice
 from mimicmotion.video.geometry import Fit
-from mimicmotion.video.reader import RELEASED_FPS
-from mimicmotion.video.timing import Timed, every, exact_rate, exact_seconds, released_stride, resample
+from mimicmotion.video.picture import check_picture_size, is_picture, read_picture
+from mimicmotion.video.reader import RELEASED_FPS, VideoReader, open_video
+from mimicmotion.video.timing import Timed, every, exact_rate, released_stride, resample
 
 if TYPE_CHECKING:
-    from mimicmotion.arrays import Frame
     from mimicmotion.pose.estimators.base import PoseEstimator
-    from mimicmotion.video.reader import VideoReader
 
 logger = logging.getLogger(__name__)
+
+PoseJob = GenerateConfig | PosesConfig | MaskConfig
 
 BONES = {
     "an upper arm": (PAIRS["upper arms"], 0.186),
@@ -51,23 +52,24 @@ BONES = {
     "the trunk": ([(kp.NECK, kp.R_HIP), (kp.NECK, kp.L_HIP)], 0.3),
 }
 """Bones on both sides, and their length as a fraction of the body height (Drillis and Contini, 1966)."""
-TOO_LONG = 1.9  # times what the other bones suggest; 1.5 at most on photographs and videos of 8 people
+TOO_LONG = 1.9
+"""A bone is implausibly long at this many times what the other bones suggest (at most 1.5 on 8 people)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What the pipeline needs, all in pixels of the result.
+    """The pipeline's inputs. Poses are in pixels of the result unless stated otherwise.
 
     Attributes:
         picture: the reference picture, fitted to (height, width).
         fit: the transform from the original picture.
         reference: pose of the person in the picture, one frame.
-        driving: poses found in the video (smoothed, if set), in its pixels, at the frame rate of the result.
+        driving: poses of the video (smoothed, if set), in its pixels, at the frame rate of the result.
         aligned: the same poses, fitted to the person in the picture.
-        warnings: what the user should know, one sentence each.
+        warnings: notes for the user, one sentence each.
     """
 
-    picture: UInt8[ndarray, "height width 3"]
+    picture: Frame
     fit: Fit
     reference: PoseSequence
     driving: PoseSequence
@@ -77,12 +79,12 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Poses in picture and video, found before a model is loaded.
+    """Poses of picture and video, each in its own pixels; estimated before a model is loaded.
 
     Attributes:
-        reference: pose of the person in the picture, in its pixels.
-        driving: poses of the video, in its pixels, at the frame rate of the result.
-        notes: what the user should know, one sentence each.
+        reference: pose of the person in the picture, one frame.
+        driving: poses of the video, at the frame rate of the result.
+        notes: notes for the user, one sentence each.
     """
 
     reference: PoseSequence
@@ -91,13 +93,11 @@ class Found:
 
 
 def find(config: GenerateConfig) -> Job[Found]:
-    """Find or load the poses of picture and video.
+    """Estimate the poses of picture and video, or load them.
 
     Raises:
-        InputError: anything about the inputs that stands in the way; see the subclasses.
+        InputError: the picture or video cannot be used; see its subclasses.
     """
-    from mimicmotion.video.picture import check_picture_size, read_picture
-
     picture = read_picture(config.picture)
     check_picture_size(picture, name=str(config.picture))
     source = open_driving(config)
@@ -121,27 +121,25 @@ def prepare(config: GenerateConfig, found: Found, size: tuple[int, int]) -> Inpu
     Raises:
         InputError: picture and video show no joint in common.
     """
-    from mimicmotion.video.picture import read_picture
-
     inputs = fit_inputs(config, read_picture(config.picture), found.reference, found.driving, size)
     return dataclasses.replace(inputs, warnings=[*found.notes, *inputs.warnings])
 
 
 def fit_inputs(
     config: GenerateConfig,
-    picture: UInt8[ndarray, "height width 3"],
+    picture: Frame,
     pose: PoseSequence,
     driving: PoseSequence,
     size: tuple[int, int],
 ) -> Inputs:
-    """The picture at `size` = (height, width), and the poses of the video fitted to the person in it.
+    """Fit the picture to the result, and the poses of the video to the person in it.
 
     Args:
-        config: the job's settings.
-        picture: as it is.
-        pose: of the person in it, in its pixels, one frame.
+        config: settings of the job.
+        picture: the original picture.
+        pose: pose of the person in it, in its pixels, one frame.
         driving: poses of the video, in its pixels.
-        size: of the result.
+        size: (height, width) of the result.
     """
     if config.smooth and config.align != "released":
         driving = smooth(driving)
@@ -151,9 +149,9 @@ def fit_inputs(
     notes = [*describe_fit(fit, pose, config.fit), *describe_problems(reference, driving, aligned, config.video)]
     if config.align == "weighted":
         notes += describe_build(part_scales(driving, reference))
-    if wrong := doubt_pose(pose):
+    if doubts := doubt_pose(pose):
         hint = "the result will follow it; see the overlay of `mimicmotion plan`, try another picture or --estimator"
-        notes.insert(0, f"the pose found in the picture looks wrong: {', '.join(wrong)}; {hint}")
+        notes.insert(0, f"the pose found in the picture looks wrong: {', '.join(doubts)}; {hint}")
         logger.warning(notes[0])
     if (count := pose.people[0]) > 1 and config.picture_person == "largest":
         notes.insert(0, f"the picture shows {count} people, and the largest is taken: --picture-person chooses")
@@ -161,24 +159,24 @@ def fit_inputs(
     return Inputs(fitted, fit, reference, driving, aligned, notes)
 
 
-def input_files(config: GenerateConfig | PosesConfig | MaskConfig) -> list[str | Path]:
-    """All that a job reads, the files of a folder of frames one by one."""
+def input_files(config: PoseJob) -> list[str | Path]:
+    """All files that a job reads; those of a folder of frames are listed one by one."""
     names = ("picture", "video", "detector", "pose_model", "model", "checkpoint", "signer")
     found = [path for name in names if (path := getattr(config, name, None))]
     return [*found, *(config.video.iterdir() if config.video.is_dir() else ())]
 
 
-def open_driving(config: GenerateConfig | PosesConfig | MaskConfig) -> VideoReader | PoseSequence:
-    """The driving video, opened, or the poses of a pose file.
+def open_driving(config: PoseJob) -> VideoReader | PoseSequence:
+    """Open the driving video, or read the poses of a pose file.
 
     Raises:
-        ConfigError: the settings say of the source what it says itself.
+        ConfigError: a setting specifies what the source itself specifies, or has no effect with a pose file.
     """
-    from mimicmotion.pose.files import load_openpose, load_poses
-    from mimicmotion.video.reader import open_video
-
-    path, fps, said = config.video, config.video_fps, ["video_fps", "video_size"]
+    path, fps, unneeded = config.video, config.video_fps, ["video_fps", "video_size"]
     kind = _pose_format(path)
+    if kind:
+        options = ["estimator", "detector", "pose_model", "pose_device", "pose_threads"]
+        refuse_unused(config, ["audio"] if isinstance(config, GenerateConfig) else options, "with a pose file")
     if kind == "json":
         return load_openpose(path, config.frame_size, fps=fps or 0.0, person=person_choice(config.person))
     source: VideoReader | PoseSequence
@@ -186,22 +184,21 @@ def open_driving(config: GenerateConfig | PosesConfig | MaskConfig) -> VideoRead
         source = load_poses(path)
         if not source.fps:
             source = dataclasses.replace(source, fps=fps or 0.0)
-            said.remove("video_fps")
+            unneeded.remove("video_fps")
+        refuse_unused(config, ["person"], "with a pose file of one person")
     else:
         source = open_video(path, folder_fps=fps or RELEASED_FPS)
         if path.is_dir():
-            said.remove("video_fps")
-    if isinstance(source, PoseSequence):
-        refuse_unused(config, ["person"], "with a pose file of one person")
-    for name in said:
+            unneeded.remove("video_fps")
+    for name in unneeded:
         if getattr(config, name) is not None:
             got, fix = f"{name}={getattr(config, name)} with {path}", f"leave out {name!r}"
-            raise ConfigError(got, "a source that does not say this itself", fix)
+            raise ConfigError(got, "a source that does not specify it", fix)
     return source
 
 
 def _pose_format(path: Path) -> str:
-    """Kind of a pose file or a folder of them (npz, json or none), by its content, else by its name."""
+    """Format of a pose file or a folder of them: npz, json or "" (a video), by its content, else by its name."""
     if path.is_dir():
         return "json" if any(path.glob("*.json")) else ""
     head = b""
@@ -216,48 +213,39 @@ def _pose_format(path: Path) -> str:
     return suffix if suffix in ("npz", "json") else ""
 
 
-def refuse_unused_by(config: GenerateConfig | PosesConfig, source: VideoReader | PoseSequence) -> None:
-    """Raise ConfigError for options that need a video in place of a pose file."""
-    if isinstance(source, PoseSequence):
-        alone = ("estimator", "detector", "pose_model", "pose_device", "pose_threads")
-        refuse_unused(config, ["audio"] if isinstance(config, GenerateConfig) else alone, "with a pose file")
-
-
 def source_notes(config: DrivingOptions, source: VideoReader | PoseSequence) -> list[str]:
-    """What the user should know about the rate of the source, one sentence each."""
+    """Notes for the user on the frame rate and sound of the source, one sentence each."""
     folder = not isinstance(source, PoseSequence) and source.path.is_dir()
     own = source.fps if isinstance(source, PoseSequence) else source.info.fps
     shown = config.fps or own or RELEASED_FPS
-    notes, generates = [], isinstance(config, GenerateConfig)
+    slowed = own * config.source_seconds(1)  # frames of the source per second of the result
+    notes = []
     if (folder or not own) and config.video_fps is None:
         what = "the pictures do" if folder else "the pose file does"
         notes.append(f"{what} not say the frame rate: {own or shown:g} per second are assumed; give --video-fps")
-    elif config.sampling == "time" and own * config.tempo < 0.95 * shown:
-        slower = own * config.tempo
+    elif config.sampling == "time" and slowed < 0.95 * shown:
         notes.append(
-            f"the source has {slower:g} frames per second, the result {shown:g}: frames are repeated; --fps {slower:g} "
+            f"the source has {slowed:g} frames per second, the result {shown:g}: frames are repeated; --fps {slowed:g} "
             "shows the same movement with less work"
-            + (f", --output-fps {shown:g} then repeats frames when they are written" if generates else "")
         )
+        if isinstance(config, GenerateConfig):
+            notes[-1] += f", --output-fps {shown:g} then repeats frames when they are written"
     if getattr(config, "audio", False) and not isinstance(source, PoseSequence) and not source.info.has_audio:
         notes.append(f"{source.path.name} has no sound, so the result has none")
     return notes
 
 
 def check_inputs(config: GenerateConfig) -> None:
-    """Find what is wrong with the picture and the video before any network is loaded.
+    """Check picture and video as far as that is possible without estimating poses.
 
     Raises:
-        InputError: as `find`, but for what only the poses tell.
+        InputError: as `find`.
     """
-    from mimicmotion.video.picture import check_picture_size, is_picture, read_picture
-
     if config.picture.is_file() and not is_picture(config.picture) and _is_driver(config.picture):
         got = f"{config.picture} as the picture: it is a video or a pose file"
         raise MediaError(got, "PICTURE, then VIDEO", "swap the two" if is_picture(config.video) else "name a picture")
     check_picture_size(read_picture(config.picture), name=str(config.picture))
     source = open_driving(config)
-    refuse_unused_by(config, source)
     if isinstance(source, PoseSequence):
         resample_poses(source, config)
     elif config.start:
@@ -265,9 +253,7 @@ def check_inputs(config: GenerateConfig) -> None:
 
 
 def _is_driver(path: Path) -> bool:
-    from mimicmotion.runtime.reading import is_heif
-    from mimicmotion.video.reader import open_video
-
+    """Whether a file is a pose file or a video."""
     if _pose_format(path):
         return True
     try:
@@ -276,17 +262,18 @@ def _is_driver(path: Path) -> bool:
         return False
 
 
-def picture_pose(
-    config: GenerateConfig, estimator: Callable[..., PoseEstimator], picture: UInt8[ndarray, "height width 3"]
-) -> PoseSequence:
-    """The pose of the chosen person in the picture, in its pixels, from the cache where it is known.
+def picture_pose(config: GenerateConfig, estimator: Callable[..., PoseEstimator], picture: Frame) -> PoseSequence:
+    """The pose of the chosen person in the picture, in its pixels; cached.
 
     Raises:
-        PoseError: nobody is found, or not the chosen one.
+        PoseError: nobody is found, or not the chosen person.
     """
-    find = lambda: estimator(static=True).estimate([picture])  # noqa: E731
+
+    def estimate() -> PoseSequence:
+        return estimator(static=True).estimate([picture])
+
     settings = pose_settings(config) | {"person": config.picture_person}
-    pose = PoseCache().get(config.picture, settings, find) if config.pose_cache else find()
+    pose = PoseCache().get(config.picture, settings, estimate) if config.pose_cache else estimate()
     if not (pose.confidence[0, BODY] > VISIBLE).any():
         raise PoseError(
             f"no person found in the picture {config.picture}",
@@ -297,47 +284,40 @@ def picture_pose(
 
 
 def driving_poses(
-    config: GenerateConfig | PosesConfig | MaskConfig,
-    source: VideoReader | PoseSequence,
-    estimator: Callable[..., PoseEstimator],
+    config: PoseJob, source: VideoReader | PoseSequence, estimator: Callable[..., PoseEstimator]
 ) -> Job[PoseSequence]:
-    """Poses of the driving video at the wanted frame rate, from the cache where they are known."""
+    """Poses of the driving video at the frame rate of the result; cached."""
     if isinstance(source, PoseSequence):
         return resample_poses(source, config)
     if not (config.pose_cache and config.video.is_file()):
         return (yield from estimate_video(config, source, estimator()))
     cache = PoseCache()
     path = cache.path(config.video, cache_settings(config))
-    known = cache.load(path)
-    if known is not None:
-        yield Progress("poses", len(known), len(known))
-        return known
+    cached = cache.load(path)
+    if cached is not None:
+        yield Progress("poses", len(cached), len(cached))
+        return cached
     poses = yield from estimate_video(config, source, estimator())
     cache.put(path, poses)
     return poses
 
 
 def estimate_video(config: DrivingOptions, reader: VideoReader, estimator: PoseEstimator) -> Job[PoseSequence]:
-    """Find the poses frame by frame; the video is never held."""
-    fps = result_fps(config, reader)
-    size: tuple[int, int] = (reader.info.height, reader.info.width)
+    """Estimate the poses frame by frame; the video is never entirely in memory."""
     found = []
     starts: list[int] = []
     total = expected_frames(config, reader)
     check_limit("frames", total or 0, reader.path, MediaError)
     yield Progress("poses", 0, total)
-    with prefetch(sampled_frames(config, reader)) as frames:  # the next frames are decoded meanwhile
+    with prefetch(sampled_frames(config, reader)) as frames:
         for points in estimator.estimate_stream(_without_repeats(frames, starts)):
             found.append((*points, estimator.people))
             done = starts[len(found) - 1] + 1
             yield Progress("poses", done, max(total or 0, done) if total else None)
-    if not found:
-        raise MediaError(
-            f"{reader.path} from second {config.start:g} on has no frame", "at least one frame", "correct start"
-        )
     yield Progress("poses", starts[-1], starts[-1])
     xy, confidence, people = (np.array(part).repeat(np.diff(starts), 0) for part in zip(*found, strict=True))
-    return PoseSequence(xy, confidence, size, fps, estimator.source, people)
+    fps = result_fps(config, reader.info.fps)
+    return PoseSequence(xy, confidence, reader.info.size, fps, estimator.source, people)
 
 
 def _without_repeats(frames: Iterable[Frame], starts: list[int]) -> Iterator[Frame]:
@@ -356,74 +336,73 @@ def _without_repeats(frames: Iterable[Frame], starts: list[int]) -> Iterator[Fra
     starts.append(i + 1)
 
 
-def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[UInt8[ndarray, "height width 3"]]:
-    """The frames that the settings choose, streamed."""
+def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[Frame]:
+    """Stream the frames that the settings choose."""
     end = math.inf if config.duration is None else config.start + config.duration
     if config.sampling == "released":
         return reader.frames(stride=config.stride, sampling="released", start=config.start, end=end)
-    fps = result_fps(config, reader)
-    return reader.frames(fps=_rate_of_source(fps, config), start=config.start, end=end)
+    rate = _source_rate(config, result_fps(config, reader.info.fps))
+    return reader.frames(fps=rate, start=config.start, end=end)
 
 
-def result_fps(config: DrivingOptions, reader: VideoReader) -> float:
-    """Frames per second of the result; a pose job without --fps keeps the video's own."""
-    own = RELEASED_FPS if config.sampling == "released" else reader.info.fps
-    return config.fps or own or RELEASED_FPS
+def result_fps(config: DrivingOptions, own: float) -> float:
+    """Frames per second of the result of a source with `own` frames per second; `PosesConfig` may leave them as is."""
+    return config.fps or (RELEASED_FPS if config.sampling == "released" else own) or RELEASED_FPS
 
 
-def _rate_of_source(fps: float, config: DrivingOptions) -> Fraction:
-    """Frame rate at which the source is sampled; at a slow tempo, frames are repeated."""
-    return exact_rate(fps) / Fraction(config.tempo).limit_denominator(10_000)
+def _source_rate(config: DrivingOptions, fps: float) -> Fraction:
+    """Rate at which the source is sampled for a result of `fps`; for slow motion, frames are repeated."""
+    return exact_rate(fps) / Fraction(config.source_seconds(1)).limit_denominator(10_000)
 
 
 def expected_frames(config: DrivingOptions, reader: VideoReader) -> int | None:
-    """How many frames there will be, about; None where the file does not say how long it is."""
-    seconds = reader.info.duration
+    """Approximate number of frames of the result; None if the file does not specify its length."""
+    seconds, own = reader.info.duration, reader.info.fps
     if not seconds:
         return None
     seconds = max(0.0, min(seconds - config.start, config.duration or seconds))
     if config.sampling == "released":
-        return max(1, round(seconds * reader.info.fps / released_stride(reader.info.fps, config.stride)))
-    return max(1, round(seconds * result_fps(config, reader) / config.tempo))
+        return max(1, round(seconds * own / released_stride(own, config.stride)))
+    return max(1, round(seconds * _source_rate(config, result_fps(config, own))))
 
 
 def resample_poses(poses: PoseSequence, config: DrivingOptions) -> PoseSequence:
-    """Sample poses of a file at the same frames that `sampled_frames` takes from its video."""
+    """Sample poses of a file at the same times at which `sampled_frames` samples its video."""
     own = poses.fps or config.fps or RELEASED_FPS
     seconds = min(len(poses) / own - config.start, config.duration or math.inf)
     if config.start and seconds <= 0:
         raise InputError(f"start={config.start}", f"less than {len(poses) / own:g} seconds", "correct 'start'")
-    fps = RELEASED_FPS if config.sampling == "released" else own
-    fps = config.fps or fps
-    check_limit("frames", round(seconds * fps / config.tempo), "the part of the poses that is asked for")
+    fps = result_fps(config, own)
+    rate = _source_rate(config, fps)
+    check_limit("frames", round(seconds * rate), "the selected part of the poses")
     frame = 1 / exact_rate(own)
     frames = [Timed(k * frame, frame, k) for k in range(len(poses))]
-    start = exact_seconds(config.start)
-    end = exact_seconds(math.inf if config.duration is None else config.start + config.duration)
+    end = math.inf if config.duration is None else config.start + config.duration
     if config.sampling == "released":
-        index = list(every(frames, released_stride(own, config.stride), start, end))
+        index = every(frames, released_stride(own, config.stride), config.start, end)
     else:
-        index = list(resample(frames, _rate_of_source(fps, config), start, end))
-    return dataclasses.replace(poses[index], fps=fps)
+        index = resample(frames, rate, config.start, end)
+    return dataclasses.replace(poses[list(index)], fps=fps)
 
 
-def cache_settings(config: GenerateConfig | PosesConfig | MaskConfig) -> dict[str, Any]:
-    """All that changes the poses of a video, as plain data."""
+def cache_settings(config: PoseJob) -> dict[str, Any]:
+    """All settings that change the poses of a video, as plain data."""
     return pose_settings(config) | {f.name: getattr(config, f.name) for f in dataclasses.fields(DrivingOptions)}
 
 
 def pose_settings(config: PoseOptions) -> dict[str, Any]:
-    """All of an estimator's settings that change what it finds, as plain data."""
+    """All settings that change what an estimator finds, as plain data; model files by their checksum."""
     from mimicmotion import __version__
 
-    same = {"pose_cache", "pose_threads", "pose_device", "detector", "pose_model"}
-    facts = {f.name: getattr(config, f.name) for f in dataclasses.fields(PoseOptions) if f.name not in same}
-    files = {"detector": config.detector, "pose_model": config.pose_model}
-    return facts | {n: sha256_file(path) if path else None for n, path in files.items()} | {"version": __version__}
+    without_effect = {"pose_cache", "pose_threads", "pose_device"}
+    facts = {f.name: getattr(config, f.name) for f in dataclasses.fields(PoseOptions) if f.name not in without_effect}
+    for name in ("detector", "pose_model"):
+        facts[name] = sha256_file(facts[name]) if facts[name] else None
+    return facts | {"version": __version__}
 
 
 def keep_face(poses: PoseSequence, part: Literal["all", "eyes-mouth", "none"]) -> PoseSequence:
-    """Hide points of the face; nose, eyes and ears of the body are kept."""
+    """Hide face points; nose, eyes and ears of the body remain."""
     dropped = {"all": 0, "eyes-mouth": 36, "none": 68}[part]  # outline, brows and nose come first
     confidence = poses.confidence.copy()
     confidence[:, FACE][:, :dropped] = 0
@@ -437,8 +416,7 @@ def describe_fit(fit: Fit, pose: PoseSequence, mode: PictureFit) -> list[str]:
         return [f"a crop to {size} would cut the person: the picture gets bars; --fit crop fills the frame"]
     if keeps_person(fit, pose):
         return []
-    seen = pose.confidence[0] > VISIBLE
-    lost = seen & (pose.fitted(fit).confidence[0] <= VISIBLE)
+    lost = (pose.confidence[0] > VISIBLE) & (pose.fitted(fit).confidence[0] <= VISIBLE)
     parts = {"head": [NOSE, *range(14, 18)], "hands": [kp.R_WRIST, kp.L_WRIST], "feet": [kp.R_ANKLE, kp.L_ANKLE]}
     names = " and ".join(name for name, points in parts.items() if lost[points].any()) or "edge"
     return [f"the crop cuts off the {names} of the person in the picture: --fit letterbox keeps all of it"]

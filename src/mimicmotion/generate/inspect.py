@@ -1,4 +1,4 @@
-"""What a file says of itself: that a model made it, by whom, and whether it was changed since."""
+"""The labels of a file: whether a model made it, who made it, and whether it was changed since."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from mimicmotion.video.labels import read, signature
 from mimicmotion.video.writer import FRAME_PATTERN
 
 MEANINGS = {"1": "made by a model", "2": "possibly made by a model", "3": "suspected to be made by a model"}
-"""What GB 45438-2025 lets `Label` say."""
+"""Values of the field `Label` (GB 45438-2025)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a file says of itself.
+    """The labels of a file.
 
     Attributes:
-        label: fields of the implicit label (`AIGC`); empty if it has none.
-        signature: of the C2PA manifest: "none", "unknown" (no extra `c2pa`), "valid", "trusted" or "changed".
-        signer: who signed.
-        sidecar: of the checksum in the sidecar beside the file: "the same", "another file" or "not there".
+        label: fields of the implicit label (`AIGC`); empty without one.
+        signature: state of the C2PA manifest, see `video.labels.signature`.
+        signer: name of the signer.
+        sidecar: result of `replay.compare` for the file and the sidecar beside it.
     """
 
     label: dict[str, str]
@@ -34,17 +34,17 @@ class Inspection:
 
     @property
     def changed(self) -> bool:
-        """Whether the file is known to be another than the one that was written."""
+        """Whether the file is known to differ from the one that was written."""
         return self.signature == "changed" or self.sidecar == "another file"
 
     def summary(self) -> str:
-        """A few lines for a person to read."""
-        says = MEANINGS.get(str(self.label.get("Label")), "says nothing of how it was made")
+        """A short summary for the user."""
+        label = MEANINGS.get(str(self.label.get("Label")), "says nothing of how it was made")
         by = f", by {self.label['ContentProducer']}" if self.label.get("ContentProducer") else ""
         signatures = {
             "none": "none",
             "unknown": f"not looked for: {install_command('c2pa')}",
-            "valid": f"unchanged since it was signed; the signer ({self.signer}) is on no list of trust",
+            "valid": f"unchanged since it was signed; the signer ({self.signer}) is on no trust list",
             "trusted": f"unchanged since it was signed by {self.signer}",
             "changed": "CHANGED since it was signed",
         }
@@ -55,7 +55,7 @@ class Inspection:
         }
         return "\n".join(
             [
-                f"label     {says}{by}",
+                f"label     {label}{by}",
                 *([f"id        {self.label['ProduceID']}"] if self.label.get("ProduceID") else []),
                 f"signature {signatures[self.signature]}",
                 f"sidecar   {sidecars[self.sidecar]}",
@@ -64,11 +64,11 @@ class Inspection:
 
 
 def inspect(path: Path) -> Inspection:
-    """Read what a video, picture or folder of frames says of itself.
+    """Read the labels of a video, picture or folder of frames.
 
     Raises:
         MediaError: it cannot be read.
-        ConfigError: the file beside it is no sidecar.
+        ConfigError: the file beside it is not a sidecar.
     """
     file = next(iter(sorted(path.glob(FRAME_PATTERN))), path) if path.is_dir() else path
     if file.is_dir():

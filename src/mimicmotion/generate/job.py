@@ -1,4 +1,4 @@
-"""The main job: one picture and a driving video to a video."""
+"""The main job: generate a video from a picture and a driving video."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from mimicmotion.generate.outputs import (
 )
 from mimicmotion.generate.provenance import Facts
 from mimicmotion.generate.record import RunRecord
-from mimicmotion.generate.run_state import RunState, SavedStep
+from mimicmotion.generate.run_state import RunState
 from mimicmotion.generate.setup import load, plan_run, recipe_for, result_size, run_device
 from mimicmotion.runtime.interrupt import Interrupts, Stopped
 from mimicmotion.runtime.progress import Job, Progress, finish
 from mimicmotion.settings import GenerateConfig, parse
 
 if TYPE_CHECKING:
-    from mimicmotion.backbones.base import Plan, Request
+    from mimicmotion.backbones.base import Request
     from mimicmotion.diffusion.recipe import Recipe
     from mimicmotion.pipeline import MimicMotionPipeline, StepState
 
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 TINY_LIMITS = (
     "the bundled model is a small one for trying out: it was trained on rendered people at 224x128, so hands and "
-    "what the picture hides come out as rough shapes; use --model and --checkpoint for the real thing"
+    "what the picture hides come out as rough shapes; use --model and --checkpoint for full quality"
 )
 
 
@@ -52,20 +52,20 @@ def animate(
     pipeline: MimicMotionPipeline | None = None,
     **settings: Any,
 ) -> GenerateResult:
-    """Make a video of the person in `picture` moving as the person in `video`: `mimicmotion generate` as a function.
+    """Make a video of the person in `picture` moving like the person in `video`: `mimicmotion generate` as a function.
 
     Args:
         picture: the picture of the person.
         video: the driving video, or a pose file.
         output: the result: .mp4, .gif, .webp, or a folder name ending in / for PNG frames.
-        on_progress: called with reports that have `stage`, `done`, `total` and `note`. What it raises ends the work;
-            raise `mimicmotion.Stopped` to cancel it so that `resume=True` can continue it.
-        pipeline: a loaded model to use again.
+        on_progress: called with reports that have `stage`, `done`, `total` and `note`. An exception that it raises
+            ends the job; raise `mimicmotion.Stopped` to cancel it in such a way that `resume=True` can continue it.
+        pipeline: a loaded model to use.
         settings: as on the command line and in YAML files, see `GenerateConfig`.
 
     Raises:
-        ConfigError: a setting is unknown or wrong.
-        InputError: see `generate`, also for the others.
+        ConfigError: a setting is unknown or invalid.
+        InputError: and other errors, see `generate`.
     """
     config = parse(GenerateConfig, {"picture": picture, "video": video, "output": output, **settings})
     return finish(generate(config, pipeline), on_progress)
@@ -74,22 +74,22 @@ def animate(
 def generate(
     config: GenerateConfig, pipeline: MimicMotionPipeline | None = None, *, expected: Facts | None = None
 ) -> Job[GenerateResult]:
-    """Make the video; yields progress per stage.
+    """Generate the video.
 
-    While it runs, its state is kept beside the output (see `generate.run_state`). After an interrupt or a kill,
+    While it runs, its state is saved beside the output (see `generate.run_state`). After an interrupt or a kill,
     `config.resume` continues from it.
 
     Args:
         config: all settings.
-        pipeline: a loaded model to use again; None loads the one of the settings.
-        expected: inputs and model of an earlier result (`mimicmotion.generate.provenance`), which these must be.
+        pipeline: a loaded model to use; None loads that of the settings.
+        expected: provenance of an earlier result (`generate.provenance`), whose inputs and model these must be.
 
     Raises:
-        InputError: something about the inputs or settings, or they are not those of the interrupted run or not the
-            expected ones; found before the long work.
+        InputError: the inputs or settings are invalid, or are not those of the interrupted run or of `expected`;
+            raised before any long work.
         WeightsError: the model cannot be loaded.
-        OutputError: the result cannot be written; no half file is left.
-        Stopped: Ctrl-C or SIGTERM came; the message says what is kept.
+        OutputError: the result cannot be written; no partial file is left.
+        Stopped: on Ctrl-C or SIGTERM; the message says what was saved.
     """
     with Interrupts() as interrupts, RunState(config.output, enabled=config.save_every > 0) as state:
         record = RunRecord(config, state, expected)
@@ -100,10 +100,10 @@ def generate(
         except KeyboardInterrupt as e:
             if state.done is None:
                 raise
-            raise Stopped(f"stopped; {record.kept()}") from e
+            raise Stopped(f"stopped; {record.describe_saved()}") from e
         except MimicMotionError:
-            if record.kept_something:
-                logger.warning("%s", record.kept())
+            if record.has_saved:
+                logger.warning("%s", record.describe_saved())
             raise
         state.remove()
     return result
@@ -127,14 +127,18 @@ def _generate(
     inputs = yield from _inputs(record, pipe, found)
     del found
     size: tuple[int, int] = inputs.picture.shape[:2]
-    poses, own = pipe.guide(inputs.picture, inputs.reference, inputs.aligned, confidence_aware=config.confidence_aware)
-    request = Request(inputs.picture, poses, own, len(poses), config.seed)
+    poses, reference_pose = pipe.guide(
+        inputs.picture, inputs.reference, inputs.aligned, confidence_aware=config.confidence_aware
+    )
+    request = Request(inputs.picture, poses, reference_pose, len(poses), config.seed)
     recipe = recipe_for(config, pipe, len(poses))
-    _configure(config, pipe, plan_run(config, pipe, size, recipe, earlier=record.earlier_plan()))
+    if not pipe.backbone.is_configured:
+        plan = plan_run(config, pipe, size, recipe, earlier=record.earlier_plan())
+        logger.info("runs with %s", plan.describe())
+        pipe.backbone.configure(plan, run_device(config, pipe))
     state = yield from _denoise(record, pipe, request, recipe, interrupts)
-    frames = pipe.decode_state(state, recipe, request)
-    shown = with_background(config, inputs, frames)
-    written, unsigned = yield from write_video(config, inputs, poses, shown, record.result_id(pipe))
+    frames = with_background(config, inputs, pipe.decode_state(state, recipe, request))
+    written, unsigned = yield from write_video(config, inputs, poses, frames, record.result_id(pipe))
     with contextlib.suppress(OSError):
         preview_path(config.output).unlink(missing_ok=True)
     limits = [TINY_LIMITS] if config.model is None and pipeline is None else []
@@ -154,42 +158,35 @@ def _generate(
 
 
 def _inputs(record: RunRecord, pipe: MimicMotionPipeline, found: Found | None) -> Job[Inputs]:
-    """The fitted picture and the poses: those found now, or the interrupted run's; kept as soon as they are there."""
+    """Prepare the inputs and save them, or take those of the interrupted run."""
     if record.saved is None:
         found = found or (yield from find(record.config))
         inputs = prepare(record.config, found, result_size(record.config, pipe, found))
     else:
         inputs = record.saved.inputs
         yield Progress("poses", len(inputs.driving), len(inputs.driving))
-    record.keep_inputs(inputs, pipe)
-    return dataclasses.replace(inputs, driving=inputs.aligned)  # the poses as found take as much memory again
-
-
-def _configure(config: GenerateConfig, pipe: MimicMotionPipeline, plan: Plan) -> None:
-    """Have the networks run by a plan, unless they do already."""
-    if pipe.backbone.is_configured:
-        return
-    logger.info("runs with %s", plan.describe())
-    pipe.backbone.configure(plan, run_device(config, pipe))
+    record.save_inputs(inputs, pipe)
+    return dataclasses.replace(inputs, driving=inputs.aligned)  # frees the poses before alignment
 
 
 def _denoise(
-    record: RunRecord,
-    pipe: MimicMotionPipeline,
-    request: Request,
-    recipe: Recipe,
-    interrupts: Interrupts,
+    record: RunRecord, pipe: MimicMotionPipeline, request: Request, recipe: Recipe, interrupts: Interrupts
 ) -> Job[StepState]:
-    """Encode and make the steps, from the saved one on, with previews; gives the last state.
+    """Encode and denoise, from the saved step on if there is one, with previews. Returns the last state.
 
-    A first Ctrl-C is met when a step is made and kept. A job that is closed keeps the step that it has made.
+    The first Ctrl-C takes effect once the current step is finished and saved. If the job is closed, it saves the step
+    that it has just finished.
     """
+    from mimicmotion.diffusion.sampling import Step
+    from mimicmotion.pipeline import StepState
+
     config = record.config
     saved = record.saved.step if record.saved else None
-    record.saved = None  # latents are held once
+    record.saved = None  # so that only one copy of the latents is held
     if saved is not None and saved.done == saved.total:
         yield Progress("denoise", saved.done, saved.total)
-        return _as_state(saved, recipe)
+        step = Step(saved.done - 1, saved.total, saved.sigma, saved.latents, saved.latents)
+        return StepState(step, recipe.plan.reference_slot)
     noise = pipe.draw_noise(recipe, request.size, seed=request.seed)
     yield Progress("encode", 0, 1)
     conditioning = pipe.backbone.encode(request, recipe.sampling, noise.picture)
@@ -208,19 +205,10 @@ def _denoise(
             try:
                 yield Progress("denoise", state.index + 1, state.total)
             except GeneratorExit:
-                record.keep_step(state)
+                record.save_step(state)
                 raise
             if interrupts.asked or record.is_due(state):
-                record.keep_step(state)
+                record.save_step(state)
             if interrupts.asked:
                 raise Stopped
     return state
-
-
-def _as_state(saved: SavedStep, recipe: Recipe) -> StepState:
-    """The state after the last step, as it was saved."""
-    from mimicmotion.diffusion.sampling import Step
-    from mimicmotion.pipeline import StepState
-
-    step = Step(saved.done - 1, saved.total, saved.sigma, saved.latents, saved.latents)
-    return StepState(step, recipe.plan.reference_slot)

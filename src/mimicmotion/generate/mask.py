@@ -1,4 +1,4 @@
-"""Find the person's pixels in a video and write them as a video, as PNG frames or as an array."""
+"""Segment the person in a video; write the masks as a video, as PNG frames or as an array."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MaskResult:
-    """What a mask job made.
+    """Result of a mask job.
 
     Attributes:
         output: the masks.
-        frames: how many.
+        frames: number of masks.
         size: (height, width).
-        share: of all pixels that are the person's.
+        share: share of all pixels that belong to the person.
         seconds: time spent per stage.
     """
 
@@ -44,7 +44,7 @@ class MaskResult:
     seconds: dict[str, float]
 
     def summary(self) -> str:
-        """A few lines for a person to read."""
+        """A short summary for the user."""
         return "\n".join(
             [
                 f"{self.frames} masks of {self.size[1]}x{self.size[0]}; {self.share:.1%} of the pixels are person",
@@ -55,10 +55,10 @@ class MaskResult:
 
 
 def mask(config: MaskConfig) -> Job[MaskResult]:
-    """Find the person's pixels in a video.
+    """Segment the person in a video.
 
     Raises:
-        InputError: the video or a setting is wrong.
+        InputError: the video or a setting is invalid.
         OutputError: the result cannot be written.
     """
     watch = Stopwatch()
@@ -93,7 +93,7 @@ def _mask(config: MaskConfig) -> Job[tuple[PoseSequence, float]]:
 
 
 def _masks(config: MaskConfig, reader: VideoReader, poses: PoseSequence) -> Iterator[Mask]:
-    """The masks, from the cache where they are known; else found, and kept there on the way."""
+    """The masks, from the cache, or computed and cached."""
     path = None
     if config.pose_cache and config.video.is_file():
         path = PoseCache().path(config.video, inputs.cache_settings(config) | {"masks": VERSION})

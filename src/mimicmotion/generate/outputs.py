@@ -1,4 +1,4 @@
-"""What a generate job writes: the video, the comparison beside it, previews, and the sidecar."""
+"""Outputs of a generate job: the video, the side-by-side comparison, previews, and the sidecar."""
 
 from __future__ import annotations
 
@@ -20,38 +20,46 @@ from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.errors import ConfigError, OutputError
 from mimicmotion.generate.inputs import Inputs, input_files, open_driving, sampled_frames
 from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.pose.mask import SelfieSegmenter
 from mimicmotion.runtime.files import atomic_path, check_not_inputs, check_writable
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.runtime.reading import read_json
 from mimicmotion.runtime.run_folder import clear_leftovers
 from mimicmotion.runtime.threads import behind
 from mimicmotion.settings import GenerateConfig
+from mimicmotion.video.background import keep_background
+from mimicmotion.video.labels import SHOWN_SECONDS, Label, check_signing, draw
+from mimicmotion.video.picture import side_by_side, write_picture
+from mimicmotion.video.reader import open_video
 from mimicmotion.video.timing import Timed, exact_rate, resample
+from mimicmotion.video.writer import FrameWriter, check_output, open_writer, plan_output
 
 logger = logging.getLogger(__name__)
 
 PREVIEW_FRAMES = 4
-WAITING_FRAMES = 8  # decoded, not written yet
-SIDE_BY_SIDE_HEIGHT = 448  # small results are shown larger beside picture and pose
+WAITING_FRAMES = 8
+"""Maximum number of decoded frames that wait to be written."""
+SIDE_BY_SIDE_HEIGHT = 448
+"""Minimum height of the comparison; smaller frames are enlarged."""
 FORMAT, VERSION = "mimicmotion.result", 1
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateResult:
-    """What a generate job made.
+    """Result of a generate job.
 
     Attributes:
         path: the video.
-        side_by_side: the comparison video, if asked for.
+        side_by_side: the comparison video, if requested.
         sidecar: JSON with seed, settings, versions and checksums.
         num_frames: number of frames.
         fps: frames per second.
         size: (height, width).
-        seconds: time spent per stage; of a resumed run, of all its parts.
-        peak_memory: bytes, the process's peak so far, and of the GPU where one was used.
+        seconds: time spent per stage, over all parts of a resumed run.
+        peak_memory: peak bytes of the process, and of the GPU if one was used.
         warnings: what the user should know.
-        resumed_at: steps that were done each time that an interrupted run went on.
-        unsigned_sha256: checksum of the video before it was signed, if it was: no two signatures are the same.
+        resumed_at: number of finished steps each time the run was resumed.
+        unsigned_sha256: checksum of the video before it was signed, since signatures differ each time; None without.
     """
 
     path: Path
@@ -68,13 +76,11 @@ class GenerateResult:
 
     @property
     def frames(self) -> Iterator[Frame]:
-        """The frames, read back from the file one by one."""
-        from mimicmotion.video.reader import open_video
-
+        """The frames, read from the file one by one."""
         return open_video(self.path, folder_fps=self.fps).frames()
 
     def summary(self) -> str:
-        """A few lines for a person to read."""
+        """A short summary for the user."""
         lines = [f"note: {w}" for w in self.warnings]
         length = self.num_frames / self.fps
         lines += [
@@ -114,19 +120,16 @@ def state_path(output: Path) -> Path:
 
 
 def check_outputs(config: GenerateConfig, *inputs: Path) -> None:
-    """Raise now rather than after the long work if something cannot be written, or is an input.
+    """Check, before any long work, that all outputs can be written and that none is an input.
 
     Args:
-        config: the job's settings.
-        inputs: what else must stay as it is.
+        config: settings of the job.
+        inputs: further files that must not be overwritten.
 
     Raises:
         ConfigError: an output is an input, or has an unknown suffix.
-        OutputError: one cannot be written.
+        OutputError: an output cannot be written.
     """
-    from mimicmotion.video.labels import check_signing
-    from mimicmotion.video.writer import check_output, plan_output
-
     output = config.output
     if config.label == "signed":
         check_signing(plan_output(output)[1], config.signer)
@@ -140,8 +143,8 @@ def check_outputs(config: GenerateConfig, *inputs: Path) -> None:
         check_writable(path)
 
 
-def clear_halves(output: Path) -> None:
-    """Delete what a killed process had half written; only while no other process makes the same output."""
+def clear_partial(output: Path) -> None:
+    """Delete partial files of a killed process. No other process may be writing the same output."""
     paths = (output, side_by_side_path(output), sidecar_path(output), preview_path(output))
     clear_leftovers(output.parent, {p.name for p in paths})
 
@@ -152,24 +155,18 @@ def clear_halves(output: Path) -> None:
 def write_video(
     config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frames: Iterable[Frame], about: str
 ) -> Job[tuple[int, str | None]]:
-    """Write frames as they are decoded, on a thread behind the decoder; the files appear when all are complete.
-
-    With `output_fps`, frames are repeated here, so that nothing is computed twice.
+    """Write frames as they are decoded, on a thread of its own; the files appear when all are complete.
 
     Args:
-        config: the job's settings.
+        config: settings of the job; with `output_fps`, frames are repeated here.
         inputs: picture and poses.
-        poses: drawn.
-        frames: of the result.
+        poses: drawn poses.
+        frames: frames of the result.
         about: id of the result, for its label.
 
     Returns:
-        Number of frames written, and the checksum of the video before it was signed; None if it was not.
+        Number of frames written, and the checksum of the video before it was signed (None if it was not).
     """
-    from mimicmotion.video.labels import SHOWN_SECONDS, Label, draw
-    from mimicmotion.video.picture import side_by_side
-    from mimicmotion.video.writer import FrameWriter, open_writer
-
     size: tuple[int, int] = inputs.picture.shape[:2]
     sound = {"audio_from": sound_source(config), "audio_start": config.start}
     label = Label(config.producer, about, config.label == "signed", config.signer)
@@ -180,16 +177,16 @@ def write_video(
         beside: FrameWriter | None = None
         driving = stack.enter_context(contextlib.closing(driving_frames(config)))
         driver: list[Frame] = []
-        number, before = -1, -1
+        last = -1
 
-        def write(item: tuple[int, int, Frame]) -> None:
-            nonlocal beside, driver, before
-            n, i, frame = item
-            frame = draw(frame) if n < labelled else frame
+        def write(item: tuple[int, Frame]) -> None:
+            nonlocal beside, driver, last
+            i, frame = item
+            frame = draw(frame) if writer.count < labelled else frame
             writer.write(frame)
             if not config.side_by_side:
                 return
-            driver, before = driver if i == before else list(itertools.islice(driving, 1)), i
+            driver, last = driver if i == last else list(itertools.islice(driving, 1)), i
             shown = [inputs.picture, *driver, poses[i : i + 1][0], frame]
             row = side_by_side(shown, max(SIDE_BY_SIDE_HEIGHT, size[0]))
             if beside is None:
@@ -197,16 +194,15 @@ def write_video(
                 beside = stack.enter_context(open_writer(path, row.shape[:2], fps, label=label))
             beside.write(row)
 
-        # Left before the files are completed: what waits is written then
-        with behind(write, WAITING_FRAMES) as hand_over:
-            for number, (i, frame) in enumerate(_repeated(frames, config)):
-                hand_over((number, i, frame))
+        with behind(write, WAITING_FRAMES) as hand_over:  # writes the remaining frames at its end
+            for i, frame in _repeated(frames, config):
+                hand_over((i, frame))
                 yield Progress("write", i + 1, len(poses))
-    return number + 1, writer.unsigned_sha256
+    return writer.count, writer.unsigned_sha256
 
 
 def _repeated(frames: Iterable[Frame], config: GenerateConfig) -> Iterator[tuple[int, Frame]]:
-    """The frames with their positions, each as often as the rate of the file asks for."""
+    """Number the frames, and repeat each as the frame rate of the file requires."""
     if config.output_fps is None:
         return enumerate(frames)
     length = 1 / exact_rate(config.fps)
@@ -214,27 +210,24 @@ def _repeated(frames: Iterable[Frame], config: GenerateConfig) -> Iterator[tuple
 
 
 def with_background(config: GenerateConfig, inputs: Inputs, frames: Iterator[Frame]) -> Iterator[Frame]:
-    """The decoded frames with the background that the settings ask for."""
-    from mimicmotion.pose.mask import SelfieSegmenter
-    from mimicmotion.video.background import keep_background
-
+    """The decoded frames with the background that the settings choose."""
     if config.background == "model":
         return frames
     segmenter = SelfieSegmenter(config.pose_threads or None, config.pose_device)
     (person,) = segmenter.masks([inputs.picture], inputs.reference)
-    frames, seen = itertools.tee(frames)  # one ahead of the other by one frame at most
+    frames, seen = itertools.tee(frames)  # consumed in step, so at most one frame is held
     return keep_background(inputs.picture, person, frames, segmenter.masks(seen, inputs.aligned))
 
 
 def driving_frames(config: GenerateConfig) -> Generator[Frame]:
-    """The driving video's frames that the poses were found in, for a comparison; a pose file has none."""
+    """Frames of the driving video in which the poses were found; none for a pose file."""
     source = open_driving(config)
     if not isinstance(source, PoseSequence):
         yield from sampled_frames(config, source)
 
 
 def sound_source(config: GenerateConfig) -> Path | None:
-    """The driving video, if its sound is wanted and it has any; pose files, pictures and folders have none."""
+    """The driving video, if its sound is to be copied and it has any."""
     source = open_driving(config) if config.audio else None
     if source is None or isinstance(source, PoseSequence) or not source.info.has_audio:
         return None
@@ -242,9 +235,7 @@ def sound_source(config: GenerateConfig) -> Path | None:
 
 
 def write_preview(output: Path, latents: Any, decode: Callable[[Any], Iterable[Frame]]) -> None:
-    """Decode a few frames of the present estimate and replace the preview picture."""
-    from mimicmotion.video.picture import write_picture
-
+    """Decode a few frames of the current estimate and replace the preview picture."""
     count = latents.shape[0]
     index = sorted({round(i * (count - 1) / max(PREVIEW_FRAMES - 1, 1)) for i in range(PREVIEW_FRAMES)})
     frames = [next(iter(decode(latents[i : i + 1]))) for i in index]
@@ -258,7 +249,7 @@ def write_preview(output: Path, latents: Any, decode: Callable[[Any], Iterable[F
 
 
 def peak_memory() -> dict[str, int]:
-    """Peak bytes of this process, and of the GPU where one was used."""
+    """Peak bytes of this process, and of the GPU if one was used."""
     found = {}
     if sys.platform != "win32":
         import resource
@@ -272,28 +263,28 @@ def peak_memory() -> dict[str, int]:
 
 
 def write_sidecar(path: Path, facts: dict[str, Any]) -> None:
-    """Write what is needed to make the same result again."""
+    """Write the sidecar, which makes the result reproducible."""
     data = {"format": FORMAT, "version": VERSION, **facts}
     with atomic_path(path) as part:
         part.write_text(json.dumps(data, indent=1, default=str) + "\n", encoding="utf-8")
 
 
 def read_sidecar(path: Path, parts: Sequence[str]) -> dict[str, Any]:
-    """What `write_sidecar` wrote.
+    """Read a sidecar.
 
     Args:
         path: OUTPUT.json.
-        parts: what must be in it.
+        parts: keys that it must have.
 
     Raises:
-        ConfigError: the file is missing, is something else, or is of an older or newer form.
+        ConfigError: the file is missing, is not a sidecar, or is of another version.
     """
-    form = f"the file OUTPUT.json that `mimicmotion generate` writes (form {VERSION})"
+    form = f"the file OUTPUT.json that `mimicmotion generate` writes (version {VERSION})"
     data = read_json(path, form, "name the sidecar of a result", ConfigError)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ConfigError(f"{path} is no sidecar of a result", form, "name the sidecar of a result")
+        raise ConfigError(f"{path} is not the sidecar of a result", form, "name the sidecar of a result")
     if data["version"] != VERSION:
-        raise ConfigError(f"{path} is of form {data['version']}", form, "use the version of mimicmotion that wrote it")
+        raise ConfigError(f"{path} has version {data['version']}", form, "use the version of mimicmotion that wrote it")
     if lacking := [k for k in parts if k not in data]:
         raise ConfigError(f"{path} lacks {', '.join(lacking)}", form, "it was changed: take the original file")
     return data

@@ -1,4 +1,4 @@
-"""What `generate` would do, said before any long work."""
+"""Report what `generate` would do, without any long work."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from mimicmotion.generate import inputs as inputs_module
 from mimicmotion.generate.inputs import Inputs
 from mimicmotion.generate.poses import describe_poses
 from mimicmotion.generate.setup import load, plan_run, recipe_for, result_size, with_estimator
+from mimicmotion.pose.align import AlignMethod, align
+from mimicmotion.runtime.files import check_not_inputs, check_writable
 from mimicmotion.runtime.progress import Job
 from mimicmotion.settings import GenerateConfig, PlanConfig
+from mimicmotion.video.picture import check_picture_output, read_picture, write_picture
 
 if TYPE_CHECKING:
     from mimicmotion.backbones.base import Plan
     from mimicmotion.diffusion.recipe import Recipe
     from mimicmotion.pipeline import MimicMotionPipeline
-    from mimicmotion.pose.align import AlignMethod
     from mimicmotion.pose.keypoints import PoseSequence
     from mimicmotion.video.geometry import Fit
 
@@ -33,11 +36,10 @@ class PlanReport:
 
     Attributes:
         inputs: the fitted picture and the poses.
-        overlay: picture with the aligned driving pose of a few frames drawn over it; before it, where a crop cuts
-            something off, the whole picture with that part dark.
+        overlay: the overlay picture, see `draw_overlay`.
         fps: frames per second.
         recipe: segments, how they are joined, and the denoising steps.
-        execution: how the networks would run in the memory there is, with the predicted peaks.
+        execution: execution plan of the networks, with predicted peaks of memory.
     """
 
     inputs: Inputs
@@ -47,7 +49,7 @@ class PlanReport:
     execution: Plan
 
     def summary(self) -> str:
-        """A few lines for a person to read."""
+        """A short summary for the user."""
         found, recipe = self.inputs, self.recipe
         height, width = found.picture.shape[:2]
         return "\n".join(
@@ -69,27 +71,24 @@ class PlanReport:
 
 
 def describe_cut(fit: Fit) -> list[str]:
-    """What a crop cuts off the picture; empty if that is nothing worth mention."""
+    """What a crop cuts off the picture; empty below 2 % of a side."""
     sides = zip(("top", "bottom", "left", "right"), fit.cut, strict=True)
     cut = [f"{share:.0%} at the {side}" for side, share in sides if share >= 0.02]
     return [", ".join(cut)] if cut else []
 
 
 def _most(poses: PoseSequence) -> str:
-    """How many people a frame shows at most; an estimator that follows a person counts in some frames only."""
+    """Largest number of people in a frame. An estimator that tracks a person counts them only in some frames."""
     return str(most) if (most := int(poses.people.max())) else "not counted"
 
 
 def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) -> Job[PlanReport]:
-    """Look at the inputs and say what would be done; writes the overlay picture to `config.output`.
+    """Analyse the inputs, plan the work, and write the overlay picture to `config.output`.
 
     Raises:
         InputError: as `generate`.
         OutputError: the picture cannot be written.
     """
-    from mimicmotion.runtime.files import check_not_inputs, check_writable
-    from mimicmotion.video.picture import check_picture_output, write_picture
-
     check_not_inputs(inputs_module.input_files(config), [config.output])
     check_writable(check_picture_output(config.output))
     inputs_module.check_inputs(config)
@@ -111,11 +110,7 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
 
 
 def draw_overlays(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inputs) -> np.ndarray:
-    """The overlay; if asked, one below the other for each way of alignment, named."""
-    import cv2
-
-    from mimicmotion.pose.align import align
-
+    """Draw the overlay, or with `compare_alignments` one for each way of alignment, below each other."""
     if not (isinstance(config, PlanConfig) and config.compare_alignments):
         return draw_overlay(config, pipe, inputs)
     rows = []
@@ -127,11 +122,10 @@ def draw_overlays(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inp
 
 
 def draw_overlay(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inputs) -> np.ndarray:
-    """Picture beside picture: the reference with its own pose, and with the driving pose of three moments."""
-    import cv2
+    """Draw the reference picture with its own pose, and with the driving pose at three moments, side by side.
 
-    from mimicmotion.video.picture import read_picture
-
+    If a crop cuts something off, the whole picture comes first, with that part darkened.
+    """
     size: tuple[int, int] = inputs.picture.shape[:2]
     scale = max(1.0, 448 / size[0])
     shown = (round(size[0] * scale), round(size[1] * scale))

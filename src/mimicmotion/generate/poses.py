@@ -1,4 +1,4 @@
-"""Find the poses of a video and keep them in a file."""
+"""Estimate the poses of a video and save them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import numpy as np
 from mimicmotion.errors import ConfigError
 from mimicmotion.generate import inputs
 from mimicmotion.pose.files import save_openpose, save_poses
+from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.pose.keypoints import BODY, FACE, LEFT_HAND, RIGHT_HAND, PoseSequence
+from mimicmotion.runtime.files import check_not_inputs, check_writable
 from mimicmotion.runtime.progress import Job, Progress, Stopwatch
 from mimicmotion.settings import PosesConfig
+from mimicmotion.video.writer import check_output, open_writer
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +25,7 @@ DRAWN_SHORT_SIDE = 576
 
 @dataclass(frozen=True, slots=True)
 class PosesResult:
-    """What a pose job made."""
+    """Result of a pose job."""
 
     poses: PoseSequence
     output: Path
@@ -30,7 +33,7 @@ class PosesResult:
     seconds: dict[str, float]
 
     def summary(self) -> str:
-        """A few lines for a person to read."""
+        """A short summary for the user."""
         return "\n".join(
             [
                 f"{len(self.poses)} frames at {self.poses.fps:g} per second by {self.poses.source}",
@@ -43,7 +46,7 @@ class PosesResult:
 
 
 def describe_poses(poses: PoseSequence) -> str:
-    """How often a person was found, and the mean confidence of each part where one was."""
+    """In how many frames a person was found, and the mean confidence of each part in these."""
     found = poses.confidence.any(1)
     if not found.any():
         return "no person found"
@@ -53,10 +56,10 @@ def describe_poses(poses: PoseSequence) -> str:
 
 
 def poses(config: PosesConfig) -> Job[PosesResult]:
-    """Find the poses of a video; write a pose file and, if asked, a video of the drawn poses.
+    """Estimate the poses of a video; write a pose file and, if requested, a video of the drawn poses.
 
     Raises:
-        InputError: the video or a setting is wrong.
+        InputError: the video or a setting is invalid.
         OutputError: a result cannot be written.
     """
     watch = Stopwatch()
@@ -65,9 +68,6 @@ def poses(config: PosesConfig) -> Job[PosesResult]:
 
 
 def _poses(config: PosesConfig) -> Job[PoseSequence]:
-    from mimicmotion.runtime.files import check_not_inputs, check_writable
-    from mimicmotion.video.writer import check_output
-
     folder = config.output.suffix == ""
     if not folder and config.output.suffix != ".npz":
         raise ConfigError(f"output={config.output}", "NAME.npz, or a folder for OpenPose JSON", "correct 'output'")
@@ -78,7 +78,6 @@ def _poses(config: PosesConfig) -> Job[PoseSequence]:
     for path in drawn:
         check_output(path)
     source = inputs.open_driving(config)
-    inputs.refuse_unused_by(config, source)
     for note in inputs.source_notes(config, source):
         logger.warning("%s", note)
     found = yield from inputs.driving_poses(config, source, inputs.find_estimator(config))
@@ -89,9 +88,6 @@ def _poses(config: PosesConfig) -> Job[PoseSequence]:
 
 
 def _draw(poses: PoseSequence, path: Path, confidence_aware: bool) -> Job[None]:
-    from mimicmotion.pose.guidance.skeleton import PoseDrawer
-    from mimicmotion.video.writer import open_writer
-
     scale = DRAWN_SHORT_SIDE / min(poses.size)
     size = (round(poses.size[0] * scale / 2) * 2, round(poses.size[1] * scale / 2) * 2)
     drawer = PoseDrawer(size, confidence_aware=confidence_aware)

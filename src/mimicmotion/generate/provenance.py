@@ -1,6 +1,6 @@
-"""What a result comes from: settings, contents of inputs and weights, versions; and what differs between two of them.
+"""Provenance of a result: settings, checksums of inputs and weights, versions.
 
-A resumed run compares itself with the interrupted one, a replay with the sidecar of the result.
+A resumed run is compared with the interrupted one, a replay with the sidecar of the result.
 """
 
 from __future__ import annotations
@@ -27,43 +27,19 @@ if TYPE_CHECKING:
 Facts = dict[str, Any]
 
 FREE_SETTINGS = frozenset(
-    {
-        # compared by their contents
-        "picture",
-        "video",
-        "detector",
-        "pose_model",
-        "model",
-        "checkpoint",
-        # compared as what they stand for on this machine
-        "device",
-        "dtype",
-        # the state and the sidecar lie beside it
-        "output",
-        # the same poses and latents (but for rounding, where other chunks compute them)
-        "pose_cache",
-        "pose_threads",
-        "memory",
-        "compile",
-        "offload",
-        # other files than the result
-        "side_by_side",
-        "preview",
-        # of the signature, which is no part of what is compared
-        "signer",
-        # of the run, not of the result
-        "resume",
-        "save_every",
-    }
+    {"picture", "video", "detector", "pose_model", "model", "checkpoint"}  # compared by content
+    | {"device", "dtype"}  # compared by what they resolve to on this machine
+    | {"pose_cache", "pose_threads", "memory", "compile", "offload"}  # change the result by rounding at most
+    | {"output", "side_by_side", "preview", "signer", "resume", "save_every"}  # do not change what is compared
 )
-"""Settings that may differ when an interrupted run goes on: the result does not change. All others are compared."""
+"""Settings that may differ in a resumed run, because the result does not depend on them. All others are compared."""
 
 PACKAGES = ("torch", "onnxruntime", "av", "opencv-python-headless", "numpy", "pillow")
-"""Those that results depend on."""
+"""Packages that results depend on."""
 CONTENTS = ("inputs", "weights", "model")
 COMPARED = ("settings", *CONTENTS, "machine")
 NOTED = ("machine", "versions", "runtime")
-"""Where these differ the result is the same but for rounding."""
+"""Parts that change the result by rounding only."""
 FULL_NAMES = {
     "settings": "setting {}",
     "inputs": "content of {}",
@@ -76,7 +52,7 @@ FULL_NAMES = {
 
 
 class Checksums(dict[Path, str]):
-    """Checksum of each path, made when first asked for."""
+    """Checksum of each path, computed on first access."""
 
     def __missing__(self, path: Path) -> str:
         self[path] = sha256_path(path)
@@ -84,7 +60,7 @@ class Checksums(dict[Path, str]):
 
 
 def origin_of_inputs(config: GenerateConfig, sums: Checksums) -> Facts:
-    """Settings and checksums of the inputs: all that is known before a model is loaded.
+    """Settings, checksums of the inputs and versions, which are known before a model is loaded.
 
     Raises:
         InputError: an input cannot be read.
@@ -99,10 +75,10 @@ def origin_of_inputs(config: GenerateConfig, sums: Checksums) -> Facts:
 
 
 def origin_of_model(config: GenerateConfig, pipe: MimicMotionPipeline, sums: Checksums) -> Facts:
-    """Checksums of the weights, the model's own settings, and where it computes."""
+    """Checksums of the weights, the model's own settings, device, dtype and threads."""
     import torch
 
-    # folder and name are the same for the same weights on every machine
+    # the last folder and the file name are the same on every machine
     return {
         "weights": {"/".join(p.parts[-2:]): sums[p] for p in pipe.backbone.files} or {"in memory": fingerprint(pipe)},
         "model": plain(pipe.backbone.settings),
@@ -112,7 +88,7 @@ def origin_of_model(config: GenerateConfig, pipe: MimicMotionPipeline, sums: Che
 
 
 def plain(data: Any) -> Any:
-    """What JSON makes of it: paths are text, tuples are lists."""
+    """Convert to what JSON can hold: paths to strings, tuples to lists."""
     return json.loads(json.dumps(data, default=str))
 
 
@@ -128,7 +104,7 @@ def installed(*packages: str) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package and of those that results depend on."""
+    """Versions of this package, Python and `PACKAGES`."""
     found = {"mimicmotion": __version__, "python": sys.version.split()[0], **installed(*PACKAGES)}
     return {package: version for package, version in found.items() if version != "missing"}
 
@@ -148,7 +124,7 @@ def sha256_path(path: Path) -> str:
 
 
 def fingerprint(pipe: MimicMotionPipeline) -> str:
-    """Checksum of the networks of a pipeline that did not come from files."""
+    """Checksum of the networks of a pipeline that was not loaded from files."""
     import torch
 
     total = hashlib.sha256()
@@ -160,7 +136,7 @@ def fingerprint(pipe: MimicMotionPipeline) -> str:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], parts: Sequence[str] = COMPARED) -> list[str]:
-    """One line for each thing that differs, in the parts that both have."""
+    """One line per difference, in the parts that both have."""
     both = [part for part in parts if part in old and part in new]
     return [line for part in both for line in run_folder.differences(old[part], new[part], FULL_NAMES[part])]
 
@@ -168,17 +144,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], parts: Sequence[
 def check_same(
     what: str, old: Mapping[str, Any], new: Mapping[str, Any], fix: str, parts: Sequence[str] = COMPARED
 ) -> None:
-    """Refuse to go on from `old` with `new`.
+    """Raise ConfigError, with a list of the differences, if two provenances differ.
 
     Args:
-        what: whose facts `old` are, for the message.
-        old: facts of the earlier run.
-        new: facts of this run; parts that it lacks are not compared.
-        fix: what helps.
-        parts: what is compared.
-
-    Raises:
-        ConfigError: listing what differs.
+        what: name of `old` in the error.
+        old: provenance of the earlier run.
+        new: provenance of this run; parts that it lacks are not compared.
+        fix: what to do, for the error.
+        parts: parts to compare.
     """
     if found := differences(old, new, parts):
-        raise ConfigError(f"{what} is of another run:\n    " + "\n    ".join(found), "all as it was", fix)
+        raise ConfigError(f"{what} is of another run:\n    " + "\n    ".join(found), "everything unchanged", fix)

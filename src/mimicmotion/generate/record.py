@@ -1,4 +1,4 @@
-"""What a generate job knows about itself: where it began, what it comes from and what it has kept."""
+"""Bookkeeping of a generate job: its provenance, resuming, and the facts of the sidecar."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING
 
 from mimicmotion.generate.inputs import Inputs
-from mimicmotion.generate.outputs import GenerateResult, clear_halves, peak_memory
+from mimicmotion.generate.outputs import GenerateResult, clear_partial, peak_memory
 from mimicmotion.generate.provenance import (
     CONTENTS,
     NOTED,
@@ -34,17 +34,21 @@ class RunRecord:
 
     Args:
         config: its settings.
-        state: its folder of states.
-        expected: inputs and model of an earlier result, which this run's must be.
+        state: its state folder.
+        expected: provenance of an earlier result, whose inputs and model these must be.
+
+    Attributes:
+        saved: state of the interrupted run that this one continues.
+        resumed_at: number of finished steps each time the run was resumed.
+        has_saved: whether this run has saved a state.
     """
 
     def __init__(self, config: GenerateConfig, state: RunState, expected: Facts | None = None) -> None:
         self.config, self.state, self.expected = config, state, expected
         self.watch = Stopwatch()
         self.saved: Saved | None = None
-        """What an interrupted run left, if this one goes on with it."""
         self.resumed_at: list[int] = []
-        self.kept_something = False
+        self.has_saved = False
         self._notes: list[str] = []
         self._sums = Checksums()
         self._origin: Facts = {}
@@ -54,38 +58,35 @@ class RunRecord:
         self._pipe: MimicMotionPipeline | None = None
 
     def begin(self) -> None:
-        """Find the state of an interrupted run and compare settings and inputs with it, before a model is loaded.
+        """Read the state of an interrupted run, and compare settings and inputs with it, before a model is loaded.
 
         Raises:
-            ConfigError: they differ, or another process works on the same output.
+            ConfigError: they differ, or another process is writing the same output.
         """
-        there = self.state.exists
+        exists = self.state.exists
         if not self.config.resume:
-            self.state.put_aside()
-        elif not there:
+            self.state.set_aside()
+        elif not exists:
             self._notes.append(f"nothing to resume: {self.state.folder} does not exist")
         elif saved := self.state.read():
-            self._go_on(saved)
-        if there:
-            clear_halves(self.config.output)
+            self.saved, self._earlier, self._earlier_facts = saved, saved.origin, saved.facts
+            if self.config.estimator is None:  # the poses were found by the one chosen then
+                self.config = dataclasses.replace(self.config, estimator=saved.origin["settings"].get("estimator"))
+            self.watch.seconds.update(saved.facts.get("seconds", {}))
+            self.resumed_at = [*saved.facts.get("resumed_at", []), saved.step.done if saved.step else 0]
+        if exists:
+            clear_partial(self.config.output)
         if self.saved or self.expected:
             self._origin |= origin_of_inputs(self.config, self._sums)
             self._compare()
 
-    def _go_on(self, saved: Saved) -> None:
-        self.saved, self._earlier, self._earlier_facts = saved, saved.origin, saved.facts
-        if self.config.estimator is None:  # the poses are there: the one that was chosen then
-            self.config = dataclasses.replace(self.config, estimator=saved.origin["settings"].get("estimator"))
-        self.watch.seconds.update(saved.facts.get("seconds", {}))
-        self.resumed_at = [*saved.facts.get("resumed_at", []), saved.step.done if saved.step else 0]
-
     def choose_estimator(self, pipeline: MimicMotionPipeline | None) -> None:
-        """Settle which pose estimator the model gets, where the settings leave it open."""
+        """Choose the pose estimator, if the settings do not specify it."""
         self.config, notes = with_estimator(self.config, pipeline)
         self._notes += notes
 
     def record_model(self, pipe: MimicMotionPipeline) -> None:
-        """Remember the model, and compare it, too.
+        """Record the model, and compare it with that of the interrupted run or the expected one.
 
         Raises:
             ConfigError: it differs.
@@ -104,11 +105,11 @@ class RunRecord:
             fix = "give the original files (see --help); for another result use `mimicmotion generate`"
             check_same("what the sidecar describes", self.expected, self._origin, fix, CONTENTS)
         if self.saved:
-            fix = f"put back what was, or leave out --resume to begin anew (or delete {self.state.folder})"
+            fix = f"restore it, or leave out --resume to start over (or delete {self.state.folder})"
             check_same(f"the state in {self.state.folder}", self._earlier, self._origin, fix)
 
     def origin(self, pipe: MimicMotionPipeline) -> Facts:
-        """What the result comes from; checksums are made once."""
+        """Provenance of the result; checksums are computed once."""
         if "settings" not in self._origin:
             self._origin |= origin_of_inputs(self.config, self._sums)
         if "weights" not in self._origin:
@@ -116,45 +117,45 @@ class RunRecord:
         return self._origin
 
     def result_id(self, pipe: MimicMotionPipeline) -> str:
-        """The same for the same settings, inputs and weights."""
+        """Id of the result: a hash of settings, inputs and weights."""
         origin = self.origin(pipe)
         facts = json.dumps({part: origin[part] for part in ("settings", *CONTENTS)})
-        same = json.dumps(json.loads(facts, parse_int=float), sort_keys=True)  # 127 and 127.0 are one setting
+        same = json.dumps(json.loads(facts, parse_int=float), sort_keys=True)  # 127 and 127.0 are the same
         return hashlib.sha256(same.encode()).hexdigest()[:32]
 
     # --- saving -------------------------------------------------------------------------------------------------
 
-    def keep_inputs(self, inputs: Inputs, pipe: MimicMotionPipeline) -> None:
-        """Save picture and poses, if states are wanted."""
+    def save_inputs(self, inputs: Inputs, pipe: MimicMotionPipeline) -> None:
+        """Save picture and poses, unless saving is off or they were read from the state."""
         if self.state.enabled:
             self.state.origin = self.origin(pipe)
             if self.saved is None:
                 self.state.save_inputs(inputs, self.facts())
-                self.kept_something = self.state.done is not None
+                self.has_saved = self.state.done is not None
 
     def is_due(self, step: StepState) -> bool:
-        """Whether the state after this step is to be saved; the last one is, so that decoding can be repeated alone."""
+        """Whether to save the state after this step; always after the last one, so that decoding can be repeated."""
         every, done = self.config.save_every, step.index + 1
         return every > 0 and (done % every == 0 or done == step.total)
 
-    def keep_step(self, step: StepState) -> None:
-        """Save the sampler's state, if it is not saved yet."""
+    def save_step(self, step: StepState) -> None:
+        """Save the sampler's state, unless it is already saved."""
         done, self._total = step.index + 1, step.total
         if self.state.done != done:
             saved = SavedStep(done, step.total, step.sigma, step.step.latents, dict(step.memory))
             self.state.save_step(saved, self.facts())
-            self.kept_something = self.state.done is not None
+            self.has_saved = self.state.done is not None
 
-    def kept(self) -> str:
-        """What is saved, and how it is used."""
+    def describe_saved(self) -> str:
+        """What is saved, and how to resume."""
         total = f" of {self._total}" if self._total else ""
         done = f"{self.state.done}{total} steps" if self.state.done else "the poses"
-        return f"{done} are kept in {self.state.folder}: the same command with --resume goes on"
+        return f"{done} are kept in {self.state.folder}: the same command with --resume continues"
 
     # --- facts --------------------------------------------------------------------------------------------------
 
     def facts(self) -> Facts:
-        """What changes while the run goes on."""
+        """Facts that change during the run."""
         return {
             "seconds": self.watch.seconds,
             "peak_memory": self.peak_memory(),
@@ -167,21 +168,21 @@ class RunRecord:
         return plain({f.name: getattr(self.config, f.name) for f in dataclasses.fields(ExecutionOptions)})
 
     def earlier_plan(self) -> Facts | None:
-        """How the interrupted run ran, if the settings of that are the same: what is free now may differ, bits not."""
+        """Execution plan of the interrupted run, if its options are the same: another plan may round differently."""
         same = self._earlier_facts.get("options") == self._options()
         return self._earlier_facts.get("execution") if same and self.resumed_at[-1] else None
 
     def peak_memory(self) -> dict[str, int]:
-        """Peak bytes of all parts of the run."""
+        """Peak bytes over all parts of the run."""
         now, earlier = peak_memory(), self._earlier_facts.get("peak_memory", {})
         return {k: max(now.get(k, 0), earlier.get(k, 0)) for k in earlier | now}
 
     def warnings(self) -> list[str]:
-        """What the user should know of the run itself."""
-        return [*self._notes, *self.state.problems]
+        """Notes for the user on the run itself."""
+        return [*self._notes, *self.state.warnings]
 
     def sidecar(self, result: GenerateResult, pipe: MimicMotionPipeline) -> Facts:
-        """All that is needed to make the same result again, and what it took."""
+        """Everything needed to reproduce the result, and what it took."""
         from mimicmotion.diffusion.recipe import default_steps
 
         config, origin, model = self.config, self.origin(pipe), pipe.backbone.settings
@@ -196,7 +197,7 @@ class RunRecord:
             "origin": origin,
             "execution": plain(dataclasses.asdict(pipe.backbone.plan)),
             "sampling": plain(dataclasses.asdict(resolve_tier(config, default_steps(model)))),
-            # what the settings leave to the model: evaluation finds the borders of segments by it
+            # with the model's defaults filled in; evaluation derives the segment borders from it
             "fusion": plain(dataclasses.asdict(fusion_config(config, parse(FusionConfig, model.get("fusion", {}))))),
             "frames": result.num_frames,
             "size": result.size,

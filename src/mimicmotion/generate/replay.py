@@ -1,11 +1,11 @@
-"""Make a result again from its sidecar, and say whether it is the same file."""
+"""Reproduce a result from its sidecar, and check that it is the same file."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.generate.job import generate
@@ -15,22 +15,19 @@ from mimicmotion.runtime.progress import Job
 from mimicmotion.runtime.reading import reading
 from mimicmotion.settings import GenerateConfig, parse
 
-if TYPE_CHECKING:
-    from mimicmotion.pipeline import MimicMotionPipeline
-
 NEEDED = ("settings", "origin", "output_sha256")
 MOVABLE = ("picture", "video", "detector", "pose_model", "model", "checkpoint")
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayResult:
-    """What a replay made.
+    """Result of a replay.
 
     Attributes:
         made: the new result.
-        identical: whether it has the bytes that the sidecar tells of; before they were signed, if they are.
-        original: the old result's place.
-        original_state: "the same", "another file" or "not there", against what the sidecar tells of.
+        identical: whether it has the checksum in the sidecar (for signed results, that before signing).
+        original: path of the original result.
+        original_state: result of `compare` for the original and the sidecar.
     """
 
     made: GenerateResult
@@ -39,66 +36,57 @@ class ReplayResult:
     original_state: str
 
     def summary(self) -> str:
-        """A few lines for a person to read."""
-        says = "byte for byte the result that the sidecar describes" if self.identical else "NOT the same bytes"
-        beside = {
+        """A short summary for the user."""
+        verdict = "byte for byte the result that the sidecar describes" if self.identical else "NOT the same bytes"
+        original = {
             "the same": f"{self.original} is the same file",
             "another file": f"{self.original} is no longer the file that the sidecar describes",
             "not there": f"{self.original} is not there",
         }[self.original_state]
-        return f"{self.made.summary()}\nreplay: {says}; {beside}"
+        return f"{self.made.summary()}\nreplay: {verdict}; {original}"
 
 
-def replay(
-    sidecar: Path,
-    output: Path | None = None,
-    *,
-    resume: bool = False,
-    pipeline: MimicMotionPipeline | None = None,
-    **places: Any,
-) -> Job[ReplayResult]:
-    """Make the result of a sidecar again, from the same inputs, settings and weights.
+def replay(sidecar: Path, output: Path | None = None, *, resume: bool = False, **paths: Any) -> Job[ReplayResult]:
+    """Reproduce the result of a sidecar from the same inputs, settings and weights.
 
-    Other versions of packages are only noted, other inputs or weights refused.
+    Different inputs or weights are refused; different package versions are only noted.
 
     Args:
-        sidecar: OUTPUT.json that `generate` wrote.
+        sidecar: OUTPUT.json written by `generate`.
         output: the new result; None is OUTPUT-replay beside the sidecar.
         resume: continue an interrupted replay.
-        pipeline: a loaded model to use again.
-        places: where files of `MOVABLE` lie now, for those that are no longer where they were; an input that is not
-            there is looked for beside the sidecar.
+        paths: new paths of files in `MOVABLE`. Missing inputs are also looked for beside the sidecar.
 
     Raises:
-        ConfigError: the file is no sidecar or of an older form; inputs or model are not those that it names.
+        ConfigError: the file is not a sidecar or is of another version, or inputs or model are not the recorded ones.
         InputError: as `generate`.
         OutputError: as `generate`.
     """
     facts = read_sidecar(sidecar, NEEDED)
     original = sidecar.with_suffix("")
-    config = replay_config(facts, sidecar, output, resume, places)
+    config = replay_config(facts, sidecar, output, resume, paths)
     expected: Facts = {k: v for k, v in facts["origin"].items() if k != "settings"}
-    made = yield from generate(config, pipeline, expected=expected)
-    want = facts.get("unsigned_sha256") or facts["output_sha256"]
+    made = yield from generate(config, expected=expected)
+    recorded = facts.get("unsigned_sha256") or facts["output_sha256"]
     return ReplayResult(
         made=made,
-        identical=(made.unsigned_sha256 or sha256_path(made.path)) == want,
+        identical=(made.unsigned_sha256 or sha256_path(made.path)) == recorded,
         original=original,
         original_state=compare(original, facts["output_sha256"]),
     )
 
 
-def compare(path: Path, want: str) -> str:
+def compare(path: Path, sha256: str) -> str:
     """Whether a file or folder has a checksum: "the same", "another file" or "not there"."""
     if not path.exists():
         return "not there"
-    return "the same" if sha256_path(path) == want else "another file"
+    return "the same" if sha256_path(path) == sha256 else "another file"
 
 
 def replay_config(
-    facts: Facts, sidecar: Path, output: Path | None, resume: bool, places: dict[str, Any]
+    facts: Facts, sidecar: Path, output: Path | None, resume: bool, paths: dict[str, Any]
 ) -> GenerateConfig:
-    """The settings of a sidecar, with the places where things lie now.
+    """The settings of a sidecar, with the current paths of files.
 
     Raises:
         ConfigError: a setting is unknown to this version, or the new result would replace the old one.
@@ -108,8 +96,8 @@ def replay_config(
         settings = {k: v for k, v in facts["settings"].items() if v is not None}
         settings |= {"resume": resume, "dtype": facts["origin"]["machine"]["dtype"]}
         for name in MOVABLE:
-            if places.get(name) is not None:
-                settings[name] = places[name]
+            if paths.get(name) is not None:
+                settings[name] = paths[name]
             elif name in ("picture", "video") and not Path(settings[name]).exists():
                 beside = sidecar.parent / Path(settings[name]).name
                 settings[name] = beside if beside.exists() else settings[name]

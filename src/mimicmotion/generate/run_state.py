@@ -1,9 +1,9 @@
-"""The state of a generate job beside its output, from which a killed run goes on.
+"""The state of an unfinished generate job, saved beside its output so that a killed run can be resumed.
 
-OUTPUT.state/ holds `state.json` and the two files that it names: `inputs-*.npz` (fitted picture, found and aligned
-poses) and `step-*.safetensors` (latents and what the sampler remembers). Files are complete and on disk before
-`state.json`, which is replaced in one go, names them, and have new names each time: whenever the process dies, the
-state is the one before or the one after, never a mix.
+OUTPUT.state/ holds `state.json` and the two files it names: `inputs-*.npz` (fitted picture and poses) and
+`step-*.safetensors` (latents and the sampler's memory). Each file has a new name and is flushed to disk before
+`state.json`, which is replaced atomically, names it. Whenever the process dies, the folder holds either the previous
+state or the new one.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class DamagedError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SavedStep:
-    """The sampler after a step, on the CPU.
+    """The sampler's state after a step, on the CPU.
 
     Attributes:
-        done: steps done.
-        total: steps of the schedule.
-        sigma: noise level that is in the latents.
-        latents: all frames of the plan, the reference slot in front.
-        memory: what the sampler remembers beside them, by name.
+        done: number of finished steps.
+        total: number of steps of the schedule.
+        sigma: noise level of the latents.
+        latents: all rows of the plan, the reference slot first.
+        memory: further tensors of the sampler, by name.
     """
 
     done: int
@@ -64,13 +64,13 @@ class SavedStep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Saved:
-    """What an interrupted run left.
+    """The state of an interrupted run.
 
     Attributes:
         origin: settings, checksums and versions, see `mimicmotion.generate.provenance`.
         inputs: fitted picture and poses.
-        step: None where denoising had not come to its first save.
-        facts: what the run says about itself (seconds, peak memory, when it was resumed), for the sidecar.
+        step: None if no step was saved yet.
+        facts: facts about the run for the sidecar: seconds, peak memory, when it was resumed.
     """
 
     origin: dict[str, Any]
@@ -84,30 +84,34 @@ class RunState:
 
     Args:
         output: the result that the state belongs to.
-        enabled: False saves nothing (an earlier state is still read and removed).
+        enabled: False saves nothing, but an existing state can still be read and removed.
+
+    Attributes:
+        origin: see `Saved`; to be set before the first save.
+        done: number of steps in this run's state on disk; 0 for the inputs alone, None without a state.
+        warnings: what the user should know, one sentence each.
     """
 
     def __init__(self, output: Path, *, enabled: bool = True) -> None:
         self.folder, self.enabled = state_path(output), enabled
         self.origin: dict[str, Any] = {}
         self.done: int | None = None
-        """Steps in the state on disk; 0: poses alone; None: this run has none."""
-        self.problems: list[str] = []
+        self.warnings: list[str] = []
         self._files: dict[str, dict[str, Any]] = {}
         self._lock: FolderLock | None = None
         self._old = self.folder.with_name(f"{self.folder.name}.old")
-        self._put_aside = False
+        self._set_aside = False
 
     @property
     def exists(self) -> bool:
-        """Whether there is a state on disk, of whatever run."""
+        """Whether there is a state on disk, of any run."""
         return (self.folder / STATE_FILE).is_file()
 
     def read(self) -> Saved | None:
-        """The last complete state, which this run now goes on with; None where it is damaged.
+        """Read the state, which this run then continues; None if it is damaged.
 
         Raises:
-            ConfigError: another process works on it, or it is of a newer version of this package.
+            ConfigError: another process uses the state, or a newer version of this package wrote it.
         """
         self._claim()
         try:
@@ -115,15 +119,15 @@ class RunState:
             self._files = {k: v for k, v in data["files"].items() if k in ("inputs", "step")}
             inputs = load_inputs(self._checked("inputs"))
         except DamagedError as e:
-            self._note(f"the state in {self.folder} is damaged and not used: {e}")
+            self._warn(f"the state in {self.folder} is damaged and not used: {e}")
             return None
         step = None
         if "step" in self._files:
             try:
                 step = load_step(self._checked("step"))
-            except DamagedError as e:  # the poses are whole: denoising begins anew
-                self._files.pop("step")
-                self._note(f"the latents in {self.folder} are damaged, denoising begins anew: {e}")
+            except DamagedError as e:  # the inputs are intact
+                del self._files["step"]
+                self._warn(f"the latents in {self.folder} are damaged, denoising starts over: {e}")
         self.done = step.done if step else 0
         return Saved(data["origin"], inputs, step, data["facts"])
 
@@ -134,7 +138,7 @@ class RunState:
             if data["format"] != FORMAT or not isinstance(data["version"], int):
                 raise DamagedError(f"{path.name} is not of this package")
             if not all(isinstance(data[k], dict) for k in ("origin", "facts", "files")):
-                raise DamagedError(f"{path.name} lacks something")
+                raise DamagedError(f"{path.name} is incomplete")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
             raise DamagedError(f"{path.name}: {e}") from e
         if (version := data["version"]) > VERSION:
@@ -143,51 +147,57 @@ class RunState:
         return data
 
     def _checked(self, part: str) -> Path:
+        """Path of a file of the state, whose checksum is verified."""
         try:
             path = self.folder / Path(self._files[part]["name"]).name
             if sha256_file(path) == self._files[part]["sha256"]:
                 return path
         except (KeyError, TypeError, MimicMotionError) as e:
             raise DamagedError(f"{part}: {e}") from e
-        raise DamagedError(f"{path.name} is not what was written")
+        raise DamagedError(f"{path.name} has changed since it was written")
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    def put_aside(self) -> None:
-        """Say that a state is here which this run does not use; it is kept until this run's own result is complete.
+    def set_aside(self) -> None:
+        """Do not use an existing state; it is kept as OUTPUT.state.old until this run's result is complete.
 
         Raises:
-            ConfigError: another process works on it.
+            ConfigError: another process uses the state.
         """
         if not self.exists:
             return
         self._claim()
-        says = f"an interrupted run has left its state in {self.folder}: add --resume to go on with it. This run begins"
+        unused = f"{self.folder} has the state of an interrupted run: add --resume to continue it. This run starts over"
         if self.enabled:
-            self._put_aside = True
-            self._note(f"{says} anew; the state is kept as {self._old} until this run's result is complete")
+            self._set_aside = True
+            self._warn(f"{unused}; that state is kept as {self._old} until this run's result is complete")
         else:
-            self._note(f"{says} anew, without states of its own; that one stays")
+            self._warn(f"{unused} and saves no state; that one is kept")
             self.close()
 
     def save_inputs(self, inputs: Inputs, facts: Mapping[str, Any]) -> None:
-        """Keep the poses; from now on the state is this run's."""
+        """Save the inputs. From then on, the state is this run's."""
         self._files.clear()
         self._save("inputs", 0, "inputs-{}.npz", lambda path: dump_inputs(inputs, path), facts)
 
     def save_step(self, step: SavedStep, facts: Mapping[str, Any]) -> None:
-        """Keep the sampler's state."""
+        """Save the sampler's state."""
         name = f"step-{step.done:05d}-{{}}.safetensors"
         if "inputs" in self._files:  # else saving them failed
             self._save("step", step.done, name, lambda path: dump_step(step, path), facts)
 
     def _save(self, part: str, done: int, name: str, write: Callable[[Path], object], facts: Mapping[str, Any]) -> None:
-        """Write one file, then the state that names it. A full disk must not stop the job: it is only said."""
+        """Write one file, then the state that names it. A full disk only causes a warning."""
         if not self.enabled:
             return
         try:
             with writing(self.folder):
-                self._begin()
+                if self._set_aside and self.exists:
+                    shutil.rmtree(self._old, ignore_errors=True)
+                    self.close()  # the lock file moves with the folder
+                    self.folder.replace(self._old)
+                self._set_aside = False
+                self._claim()
                 path = self.folder / name.format(secrets.token_hex(4))
                 with durable_file(path) as file:
                     write(file)
@@ -197,22 +207,13 @@ class RunState:
                     file.write_text(json.dumps(data, indent=1, default=str) + "\n", encoding="utf-8")
                 sync(self.folder)
         except (OutputError, ConfigError) as e:
-            self._note(f"the state after step {done} could not be saved, the job goes on: {e.got}")
+            self._warn(f"the state after step {done} could not be saved, the job continues: {e.got}")
         else:
             self._files, self.done = files, done
-        self._clear()
+        self._delete_unnamed()
 
-    def _begin(self) -> None:
-        """Have the folder for this run; the state of another one moves out of the way."""
-        if self._put_aside and self.exists:
-            shutil.rmtree(self._old, ignore_errors=True)
-            self.close()  # the lock goes with the folder
-            self.folder.replace(self._old)
-        self._put_aside = False
-        self._claim()
-
-    def _clear(self) -> None:
-        """Delete what the state does not name: older files, and halves of a killed process."""
+    def _delete_unnamed(self) -> None:
+        """Delete files that the state does not name: older ones, and partial ones of a killed process."""
         if self._lock is None:
             return
         keep = {STATE_FILE, LOCK_FILE, *(f["name"] for f in self._files.values())}
@@ -222,11 +223,11 @@ class RunState:
                     path.unlink()
 
     def remove(self) -> None:
-        """All results are complete: nothing of the state is needed any more."""
+        """Delete the state, and one that was set aside: the result is complete."""
         if self._lock is None:
             return
         with contextlib.suppress(OSError):
-            (self.folder / STATE_FILE).unlink(missing_ok=True)  # first: half a folder is no state
+            (self.folder / STATE_FILE).unlink(missing_ok=True)  # first, so that no partial state remains
         for folder in (self.folder, self._old):
             shutil.rmtree(folder, ignore_errors=True)
         self.done = None
@@ -241,27 +242,27 @@ class RunState:
         self.close()
 
     def close(self) -> None:
-        """Let other processes have the state."""
+        """Let other processes use the state."""
         if self._lock is not None:
             self._lock.release()
         self._lock = None
 
     def _claim(self) -> None:
-        """Keep other processes off until `close`."""
+        """Lock the state against other processes until `close`."""
         if self._lock is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(self.folder / LOCK_FILE)
 
-    def _note(self, text: str) -> None:
+    def _warn(self, text: str) -> None:
         logger.warning("%s", text)
-        self.problems.append(text)
+        self.warnings.append(text)
 
 
 # --- the files --------------------------------------------------------------------------------------------------
 
 
 def dump_inputs(inputs: Inputs, path: Path) -> None:
-    """Write picture, transform, poses and warnings as .npz, without a copy of the arrays."""
+    """Write picture, transform, poses and warnings as .npz, without copying the arrays."""
     arrays: dict[str, Any] = {"picture": inputs.picture}
     facts: dict[str, Any] = {"fit": dataclasses.asdict(inputs.fit), "warnings": inputs.warnings}
     for name in POSES:
@@ -272,10 +273,10 @@ def dump_inputs(inputs: Inputs, path: Path) -> None:
 
 
 def load_inputs(path: Path) -> Inputs:
-    """Read what `dump_inputs` wrote.
+    """Read a file that `dump_inputs` wrote.
 
     Raises:
-        DamagedError: it is not.
+        DamagedError: it cannot be read.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
@@ -287,7 +288,7 @@ def load_inputs(path: Path) -> Inputs:
 
 
 def _tuples(data: Any) -> Any:
-    """What JSON has made lists of."""
+    """Convert the lists of JSON data to tuples."""
     if isinstance(data, dict):
         return {k: _tuples(v) for k, v in data.items()}
     return tuple(_tuples(v) for v in data) if isinstance(data, list) else data
@@ -299,20 +300,20 @@ def dump_step(step: SavedStep, path: Path) -> None:
 
     tensors = {"latents": step.latents, **{f"memory.{k}": v for k, v in step.memory.items()}}
     numbers = {"done": str(step.done), "total": str(step.total), "sigma": repr(step.sigma)}
-    save_file({k: _alone(v) for k, v in tensors.items()}, path, metadata=numbers)
+    save_file({k: _compact(v) for k, v in tensors.items()}, path, metadata=numbers)
 
 
-def _alone(tensor: Tensor) -> Tensor:
-    """On the CPU, in memory of its own, as safetensors wants it."""
+def _compact(tensor: Tensor) -> Tensor:
+    """A contiguous tensor on the CPU with a storage of its own, as safetensors requires."""
     tensor = tensor.detach().cpu().contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def load_step(path: Path) -> SavedStep:
-    """Read what `dump_step` wrote.
+    """Read a file that `dump_step` wrote.
 
     Raises:
-        DamagedError: it is not.
+        DamagedError: it cannot be read.
     """
     from safetensors import safe_open
 

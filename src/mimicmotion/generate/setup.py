@@ -1,4 +1,4 @@
-"""From settings to a loaded model, prepared inputs and a recipe: what generate and plan have in common."""
+"""From settings to a loaded model, a recipe and an execution plan; shared by generate and plan."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ Facts = Mapping[str, Any]
 
 
 def load(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> Job[MimicMotionPipeline]:
-    """The model that was given, or the one of the settings.
+    """Load the model of the settings, unless a pipeline is given.
 
     Raises:
-        ConfigError: the model that was given has other weights than `config.quantize` asks for. It stays as it is:
-            narrowed weights would come as a surprise in its next use.
+        ConfigError: the given pipeline is not quantised as `config.quantize` asks. It is not changed, since its owner
+            may use it elsewhere.
     """
     yield Progress("load", 0, 1)
     pipe = load_pipeline(config) if pipeline is None else pipeline
-    wanted, there = config.quantize, pipe.backbone.quantized
-    if wanted not in ("none", there):
+    wanted, actual = config.quantize, pipe.backbone.quantized
+    if wanted not in ("none", actual):
         raise ConfigError(
-            f"quantize={wanted!r} with a pipeline that has {'plain' if there == 'none' else there} weights",
+            f"quantize={wanted!r} with a pipeline that has {'plain' if actual == 'none' else actual} weights",
             "no pipeline (the model is loaded so), or one with such weights",
             f"call pipeline.backbone.quantize({wanted!r}) first",
         )
@@ -45,16 +45,15 @@ def load(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> Job[Mi
 
 
 def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
-    """The model of the settings on the device of the settings."""
+    """Load the model of the settings. Weights for a GPU stay on the host until `plan_run` knows which of them fit."""
     from mimicmotion.pipeline import MimicMotionPipeline
     from mimicmotion.runtime.device import choose_device, choose_dtype
 
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
-    # For a GPU the weights stay on the host until it is planned which of them fit (`plan_run`).
-    place = "cpu" if device.type == "cuda" else device
+    host = "cpu" if device.type == "cuda" else device
     pipe = MimicMotionPipeline.from_pretrained(
-        config.model, config.checkpoint, device=place, dtype=dtype, edition=config.edition
+        config.model, config.checkpoint, device=host, dtype=dtype, edition=config.edition
     )
     if config.quantize != "none":
         pipe.backbone.quantize(config.quantize)
@@ -62,12 +61,10 @@ def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
 
 
 def with_estimator(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> tuple[GenerateConfig, list[str]]:
-    """The settings with the pose estimator named, and what the user should know of it; see `choose_estimator`.
-
-    What the model was trained with, a loaded pipeline says, or the model's folder.
+    """The settings with the pose estimator filled in, and notes for the user; see `choose_estimator`.
 
     Raises:
-        WeightsError: there is no such model.
+        WeightsError: the model cannot be found.
     """
     from mimicmotion.pose.estimators.open import choose_estimator
     from mimicmotion.weights.locate import find_base, read_model_file
@@ -75,7 +72,7 @@ def with_estimator(config: GenerateConfig, pipeline: MimicMotionPipeline | None)
     trained_with = None
     if pipeline is not None:
         trained_with = pipeline.backbone.settings.get("estimator")
-    elif config.checkpoint is not None:  # of the published form
+    elif config.checkpoint is not None:  # published weights
         trained_with = "dwpose"
     elif config.model is not None:
         trained_with = read_model_file(find_base(config.model)).get("settings", {}).get("estimator")
@@ -84,10 +81,10 @@ def with_estimator(config: GenerateConfig, pipeline: MimicMotionPipeline | None)
 
 
 def result_size(config: GenerateConfig, pipe: MimicMotionPipeline, found: Found) -> tuple[int, int]:
-    """(height, width) of the result: the settings', else by the picture and the model.
+    """(height, width) of the result: that of the settings, else one that suits picture and model.
 
     Raises:
-        ConfigError: the model cannot make this size.
+        ConfigError: the model does not support this size.
     """
     from mimicmotion.video.geometry import check_size
 
@@ -97,7 +94,7 @@ def result_size(config: GenerateConfig, pipe: MimicMotionPipeline, found: Found)
 
 
 def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig:
-    """The model's fusion with what the settings change."""
+    """The model's fusion, overridden by the settings."""
     segment = default.segment_frames if config.segment_frames is None else config.segment_frames
     overlap = min(default.overlap_frames, segment - 1) if config.overlap_frames is None else config.overlap_frames
     slot = default.reference_slot if config.reference_slot is None else config.reference_slot
@@ -106,14 +103,14 @@ def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig
 
 
 def recipe_for(config: GenerateConfig, pipe: MimicMotionPipeline, frames: int) -> Recipe:
-    """Segments, noise levels, sampler and guidance by the settings."""
+    """Make the recipe of the settings for a number of frames."""
     from mimicmotion.diffusion import recipe
 
     model = pipe.backbone.settings
     fusion = fusion_config(config, parse(FusionConfig, model.get("fusion", {})))
     asked, trained = config.segment_frames, model.get("trained_frames")
     if asked and trained and asked != trained:
-        logger.warning("segments of %d frames by a model that was trained on clips of %d", asked, trained)
+        logger.warning("segments of %d frames for a model that was trained on clips of %d", asked, trained)
     return recipe.make_recipe(frames, config, model, reference_slot=True, fusion=fusion)
 
 
@@ -126,18 +123,18 @@ def plan_run(
     earlier: Facts | None = None,
     predict: bool = False,
 ) -> Plan:
-    """How the networks run in the memory there is; a model that has a plan already keeps it.
+    """Choose the execution plan; a model that already has one keeps it.
 
     Args:
-        config: settings.
+        config: settings of the job.
         pipe: the model; its weights may still be on the host.
         size: (height, width) of the result.
-        recipe: of the video.
-        earlier: how an interrupted run ran; that is taken, as the same bits come of the same chunks only.
-        predict: work out the peaks of memory also where there is plenty.
+        recipe: recipe of the video.
+        earlier: plan of an interrupted run, which is used again: other chunks would round differently.
+        predict: predict the peaks even if there is plenty of memory.
 
     Raises:
-        ConfigError: nothing fits; says what is missing.
+        ConfigError: no plan fits; the error reports how much memory is missing.
     """
     backbone = pipe.backbone
     if backbone.is_configured:
@@ -149,7 +146,7 @@ def plan_run(
 
 
 def run_device(config: GenerateConfig, pipe: MimicMotionPipeline) -> torch.device:
-    """Where the networks will run: weights may wait on the host until it is planned which of them fit."""
+    """Device that the networks will run on; until then, weights may be on the host."""
     from mimicmotion.runtime.device import choose_device
 
     return pipe.device if pipe.device.type != "cpu" else choose_device(config.device)

@@ -16,7 +16,7 @@ from torch import Tensor
 from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.backbones import load_backbone
 from mimicmotion.backbones.base import Backbone, ConditionedNetwork, Conditioning, Plan, Request
-from mimicmotion.diffusion.denoiser import Denoiser, guide
+from mimicmotion.diffusion.denoiser import Denoiser, Latents, guide
 from mimicmotion.diffusion.fusion import fuse
 from mimicmotion.diffusion.guidance import Differences, by_level, guide_and_store, guide_reusing
 from mimicmotion.diffusion.recipe import Noise, Recipe, draw_noise, make_recipe
@@ -33,7 +33,6 @@ from mimicmotion.settings.parsing import from_keywords
 from mimicmotion.video import geometry
 from mimicmotion.weights.registry import find_asset
 
-Latents = Float[Tensor, "batch frames channels h w"]
 OutputType = Literal["np", "pil", "latent", "stream"]
 
 

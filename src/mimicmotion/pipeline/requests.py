@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame
@@ -26,7 +25,7 @@ from mimicmotion.video.reader import RELEASED_FPS, open_video
 logger = logging.getLogger(__name__)
 
 
-def picture_array(image: Any) -> UInt8[ndarray, "height width 3"]:
+def picture_array(image: Any) -> Frame:
     """Convert a picture to an array. Accepts PIL pictures of any mode and uint8 arrays.
 
     Raises:
@@ -102,45 +101,22 @@ def build_requests(
     Raises:
         InputError: lists are empty or differ in length, there are too few frames, or a picture has the wrong type.
     """
-    given: dict[str, Any] = {
-        "image": image,
-        "poses": poses,
-        "reference_pose": reference_pose,
-        "seed": seed,
-        "generator": generator,
-    }
-    lists = {
-        name: value
-        for name, value in given.items()
-        if isinstance(value, list | tuple) and not (name == "poses" and _is_video(value))
-    }
+    given = {"image": image, "poses": poses, "reference_pose": reference_pose, "seed": seed, "generator": generator}
+    lists = {name: value for name, value in given.items() if isinstance(value, list | tuple)}
+    if "poses" in lists and (not poses or getattr(poses[0], "ndim", None) == 3):  # frames of a single video
+        del lists["poses"]
     counts = {name: len(values) for name, values in lists.items()}
     if len(set(counts.values())) > 1 or 0 in counts.values():
         raise InputError(f"lists of lengths {counts}", "the same number of items, at least 1", "correct the lists")
-    requests = []
-    for i in range(max(counts.values(), default=1)):
-        item: dict[str, Any] = {name: lists[name][i] if name in lists else value for name, value in given.items()}
-        requests.append(_request(num_frames=num_frames, **item))
+    items = [{**given, **{n: v[i] for n, v in lists.items()}} for i in range(max(counts.values(), default=1))]
+    requests = [_request(**item, num_frames=num_frames) for item in items]
     if len({(r.size, r.num_frames) for r in requests}) > 1:
         found = sorted({(*r.size, r.num_frames) for r in requests})
         raise InputError(f"(height, width, frames) {found}", "the same in one batch", "call the pipeline for each")
     return requests, bool(lists)
 
 
-def _is_video(poses: Sequence[Any]) -> bool:
-    """Whether `poses` is one video (a list of frames) rather than a batch (a list of videos)."""
-    return not poses or getattr(poses[0], "ndim", None) == 3
-
-
-def _request(
-    *,
-    image: Any,
-    poses: Any,
-    reference_pose: Any,
-    seed: int,
-    generator: torch.Generator | None,
-    num_frames: int | None,
-) -> Request:
+def _request(image: Any, poses: Any, reference_pose: Any, seed: Any, generator: Any, num_frames: int | None) -> Request:
     image = picture_array(image)
     if not (hasattr(poses, "__len__") and hasattr(poses, "__getitem__")):
         raise PoseError(

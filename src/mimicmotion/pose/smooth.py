@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
@@ -15,6 +16,7 @@ from numpy import ndarray
 
 from mimicmotion.pose.align import part_lengths
 from mimicmotion.pose.keypoints import (
+    BODY,
     FACE,
     L_HIP,
     L_SHOULDER,
@@ -36,9 +38,10 @@ from mimicmotion.pose.keypoints import (
 FPS = 15.0  # of poses that do not say it
 KEPT_HZ = 3.0  # movements up to here keep 97 % of their size
 BAND_WEIGHT = 150.0  # of what is lost in the band against the jitter that is left
-REACH = 0.27  # seconds to each side that the filter for sure points looks at
-BLUR = 0.07  # seconds, deviation of the filter for doubtful points
-DOUBTFUL, SURE = 0.3, 0.7  # confidences at which only the one and only the other filter counts
+REACH = 0.5  # seconds to each side that the filter looks at
+NOISE = 0.016  # torso lengths, above the band: of a sure point; three times for an unsure one
+COMMON_NOISE = 0.0032  # torso lengths, above the band: of the mean of all body points
+AROUND = 0.1  # seconds to each side in which fast movements are told from noise
 SWAP_COST = 0.04  # torso lengths a frame: so much is the estimator's own opinion of left and right worth
 LONGEST_FAULT = 3  # frames out of line that are repaired
 JUMP = 0.08  # torso lengths that any point may lie out of line
@@ -66,17 +69,16 @@ def smooth(poses: PoseSequence) -> PoseSequence:
         both = np.concatenate([right, MIRRORED[right]])
         for values in (xy, confidence):
             values[swap, both] = values[swap, MIRRORED[both]]
-    fps = poses.fps or FPS
+    fps, every, found = poses.fps or FPS, np.arange(len(xy)), xy.copy()
     for point in range(NUM_POINTS):
-        at, sure = xy[:, point], confidence[:, point].astype(np.float64)
-        seen = np.flatnonzero(sure)
+        seen = np.flatnonzero(confidence[:, point])
         if len(seen) > 2:
-            off = OFF_LINE[point] * (0.25 + 0.75 * sure[seen] ** 2) * (FPS / fps) ** 2
-            good = ~outliers(at[seen], unit * (JUMP + off))
-            every = np.arange(len(at))
-            at = np.stack([np.interp(every, seen[good], at[seen[good], axis]) for axis in (0, 1)], 1)
-            xy[seen, point] = filtered(at, sure, fps)[seen]
-    return dataclasses.replace(poses, xy=xy, confidence=confidence)
+            off = OFF_LINE[point] * (0.25 + 0.75 * confidence[seen, point] ** 2) * (FPS / fps) ** 2
+            good = seen[~outliers(xy[seen, point], unit * (JUMP + off))]
+            found[:, point] = np.stack([np.interp(every, good, xy[good, point, axis]) for axis in (0, 1)], 1)
+    calm = filtered(found, confidence, unit, fps)
+    known = (confidence > 0) & ((confidence > 0).sum(0) > 2)
+    return dataclasses.replace(poses, xy=np.where(known[..., None], calm, xy), confidence=confidence)
 
 
 def swapped(
@@ -130,18 +132,34 @@ def outliers(at: Float64[ndarray, "frames 2"], limit: Float64[ndarray, " frames"
 
 
 def filtered(
-    at: Float64[ndarray, "frames 2"], sure: Float64[ndarray, " frames"], fps: float
-) -> Float64[ndarray, "frames 2"]:
-    """Two symmetric filters, mixed by confidence: one that keeps movements up to `KEPT_HZ`, and a stronger one."""
-    reach = max(2, round(REACH * fps))
-    bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (BLUR * fps)) ** 2)
-    wide = np.pad(at, ((reach, reach), (0, 0)), "reflect", reflect_type="odd")  # a movement goes on beyond the ends
-    weight = np.pad(np.maximum(sure, 1e-3), reach, "reflect")
-    sums = [np.convolve(x, bell, "valid") for x in (*(wide.T * weight), weight)]
-    strong = np.stack([sums[0] / sums[2], sums[1] / sums[2]], 1)
-    light = np.stack([np.convolve(x, band_kernel(fps), "valid") for x in wide.T], 1)
-    share = np.clip((sure - DOUBTFUL) / (SURE - DOUBTFUL), 0, 1)[:, None]
-    return share * light + (1 - share) * strong
+    xy: Float64[ndarray, "frames points 2"], confidence: Float[ndarray, "frames points"], unit: float, fps: float
+) -> Float64[ndarray, "frames points 2"]:
+    """Movements up to `KEPT_HZ`, and of faster ones what is larger than noise, for the body's and each point's own.
+
+    Noise of the points is independent, so that their mean tells fast movements of the whole body more surely.
+    """
+    kernel = band_kernel(fps)
+    slow = convolved(xy, kernel, "odd")  # a movement goes on beyond the ends
+    fast, weight = xy - slow, confidence[:, BODY, None] + 1e-6
+    common = (weight * fast[:, BODY]).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
+
+    def above(fast: Float64[ndarray, "frames points 2"], noise: ndarray | float) -> Float64[ndarray, "frames points 2"]:
+        """What is left without noise, by the power in the frames around (Wiener's filter)."""
+        near = np.hanning(2 * max(1, round(AROUND * fps)) + 3)[1:-1]
+        power = convolved((fast**2).sum(-1, keepdims=True), near / near.sum(), "even")
+        return fast * np.clip(1 - np.square(noise) / np.maximum(power, 1e-12), 0, 1)
+
+    noise = unit * NOISE * (3 - 2 * confidence[..., None].astype(np.float64))
+    return slow + above(common, unit * COMMON_NOISE) + above(fast - common, noise)
+
+
+def convolved(
+    x: Float64[ndarray, "frames points values"], kernel: Float64[ndarray, " taps"], ends: Literal["even", "odd"]
+) -> Float64[ndarray, "frames points values"]:
+    """A convolution over time with a symmetric kernel; at the ends the values are reflected."""
+    reach = len(kernel) // 2
+    wide = np.pad(x, ((reach, reach), (0, 0), (0, 0)), "reflect", reflect_type=ends)
+    return np.apply_along_axis(np.convolve, 0, wide, kernel, "valid")
 
 
 @functools.cache

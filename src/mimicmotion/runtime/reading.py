@@ -32,10 +32,10 @@ def check_limit(name: Limit, value: float, what: object, kind: type[MimicMotionE
     """Raise an error if a declared size is above its limit.
 
     Args:
-        name: of the limit.
+        name: name of the limit.
         value: the declared size.
-        what: the file, for the error.
-        kind: of the error.
+        what: the file, for the error message.
+        kind: class of the error.
 
     Raises:
         InputError: it is above the limit.
@@ -61,7 +61,7 @@ def reading(path: object, what: str, fix: str, kind: type[MimicMotionError] = In
         path: the file, for the error.
         what: what it should be, with an article: "a picture".
         fix: what to do if it is not.
-        kind: of the error.
+        kind: class of the error.
 
     Raises:
         InputError: the body raised anything but an error of this package.

@@ -90,8 +90,8 @@ def clear_leftovers(folder: Path, names: Container[str] | None = None) -> None:
     """Delete partial files of killed processes, and restore a folder whose replacement was interrupted.
 
     Args:
-        folder: of the files and folders; no other process may be writing them.
-        names: of the files and folders; None means all.
+        folder: folder to clean up; no other process may be writing to it.
+        names: names of the files and folders to clean up; None means all.
     """
     for leftover in folder.iterdir() if folder.is_dir() else ():
         match = LEFTOVER.fullmatch(leftover.name)
@@ -165,8 +165,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], name: str = "{}"
     """Differences between settings or checksums, sorted: "optim.lr was 0.01, is 0.02".
 
     Args:
-        old: of the earlier run, nested or not.
-        new: of this run.
+        old: settings of the earlier run, nested or not.
+        new: settings of this run.
         name: format of the keys, such as "setting {}".
     """
     a, b = flat(old), flat(new)
@@ -177,4 +177,4 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], name: str = "{}"
 def _shown(value: Any) -> str:
     if isinstance(value, str) and len(value) == 64:
         return f"sha256 {value[:12]}..."
-    return "not there" if value is None else repr(value)
+    return "missing" if value is None else repr(value)

@@ -54,7 +54,7 @@ def run_parallel(work: Work[T, R], tasks: Sequence[T], processes: int) -> Genera
                 yield future.result()
     except BrokenProcessPool as e:
         raise MimicMotionError(
-            "a worker process was killed", "workers that live to the end", "use fewer processes if memory ran out"
+            "a worker process was killed", "workers that run to the end", "if memory ran out, use fewer processes"
         ) from e
     finally:
         stop.set()

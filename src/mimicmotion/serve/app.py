@@ -1,4 +1,4 @@
-"""The service over HTTP: FastAPI, versioned under /v1."""
+"""The HTTP interface of the service (FastAPI), versioned under /v1."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from pydantic import BaseModel, TypeAdapter
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -42,77 +43,79 @@ logger = logging.getLogger(__name__)
 EVENT_SECONDS, KEEP_ALIVE_SECONDS = 0.5, 15.0
 METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH")
 SILENT_SECONDS = 20.0
-"""Until a connection has to have sent its first request."""
+"""Seconds within which a connection has to send its first request."""
 HEADERS = {
-    b"x-content-type-options": b"nosniff",
-    b"referrer-policy": b"no-referrer",
-    b"cache-control": b"private, no-store",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "private, no-store",
 }
 
 
-class ErrorAnswer(BaseModel):
-    """What every refused request is answered with."""
+class ErrorResponse(BaseModel):
+    """Response to a refused request."""
 
     error: dict[Literal["got", "expected", "fix"], str]
 
 
 class JobPage(BaseModel):
-    """Some jobs, the newest first; `next_offset` is null on the last page."""
+    """A page of jobs, newest first; `next_offset` is null on the last page."""
 
     jobs: list[JobState]
     next_offset: int | None
 
 
 class Guard:
-    """Around the application: refuses wrong hosts and other sites' pages, counts requests, sets headers.
+    """Middleware that refuses unknown hosts and cross-site requests, counts requests, and sets security headers.
 
     Args:
-        app: what is guarded.
-        hosts: names that the service may be called by.
-        requests: counts answers by (method, status).
+        app: the application.
+        hosts: allowed host names.
+        requests: counter of responses by (method, status).
     """
 
     def __init__(self, app: ASGIApp, hosts: set[str], requests: Counter[tuple[str, int]]) -> None:
         self.app, self.hosts, self.requests = app, hosts, requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request."""
+        """Handle a request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
 
-        async def answer(message: Message) -> None:
+        async def respond(message: Message) -> None:
             if message["type"] == "http.response.start":
-                method = scope["method"] if scope["method"] in METHODS else "other"  # else callers grow the table
+                method = scope["method"] if scope["method"] in METHODS else "other"  # keep the counter small
                 self.requests[method, message["status"]] += 1
-                there = {name for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *((k, v) for k, v in HEADERS.items() if k not in there)]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
             await send(message)
 
         try:
-            self._check([(k.decode("latin-1"), v.decode("latin-1")) for k, v in scope["headers"]])
+            self._check(Headers(scope=scope))
         except RefusedError as e:
-            return await _refusal(e.status, e)(scope, receive, answer)
-        return await self.app(scope, receive, answer)
+            return await _refusal(e.status, e)(scope, receive, respond)
+        return await self.app(scope, receive, respond)
 
-    def _check(self, headers: list[tuple[str, str]]) -> None:
-        hosts = [value for name, value in headers if name == "host"]
+    def _check(self, headers: Headers) -> None:
+        hosts = headers.getlist("host")
         if len(hosts) != 1 or _hostname(f"//{hosts[0]}") not in self.hosts:
-            got, fix = f"the host {', '.join(hosts)[:200]!r}", "add it to --allowed-hosts, if it is yours"
+            got, fix = f"the host {', '.join(hosts)[:200]!r}", "if it is yours, add it to --allowed-hosts"
             raise RefusedError(421, got, "a name of this service", fix)
-        # a page of another site can send forms to this computer; browsers say whose page it is
-        for name, value in headers:
-            if name == "origin" and _hostname(value) not in self.hosts:
-                raise RefusedError(403, f"a request of the page {value[:200]!r}", "one of this service", "use a client")
+        # a page of another site can make a browser send forms to this computer; the origin tells
+        for origin in headers.getlist("origin"):
+            if _hostname(origin) not in self.hosts:
+                got = f"a request from the page {origin[:200]!r}"
+                raise RefusedError(403, got, "a page of this service", "use a client")
 
 
 class Connection(H11Protocol):
-    """A connection that is closed where there are too many, or where no request comes.
+    """A connection that is closed if there are too many, or if it sends no request.
 
-    uvicorn by itself answers further requests with 503, but keeps all connections, also those that say nothing.
+    By default, uvicorn responds to excess requests with 503, but keeps all connections open, even silent ones.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        """Take it, or close it."""
+        """Accept the connection or close it."""
         super().connection_made(transport)
         if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency:
             transport.abort()
@@ -124,18 +127,18 @@ class Connection(H11Protocol):
 
 
 def create_app(config: ServeConfig) -> FastAPI:
-    """The service as an ASGI application; it works from its startup to its shutdown.
+    """Create the service as an ASGI application, which runs jobs from its startup to its shutdown.
 
-    Its `state` holds `jobs`, `tokens` and `config`, for what is mounted on it.
+    `app.state` holds `jobs`, `tokens` and `config`.
 
     Raises:
-        ConfigError: a setting is wrong, or another computer could reach the service without a token.
-        InputError: the study is not complete.
+        ConfigError: a setting is invalid, or other computers could reach the service without a token.
+        InputError: the study is incomplete.
     """
-    jobs, known = Jobs(config), Tokens(config.data)
-    if not config.is_local and not known.all():
-        fix = "make one first: mimicmotion serve token add NAME"
-        raise ConfigError(f"host={config.host} without a token", "a token, or this computer alone", fix)
+    jobs, tokens = Jobs(config), Tokens(config.data)
+    if not config.is_local and not tokens.all():
+        fix = "create a token first: mimicmotion serve token add NAME"
+        raise ConfigError(f"host={config.host} without a token", "a token, or host=127.0.0.1", fix)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -148,75 +151,77 @@ def create_app(config: ServeConfig) -> FastAPI:
         version=__version__,
         lifespan=lifespan,
         openapi_url="/v1/openapi.json",
-        docs_url=None,  # they load scripts from elsewhere
+        docs_url=None,  # both pages load scripts from other sites
         redoc_url=None,
-        responses={code: {"model": ErrorAnswer} for code in (401, 403, 404, 413, 422, 429)},
+        responses={code: {"model": ErrorResponse} for code in (401, 403, 404, 413, 422, 429)},
     )
     requests: Counter[tuple[str, int]] = Counter()
-    app.state.jobs, app.state.tokens, app.state.config, app.state.requests = jobs, known, config, requests
+    app.state.jobs, app.state.tokens, app.state.config, app.state.requests = jobs, tokens, config, requests
     app.state.receiving, app.state.accepting = 0, anyio.CapacityLimiter(4)
-    hosts = {*LOOPBACK, config.host, *config.allowed_hosts}
     app.include_router(router)
     if config.study is not None:
         from mimicmotion.serve.study import mount as mount_study
 
         mount_study(app, config.study)
     if config.page:
-        from mimicmotion.serve.page import mount  # gradio takes seconds
+        from mimicmotion.serve.page import mount  # importing gradio takes seconds
 
         mount(app)
-    app.add_middleware(Guard, hosts={h.lower() for h in hosts}, requests=requests)
+    hosts = {name.lower() for name in (*LOOPBACK, config.host, *config.allowed_hosts)}
+    app.add_middleware(Guard, hosts=hosts, requests=requests)
     for kind in (MimicMotionError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer_error)
     return app
 
 
 def serve(config: ServeConfig, tell: Callable[[str], object]) -> None:
-    """Run the service until SIGTERM or Ctrl-C, which save the state of what runs.
+    """Run the service until SIGTERM or Ctrl-C, then save the state of running jobs.
 
     Args:
         config: settings.
-        tell: is given a line that says where the service is.
+        tell: called with a line that contains the address.
 
     Raises:
-        ConfigError: as `create_app`, or another process has the data folder.
-        OutputError: the address cannot be listened at.
+        ConfigError: as `create_app`, or the data folder is in use by another process.
+        OutputError: the address is not available.
     """
     app = create_app(config)
     app.state.jobs.claim()
+    ipv6 = ":" in config.host
     try:
-        listener = socket.create_server((config.host, config.port), family=_family(config.host), backlog=512)
+        family = socket.AF_INET6 if ipv6 else socket.AF_INET
+        listener = socket.create_server((config.host, config.port), family=family, backlog=512)
     except OSError as e:
         fix = "choose another --port or --host"
         raise OutputError(f"cannot listen at {config.host}:{config.port} ({e})", "a free address", fix) from e
     limits: dict[str, Any] = {"limit_concurrency": config.max_connections, "http": Connection}
     quiet: dict[str, Any] = {"log_level": "warning", "server_header": False}
     server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=3, **limits, **quiet))
-    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when all is done
-    host = f"[{config.host}]" if ":" in config.host else config.host
+    signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn handles it, and raises it again at the end
+    host = f"[{config.host}]" if ipv6 else config.host
     tell(f"http://{host}:{listener.getsockname()[1]} (Ctrl-C stops it; running jobs are resumed at the next start)")
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
 
 
-# --- who asks, and what is asked --------------------------------------------------------------------------------
+# --- reading requests -------------------------------------------------------------------------------------------
 
 
-def _allowed(scope: TokenScope) -> Callable[[Request], Token]:
-    """A dependency that returns the token of a request, and refuses one without this scope."""
+def _requires(scope: TokenScope) -> Callable[[Request], Token]:
+    """A dependency that returns the token of a request, and refuses the request if its scope does not suffice."""
 
     def find(request: Request) -> Token:
         kind, _, secret = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer":
-            secret = request.cookies.get(COOKIE, "")  # of the page; not sent from other sites
+            secret = request.cookies.get(COOKIE, "")  # of the page; not sent with cross-site requests
         return request.app.state.tokens.authorize(secret.strip(), scope)
 
     return find
 
 
-Reader = Annotated[Token, Depends(_allowed("read"))]
-Maker = Annotated[Token, Depends(_allowed("jobs"))]
-Admin = Annotated[Token, Depends(_allowed("admin"))]
+Reader = Annotated[Token, Depends(_requires("read"))]
+Submitter = Annotated[Token, Depends(_requires("jobs"))]
+Admin = Annotated[Token, Depends(_requires("admin"))]
 Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)]
 
 
@@ -225,7 +230,7 @@ def _jobs(request: Request) -> Jobs:
 
 
 async def _receive(request: Request, token: Token, kind: Kind, key: str | None) -> Response:
-    """Take a job: everything about it is checked before it is accepted."""
+    """Receive a job, check it, and accept it."""
     jobs, config = _jobs(request), request.app.state.config
     limit = int(config.max_upload * MIB)
     if int(request.headers.get("content-length") or 0) > limit:
@@ -233,10 +238,10 @@ async def _receive(request: Request, token: Token, kind: Kind, key: str | None) 
     await run_in_threadpool(jobs.check_count, token.name)
     used, size = await run_in_threadpool(jobs.disk_used), 0
 
-    def count(piece: int) -> None:
+    def count(chunk: int) -> None:
         nonlocal size
-        size += piece
-        request.app.state.receiving += piece
+        size += chunk
+        request.app.state.receiving += chunk
         if size > limit:
             raise _too_large(config.max_upload)
         jobs.check_room(used + request.app.state.receiving)
@@ -260,20 +265,20 @@ async def _receive(request: Request, token: Token, kind: Kind, key: str | None) 
 
 def _read_texts(form: Form) -> dict[str, Any]:
     """Settings and priority of a form."""
+    expected = "settings as a JSON object, priority as 0 to 9"
     try:
         settings = json.loads(form.texts.get("settings") or b"{}")
         priority = int(form.texts.get("priority") or b"5")
     except (ValueError, RecursionError) as e:
-        got = f"settings or a priority that cannot be read ({e})"
-        raise RefusedError(422, got, "settings as JSON, priority as 0 to 9", "correct them") from e
+        raise RefusedError(422, f"settings or a priority that cannot be read ({e})", expected, "correct them") from e
     if not isinstance(settings, dict) or not 0 <= priority <= 9:
         got = f"priority {priority}" if isinstance(settings, dict) else f"settings of type {type(settings).__name__}"
-        raise RefusedError(422, got, "settings as a JSON object, priority as 0 to 9", "correct them")
+        raise RefusedError(422, got, expected, "correct them")
     return {"settings": settings, "priority": priority}
 
 
 def _form_schema() -> dict[str, Any]:
-    """What OpenAPI says of a job's form."""
+    """OpenAPI schema of the form of a job."""
     schema = TypeAdapter(GenerateConfig).json_schema()
     names = callers_settings()
     settings = {"type": "object", "properties": {name: schema["properties"][name] for name in names}}
@@ -292,14 +297,14 @@ FORM_SCHEMA = _form_schema()
 
 
 @router.post("/jobs", status_code=201, response_model=JobState, openapi_extra=FORM_SCHEMA)
-async def submit(request: Request, token: Maker, key: Key = None) -> Response:
-    """Make a video of the person in `picture` moving as in `video` (or a pose file)."""
+async def submit(request: Request, token: Submitter, key: Key = None) -> Response:
+    """Submit a job: a video of the person in `picture`, moving as in `video`, which may also be a pose file."""
     return await _receive(request, token, "generate", key)
 
 
 @router.post("/plan", status_code=201, response_model=JobState, openapi_extra=FORM_SCHEMA)
-async def plan(request: Request, token: Maker, key: Key = None) -> Response:
-    """Say what the same form at /v1/jobs would do: a job with a picture as its result, and a sidecar."""
+async def plan(request: Request, token: Submitter, key: Key = None) -> Response:
+    """Submit a job that predicts what the same form at /v1/jobs would do. Its result is a picture and a sidecar."""
     return await _receive(request, token, "plan", key)
 
 
@@ -310,27 +315,27 @@ def list_jobs(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
 ) -> JobPage:
-    """Jobs, the newest first."""
+    """List jobs, newest first."""
     found = _jobs(request).list(owner_of(token), limit + 1, offset)
     return JobPage(jobs=found[:limit], next_offset=offset + limit if len(found) > limit else None)
 
 
 @router.get("/jobs/{id}")
 def state(request: Request, token: Reader, id: str) -> JobState:
-    """How far a job is."""
+    """The state of a job."""
     return _jobs(request).state(id, owner_of(token))
 
 
 @router.get("/jobs/{id}/events", response_class=StreamingResponse)
 async def events(request: Request, token: Reader, id: str) -> StreamingResponse:
-    """The states of a job as they change, as server-sent events, until it has ended."""
-    await run_in_threadpool(_jobs(request).state, id, owner_of(token))
+    """The state of a job at each change, as server-sent events, until it has ended."""
+    await run_in_threadpool(_jobs(request).state, id, owner_of(token))  # raises if there is no such job
     return StreamingResponse(_events(_jobs(request), id, owner_of(token)), media_type="text/event-stream")
 
 
 @router.delete("/jobs/{id}", response_model=JobState)
-def cancel(request: Request, token: Maker, id: str, purge: bool = False) -> Any:
-    """Cancel a job that waits or runs, in the middle of a step, too; with `purge`, delete it with all its files."""
+def cancel(request: Request, token: Submitter, id: str, purge: bool = False) -> Any:
+    """Cancel a queued or running job immediately; with `purge`, also delete it with all its files."""
     if not purge:
         return _jobs(request).cancel(id, owner_of(token))
     _jobs(request).delete(id, owner_of(token))
@@ -339,50 +344,50 @@ def cancel(request: Request, token: Maker, id: str, purge: bool = False) -> Any:
 
 @router.get("/jobs/{id}/result", response_class=FileResponse)
 def result(request: Request, token: Reader, id: str) -> FileResponse:
-    """The video (of a plan, the picture), whole or in ranges."""
+    """The video, or the picture of a plan. Supports range requests."""
     path = _jobs(request).result(id, owner_of(token))
     return FileResponse(path, filename=f"{id}{path.suffix}")
 
 
 @router.get("/jobs/{id}/preview", response_class=FileResponse)
 def preview(request: Request, token: Reader, id: str) -> FileResponse:
-    """What a running job has come to: some frames in one picture."""
+    """A picture with some frames of the present state of a running job."""
     found = _jobs(request).state(id, owner_of(token))
     path = preview_path(_jobs(request).folder(id) / OUTPUTS[found.kind])
     if not path.exists():
         fix = "set 'preview', and wait for the first step"
-        raise RefusedError(404, "no preview", "a job that runs with the setting 'preview'", fix)
+        raise RefusedError(404, "no preview", "a running job with the setting 'preview'", fix)
     return FileResponse(path)
 
 
 @router.get("/jobs/{id}/sidecar")
 def sidecar(request: Request, token: Reader, id: str) -> dict[str, Any]:
-    """Settings, versions and checksums of a result; of a plan, what would be done."""
+    """Settings, versions and checksums of a result, or the outcome of a plan."""
     return json.loads(public_sidecar(_jobs(request).result(id, owner_of(token))))
 
 
 @router.get("/jobs/{id}/{name}", response_class=FileResponse)
-def given(request: Request, token: Reader, id: str, name: Literal["picture", "video"]) -> FileResponse:
-    """The picture or video that a job was sent with."""
+def uploaded(request: Request, token: Reader, id: str, name: Literal["picture", "video"]) -> FileResponse:
+    """The picture or video that a job was submitted with."""
     return FileResponse(_jobs(request).input(id, owner_of(token), name))
 
 
 @router.get("/health")
 def health(request: Request) -> dict[str, str]:
-    """Whether the database answers."""
+    """Check that the database responds."""
     _jobs(request).list(None, 1, 0)
     return {"status": "ok"}
 
 
 @router.get("/version")
 def version() -> dict[str, str]:
-    """Version of the program and of this interface."""
+    """Versions of the package and of this interface."""
     return {"mimicmotion": __version__, "api": "v1"}
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
 def metrics(request: Request, _: Admin) -> str:
-    """Numbers for Prometheus."""
+    """Metrics in the format of Prometheus."""
     lines = ["# TYPE mimicmotion_jobs gauge"]
     lines += [f'mimicmotion_jobs{{state="{state}"}} {n}' for state, n in _jobs(request).counts().items()]
     lines += ["# TYPE mimicmotion_requests_total counter"]
@@ -397,7 +402,7 @@ async def _events(jobs: Jobs, id: str, owner: str | None) -> AsyncIterator[str]:
     while True:
         try:
             state = await run_in_threadpool(jobs.state, id, owner)
-        except RefusedError:  # deleted meanwhile
+        except RefusedError:  # deleted in the meantime
             return
         text = json.dumps(asdict(state))
         if text != last:
@@ -405,18 +410,18 @@ async def _events(jobs: Jobs, id: str, owner: str | None) -> AsyncIterator[str]:
             yield f"data: {text}\n\n"
         elif time.monotonic() - told > KEEP_ALIVE_SECONDS:
             told = time.monotonic()
-            yield ": still here\n\n"
+            yield ": keep-alive\n\n"
         if state.ended:
             return
         await asyncio.sleep(EVENT_SECONDS)
 
 
-# --- refusals ---------------------------------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------------------------
 
 
 def _refusal(status: int, error: BaseException) -> JSONResponse:
-    """What a caller is told of an error: never where it happened."""
-    headers = {"Connection": "close"}  # what may still come of the request is not read
+    """Response to a request that failed, without details of the server."""
+    headers = {"Connection": "close"}  # the rest of the request is not read
     headers |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     headers |= {"Retry-After": "10"} if status in (429, 507) else {}
     return JSONResponse({"error": public(error)}, status, headers)
@@ -428,7 +433,7 @@ def _answer_error(_: Request, error: Exception) -> Response:
         got = f"{'.'.join(map(str, first['loc']))} = {str(first.get('input'))[:80]!r}"
         return _refusal(422, RefusedError(422, got, first["msg"], "correct it"))
     if isinstance(error, HTTPException):
-        fix = "look at /v1/openapi.json"
+        fix = "see /v1/openapi.json"
         return _refusal(error.status_code, RefusedError(error.status_code, error.detail, "a known request", fix))
     if isinstance(error, RefusedError):
         return _refusal(error.status, error)
@@ -439,12 +444,8 @@ def _too_large(limit: float) -> RefusedError:
     return RefusedError(413, "a request that is too large", f"at most {limit:g} MiB", "send smaller files")
 
 
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
 def _hostname(address: str) -> str:
-    """Name of a host without its port; "" where it cannot be read."""
+    """Host name of an address, without the port; "" if the address is malformed."""
     with contextlib.suppress(ValueError):
         return (urlsplit(address).hostname or "").lower()
     return ""

@@ -1,6 +1,6 @@
-"""The page of the service: Gradio at /, which takes the same jobs through the same checks as /v1.
+"""The web page of the service at / (Gradio). It submits the same jobs through the same checks as /v1.
 
-Files are not served by Gradio but by /v1, which checks whose they are; a cookie holds the token for both.
+Files are served by /v1, which checks their owner, and not by Gradio. Both read the token from a cookie.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ from mimicmotion.serve.tokens import COOKIE, Token, Tokens, owner_of
 from mimicmotion.serve.uploads import MIB, RefusedError, small_body
 from mimicmotion.settings import GenerateConfig
 from mimicmotion.settings.parsing import Range, declared, field_help
-from mimicmotion.settings.serve import ServeConfig, callers_settings
+from mimicmotion.settings.serve import Scope as TokenScope
+from mimicmotion.settings.serve import callers_settings
 from mimicmotion.weights.registry import find_asset
 
 HISTORY = 30
 POLL_SECONDS = 1.0
-EXACT_IN_A_BROWSER = 2**53
+MAX_EXACT = 2**53
+"""JavaScript numbers are exact below this."""
 MAIN = {
     "duration": ("使用多少秒", "使用动作视频的前多少秒；留空则使用全部。"),
     "start": ("从第几秒开始", "从动作视频的第几秒开始。"),
@@ -53,26 +55,32 @@ MAIN = {
     "background": ("背景", "model：由模型生成；keep：保留照片的背景。"),
     "audio": ("保留声音", "复制动作视频的声音（仅限原速）。"),
 }
-"""The settings that are not folded away, with their Chinese names and help."""
+"""Settings that are always visible, with their Chinese names and help."""
 TEXTS = {
-    "title": ("## MimicMotion: a picture, moving as in a video", "## MimicMotion：让照片里的人照着视频动起来"),
+    "title": (
+        "## MimicMotion: animate a picture with the motion of a video",
+        "## MimicMotion：让照片里的人照着视频动起来",
+    ),
     "picture": ("Picture of a person", "人物照片"),
-    "video": ("Video with the movement", "动作视频"),
-    "instead": ("A pose file in place of the video", "用姿态文件代替视频"),
-    "poses file": (".npz of mimicmotion poses, or OpenPose JSON", "mimicmotion poses 生成的 .npz，或 OpenPose JSON"),
+    "video": ("Driving video", "动作视频"),
+    "instead": ("Use a pose file instead of a video", "用姿态文件代替视频"),
+    "poses file": (
+        ".npz made by mimicmotion poses, or OpenPose JSON",
+        "mimicmotion poses 生成的 .npz，或 OpenPose JSON",
+    ),
     "example": ("Use the example", "使用示例"),
     "plan": ("Show the plan", "查看计划"),
     "make": ("Make the video", "生成视频"),
-    "more": ("All other settings", "其他设置"),
+    "more": ("More settings", "其他设置"),
     "cancel": ("Cancel", "取消"),
     "delete": ("Delete", "删除"),
-    "sure": ("Delete this job with its files?", "删除此任务及其文件？"),
+    "sure": ("Delete this job and its files?", "删除此任务及其文件？"),
     "reuse": ("Reuse these settings", "再次使用这些设置"),
-    "history": ("Jobs, the newest first", "任务（最新的在前）"),
+    "history": ("Jobs, newest first", "任务（最新的在前）"),
     "empty": ("Your video will appear here.", "生成的视频会显示在这里。"),
     "generate job": ("Video", "视频"),
     "plan job": ("Plan", "计划"),
-    "queued": ("waiting for its turn", "排队中"),
+    "queued": ("queued", "排队中"),
     "running": ("running", "进行中"),
     "done": ("done", "已完成"),
     "failed": ("failed", "失败"),
@@ -84,7 +92,6 @@ TEXTS = {
     "write": ("Writing the video", "写入视频"),
     "left": ("{} s left", "剩余 {} 秒"),
     "frames": ("{} frames", "{} 帧"),
-    "driving": ("Driving video", "动作视频"),
     "result": ("Result", "结果"),
     "preview": ("Preview", "预览"),
     "download": ("Download", "下载"),
@@ -121,7 +128,7 @@ CSS = """
   overflow-wrap: anywhere; }
 .mm .empty { padding: 6em 1em; text-align: center; border: 1px dashed var(--border-color-primary); border-radius: 6px; }
 """
-TOGETHER = """
+SYNCHRONIZE = """
 for (const kind of ['play', 'pause', 'seeked']) element.addEventListener(kind, (event) => {
   const [driving, result] = element.querySelectorAll('video');
   if (!result || event.target !== result) return;
@@ -130,12 +137,12 @@ for (const kind of ['play', 'pause', 'seeked']) element.addEventListener(kind, (
   if (result.paused) driving.pause(); else driving.play().catch(() => {});
 }, true);
 """
-"""The driving video follows the result."""
-SURE = f"""(id, html) => {{
+"""Makes the driving video follow the result."""
+CONFIRM = f"""(id, html) => {{
   const question = navigator.language.startsWith('zh') ? '{TEXTS["sure"][1]}' : '{TEXTS["sure"][0]}';
   return [confirm(question) ? id : null, html];
 }}"""
-SHOW = "() => document.getElementById('view').scrollIntoView({behavior: 'smooth', block: 'start'})"
+SCROLL = "() => document.getElementById('view').scrollIntoView({behavior: 'smooth', block: 'start'})"
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'"
 LOGIN = """<!doctype html><meta name="viewport" content="width=device-width"><title>MimicMotion</title>
 <style>body {{ font: 16px system-ui, sans-serif; display: grid; place-items: center; min-height: 90vh; margin: 0 }}
@@ -146,18 +153,18 @@ input, button {{ font: inherit; padding: .6em; width: 100%; box-sizing: border-b
 
 
 def mount(app: FastAPI) -> None:
-    """Put the page on a service, at every path that nothing else has."""
+    """Add the page to the service, at all paths that are not taken."""
     jobs, config = app.state.jobs, app.state.config
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["GRADIO_TEMP_DIR"] = str(jobs.data / "incoming" / "page")  # counted, and swept
+    os.environ["GRADIO_TEMP_DIR"] = str(jobs.data / "incoming" / "page")  # counts as disk use, and is cleaned up
     texts = TEXTS | {name: (_title(name), chinese) for name, (chinese, _) in MAIN.items()}
     texts |= {f"{name} help": (HELP[name], chinese) for name, (_, chinese) in MAIN.items()}
     i18n = gr.I18n(**{lang: {f"mm-{k}": v[i] for k, v in texts.items()} for i, lang in enumerate(("en", "zh-CN"))})
-    page = Page(jobs, app.state.tokens, config)
-    sans = ["system-ui", "sans-serif"]  # no fonts from elsewhere
+    page = Page(jobs, app.state.tokens)
+    sans = ["system-ui", "sans-serif"]  # no fonts from other sites
     gr.mount_gradio_app(
         app,
-        page.build(lambda key: i18n(f"mm-{key}")),  # Gradio has keys of its own
+        page.build(lambda key: i18n(f"mm-{key}")),  # the prefix avoids Gradio's own keys
         path="/",
         allowed_paths=[str(find_asset("demo/person.png").parent)],
         max_file_size=int(config.max_upload * MIB),
@@ -172,41 +179,42 @@ def mount(app: FastAPI) -> None:
 
 
 class Gate:
-    """Around the page: asks for a token where the service has some, and keeps uploads off a full disk."""
+    """Middleware that asks for a token if the service has any, and refuses uploads when the disk is full."""
 
     def __init__(self, app: ASGIApp, jobs: Jobs, tokens: Tokens) -> None:
         self.app, self.jobs, self.tokens = app, jobs, tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request."""
-        if scope["type"] == "lifespan" or scope["path"].split("/")[1] in ("v1", "study"):  # they look after themselves
+        """Handle a request."""
+        if scope["type"] == "lifespan" or scope["path"].split("/")[1] in ("v1", "study"):  # have their own checks
             return await self.app(scope, receive, send)
 
-        async def answer(message: Message) -> None:
+        async def respond(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["content-security-policy"] = POLICY
-                headers["referrer-policy"] = "same-origin"  # else forms come from the origin "null"
+                headers["referrer-policy"] = "same-origin"  # otherwise forms have the origin "null"
             await send(message)
 
         early = await self._early(Request(scope, receive)) if scope["type"] == "http" else Response(status_code=403)
-        return await (early or self.app)(scope, receive, answer)
+        return await (early or self.app)(scope, receive, respond)
 
     async def _early(self, request: Request) -> Response | None:
+        """Response to a request that does not reach the page."""
         path, language = request.url.path, _language(request)
         if path == "/logout":
-            answer: Response = RedirectResponse("/", 303)
-            answer.delete_cookie(COOKIE)
-            return answer
+            response: Response = RedirectResponse("/", 303)
+            response.delete_cookie(COOKIE)
+            return response
         note = ""
         if path == "/login" and request.method == "POST":
             body = await small_body(request, 4096)
             secret = parse_qs(body.decode("latin-1")).get("token", [""])[0].strip()
             if self.tokens.find(secret) is not None:
-                answer = RedirectResponse("/", 303)
+                response = RedirectResponse("/", 303)
                 secure = request.url.scheme == "https"
-                answer.set_cookie(COOKIE, secret, 30 * 86400, httponly=True, samesite="strict", secure=secure)
-                return answer
+                response.set_cookie(COOKIE, secret, 30 * 86400, httponly=True, samesite="strict", secure=secure)
+                return response
             note = TEXTS["invalid"][language]
         if note or self.tokens.find(request.cookies.get(COOKIE, "")) is None:
             words = {name: TEXTS[name][language] for name in ("token", "enter")}
@@ -220,39 +228,38 @@ class Gate:
 
 
 class Page:
-    """What the page does.
+    """The page: its components and event handlers.
 
     Args:
-        jobs: of the service.
-        tokens: of the service.
-        config: settings of the service.
+        jobs: jobs of the service.
+        tokens: tokens of the service.
     """
 
-    def __init__(self, jobs: Jobs, tokens: Tokens, config: ServeConfig) -> None:
-        self.jobs, self.tokens, self.config = jobs, tokens, config
+    def __init__(self, jobs: Jobs, tokens: Tokens) -> None:
+        self.jobs, self.tokens = jobs, tokens
         names = [name for name in callers_settings() if name != "preview"]
         self.names = [*MAIN, *(name for name in names if name not in MAIN)]
         fields = GenerateConfig.__dataclass_fields__
         self.defaults = {name: jobs.base.get(name, fields[name].default) for name in self.names}
 
     def build(self, i18n: Callable[[str], Any]) -> gr.Blocks:
-        """The page.
+        """Build the page.
 
         Args:
-            i18n: gives the text of a key in the reader's language.
+            i18n: returns the text of a key in the language of the browser.
         """
         with gr.Blocks(title="MimicMotion", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
             gr.Markdown(i18n("title"), elem_id="title")
             with gr.Row():
                 with gr.Column(scale=5, min_width=320):
                     with gr.Row():
-                        place: dict[str, Any] = {"sources": ["upload"], "height": 240, "min_width": 150}
-                        picture = gr.Image(type="filepath", label=i18n("picture"), elem_id="picture", **place)
-                        video = gr.Video(label=i18n("video"), elem_id="video", **place)
+                        options: dict[str, Any] = {"sources": ["upload"], "height": 240, "min_width": 150}
+                        picture = gr.Image(type="filepath", label=i18n("picture"), elem_id="picture", **options)
+                        video = gr.Video(label=i18n("video"), elem_id="video", **options)
                     with gr.Accordion(i18n("instead"), open=False, elem_id="instead") as instead:
-                        types: dict[str, Any] = {"file_types": [".npz", ".json"], "height": 120}
-                        poses = gr.File(label=i18n("poses file"), elem_id="poses", **types)
-                    for upload in (picture, video, poses):  # the workers look into files, not this process
+                        types = [".npz", ".json"]
+                        poses = gr.File(label=i18n("poses file"), elem_id="poses", file_types=types, height=120)
+                    for upload in (picture, video, poses):  # only workers open uploaded files
                         upload.preprocess = lambda payload: payload and payload.path  # type: ignore[method-assign]
                     example = gr.Button(i18n("example"), size="sm", elem_id="example")
                     with gr.Row():
@@ -264,52 +271,50 @@ class Page:
                     with gr.Accordion(i18n("more"), open=False), gr.Row():
                         fields += [self._field(name, _title(name), HELP.get(name)) for name in self.names[len(MAIN) :]]
                 with gr.Column(scale=6, min_width=320):
-                    view = gr.HTML(elem_id="view", js_on_load=TOGETHER)
+                    view = gr.HTML(elem_id="view", js_on_load=SYNCHRONIZE)
                     with gr.Row():
-                        cancel = gr.Button(
-                            i18n("cancel"), variant="stop", visible=False, min_width=120, elem_id="cancel"
-                        )
-                        reuse = gr.Button(i18n("reuse"), visible=False, min_width=120, elem_id="reuse")
-                        delete = gr.Button(i18n("delete"), visible=False, min_width=120, elem_id="delete")
+                        hidden: dict[str, Any] = {"visible": False, "min_width": 120}
+                        cancel = gr.Button(i18n("cancel"), variant="stop", elem_id="cancel", **hidden)
+                        reuse = gr.Button(i18n("reuse"), elem_id="reuse", **hidden)
+                        delete = gr.Button(i18n("delete"), elem_id="delete", **hidden)
                     history = gr.Radio([], label=i18n("history"), elem_id="history", visible=False)
-                    leave = gr.Button(i18n("leave"), link="/logout", size="sm", visible=bool(self.tokens.all()))
-            del leave
+                    gr.Button(i18n("leave"), link="/logout", size="sm", visible=bool(self.tokens.all()))
             quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
             shown = [history, view, cancel, reuse, delete]
             form = [picture, video, poses, *fields]
             for kind, button in (("generate", make), ("plan", plan)):
                 waits = quiet | {"show_progress": "minimal"}
-                told = button.click(self._submitter(kind), form, [notice, *shown], **waits)
-                told.success(None, js=SHOW)
+                button.click(self._submitter(kind), form, [notice, *shown], **waits).success(None, js=SCROLL)
             example.click(self.example, None, [picture, video, poses], **quiet)
             cancel.click(self.cancel, [history, view], shown, **quiet)
-            delete.click(self.delete, [history, view], shown, js=SURE, **quiet)
+            delete.click(self.delete, [history, view], shown, js=CONFIRM, **quiet)
             reuse.click(self.reuse, history, [*form, instead], **quiet)
             for event in (blocks.load, history.input, gr.Timer(POLL_SECONDS).tick):
-                event(self.look, [history, view], shown, **quiet)
+                event(self._show, [history, view], shown, **quiet)
         return blocks
 
     def _field(self, name: str, label: Any, info: Any) -> Any:
-        """The component of a setting, as its annotation says."""
+        """The component of a setting, chosen by its annotation."""
         kind, notes = declared(GenerateConfig)[name]
         value = _shown(self.defaults[name])
         facts = {"label": label, "info": info, "min_width": 200, "elem_id": f"set-{name}"}
-        parts = [] if get_origin(kind) is Literal else [k for k in get_args(kind) if k is not NoneType]
-        kinds = parts or [kind]
-        empty = [("", "")] if NoneType in get_args(kind) else []
-        if get_origin(kinds[0]) is Literal:
-            return gr.Dropdown([*empty, *((c, c) for c in get_args(kinds[0]))], value=value or "", **facts)
-        if kinds[0] is bool and not empty:
+        optional = NoneType in get_args(kind)
+        if get_origin(kind) is not Literal:
+            kind = next((k for k in get_args(kind) if k is not NoneType), kind)
+        empty = [""] if optional else []
+        if get_origin(kind) is Literal:
+            return gr.Dropdown([*empty, *get_args(kind)], value=value or "", **facts)
+        if kind is bool and not optional:
             return gr.Checkbox(value, **facts)
-        if kinds[0] is bool:
+        if kind is bool:
             return gr.Dropdown([*empty, "true", "false"], value=value or "", **facts)
         high = max((n.high for n in notes if isinstance(n, Range) and n.high < math.inf), default=0)
-        if kinds[0] in (int, float) and high < EXACT_IN_A_BROWSER and not empty:  # it shows an empty one as 0
+        if kind in (int, float) and high < MAX_EXACT and not optional:  # gr.Number shows None as 0
             return gr.Number(value, **facts)
         return gr.Textbox("" if value is None else str(value), max_lines=1, **facts)
 
     def _settings(self, values: tuple[Any, ...]) -> dict[str, Any]:
-        """The settings that the form asks for, without those that are the service's defaults."""
+        """The settings of the form that differ from the defaults."""
         given = dict(zip(self.names, values, strict=True))
         found: dict[str, Any] = {"preview": True}
         for name, value in given.items():
@@ -318,7 +323,7 @@ class Page:
             if value and any(get_origin(k) is tuple for k in (kind, *get_args(kind))):
                 read = value.split(",")
             elif {int, float} & {kind, *get_args(kind)}:
-                with contextlib.suppress(ValueError):  # else the check of the settings says it better
+                with contextlib.suppress(ValueError):  # reported when the settings are checked
                     read = json.loads(str(value))
             if value not in (None, "") and read != self.defaults[name]:
                 found[name] = read
@@ -336,22 +341,22 @@ class Page:
             except (InputError, RefusedError) as e:
                 box = gr.update(value=_error(public(e), _language(request)), visible=True)
                 return [box, *[gr.skip()] * 5]
-            return [gr.update(value="", visible=False), *self._show(request, state.id, "", choose=True)]
+            return [gr.update(value="", visible=False), *self._show(request, state.id, "", select=True)]
 
         return submit
 
     def _submit(
         self, token: Token, kind: Kind, picture: str | None, video: str | None, values: tuple[Any, ...]
     ) -> JobState:
-        for name, path in (("picture", picture), ("video", video)):
+        files = {"picture": picture, "video": video}
+        for name, path in files.items():
             if path is None or not Path(path).is_file():
-                raise RefusedError(
-                    422, f"no {name}", "a picture, and a video or pose file", f"choose a {name}, or use the example"
-                )
+                fix = f"choose a {name}, or use the example"
+                raise RefusedError(422, f"no {name}", "a picture, and a video or pose file", fix)
         self.jobs.check_count(token.name)
         self.jobs.check_room(self.jobs.disk_used())
         with self.jobs.incoming() as folder:
-            for name, path in (("picture", picture), ("video", video)):
+            for name, path in files.items():
                 shutil.copyfile(str(path), folder / name)
             return self.jobs.accept(folder, token.name, kind, self._settings(values))[0]
 
@@ -360,21 +365,19 @@ class Page:
         return str(find_asset("demo/person.png")), str(find_asset("demo/driving.mp4")), None
 
     def cancel(self, request: gr.Request, id: str | None, html: str | None) -> list[Any]:
-        """Cancel the job that is shown."""
+        """Cancel the selected job."""
         if id:
-            token = self.tokens.authorize(request.cookies.get(COOKIE, ""), "jobs")
-            self.jobs.cancel(id, owner_of(token))
-        return self.look(request, id, html)
+            self.jobs.cancel(id, self._owner(request, "jobs"))
+        return self._show(request, id, html)
 
     def delete(self, request: gr.Request, id: str | None, html: str | None) -> list[Any]:
-        """Delete the job that is shown, with its files."""
+        """Delete the selected job and its files."""
         if id:
-            token = self.tokens.authorize(request.cookies.get(COOKIE, ""), "jobs")
-            self.jobs.delete(id, owner_of(token))
-        return self.look(request, id, html)
+            self.jobs.delete(id, self._owner(request, "jobs"))
+        return self._show(request, id, html)
 
     def reuse(self, request: gr.Request, id: str) -> list[Any]:
-        """Files and settings of a job, for the form."""
+        """Fill the form with the files and settings of a job."""
         owner = self._owner(request)
         files = (self.jobs.input(id, owner, name) for name in ("picture", "video"))
         picture, video = (save_file_to_cache(path, os.environ["GRADIO_TEMP_DIR"]) for path in files)
@@ -383,32 +386,29 @@ class Page:
         values = ["" if (value := _shown(settings[n])) is None else value for n in self.names]
         return [picture, *((None, video) if poses else (video, None)), *values, gr.update(open=poses)]
 
-    def look(self, request: gr.Request, id: str | None, html: str | None) -> list[Any]:
-        """What has changed since the page showed `html`."""
-        return self._show(request, id, html or "")
+    # --- view -------------------------------------------------------------------------------------------------------
 
-    # --- what is shown ----------------------------------------------------------------------------------------------
+    def _owner(self, request: gr.Request, scope: TokenScope = "read") -> str | None:
+        return owner_of(self.tokens.authorize(request.cookies.get(COOKIE, ""), scope))
 
-    def _owner(self, request: gr.Request) -> str | None:
-        return owner_of(self.tokens.authorize(request.cookies.get(COOKIE, ""), "read"))
-
-    def _show(self, request: gr.Request, id: str | None, html: str, choose: bool = False) -> list[Any]:
-        """Updates of the history, the view and the buttons below it."""
+    def _show(self, request: gr.Request, id: str | None, html: str | None, select: bool = False) -> list[Any]:
+        """Updates of the history, the view and its buttons, if they differ from what the page shows (`html`)."""
         owner, language = self._owner(request), _language(request)
         states = self.jobs.list(owner, HISTORY, 0)
         if states and id not in {s.id for s in states}:
-            id, choose = states[0].id, True
+            id, select = states[0].id, True
         choices = [(_line(s, language), s.id) for s in states]
         mark = f"list-{hashlib.sha256(json.dumps(choices).encode()).hexdigest()[:8]}"
-        chosen = next((s for s in states if s.id == id), None)
-        content = self._view(chosen, owner, language) if chosen else _empty(language)
+        selected = next((s for s in states if s.id == id), None)
+        empty = f'<div class="empty">{TEXTS["empty"][language]}</div>'
+        content = self._view(selected, owner, language) if selected else empty
         new = f'<div class="mm {mark}">{content}</div>'
-        if new == html and not choose:
+        if new == html and not select:
             return [gr.skip()] * 5
-        listed: dict[str, Any] = {"visible": bool(states)} | ({"value": id} if choose else {})
-        listed |= {"choices": choices} if choose or mark not in html else {}
-        seen = [chosen is not None and not chosen.ended, chosen is not None, chosen is not None]
-        return [gr.update(**listed), new, *(gr.update(visible=s) for s in seen)]
+        history: dict[str, Any] = {"visible": bool(states)} | ({"value": id} if select else {})
+        history |= {"choices": choices} if select or mark not in (html or "") else {}
+        visible = [selected is not None and not selected.ended, selected is not None, selected is not None]
+        return [gr.update(**history), new, *(gr.update(visible=v) for v in visible)]
 
     def _view(self, state: JobState, owner: str | None, language: int) -> str:
         base, texts = f"/v1/jobs/{state.id}", {key: both[language] for key, both in TEXTS.items()}
@@ -434,7 +434,7 @@ class Page:
             driving = _driving(base, self.jobs.input(state.id, owner, "video"), state.settings)
             made = f'<video src="{base}/result" controls autoplay loop muted playsinline></video>'
             parts.append(
-                f'<div class="pair">{_figure(driving, texts["driving"])}{_figure(made, texts["result"])}</div>'
+                f'<div class="pair">{_figure(driving, texts["video"])}{_figure(made, texts["result"])}</div>'
                 f'<p><a class="get" href="{base}/result" download="{state.id}.mp4">{texts["download"]}</a></p>'
             )
         given = [f"{k} {v}" for k, v in state.settings.items() if k != "preview"]
@@ -442,7 +442,7 @@ class Page:
         return "".join([*parts, f"<small>{escape(', '.join(facts))}</small>"])
 
 
-# --- pieces -------------------------------------------------------------------------------------------------------
+# --- helpers ------------------------------------------------------------------------------------------------------
 
 HELP = field_help(GenerateConfig)
 
@@ -452,12 +452,12 @@ def _title(name: str) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """A value as the form shows it."""
+    """A setting as the form shows it."""
     return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
 
 
 def _language(request: Request | gr.Request) -> Literal[0, 1]:
-    """Which of the `TEXTS` a browser asks for."""
+    """Index of the browser's language in `TEXTS`."""
     return 1 if request.headers.get("accept-language", "").lower().startswith("zh") else 0
 
 
@@ -465,10 +465,6 @@ def _line(state: JobState, language: int) -> str:
     made = time.strftime("%m-%d %H:%M", time.localtime(state.created))
     words = [TEXTS[key][language].format(state.frames) for key in (f"{state.kind} job", "frames", state.state)]
     return f"{SYMBOLS[state.state]} {made}  {', '.join(words)}"
-
-
-def _empty(language: int) -> str:
-    return f'<div class="empty">{TEXTS["empty"][language]}</div>'
 
 
 def _error(error: dict[str, str], language: int) -> str:
@@ -482,7 +478,7 @@ def _figure(content: str, caption: str) -> str:
 
 
 def _driving(base: str, path: Path, settings: dict[str, Any]) -> str:
-    """The driving video as browsers show it; of a pose file, the picture."""
+    """The driving video; for a pose file, the picture."""
     if path.suffix in (".npz", ".json"):
         return f'<img src="{base}/picture" alt="">'
     if path.suffix in (".gif", ".webp"):

@@ -1,4 +1,4 @@
-"""The user study, served under /study: page, videos and votes. Raters are identified by signed links."""
+"""The user study under /study: its page, videos and votes. Raters are identified by signed links."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from mimicmotion.study.raters import Trial, completion_code, plan_trials, sign, 
 from mimicmotion.study.votes import TIE, Vote, VoteStore
 
 MAX_BODY = 1 << 18
-"""Bytes; 1000 answers are about 150 kB."""
+"""Maximum number of bytes; 1000 answers take about 150 kB."""
 PAGE = Path(mimicmotion.study.__file__).parent
 POLICY = "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 Text = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class Answer(BaseModel):
-    """One answer from the page. The page chooses `id`, so that an answer sent twice is stored once."""
+    """An answer. The page chooses `id`, so that an answer sent twice is stored once."""
 
     id: Text
     pair: Text
@@ -48,30 +48,29 @@ class RunningStudy:
     """A study with its database.
 
     Args:
-        folder: made by `study build`.
+        folder: folder made by `study build`.
 
     Raises:
-        InputError: there is no study, or one of its files is missing.
+        InputError: the folder does not exist or is incomplete.
         OutputError: the database cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.study, self.videos = load_study(folder), folder / VIDEOS
-        named = {*(v.file for v in self.study.videos.values()), *(p.reference for p in self.study.pairs)} - {""}
-        # only files of the study are served
-        self.files = {name for name in named if (self.videos / name).is_file()}
-        if missing := sorted(named - self.files):
-            raise InputError(f"{self.videos} lacks {missing[0]}", "the folder as it was built", "build the study anew")
+        self.files = {*(v.file for v in self.study.videos.values()), *(p.reference for p in self.study.pairs)} - {""}
+        if missing := [name for name in sorted(self.files) if not (self.videos / name).is_file()]:
+            fix = "build the study again"
+            raise InputError(f"{self.videos} lacks {missing[0]}", "the folder as it was built", fix)
         self.store = VoteStore(folder / DATABASE, self.study)
 
     def trials(self, rater: str) -> dict[tuple[str, int], Trial]:
-        """The trials of a rater in order; empty before the rater has begun."""
+        """The trials of a rater, in order; empty if the rater has not begun."""
         number = self.store.number(rater)
         planned = [] if number is None else plan_trials(self.study, number)
         return {(t.pair.id, t.repeat): t for t in planned}
 
     def begin(self, rater: str, agreed: bool) -> dict[str, Any] | None:
-        """The state that the page starts from; None if the rater has not consented yet."""
+        """Trials, videos and stored answers of a rater; None if the rater has not consented yet."""
         if agreed:
             self.store.enrol(rater, _now())
         trials = self.trials(rater)
@@ -96,7 +95,7 @@ class RunningStudy:
         return {"trials": shown, "videos": videos, "answered": answered, "code": self._code(rater, trials, votes)}
 
     def add(self, rater: str, answers: list[Answer]) -> dict[str, Any]:
-        """Store answers, all or none.
+        """Store all answers or, on an error, none.
 
         Raises:
             RefusedError: an answer does not belong to a trial of this rater.
@@ -107,7 +106,7 @@ class RunningStudy:
             tie = answer.choice == "tie"
             if trial is None or not 0 <= answer.question < len(self.study.questions) or (tie and not self.study.ties):
                 got = f"an answer about pair {answer.pair!r}, question {answer.question}: {answer.choice}"
-                raise RefusedError(422, got, "answers to what this rater is shown", "load the page again")
+                raise RefusedError(422, got, "answers about the pairs of this rater", "reload the page")
             facts = answer.model_dump(exclude={"choice"}) | {"left": trial.left, "right": trial.right}
             choice = TIE if tie else facts[answer.choice]
             votes.append(Vote(rater=rater, choice=choice, time=_now(), **facts))
@@ -115,14 +114,14 @@ class RunningStudy:
         return {"stored": len(votes), "code": self._code(rater, trials, self.store.history(rater))}
 
     def _code(self, rater: str, trials: dict[tuple[str, int], Trial], votes: Iterable[Vote]) -> str | None:
-        """The completion code, once everything is answered."""
-        open_ones = {(*place, q) for place in trials for q in range(len(self.study.questions))}
-        left = open_ones - {(v.pair, v.repeat, v.question) for v in votes}
-        return None if left else completion_code(self.study, rater)
+        """The completion code, if everything is answered."""
+        asked = {(*trial, question) for trial in trials for question in range(len(self.study.questions))}
+        unanswered = asked - {(v.pair, v.repeat, v.question) for v in votes}
+        return None if unanswered else completion_code(self.study, rater)
 
 
 def mount(app: FastAPI, folder: Path) -> None:
-    """Add a study to a service, under /study.
+    """Add a study to the service.
 
     Raises:
         InputError: as `RunningStudy`.
@@ -141,7 +140,7 @@ def _rater(request: Request) -> str:
     rater = verify(_running(request).study, signed) if kind.lower() == "bearer" else None
     if rater is None:
         fix = "open the link that you were given, or ask for a new one"
-        raise RefusedError(401, "no valid link of a rater", "a link of mimicmotion study invite", fix)
+        raise RefusedError(401, "no valid link", "a link made by mimicmotion study invite", fix)
     return rater
 
 
@@ -152,7 +151,7 @@ router = APIRouter(prefix="/study", include_in_schema=False)
 
 @router.get("/about")
 def about(running: Running) -> dict[str, Any]:
-    """Texts and settings that the page shows before the study begins."""
+    """Texts and settings of the study."""
     study = running.study
     names = ("study", "title", "questions", "ties", "consent", "instructions", "open", "min_seconds")
     return {name: getattr(study, name) for name in names} | {"count": len(plan_trials(study, 0))}
@@ -160,9 +159,9 @@ def about(running: Running) -> dict[str, Any]:
 
 @router.get("/videos/{name}")
 def video(running: Running, name: str) -> FileResponse:
-    """A video or picture, with range requests. File names are random and cannot be guessed."""
+    """A video or picture. File names are random and cannot be guessed."""
     if name not in running.files:
-        raise RefusedError(404, "no such file", "a file of this study", "load the page again")
+        raise RefusedError(404, "no such file", "a file of this study", "reload the page")
     return FileResponse(running.videos / name, headers={"Cache-Control": "private, max-age=86400, immutable"})
 
 
@@ -180,7 +179,7 @@ def page(name: str = "page.html") -> FileResponse:
 def enter(running: Running) -> dict[str, str]:
     """Create a random rater id, in a study that is open to anyone."""
     if not running.study.open:
-        raise RefusedError(403, "no link of a rater", "a link of mimicmotion study invite", "ask for one")
+        raise RefusedError(403, "no valid link", "a link made by mimicmotion study invite", "ask for one")
     return {"rater": sign(running.study, f"r{secrets.token_hex(8)}")}
 
 
@@ -198,7 +197,7 @@ async def vote(request: Request, running: Running, rater: Rater) -> dict[str, An
     except ValidationError as e:
         first = e.errors()[0]
         got = f"{'.'.join(map(str, first['loc']))} = {str(first['input'])[:80]!r}"
-        raise RefusedError(422, got, first["msg"], "load the page again") from e
+        raise RefusedError(422, got, first["msg"], "reload the page") from e
     return await run_in_threadpool(running.add, rater, answers.votes)
 
 

@@ -1,4 +1,4 @@
-"""Tokens of the service: kept as checksums, each with a name and a scope."""
+"""Access tokens of the service. Each has a name and a scope; only their checksums are stored."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from mimicmotion.settings.serve import Scope
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 FILE, LOCK = "tokens.json", "tokens.lock"
 COOKIE = "mimicmotion-token"
-"""Holds the token of a browser."""
+"""Cookie in which a browser keeps its token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """Who may do what.
+    """A token.
 
     Attributes:
-        name: whose jobs they are.
-        sha256: checksum of the text of the token. That is 256 random bits, so a fast checksum is enough.
-        scope: read (see one's own jobs), jobs (make and cancel them, too) or admin (all jobs, and the metrics).
-        created: seconds since 1970.
-        revoked: no longer valid. It stays in the list: a service that had tokens never opens for everybody.
+        name: owner of the jobs that are submitted with the token.
+        sha256: checksum of the secret, which has 256 random bits, so a fast checksum is enough.
+        scope: read (see its own jobs), jobs (also create and cancel them) or admin (all jobs, and the metrics).
+        created: time of creation in seconds since 1970.
+        revoked: whether it is no longer valid. It is kept, so that a service that had tokens is never open to all.
     """
 
     name: str
@@ -44,16 +44,16 @@ class Token:
     revoked: bool = False
 
     def allows(self, scope: Scope) -> bool:
-        """Whether its scope includes this one."""
+        """Whether the token's scope includes `scope`."""
         return SCOPES.index(self.scope) >= SCOPES.index(scope)
 
 
 ANYBODY = Token("anybody", "", "admin", 0.0)
-"""Who calls a service without tokens, which only this computer can reach."""
+"""Token of all requests to a service without tokens, which only this computer can reach."""
 
 
 class Tokens:
-    """The tokens of a data folder, read again when the file changes."""
+    """The tokens of a data folder. The file is read again when it changes."""
 
     def __init__(self, data: Path) -> None:
         self.path = data / FILE
@@ -61,7 +61,7 @@ class Tokens:
         self._tokens: list[Token] = []
 
     def all(self) -> list[Token]:
-        """All tokens, the revoked ones too.
+        """All tokens, including revoked ones.
 
         Raises:
             ConfigError: the file is damaged.
@@ -72,35 +72,35 @@ class Tokens:
             return []
         if (stat.st_mtime_ns, stat.st_ino) != self._seen:
             with reading(self.path, "a file of tokens", "restore it from a backup", ConfigError):
-                self._tokens = [Token(**item) for item in json.loads(self.path.read_text(encoding="utf-8"))]
+                self._tokens = [Token(**item) for item in json.loads(self.path.read_bytes())]
             self._seen = (stat.st_mtime_ns, stat.st_ino)
         return self._tokens
 
     def find(self, secret: str) -> Token | None:
-        """The valid token of this text; `ANYBODY` if the service has none; None if it is not known."""
+        """The valid token with this secret, `ANYBODY` if the service has no tokens, or None."""
         tokens = self.all()
         if not tokens:
             return ANYBODY
         return next((t for t in tokens if t.sha256 == _sha256(secret) and not t.revoked), None)
 
     def authorize(self, secret: str, scope: Scope) -> Token:
-        """The token of this text, if it allows this.
+        """The valid token with this secret.
 
         Raises:
-            RefusedError: it is not known, or does not.
+            RefusedError: there is none, or its scope does not include `scope`.
         """
         token = self.find(secret)
         if token is None:
-            raise RefusedError(401, "no valid token", "Authorization: Bearer TOKEN", "ask who runs the service for one")
+            raise RefusedError(401, "no valid token", "Authorization: Bearer TOKEN", "ask the operator for one")
         if not token.allows(scope):
             raise RefusedError(403, f"a token for {token.scope!r}", f"one for {scope!r}", "use another token")
         return token
 
     def add(self, name: str, scope: Scope) -> str:
-        """Make a token and give its text, which is kept nowhere.
+        """Create a token and return its secret, which is not stored.
 
         Raises:
-            ConfigError: a token has or had this name.
+            ConfigError: the name is empty or taken, perhaps by a revoked token.
         """
         with self._changing() as tokens:
             if not name.strip() or any(t.name == name for t in tokens):
@@ -110,10 +110,10 @@ class Tokens:
         return secret
 
     def revoke(self, name: str) -> None:
-        """Make a token invalid; its jobs stay.
+        """Revoke a token; its jobs are kept.
 
         Raises:
-            ConfigError: there is none of this name.
+            ConfigError: there is no token of this name.
         """
         with self._changing() as tokens:
             if not any(t.name == name for t in tokens):
@@ -123,7 +123,7 @@ class Tokens:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[list[Token]]:
-        """The tokens, to be changed; one process at a time."""
+        """Give the tokens as a list, and save it at the end of the block; one process at a time."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(self.path.with_name(LOCK))
         try:
@@ -137,7 +137,7 @@ class Tokens:
 
 
 def owner_of(token: Token) -> str | None:
-    """Whose jobs a token sees; None are all."""
+    """Owner whose jobs a token can see; None for all jobs."""
     return None if token.scope == "admin" else token.name
 
 

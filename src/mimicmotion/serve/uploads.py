@@ -1,4 +1,4 @@
-"""What comes with a request: parts of a form, counted while they are read, and files, named by their contents."""
+"""Request bodies: multipart forms that are streamed to disk, and uploaded files named by their content."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -19,7 +19,7 @@ FILES, TEXTS = ("picture", "video"), ("settings", "priority")
 MAX_TEXT = 1 << 16
 MIB, GIB = 2**20, 2**30
 MAX_SILENCE = 30.0
-"""Seconds between two pieces of an upload."""
+"""Maximum number of seconds between two chunks of a body."""
 FORM = "a form (multipart/form-data) with the files 'picture' and 'video'"
 
 PICTURES = {
@@ -35,10 +35,10 @@ MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip")
 
 
 class RefusedError(MimicMotionError):
-    """A request is not served; the answer says why.
+    """A refused request.
 
     Args:
-        status: of the answer, as HTTP has it.
+        status: HTTP status of the response.
         got: see `MimicMotionError`.
         expected: see `MimicMotionError`.
         fix: see `MimicMotionError`.
@@ -50,18 +50,18 @@ class RefusedError(MimicMotionError):
 
 
 class Form:
-    """The parts of a form as they come in: files go to a folder under our own names, texts stay in memory.
+    """A multipart form, parsed as it arrives: files are written to a folder, text fields are kept in memory.
 
     Args:
-        content_type: of the request.
-        folder: gets the files, each under the name of its part.
+        content_type: content type of the request.
+        folder: folder for the files, each named after its field.
 
     Attributes:
-        texts: what came as text.
-        files: names of the files that came.
+        texts: content of the text fields that were received.
+        files: names of the files that were received.
 
     Raises:
-        RefusedError: the request is no form.
+        RefusedError: the request is not a form.
     """
 
     def __init__(self, content_type: str, folder: Path) -> None:
@@ -70,44 +70,35 @@ class Form:
             raise RefusedError(415, f"content of type {content_type[:80]!r}", FORM, "send the files as parts of a form")
         self.texts: dict[str, bytearray] = {}
         self.files: list[str] = []
-        self._folder, self._whole = folder, False
+        self._folder, self._complete = folder, False
         self._header = self._value = self._disposition = b""
         self._file: IO[bytes] | None = None
         self._text = bytearray()
-        names = (
-            "part_begin",
-            "part_data",
-            "part_end",
-            "header_field",
-            "header_value",
-            "header_end",
-            "headers_finished",
-        )
-        calls: dict[str, Callable[..., None]] = {f"on_{name}": getattr(self, f"_{name}") for name in (*names, "end")}
-        with _as_refusal():
-            self._parser = MultipartParser(options[b"boundary"], calls)  # type: ignore[arg-type]
+        events = ("part_begin", "part_data", "part_end", "end")
+        events += ("header_field", "header_value", "header_end", "headers_finished")
+        callbacks: Any = {f"on_{event}": getattr(self, f"_{event}") for event in events}
+        with _refusing_malformed():
+            self._parser = MultipartParser(options[b"boundary"], callbacks)
 
-    async def read(self, pieces: AsyncIterator[bytes], count: Callable[[int], None]) -> None:
+    async def read(self, body: AsyncIterator[bytes], count: Callable[[int], None]) -> None:
         """Read the whole form.
 
         Args:
-            pieces: the body of the request.
-            count: is told the bytes of each piece before it is kept, and raises if they are too many.
+            body: chunks of the body of the request.
+            count: called with the size of each chunk before it is stored; raises if the total is too large.
 
         Raises:
-            RefusedError: the form is malformed, not complete, or did not go on for 30 seconds.
+            RefusedError: the form is malformed or incomplete, or the upload stalled for 30 seconds.
             OutputError: the disk is full.
         """
         try:
-            while (piece := await asyncio.wait_for(anext(pieces, None), MAX_SILENCE)) is not None:
-                count(len(piece))
-                with _as_refusal(), writing(self._folder):
-                    self._parser.write(piece)
-        except (TimeoutError, ClientDisconnect) as e:
-            raise RefusedError(408, "an upload that does not go on", "all of it", "send it again") from e
+            async for chunk in _chunks(body):
+                count(len(chunk))
+                with _refusing_malformed(), writing(self._folder):
+                    self._parser.write(chunk)
         finally:
             self._part_end()
-        if not self._whole:
+        if not self._complete:
             raise RefusedError(422, "a form that breaks off", FORM, "send it again")
 
     def _part_begin(self) -> None:
@@ -140,7 +131,7 @@ class Form:
         if self._file is not None:
             self._file.write(data[start:end])
         elif len(self._text) + end - start > MAX_TEXT:
-            raise RefusedError(413, "a text of more than 64 KiB", "settings as JSON", "send files as files")
+            raise RefusedError(413, "a text field of more than 64 KiB", "settings as JSON", "send files as files")
         else:
             self._text += data[start:end]
 
@@ -150,28 +141,33 @@ class Form:
         self._file = None
 
     def _end(self) -> None:
-        self._whole = True
+        self._complete = True
 
 
 async def small_body(request: Request, limit: int) -> bytes:
-    """The body of a request that has no reason to be large.
+    """Read the body of a request that should be small.
 
     Raises:
-        RefusedError: it has more than `limit` bytes, or did not go on for 30 seconds.
+        RefusedError: the body has more than `limit` bytes, or the upload stalled for 30 seconds.
     """
-    body, pieces = b"", request.stream()
-    try:
-        while (piece := await asyncio.wait_for(anext(pieces, None), MAX_SILENCE)) is not None:
-            body += piece
-            if len(body) > limit:
-                raise RefusedError(413, "a request that is too large", f"at most {limit} bytes", "send less at once")
-    except (TimeoutError, ClientDisconnect) as e:
-        raise RefusedError(408, "a request that does not go on", "all of it", "send it again") from e
+    body = b""
+    async for chunk in _chunks(request.stream()):
+        body += chunk
+        if len(body) > limit:
+            raise RefusedError(413, "a request that is too large", f"at most {limit} bytes", "send less at once")
     return body
 
 
+async def _chunks(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    try:
+        while (chunk := await asyncio.wait_for(anext(body, None), MAX_SILENCE)) is not None:
+            yield chunk
+    except (TimeoutError, ClientDisconnect) as e:
+        raise RefusedError(408, "a stalled upload", "a complete request", "send it again") from e
+
+
 @contextlib.contextmanager
-def _as_refusal() -> Iterator[None]:
+def _refusing_malformed() -> Iterator[None]:
     try:
         yield
     except FormParserError as e:
@@ -179,12 +175,12 @@ def _as_refusal() -> Iterator[None]:
 
 
 def name_by_content(path: Path) -> Path:
-    """Give an uploaded file (picture or video) the suffix of what it holds.
+    """Rename an uploaded file (`picture` or `video`) to have the suffix of its format, which is read from its content.
 
-    Formats that name other files (playlists, scripts of pictures) are not among those that are taken.
+    Formats that refer to other files, such as playlists, are not accepted.
 
     Raises:
-        RefusedError: it holds something else.
+        RefusedError: the format is not accepted.
     """
     with path.open("rb") as file:
         head = file.read(64)

@@ -1,4 +1,4 @@
-"""Processes of their own for what is heavy or may go wrong: one for each device, and those that look at uploads."""
+"""Worker processes for heavy or risky work: one per device makes results, and others check uploads."""
 
 from __future__ import annotations
 
@@ -33,23 +33,28 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[Any], Any]
 RECORD, PROGRESS, LOCK = "job.json", "progress.json", "lock"
-FRAME_RATE = 60
-"""Frames of each second of a result that the limit of seconds allows."""
-POLL, TELL_SECONDS, OWN_SECONDS = 0.1, 0.25, 30
+UNEXPECTED = {
+    "got": "an unexpected error",
+    "expected": "none",
+    "fix": "ask the operator to check the log",
+}
+MAX_FPS = 60
+"""Frame rate up to which a result may have the maximum length in seconds."""
+POLL_SECONDS, PROGRESS_SECONDS, LOCK_SECONDS = 0.1, 0.25, 30
 
 
 class DiedError(MimicMotionError):
-    """A worker process was killed or did not answer in time."""
+    """A worker process was killed, or did not respond in time."""
 
 
 class Worker:
-    """A process that answers one request at a time; it is started when first needed, and again after it died.
+    """A process that handles one request at a time. It starts on first use, and again if it has died.
 
     Args:
-        make: gives what answers requests; called in the process.
-        arguments: of `make`, picklable.
-        environment: variables that the process gets in addition.
-        memory: bytes of address space that it may have; None sets no limit.
+        make: returns the request handler; called in the process.
+        arguments: picklable arguments of `make`.
+        environment: additional environment variables of the process.
+        memory: limit of the address space in bytes; None for no limit.
     """
 
     def __init__(
@@ -59,47 +64,49 @@ class Worker:
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Any = None
 
-    def ask(self, request: Any, patience: float, give_up: Callable[[], float | None] = lambda: None) -> Any:
-        """Send a request and wait for the answer.
+    def ask(self, request: Any, timeout: float, stopping: Callable[[], float | None] = lambda: None) -> Any:
+        """Send a request and wait for the response.
 
         Args:
-            request: what `make`'s result is called with; picklable.
-            patience: seconds until the process is killed.
-            give_up: looked at while waiting; seconds mean that the process gets SIGTERM, and so much later SIGKILL.
+            request: picklable argument of the handler.
+            timeout: seconds until the process is killed.
+            stopping: polled while waiting. If it returns a number, the process gets SIGTERM, and SIGKILL that many
+                seconds later.
 
         Raises:
-            DiedError: the process was killed.
-            Stopped: `give_up` said so.
-            MimicMotionError: that the process raised.
+            DiedError: the process was killed, or did not respond in time.
+            Stopped: `stopping` returned a number.
+            MimicMotionError: the handler raised it.
         """
-        end = time.monotonic() + patience
+        end = time.monotonic() + timeout
         try:
             process = self._start()
             self._pipe.send(request)
-            given_up = False
-            while not self._pipe.poll(POLL):
-                grace = give_up()
-                if grace is not None and not given_up:
-                    given_up, end = True, time.monotonic() + grace
-                    process.terminate()  # it saves its state and answers
+            terminated = False
+            while not self._pipe.poll(POLL_SECONDS):
+                grace = stopping()
+                if grace is not None and not terminated:
+                    terminated, end = True, time.monotonic() + grace
+                    process.terminate()  # it saves its state and responds
                 if time.monotonic() > end:
                     self.kill()
-                    if given_up:
+                    if terminated:
                         raise Stopped
-                    got = f"no answer within {patience:g} seconds"
-                    raise DiedError(got, "an answer", "send something smaller")
-            answer = self._pipe.recv()
-        except (EOFError, OSError) as e:  # the process is gone
+                    got = f"no answer within {timeout:g} seconds"
+                    raise DiedError(got, "an answer", "use smaller inputs")
+            response = self._pipe.recv()
+        except (EOFError, OSError) as e:  # the process has died
             code = self.kill()
-            if give_up() is not None:
+            if stopping() is not None:
                 raise Stopped from e
-            raise DiedError(f"a worker process ended with {code}", "one that lives", "is the memory too small?") from e
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+            got = f"a worker process ended with {code}"
+            raise DiedError(got, "a process that keeps running", "check that there is enough memory") from e
+        if isinstance(response, BaseException):
+            raise response
+        return response
 
     def kill(self) -> int | None:
-        """End the process; gives its exit code."""
+        """Kill the process; returns its exit code."""
         process, self._process = self._process, None
         if process is None:
             return None
@@ -112,9 +119,9 @@ class Worker:
         if self._process is not None and self._process.is_alive():
             return self._process
         self.kill()
-        context = multiprocessing.get_context("spawn")  # a fork would inherit the locks of other threads
+        context = multiprocessing.get_context("spawn")  # a forked child would inherit the locks of other threads
         self._pipe, theirs = context.Pipe()
-        process = context.Process(target=_answer, args=(theirs, *self._task), daemon=True)
+        process = context.Process(target=_respond, args=(theirs, *self._task), daemon=True)
         process.start()
         theirs.close()
         self._process = process
@@ -122,17 +129,17 @@ class Worker:
 
 
 class Workers:
-    """Several workers, each of which does one thing at a time."""
+    """A pool of workers."""
 
     def __init__(self, workers: list[Worker]) -> None:
         self.all = workers
-        self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()  # the last one is warm
+        self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()  # the last one used has its model loaded
         for worker in workers:
             self._idle.put(worker)
 
     @contextlib.contextmanager
     def one(self) -> Iterator[Worker]:
-        """The next worker that has nothing to do; waits for it."""
+        """Wait for an idle worker and reserve it for the block."""
         worker = self._idle.get()
         try:
             yield worker
@@ -140,11 +147,11 @@ class Workers:
             self._idle.put(worker)
 
 
-def _answer(
+def _respond(
     pipe: Connection, make: Callable[..., Handler], arguments: Any, environment: dict[str, str], memory: int | None
 ) -> None:
-    """Answer requests until the parent is gone; in the process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent says what is to be done
+    """Main function of the process: handle requests until the parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent handles it
     end_with_parent()
     os.environ.update(environment)
     if memory is not None:
@@ -155,42 +162,42 @@ def _answer(
     while True:
         try:
             request = pipe.recv()
-        except EOFError:  # the parent is gone
+        except EOFError:  # the parent has ended
             return
         try:
-            answer = handle(request)
+            response = handle(request)
         except KeyboardInterrupt:
-            answer = Stopped()
+            response = Stopped()
         except MimicMotionError as e:
-            answer = e
+            response = e
         except MemoryError:
-            answer = MimicMotionError("not enough memory", "a smaller job", "lower the size, or shorten the video")
+            response = MimicMotionError("not enough memory", "a smaller job", "lower the size, or shorten the video")
         except Exception:
-            logger.exception("an unexpected error; this is a bug of mimicmotion")
-            answer = MimicMotionError("an unexpected error", "none", "ask who runs the service to look at its log")
-        pipe.send(answer)
+            logger.exception("unexpected error; this is a bug in mimicmotion")
+            response = MimicMotionError(**UNEXPECTED)
+        pipe.send(response)
 
 
-# --- looking at uploads -----------------------------------------------------------------------------------------
+# --- checking uploads -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Checker:
-    """Looks at the files of a job before it is accepted.
+    """Checks the files of a job before it is accepted.
 
     Attributes:
-        max_seconds: of a result.
-        max_result_pixels: of a frame of it.
+        max_seconds: maximum length of the result.
+        max_result_pixels: maximum number of pixels per frame of the result.
     """
 
     max_seconds: float
     max_result_pixels: int
 
     def __call__(self, config: GenerateConfig) -> int:
-        """Read the picture and open the driving video; gives the number of frames of the result, about.
+        """Read the picture, open the driving video, and return the approximate number of frames of the result.
 
         Raises:
-            InputError: something is wrong with them, or the result would be larger than allowed.
+            InputError: a file is invalid, or the result would be too large.
         """
         from mimicmotion.generate.inputs import check_inputs, expected_frames, open_driving, resample_poses
         from mimicmotion.pose.keypoints import PoseSequence
@@ -206,11 +213,11 @@ class Checker:
             frames = expected_frames(config, source)
         if frames is None:
             fix = "set 'duration', or convert the video to MP4"
-            raise MediaError(f"{config.video} does not say how long it is", "a video that does", fix)
+            raise MediaError(f"{config.video} does not state its length", "a video that does", fix)
         fps = config.output_fps or config.fps
         written = frames * fps / config.fps
-        if written > self.max_seconds * min(fps, FRAME_RATE):
-            expected = f"at most {self.max_seconds:g} seconds and {FRAME_RATE} frames in each"
+        if written > self.max_seconds * min(fps, MAX_FPS):
+            expected = f"at most {self.max_seconds:g} seconds with at most {MAX_FPS} frames each"
             fix = "set 'duration', or lower 'fps'"
             raise InputError(f"a result of {written:.0f} frames at {fps:g} per second", expected, fix)
         return frames
@@ -220,37 +227,37 @@ class Checker:
 
 
 class Generator:
-    """Makes results, one after the other, on one device, with a model that stays loaded."""
+    """Makes results one after another on one device, and keeps the model loaded."""
 
     def __init__(self, device: str) -> None:
         self.device = device
         self._pipeline: MimicMotionPipeline | None = None
-        self._paces: dict[str, dict[str, float]] = {}  # of the last job of each kind: seconds a frame of each stage
+        self._pace: dict[str, dict[str, float]] = {}  # suffix of the output -> stage -> seconds per frame, last job
 
     def __call__(self, config: GenerateConfig) -> None:
-        """Make the result of a job in its folder, from the state that an earlier process left there.
+        """Make the result of a job in its folder, starting from the state that an earlier process left there.
 
         Args:
-            config: of the job; an output .png asks for the plan.
+            config: settings of the job; an output with the suffix .png is a plan.
 
         Raises:
-            Stopped: SIGTERM came; the state is kept.
+            Stopped: SIGTERM was received; the state is kept.
             MimicMotionError: as `generate`.
         """
         folder, config = config.output.parent, dataclasses.replace(config, device=self.device)
-        lock = _own(folder)
+        lock = _lock(folder)
         try:
             clear_leftovers(folder)
-            if not sidecar_path(config.output).exists():  # it is written last
-                frames = max(1, json.loads((folder / RECORD).read_text(encoding="utf-8"))["frames"])
+            if not sidecar_path(config.output).exists():  # written last
+                frames = max(1, json.loads((folder / RECORD).read_bytes())["frames"])
                 kind, resumed = config.output.suffix, state_path(config.output).exists()
                 with Interrupts():
-                    seconds = _follow(self._job(config), folder, frames, self._paces.get(kind, {}))
+                    seconds = _run(self._job(config), folder, frames, self._pace.get(kind, {}))
                 if not resumed:
-                    self._paces[kind] = {stage: spent / frames for stage, spent in seconds.items() if stage != "load"}
+                    self._pace[kind] = {stage: spent / frames for stage, spent in seconds.items() if stage != "load"}
         except InputError:
             raise
-        except BaseException:  # weights may lie half here, half there
+        except BaseException:  # weights may have been moved between devices only in part
             self._pipeline = None
             raise
         finally:
@@ -264,7 +271,7 @@ class Generator:
         if self._pipeline is None:
             yield Progress("load", 0, 1)
             self._pipeline = load_pipeline(config)
-        self._pipeline.backbone.forget_plan()  # each job is planned by itself, as if it were the only one
+        self._pipeline.backbone.forget_plan()  # the memory plan of a job must not depend on earlier jobs
         if config.output.suffix == ".png":
             found = yield from plan(config, self._pipeline)
             facts = {"plan": found.summary().replace(f"{config.output.parent}/", "").splitlines()}
@@ -274,41 +281,40 @@ class Generator:
             yield from generate(dataclasses.replace(config, resume=resume), self._pipeline)
 
 
-def _own(folder: Path) -> FolderLock:
-    """Wait for the folder of a job: the worker of a killed server may live a moment longer."""
-    for _ in range(OWN_SECONDS * 10):
-        try:
+def _lock(folder: Path) -> FolderLock:
+    """Lock the folder of a job. Waits, because the worker of a killed server may run for a moment longer."""
+    for _ in range(LOCK_SECONDS * 10):
+        with contextlib.suppress(ConfigError):
             return FolderLock(folder / LOCK)
-        except ConfigError:
-            time.sleep(0.1)
+        time.sleep(0.1)
     return FolderLock(folder / LOCK)
 
 
-def _follow(job: Job[Any], folder: Path, frames: int, pace: dict[str, float]) -> dict[str, float]:
-    """Run a job to its end; its folder says how far it is.
+def _run(job: Job[Any], folder: Path, frames: int, pace: dict[str, float]) -> dict[str, float]:
+    """Run a job to its end, and record its progress in its folder.
 
     Args:
-        job: what to run.
-        folder: of the job.
-        frames: of the result.
-        pace: seconds a frame that each stage took in an earlier job, in their order.
+        job: the job.
+        folder: folder of the job.
+        frames: number of frames of the result.
+        pace: seconds per frame of each stage of an earlier job, in order.
 
     Returns:
-        Seconds of each stage.
+        Seconds per stage.
     """
-    stage, since, first, told, later = "", 0.0, 0, 0.0, 0.0
+    stage, started, first, written, later = "", 0.0, 0, 0.0, 0.0
     watch, stages = Stopwatch(), list(pace)
     with contextlib.closing(watch.watch(job)) as reports:
         for report in reports:
             now = time.monotonic()
             if report.stage != stage:
-                stage, since, first, told = report.stage, now, report.done, 0.0
+                stage, started, first, written = report.stage, now, report.done, 0.0
                 after = stages[stages.index(stage) + 1 :] if stage in pace else []
                 later = frames * sum(pace[name] for name in after)
-            if now - told < TELL_SECONDS and report.done != report.total:
+            if now - written < PROGRESS_SECONDS and report.done != report.total:
                 continue
-            told, new = now, report.done - first
-            left = (report.total - report.done) * (now - since) / new + later if new and report.total else None
+            written, new = now, report.done - first
+            left = (report.total - report.done) * (now - started) / new + later if new and report.total else None
             eta = None if left is None else round(left, 1)
             facts = {"stage": stage, "done": report.done, "total": report.total, "eta": eta}
             with atomic_path(folder / PROGRESS) as part:

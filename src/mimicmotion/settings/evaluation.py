@@ -23,7 +23,7 @@ class EvaluateConfig(Settings):
     output: Path
     """Folder to write the report to."""
     metrics: list[str] | None = None
-    """Metrics to compute; empty computes all whose networks are available."""
+    """Metrics to compute; default: all whose networks are available."""
     poses: bool = False
     """Also estimate poses in real and generated frames with the bundled estimator, and compare them."""
     driving: Path | None = None
@@ -35,9 +35,9 @@ class EvaluateConfig(Settings):
     frame_rate: Literal["resample", "refuse", "count"] = "resample"
     """Different frame rates: resample by time, refuse, or count (compare frame n with frame n)."""
     fps: Annotated[float | None, Range(0, 1000, above=True)] = None
-    """Frame rate to compare at; empty uses that of the real video."""
+    """Frame rate to compare at; default: that of the real video."""
     folder_fps: Annotated[float | None, Range(0, 1000, above=True)] = None
-    """Frames per second of folders of frames; empty compares frame n with frame n."""
+    """Frames per second of folders of frames; by default, frame n is compared with frame n."""
     strict: bool = False
     """Fail on missing sequences, different lengths and damaged files instead of noting them in the report."""
     clips: Literal["stride1", "disjoint"] = "stride1"
@@ -49,7 +49,7 @@ class EvaluateConfig(Settings):
     equal_n: Literal["cut", "warn"] = "cut"
     """Frechet distances of methods with different numbers of clips: use only their common clips, or just warn."""
     i3d: Path | None = None
-    """I3D weights as safetensors; empty uses the downloaded ones."""
+    """I3D weights as safetensors; default: the downloaded ones."""
     fid: Path | None = None
     """InceptionV3 as TorchScript (input 299 x 299, colours from 0 to 255)."""
     fid_vid: Path | None = None
@@ -61,11 +61,11 @@ class EvaluateConfig(Settings):
     fd_infinity: bool = False
     """Also extrapolate each Frechet distance to infinitely many clips (linear in 1/n)."""
     borders: Annotated[list[int] | None, Range(1)] = None
-    """First frame of each new segment, for the seam score; empty uses segment_frames, or the results' OUTPUT.json."""
+    """First frame of each new segment, for the seam score; default: by segment_frames, or the results' OUTPUT.json."""
     segment_frames: int | None = None
     """Frames per segment (N) of the results, from which the segment borders are computed."""
     overlap_frames: int | None = None
-    """Frames shared by neighbouring segments (C); empty is 6, or fewer if the segments are too short."""
+    """Frames shared by neighbouring segments (C); default: 6, or fewer if the segments are too short."""
     reference_slot: bool = True
     """Whether the reference picture counts as one of these frames."""
     fusion: FusionMode = "progressive"
@@ -83,7 +83,7 @@ class EvaluateConfig(Settings):
     cache: bool = True
     """Cache measurements by file content and reuse them."""
     cache_dir: Path | None = None
-    """Cache folder; empty uses the user's cache folder."""
+    """Cache folder; default: the user's cache folder."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,9 +21,9 @@ class PoseOptions(Settings):
     person: Annotated[str, Help("Input")] = "largest"
     """Person to follow: largest, an index from the left (from 0), a point "x,y", or a box "left,top,right,bottom"."""
     detector: Annotated[Path | None, Help("Input")] = None
-    """dwpose only: person detector (yolox_l.onnx); empty downloads it from the hub."""
+    """dwpose only: person detector (yolox_l.onnx); by default, it is downloaded from the hub."""
     pose_model: Annotated[Path | None, Help("Input")] = None
-    """dwpose only: whole-body network (dw-ll_ucoco_384.onnx, RTMW); empty downloads it from the hub."""
+    """dwpose only: whole-body network (dw-ll_ucoco_384.onnx, RTMW); by default, it is downloaded from the hub."""
     pose_device: Annotated[Literal["auto", "cpu", "cuda"], Help("Speed")] = "auto"
     """Device of the pose estimator."""
     pose_threads: Annotated[int, Range(0), Help("Speed")] = 0
@@ -73,7 +73,7 @@ class DrivingOptions(Settings):
     start: Annotated[float, Range(0), Help("Motion", first=True)] = 0.0
     """Start at this second of the driving video."""
     duration: Annotated[float | None, Range(0.001, 1000), Help("Motion", first=True)] = None
-    """Use this many seconds of the driving video; empty uses all of it."""
+    """Use this many seconds of the driving video; default: all of it."""
     tempo: Annotated[float, Range(0.01, 100), Help("Motion")] = 1.0
     """Speed of the movement: 0.5 is half as fast (slow motion), 2 is twice as fast."""
     video_fps: Annotated[float | None, Range(0.1, 1000), Help("Input")] = None
@@ -102,3 +102,7 @@ class DrivingOptions(Settings):
     def keeps_speed(self) -> bool:
         """Whether the movement has the same speed as in the video."""
         return self.tempo == 1.0 and self.sampling == "time"
+
+    def source_seconds(self, seconds: float) -> float:
+        """Seconds of the driving video that `seconds` of the result show."""
+        return seconds * self.tempo

@@ -21,23 +21,23 @@ class SamplingOptions(Settings):
     speed: Annotated[Speed, Help("Speed", first=True)] = "exact"
     """exact, or a faster tier with slightly different results: balanced or fast."""
     num_inference_steps: Annotated[int | None, Range(1, 1000), Help("Quality")] = None
-    """Number of denoising steps; empty uses the tier's, else the model's (25 for the published weights)."""
+    """Number of denoising steps; default: the tier's, else the model's (25 for the published weights)."""
     sampler: Annotated[Sampler | None, Help("Quality")] = None
-    """euler (as published) or dpmpp-2m (second order, needs fewer steps); empty uses the tier's."""
+    """euler (as published) or dpmpp-2m (second order, needs fewer steps); default: the tier's."""
     schedule: Annotated[Schedule | None, Help("Quality")] = None
-    """Noise schedule: karras (as published) or ays (Align Your Steps, 10 steps); empty uses the tier's."""
+    """Noise schedule: karras (as published) or ays (Align Your Steps, 10 steps); default: the tier's."""
     guidance_scale: Annotated[float | None, Range(0, 100), Help("Quality")] = None
-    """Classifier-free guidance scale; 1 disables guidance and halves the time; empty uses the model's default."""
+    """Classifier-free guidance scale; 1 disables guidance and halves the time; default: the model's."""
     min_guidance_scale: Annotated[float | None, Range(0, 100), Help("Quality")] = None
-    """Guidance scale of the first frame, to vary it over the video; empty uses guidance_scale."""
+    """Guidance scale of the first frame, to vary it over the video; default: guidance_scale."""
     max_guidance_scale: Annotated[float | None, Range(0, 100), Help("Quality")] = None
-    """Guidance scale of the last frame; empty uses guidance_scale."""
+    """Guidance scale of the last frame; default: guidance_scale."""
     guidance_interval: Annotated[tuple[float, float] | None, Help("Speed")] = None
     """Apply guidance only at noise levels between these two; other steps skip the unconditional pass."""
     guidance_every: Annotated[int | None, Range(1, 1000), Help("Speed")] = None
     """Run the unconditional pass only in every n-th guided step, and reuse its difference in between."""
     block_cache: Annotated[float | None, Range(0, 10), Help("Speed")] = None
-    """Error budget for reusing outputs of deep blocks in the next step, such as 0.1; 0 is off; empty: the tier's."""
+    """Error budget for reusing outputs of deep blocks in the next step, such as 0.1; 0 is off; default: the tier's."""
     noise_aug_strength: Annotated[float, Range(0, 10), Help("Advanced")] = 0.0
     """Strength of the noise added to the picture (pixels in -1 to 1) before encoding."""
     motion_bucket_id: Annotated[float, Range(0, 1023), Help("Advanced")] = 127
@@ -68,15 +68,15 @@ class SamplingSettings(SamplingOptions):
     sigmas: Sequence[float] | None = None
     """Noise levels to use instead of a schedule; n levels give n - 1 steps."""
     fps: Annotated[float | None, Range(1, 1000)] = None
-    """Frames per second passed to the network as a condition; empty uses the model's default (7)."""
+    """Frames per second passed to the network as a condition; default: the model's (7)."""
     num_frames: int | None = None
-    """Number of poses to use, from the start; empty uses all."""
+    """Number of poses to use, from the start; default: all."""
     height: int | None = None
-    """Required height of the picture in pixels; empty uses the height it has."""
+    """Required height of the picture in pixels; default: the height it has."""
     width: int | None = None
-    """Required width of the picture in pixels; empty uses the width it has."""
+    """Required width of the picture in pixels; default: the width it has."""
     decode_overlap: int | None = None
-    """Frames blended between decoded chunks; empty is half a chunk, 0 does not blend."""
+    """Frames blended between decoded chunks; default: half a chunk; 0 does not blend."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

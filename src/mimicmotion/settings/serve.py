@@ -12,7 +12,7 @@ from mimicmotion.settings.generate import ExecutionOptions, GenerateConfig
 from mimicmotion.settings.parsing import Range, Settings
 
 Scope = Literal["read", "jobs", "admin"]
-"""What a token allows, each with all before it: seeing its own jobs, making and cancelling them, everything."""
+"""Scopes of a token, each including the previous ones: see its own jobs, create and cancel them, everything."""
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -30,9 +30,9 @@ class ServeConfig(Settings):
     allowed_hosts: list[str] = dataclasses.field(default_factory=list)
     """Host names that requests may use, in addition to `host` and the local ones."""
     database: str | None = None
-    """postgresql://... for several machines; empty uses SQLite in the data folder, for a single machine."""
+    """postgresql://... for several machines; default: SQLite in the data folder, for a single machine."""
     name: str | None = None
-    """Name of this machine among those that share a database, stable across restarts; empty uses the host name."""
+    """Name of this machine among those that share a database, stable across restarts; default: the host name."""
     devices: list[str] = dataclasses.field(default_factory=lambda: ["auto"])
     """Devices, each running one job at a time: auto, cpu, cuda:0, cuda:1, ... Machines that share a database need the
     same number of devices."""
@@ -79,7 +79,7 @@ OPERATORS = frozenset(
     | {"label", "producer", "signer"}
     | {f.name for f in dataclasses.fields(ExecutionOptions)}
 )
-"""Settings of `GenerateConfig` that are the service's, not its callers': files, weights, labels, use of the machine."""
+"""Settings of `GenerateConfig` that the operator controls, not the clients: files, weights, labels, devices."""
 
 
 def callers_settings() -> list[str]:

@@ -38,7 +38,7 @@ class StudyConfig(Settings):
     instructions: Path | None = None
     """Text file shown before the first pair."""
     practice: Annotated[int, Range(0, 20)] = 0
-    """Practice pairs at the beginning, which count in nothing: a result beside a coarse copy of it."""
+    """Practice pairs at the beginning, which are not counted: a result beside a coarse copy of it."""
     catch: Annotated[int, Range(0, 50)] = 0
     """Catch pairs, a result beside a coarse copy of it, scattered among the others to find careless raters."""
     open: bool = False
@@ -79,22 +79,34 @@ class Exclusion(Settings):
     min_consistency: Annotated[float, Range(0, 1)] = 0.0
     """Minimum share of repeated pairs with the same answer, for raters who saw repetitions."""
     min_caught: Annotated[float, Range(0, 1)] = 0.0
-    """Minimum share of catch pairs answered right."""
+    """Minimum share of catch pairs answered correctly."""
     max_side: Annotated[float, Range(0.5, 1)] = 1.0
     """Maximum share of answers for one side, for raters with at least 10 answers."""
     min_seconds: Annotated[float, Range(0)] = 0.0
-    """Minimum median time to a vote."""
+    """Minimum median time per vote."""
 
     def rule(self) -> str:
         """The rule in words."""
         parts = [
             (self.min_votes > 0, f"fewer than {self.min_votes} answers"),
             (self.min_consistency > 0, f"fewer than {self.min_consistency:.0%} of repeated pairs answered alike"),
-            (self.min_caught > 0, f"fewer than {self.min_caught:.0%} of catch pairs answered right"),
+            (self.min_caught > 0, f"fewer than {self.min_caught:.0%} of catch pairs answered correctly"),
             (self.max_side < 1, f"more than {self.max_side:.0%} of at least {SIDE_VOTES} answers for one side"),
-            (self.min_seconds > 0, f"a median of less than {self.min_seconds:g} s to a vote"),
+            (self.min_seconds > 0, f"a median of less than {self.min_seconds:g} s per vote"),
         ]
         return "; ".join(text for used, text in parts if used) or "none left out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyseConfig(Exclusion):
+    """Inputs of an analysis, and which raters it excludes."""
+
+    folder: Path
+    """Folder made by `study build`."""
+    votes: list[Path] = field(default_factory=list)
+    """Databases of votes; default: FOLDER/votes.sqlite. If a rater is in several, the last one counts."""
+    output: Path | None = None
+    """Folder for the report; default: FOLDER/analysis."""
 
 
 def parse_method(text: str) -> tuple[str, Path]:

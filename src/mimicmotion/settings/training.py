@@ -22,12 +22,12 @@ class DataConfig(Settings):
     split: str = "train"
     """Split to train on."""
     cache: str = ""
-    """Folder for copies of remote shards and for latents; empty uses RUN/cache."""
+    """Folder for copies of remote shards and for latents; default: RUN/cache."""
     workers: Annotated[int, Range(0)] = 2
     """Data loading processes per training process; 0 loads in the training process."""
     cache_latents: bool | None = None
     """Encode each record once and cache its latents on disk instead of encoding in every step; on a GPU, all are
-    encoded before the first step. Empty caches if the latents take at most 20 GB."""
+    encoded before the first step. Default: if the latents take at most 20 GB."""
     sample: SampleConfig = field(default_factory=SampleConfig)
     """How samples are composed."""
 
@@ -73,7 +73,7 @@ class ModelConfig(Settings):
     reference_warp: Literal["none", "limbs", "residual"] | None = None
     """limbs: condition the U-Net on the picture's latents warped limb by limb to each pose, instead of on copies of
     one latent; residual: also denoise the difference to them. Not in the paper; small models learn much faster with
-    it. Empty keeps the mode of the starting weights."""
+    it. Default: the mode of the starting weights."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Default settings of the trained model that differ from those of its starting weights: sigmas, fusion, ..."""
 
@@ -112,10 +112,10 @@ class ObjectiveConfig(Settings):
     change_weight: Annotated[float, Range(0, 1e6)] = 1.0
     """Loss weight of latents that differ strongly from the reference latent at the same position; 1 turns it off."""
     channel_weights: tuple[float, ...] = ()
-    """Loss weight of each latent channel, normalised to mean 1; empty weights all equally. The weights do not change
+    """Loss weight of each latent channel, normalised to mean 1; default: all equal. The weights do not change
     the optimum, but spend capacity where it is visible: the first channels of a PCA carry most of a picture."""
     fps: float | None = 7.0
-    """Frames per second, passed to the U-Net as fps - 1; empty uses the rate of each sample."""
+    """Frames per second, passed to the U-Net as fps - 1; default: the rate of each sample."""
     motion_bucket: float = 127.0
     """Motion bucket passed to the U-Net."""
 
@@ -195,7 +195,7 @@ class TrainedConfig(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if self.what == "lora" and not self.targets:
-            raise ConfigError("targets is empty", "ends of names of layers", "leave it out for the projections")
+            raise ConfigError("no targets", "suffixes of layer names", "leave it out for the attention projections")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -326,7 +326,7 @@ class TrainConfig(Settings):
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimiser."""
     phases: tuple[PhaseConfig, ...] = ()
-    """Schedule of clip length and batch size; empty keeps data.sample and optim.batch for the whole run."""
+    """Schedule of clip length and batch size; default: data.sample and optim.batch for the whole run."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     """What is measured during training."""
     precision: Literal["no", "bf16", "fp16"] = "bf16"

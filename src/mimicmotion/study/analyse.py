@@ -1,13 +1,12 @@
-"""What votes say: preference with intervals, and whether the raters can be relied on.
+"""Analysis of votes: preference with confidence intervals, and reliability of the raters.
 
-The preference for a method over a baseline is the share of votes for it (MimicMotion, section 4.3 and its figure of the
-user study: 36 raters x 6 pairs = 216 votes for each baseline). Ties are counted apart. Repetitions are for the check of
-consistency alone, catch pairs for that of care, and count in nothing else; practice pairs count in nothing.
+The preference for a method over a baseline is the share of votes for it (MimicMotion, section 4.3: 36 raters x 6 pairs,
+or 216 votes, for each baseline). Ties are counted separately. Repeated pairs only measure consistency, catch pairs only
+attention, and practice pairs are ignored.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import statistics
 from collections import Counter, defaultdict
@@ -23,21 +22,18 @@ from mimicmotion.study.folder import Key, Study
 from mimicmotion.study.raters import completion_code
 from mimicmotion.study.votes import TIE, Vote
 
-SUBJECT = ("pair", "question")
-"""What raters agree or disagree on."""
-
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """k of n, with the 95 % Wilson interval and the two-sided sign test against one half.
+    """A share with its 95 % Wilson interval and a two-sided sign test; all NaN if there are no trials.
 
     Attributes:
-        k: successes.
-        n: trials.
-        share: k / n; NaN for n = 0.
+        k: number of successes.
+        n: number of trials.
+        share: k / n.
         low: lower end of the interval.
-        high: upper end.
-        p: probability of a share at least as far from one half, if each trial were the toss of a coin.
+        high: upper end of the interval.
+        p: p-value of the hypothesis that the true share is one half.
     """
 
     k: int
@@ -61,7 +57,7 @@ def share(k: int, n: int) -> Share:
         ConfigError: scipy is not installed.
     """
     if not 0 <= k <= n:
-        raise InputError(f"{k} of {n}", "0 <= k <= n", "count again")
+        raise InputError(f"{k} of {n}", "0 <= k <= n", "correct the counts")
     if not n:
         return Share(0, 0, math.nan, math.nan, math.nan, math.nan)
     test = import_extra("scipy.stats", "eval").binomtest(k, n)
@@ -71,22 +67,22 @@ def share(k: int, n: int) -> Share:
 
 @dataclass(frozen=True, slots=True)
 class Rater:
-    """One rater.
+    """A rater. All counts are of answers.
 
     Attributes:
-        name: the rater's id.
-        code: what the page showed to those who answered all.
-        votes: questions answered, about the pairs of methods, repetitions not counted.
-        ours: answers for our method.
-        left: answers for the left (upper) video.
-        ties: answers for neither.
-        repeated: questions about a pair answered twice.
-        consistent: of these, answered alike.
-        catches: questions about catch pairs answered.
-        caught: of these, answered right.
-        seconds: median time to a vote.
-        agreement: share of answers that are those of most other raters; NaN where there is no majority to compare.
-        excluded: why the rater is left out; "" if not.
+        name: id of the rater.
+        code: completion code.
+        votes: answers about pairs of methods, without repetitions.
+        ours: of these, for our method.
+        left: of these, for the left (upper) video.
+        ties: of these, for neither video.
+        repeated: answers about repeated pairs.
+        consistent: of these, the same as the first time.
+        catches: answers about catch pairs.
+        caught: of these, correct.
+        seconds: median time per vote.
+        agreement: share of answers that agree with the majority of the other raters; NaN if there never is a majority.
+        excluded: reason for the exclusion of the rater; "" if not excluded.
     """
 
     name: str
@@ -106,15 +102,15 @@ class Rater:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Votes for our method against one baseline, on one question.
+    """Votes for our method against a baseline, for one question.
 
     Attributes:
-        baseline: name of the other method.
-        question: what was asked.
-        ties: votes for neither, which count in nothing else here.
-        votes: share of votes for ours; its interval and test take votes for independent.
-        by_rater: the same share with an interval that draws whole raters: votes of one person resemble one another.
-        sequences: sequence -> (votes for ours, votes).
+        baseline: name of the baseline.
+        question: the question.
+        ties: number of votes for neither video, which are not part of the other attributes.
+        votes: share of votes for ours; the interval and the test assume independent votes.
+        by_rater: the same share with an interval over raters, whose votes are not independent.
+        sequences: votes for ours and all votes, by sequence.
     """
 
     baseline: str
@@ -127,19 +123,19 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """All that `analyse_votes` found.
+    """Result of `analyse_votes`.
 
     Attributes:
         study: id of the study.
         ours: name of our method.
-        preferences: one for each question and baseline that has votes.
-        raters: all raters, also those left out.
-        consistency: repeated pairs answered alike, over all raters kept.
-        left: answers for the left side; sides are drawn by chance, so one half is expected whatever is preferred.
-        alpha: Krippendorff's alpha (nominal) of the answers ours, baseline and tie; near 0 also where nearly all prefer
-            the same method.
-        rule: which raters were left out.
-        rows: one for each vote.
+        preferences: preference for each question and baseline with votes.
+        raters: all raters, including excluded ones.
+        consistency: share of repeated pairs with the same answer, over all raters who are not excluded.
+        left: share of answers for the left side; one half is expected, because sides are random.
+        alpha: Krippendorff's alpha (nominal) of the answers ours, baseline and tie; also near 0 if nearly all votes are
+            for the same method.
+        rule: which raters were excluded.
+        rows: a row for each vote.
     """
 
     study: str
@@ -154,15 +150,15 @@ class Analysis:
 
     @property
     def kept(self) -> list[Rater]:
-        """Raters that count."""
+        """Raters who are not excluded."""
         return [r for r in self.raters if not r.excluded]
 
 
 def analyse_votes(study: Study, key: Key, votes: Sequence[Vote], exclusion: Exclusion | None = None) -> Analysis:
-    """Analyse the votes of a study, one for each question about each showing (see `votes.latest`).
+    """Analyse the votes of a study, at most one for each rater, trial and question (see `votes.latest`).
 
     Raises:
-        InputError: no votes, an id that the key does not know, or no rater is left.
+        InputError: there are no votes, an id is unknown, or all raters are excluded.
     """
     rule = exclusion or Exclusion()
     for vote in votes:
@@ -176,7 +172,7 @@ def analyse_votes(study: Study, key: Key, votes: Sequence[Vote], exclusion: Excl
     raters = [_rater(study, key, name, own, rule) for (name,), own in sorted(_by(votes, "rater").items())]
     names = {r.name for r in raters if not r.excluded}
     if not names:
-        raise InputError(f"all {len(raters)} raters are left out", "one at least", f"loosen the rule ({rule.rule()})")
+        raise InputError(f"all {len(raters)} raters are left out", "at least one", f"relax the rule ({rule.rule()})")
     first = [v for v in votes if v.repeat == 0 and v.rater in names and key.pairs[v.pair].baseline]
     agreement = _agreement(first)
     raters = [replace(r, agreement=agreement.get(r.name, math.nan)) for r in raters]
@@ -189,14 +185,16 @@ def analyse_votes(study: Study, key: Key, votes: Sequence[Vote], exclusion: Excl
         raters=raters,
         consistency=share(sum(r.consistent for r in kept), sum(r.repeated for r in kept)),
         left=share(sum(r.left for r in kept), sum(r.votes - r.ties for r in kept)),
-        alpha=krippendorff_alpha([Counter(_preferred(key, v) for v in own) for own in _by(first, *SUBJECT).values()]),
+        alpha=krippendorff_alpha(
+            [Counter(_preferred(key, v) for v in own) for own in _by(first, "pair", "question").values()]
+        ),
         rule=rule.rule(),
         rows=[_row(study, key, v, v.rater not in names) for v in votes],
     )
 
 
 def _by(votes: Iterable[Vote], *names: str) -> dict[tuple[Any, ...], list[Vote]]:
-    """The votes of each rater, or on each pair, ..."""
+    """Votes grouped by attributes."""
     groups: dict[tuple[Any, ...], list[Vote]] = defaultdict(list)
     for vote in votes:
         groups[tuple(getattr(vote, name) for name in names)].append(vote)
@@ -204,7 +202,7 @@ def _by(votes: Iterable[Vote], *names: str) -> dict[tuple[Any, ...], list[Vote]]
 
 
 def _preferred(key: Key, vote: Vote) -> str:
-    """Name of the preferred method, or "tie"; a pair has two methods, ours and a baseline."""
+    """Whether a vote is for "ours", the "baseline" or a "tie"."""
     return TIE if vote.choice == TIE else "ours" if key.videos[vote.choice].method == key.ours else "baseline"
 
 
@@ -229,32 +227,31 @@ def _rater(study: Study, key: Key, name: str, votes: Sequence[Vote], rule: Exclu
 
 
 def _reason(rule: Exclusion, rater: Rater) -> str:
-    """Why a rater is left out; "" if not."""
-    sided = rater.votes - rater.ties
-    side = max(rater.left, sided - rater.left) / sided if sided >= SIDE_VOTES else 0
+    """Why a rater is excluded; "" if not excluded."""
+    decided = rater.votes - rater.ties
+    side = max(rater.left, decided - rater.left) / decided if decided >= SIDE_VOTES else 0
     consistency = rater.consistent / rater.repeated if rater.repeated else 1
     if rater.votes < rule.min_votes:
         return f"{rater.votes} answers"
     if consistency < rule.min_consistency:
         return f"{rater.consistent} of {rater.repeated} repeated pairs answered alike"
     if rater.catches and rater.caught / rater.catches < rule.min_caught:
-        return f"{rater.caught} of {rater.catches} catch pairs answered right"
+        return f"{rater.caught} of {rater.catches} catch pairs answered correctly"
     if side > rule.max_side:
         return f"{side:.0%} of the answers for one side"
-    return f"median of {rater.seconds:.1f} s to a vote" if rater.seconds < rule.min_seconds else ""
+    return f"median of {rater.seconds:.1f} s per vote" if rater.seconds < rule.min_seconds else ""
 
 
 def _agreement(first: Sequence[Vote]) -> dict[str, float]:
-    """Rater -> share of answers that agree with most of the others on the same pair; ties among them do not count."""
-    met: dict[str, list[bool]] = defaultdict(list)
-    for own in _by(first, *SUBJECT).values():
-        counts = Counter(v.choice for v in own)
-        for vote in own:
-            others = counts - Counter([vote.choice])
-            ranked = others.most_common(2)
+    """For each rater, the share of answers that agree with the majority of the others, where there is a majority."""
+    agreed: dict[str, list[bool]] = defaultdict(list)
+    for votes in _by(first, "pair", "question").values():
+        counts = Counter(v.choice for v in votes)
+        for vote in votes:
+            ranked = (counts - Counter([vote.choice])).most_common(2)
             if ranked and (len(ranked) == 1 or ranked[0][1] > ranked[1][1]):
-                met[vote.rater].append(vote.choice == ranked[0][0])
-    return {rater: sum(same) / len(same) for rater, same in met.items()}
+                agreed[vote.rater].append(vote.choice == ranked[0][0])
+    return {rater: statistics.mean(same) for rater, same in agreed.items()}
 
 
 def _preference(key: Key, first: Sequence[Vote], number: int, question: str, baseline: str) -> Preference | None:
@@ -268,7 +265,7 @@ def _preference(key: Key, first: Sequence[Vote], number: int, question: str, bas
     for (pair,), own in _by(decided, "pair").items():
         sequences[key.pairs[pair].sequence] = (sum(_preferred(key, v) == "ours" for v in own), len(own))
     by_rater = ratio_of_sums(wins, [len(own) for own in groups]) if decided else Interval(math.nan)
-    by_rater = dataclasses.replace(by_rater, low=max(by_rater.low, 0.0), high=min(by_rater.high, 1.0))  # a share
+    by_rater = replace(by_rater, low=max(by_rater.low, 0.0), high=min(by_rater.high, 1.0))  # it is a share
     counted = share(sum(wins), len(decided))
     return Preference(baseline, question, len(votes) - len(decided), counted, by_rater, dict(sorted(sequences.items())))
 
@@ -277,20 +274,20 @@ def krippendorff_alpha(counts: Sequence[Counter[str]]) -> float:
     """Krippendorff's alpha for nominal data.
 
     Args:
-        counts: for each thing that was judged, how often each answer was given.
+        counts: number of times each answer was given, for each subject.
 
     Returns:
-        1 for full agreement, 0 for none beyond chance; NaN where all answers are the same or nothing has two.
+        1 for full agreement, 0 for agreement by chance; NaN if all answers are the same, or no subject has two.
     """
     judged = [count for count in counts if count.total() > 1]
-    disagreed = sum(_apart(count) / (count.total() - 1) for count in judged)
+    observed = sum(_disagreements(count) / (count.total() - 1) for count in judged)
     totals = sum(judged, Counter[str]())
-    expected = _apart(totals)
-    return 1 - (totals.total() - 1) * disagreed / expected if expected else math.nan
+    expected = _disagreements(totals)
+    return 1 - (totals.total() - 1) * observed / expected if expected else math.nan
 
 
-def _apart(count: Counter[str]) -> int:
-    """Ordered pairs of different answers."""
+def _disagreements(count: Counter[str]) -> int:
+    """Number of ordered pairs of different answers."""
     return count.total() ** 2 - sum(n * n for n in count.values())
 
 

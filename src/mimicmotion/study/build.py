@@ -7,12 +7,13 @@ import random
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
 
+from mimicmotion.errors import InputError, MediaError
 from mimicmotion.evaluation.reports.listing import list_pictures, list_videos
 from mimicmotion.runtime.files import check_writable, writing
 from mimicmotion.runtime.progress import Job, Progress
@@ -31,22 +32,32 @@ from mimicmotion.study.folder import (
     Study,
     StudyPair,
 )
-from mimicmotion.study.sources import StudyVideo, common_sequences, open_study_video, uneven_lengths
 from mimicmotion.tables import write_json
 from mimicmotion.video.picture import read_picture, write_picture
+from mimicmotion.video.reader import VideoReader, open_video
 from mimicmotion.video.writer import open_writer
 
 T = TypeVar("T")
 
-_NOTHING = "\0"  # a pattern that no file has: a folder with anything in it, votes above all, is never replaced
-_CRF = 12
+NO_FILE = "\0"
+"""A pattern that matches no file, so that a folder with any content, such as votes, is never replaced."""
+CRF = 12
 COARSE = "coarse copy"
-_UNEVEN_FPS = 50.0  # a GIF's times are hundredths of a second; this keeps them to one frame
+VARIABLE_FPS = 50.0
+"""Frame rate for videos of a variable rate. GIF times are multiples of 1/100 s, which this keeps to within a frame."""
+PLAYED = {
+    ".mp4": ("h264", "vp9", "av1", "libdav1d"),
+    ".m4v": ("h264",),
+    ".mov": ("h264",),
+    ".webm": ("vp8", "vp9", "av1", "libdav1d"),
+}
+"""Codecs that all current browsers play, by file suffix."""
+PIXEL_FORMATS = ("yuv420p", "yuvj420p")
 
 
 @dataclass(frozen=True, slots=True)
 class BuiltStudy:
-    """A built study, where it is, and what its maker should know."""
+    """A built study, its folder, and warnings."""
 
     study: Study
     key: Key
@@ -54,22 +65,36 @@ class BuiltStudy:
     warnings: list[str]
 
     def summary(self) -> str:
-        """A few lines for a person to read."""
+        """A summary of a few lines."""
         key = self.key
         pairs = [p for p in key.pairs.values() if p.baseline]
         sequences, checks = len({p.sequence for p in pairs}), len(key.pairs) - len(pairs)
         videos = [v for v in key.videos.values() if v.method != COARSE]
         encoded = sum(v.encoded_again for v in videos)
-        return "\n".join(
-            [
-                *(f"warning: {line}" for line in self.warnings),
-                f"{len(pairs)} pairs: {key.ours} against {', '.join(key.baselines)} in {sequences} sequences"
-                + (f"; {checks} practice and catch pairs" if checks else ""),
-                f"{len(videos) - encoded} videos copied, {encoded} encoded as H.264 because browsers cannot play them",
-                f"key: {self.output / KEY} (keep it from the raters)",
-                f"next: mimicmotion serve --study {self.output}",
-            ]
-        )
+        lines = [f"warning: {line}" for line in self.warnings]
+        lines += [
+            f"{len(pairs)} pairs: {key.ours} against {', '.join(key.baselines)} in {sequences} sequences"
+            + (f"; {checks} practice and catch pairs" if checks else ""),
+            f"{len(videos) - encoded} videos copied, {encoded} encoded as H.264 because browsers cannot play them",
+            f"key: {self.output / KEY} (keep it secret from the raters)",
+            f"next: mimicmotion serve --study {self.output}",
+        ]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class StudyVideo:
+    """A video of a method, or a driving video.
+
+    Attributes:
+        path: file or folder of frames.
+        reader: opened video.
+        suffix: suffix of the copy; "" if browsers cannot play the file, so that it has to be encoded.
+    """
+
+    path: Path
+    reader: VideoReader
+    suffix: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +107,21 @@ class _Inputs:
 
 
 def build_study(config: StudyConfig) -> Job[BuiltStudy]:
-    """Write the folder of a study.
+    """Build the folder of a study.
 
-    Videos that browsers play are copied as they are. Others (MPEG-4 of OpenCV, GIF, frames, ...) become H.264 of
-    better quality than the writer's visually lossless default, at their own size and rate.
+    Videos that browsers can play are copied. Others (MPEG-4 written by OpenCV, GIF, folders of frames, ...) are encoded
+    as H.264 at their own size and rate, with a higher quality than the writer's visually lossless default.
 
     Raises:
-        InputError: a folder lacks sequences, a video cannot be read, names collide.
-        OutputError: the folder exists and holds something, or cannot be written.
+        InputError: a folder lacks sequences, or a video cannot be read.
+        OutputError: the output folder is not empty, or cannot be written.
     """
-    check_replaceable_folder(config.output, _NOTHING)
+    check_replaceable_folder(config.output, NO_FILE)
     check_writable(config.output)
     inputs = _open_inputs(config)
     rng = random.Random(config.seed) if config.seed is not None else random.SystemRandom()
     files = len(inputs.videos) + len(inputs.references) + len(inputs.driving) + config.practice + config.catch
-    with atomic_folder(config.output, _NOTHING) as part, writing(config.output):
+    with atomic_folder(config.output, NO_FILE) as part, writing(config.output):
         (part / VIDEOS).mkdir()
         study, key = yield from _build(config, inputs, _Writer(part / VIDEOS, rng, files))
         write_json(part / STUDY, study.as_json())
@@ -107,25 +132,29 @@ def build_study(config: StudyConfig) -> Job[BuiltStudy]:
 
 
 def _open_inputs(config: StudyConfig) -> _Inputs:
-    """Find and open everything, so that what is wrong comes up before anything is written."""
+    """Find and open all inputs, so that errors are raised before anything is written."""
     found = {name: list_videos(path) for name, path in config.methods}
     references = list_pictures(config.reference) if config.reference else {}
     driving = list_videos(config.driving) if config.driving else {}
     folders: dict[str, dict[str, Path]] = dict(found)
-    # further references or driving videos do no harm, so only lacking ones count
     every = set().union(*found.values())
-    for name, extra, given in (("reference", references, config.reference), ("driving", driving, config.driving)):
-        if given:
-            folders[f"--{name}"] = {k: v for k, v in extra.items() if k in every}
-    sequences, missing = common_sequences(folders, skip_missing=config.skip_missing)
+    for name, extra in (("--reference", references), ("--driving", driving)):
+        if extra:  # additional references or driving videos are ignored
+            folders[name] = {k: v for k, v in extra.items() if k in every}
+    sequences, missing = _common_sequences(folders, skip_missing=config.skip_missing)
     fps = config.folder_fps
-    videos = {(m, s): open_study_video(found[m][s], folder_fps=fps) for s in sequences for m in found}
-    for s in sequences if references else ():
-        read_picture(references[s])
-    opened = {s: open_study_video(driving[s], folder_fps=fps) for s in sequences if driving}
-    by_sequence = {s: [(name, videos[name, s]) for name in found] for s in sequences}
-    warnings = [f"left out: {line}" for line in missing] + uneven_lengths(by_sequence)
-    return _Inputs(videos, {s: references[s] for s in sequences if references}, opened, sequences, warnings)
+    videos = {(m, s): _open_video(found[m][s], fps) for s in sequences for m in found}
+    references = {s: references[s] for s in sequences if references}
+    for path in references.values():
+        read_picture(path)
+    opened = {s: _open_video(driving[s], fps) for s in sequences if driving}
+    warnings = [f"left out: {line}" for line in missing]
+    for s in sequences:
+        lengths = {name: videos[name, s].reader.info.duration for name in found}
+        if min(lengths.values()) < 0.9 * max(lengths.values()):
+            listed = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in lengths.items())
+            warnings.append(f"{s}: {listed}; the shorter one waits on its last frame")
+    return _Inputs(videos, references, opened, sequences, warnings)
 
 
 def _build(config: StudyConfig, inputs: _Inputs, writer: _Writer) -> Job[tuple[Study, Key]]:
@@ -153,10 +182,10 @@ def _build(config: StudyConfig, inputs: _Inputs, writer: _Writer) -> Job[tuple[S
 
     ours, names = config.ours[0], [name for name, _ in config.baselines]
     against = writer.shuffled(itertools.product(inputs.sequences, names))
-    turned = writer.shuffled(i % 2 == 0 for i in range(len(against)))  # a rater sees ours on either side equally often
-    for (sequence, baseline), turn in zip(against, turned, strict=True):
+    swapped = writer.shuffled(i % 2 == 0 for i in range(len(against)))  # ours is on either side equally often
+    for (sequence, baseline), swap in zip(against, swapped, strict=True):
         both = shown[ours, sequence], shown[baseline, sequence]
-        add(both[::-1] if turn else both, "vote", KeyPair(sequence, baseline))
+        add(both[::-1] if swap else both, "vote", KeyPair(sequence, baseline))
     places = itertools.cycle(writer.shuffled(inputs.videos))
     kinds: tuple[tuple[PairKind, int], ...] = (("practice", config.practice), ("catch", config.catch))
     for kind in (kind for kind, count in kinds for _ in range(count)):
@@ -190,7 +219,7 @@ def _text(path: Path | None) -> str:
 
 
 class _Writer:
-    """Puts files into the folder of videos under blind names."""
+    """Writes files to the folder of videos under random names."""
 
     def __init__(self, folder: Path, rng: random.Random, total: int) -> None:
         self.folder, self.rng, self.total, self.done = folder, rng, total, 0
@@ -216,7 +245,7 @@ class _Writer:
 
     def picture(self, path: Path) -> str:
         file = f"{self.new_id('r')}.png"
-        write_picture(self.folder / file, read_picture(path))  # without the tags of the original
+        write_picture(self.folder / file, read_picture(path))  # without the metadata of the original
         return file
 
     def progress(self) -> Progress:
@@ -225,27 +254,27 @@ class _Writer:
 
 
 def _encode(source: StudyVideo, path: Path, coarse: bool) -> None:
-    """Write a video as H.264, frame by frame at its own size and rate; a coarse one in about 12 blocks across."""
+    """Encode a video as H.264 at its own size and rate; a coarse copy is about 12 blocks wide."""
     info = source.reader.info
-    fps = _UNEVEN_FPS if info.variable_frame_rate else info.fps
+    fps = VARIABLE_FPS if info.variable_frame_rate else info.fps
     frames = source.reader.frames(fps=fps if info.variable_frame_rate else None)
     block = max(2, min(info.size) // 12) if coarse else 1
-    with open_writer(path, info.size, Fraction(fps).limit_denominator(1001), crf=_CRF) as writer:
+    with open_writer(path, info.size, Fraction(fps).limit_denominator(1001), crf=CRF) as writer:
         for frame in frames:
             blocks = frame[::block, ::block].repeat(block, 0).repeat(block, 1)
             writer.write(blocks[: frame.shape[0], : frame.shape[1]])
 
 
 def find_leaks(config: StudyConfig, study: Study, videos: Iterable[Path]) -> list[str]:
-    """A line for each place where raters could read the name of a method: the study's texts, the tags of a video.
+    """A warning for each text of the study, and each copied video whose metadata, contains the name of a method.
 
-    Videos are never changed, so a tag stays where it is; a rater sees it only by looking into the file.
+    The metadata is kept, because videos are never changed; raters would have to inspect the file to see it.
     """
     places = {"the title": study.title, "a question": "\n".join(study.questions)}
     places |= {"the consent": study.consent, "the instructions": study.instructions}
     places |= {str(path): _tags(path) for path in videos}
     return [
-        f"the name {name} stands in {place}, which raters get"
+        f"the name {name} appears in {place}, which raters can see"
         for place, text in places.items()
         for name, _ in config.methods
         if re.search(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", text, re.I)
@@ -258,3 +287,45 @@ def _tags(path: Path) -> str:
     with av.open(str(path.absolute())) as container:
         tags = [container.metadata, *(stream.metadata for stream in container.streams)]
         return "\n".join(str(value) for tag in tags for value in tag.values())
+
+
+# --- inputs -------------------------------------------------------------------------------------------------------
+
+
+def _common_sequences(folders: Mapping[str, Mapping[str, Path]], *, skip_missing: bool) -> tuple[list[str], list[str]]:
+    """Sequences that all folders have, and a line for each one that a folder lacks.
+
+    Args:
+        folders: name of each folder, for messages, to its sequences.
+        skip_missing: skip incomplete sequences instead of raising an error.
+
+    Raises:
+        InputError: a folder lacks sequences, or there is no common sequence.
+    """
+    every = sorted(set().union(*folders.values()))
+    missing = [f"{name} has no {s}" for s in every for name, found in folders.items() if s not in found]
+    common = [s for s in every if all(s in found for found in folders.values())]
+    if missing and (not skip_missing or not common):
+        got = "; ".join(missing[:10]) + (f"; and {len(missing) - 10} more" if len(missing) > 10 else "")
+        fix = "add the files, or skip these sequences with --skip-missing" if common else "rename the files"
+        raise InputError(got, "the same names in all folders", fix)
+    return common, missing
+
+
+def _open_video(path: Path, folder_fps: float) -> StudyVideo:
+    """Open a video, and decide whether browsers can play it."""
+    reader = open_video(path, folder_fps=folder_fps)
+    suffix = path.suffix.lower()
+    played = path.is_file() and reader.info.codec in PLAYED.get(suffix, ()) and _pixel_format(path) in PIXEL_FORMATS
+    # browsers play QuickTime files with H.264 if they are named .mp4
+    return StudyVideo(path, reader, suffix.replace(".m4v", ".mp4").replace(".mov", ".mp4") if played else "")
+
+
+def _pixel_format(path: Path) -> str | None:
+    import av
+
+    try:
+        with av.open(str(path.absolute())) as container:
+            return container.streams.video[0].codec_context.pix_fmt
+    except (av.error.FFmpegError, IndexError) as e:
+        raise MediaError(f"{path} cannot be read ({e})", "a video", "check it in a player") from e

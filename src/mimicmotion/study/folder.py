@@ -1,9 +1,9 @@
 """The folder of a study.
 
 STUDY/
-study.json      the pairs, under blind ids, and the secret that signs raters' links
-videos/         all videos and pictures, the only files that are served
-key.json        which id is which method; the service does not read it
+study.json      pairs with random ids, and the secret that signs the links of raters
+videos/         videos and pictures, the only files that are served
+key.json        method of each id; not read by the service
 votes.sqlite    raters and votes
 """
 
@@ -26,13 +26,13 @@ FORMAT, KEY_FORMAT, VERSION = "mimicmotion-study", "mimicmotion-study-key", 2
 
 @dataclass(frozen=True, slots=True)
 class StudyPair:
-    """Two videos of one sequence, in an order that says nothing, and what is shown with them.
+    """Two videos of one sequence in random order, and what is shown beside them.
 
     Attributes:
-        id: blind name of the pair.
+        id: random id of the pair.
         a: id of one video.
-        b: id of the other.
-        reference: file of the reference picture in videos/; "" for none.
+        b: id of the other video.
+        reference: file name of the reference picture in videos/; "" for none.
         driving: id of the driving video; "" for none.
         kind: practice and catch pairs show a video and a coarse copy of it.
     """
@@ -47,7 +47,7 @@ class StudyPair:
 
 @dataclass(frozen=True, slots=True)
 class PageVideo:
-    """A video as the page sees it: its file in videos/, shape and length."""
+    """What the page knows of a video: file name in videos/, size in pixels, and length."""
 
     file: str
     width: int
@@ -57,21 +57,21 @@ class PageVideo:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What the service knows; holds no name of a method or sequence.
+    """What the service knows, without the names of methods and sequences.
 
     Attributes:
         study: id of the study.
-        secret: signs the links of raters.
+        secret: key that signs the links of raters.
         title: heading of the page.
-        questions: what is asked about each pair.
+        questions: questions about each pair.
         ties: whether "no difference" is an answer.
-        consent: what raters agree to first; "" for nothing.
-        instructions: shown before the first pair; "" for the usual ones alone.
+        consent: text that raters agree to first; "" for none.
+        instructions: text shown before the first pair, in addition to the standard one.
         open: whether anyone can vote, under a random id.
-        repeat_share: pairs that a rater sees a second time, as a share of all.
-        min_seconds: how long a pair must be shown before a vote is taken.
-        pairs: the pairs.
-        videos: the videos by id.
+        repeat_share: share of the pairs that are shown to each rater twice.
+        min_seconds: seconds that a pair must play before it can be voted on.
+        pairs: all pairs.
+        videos: all videos, by id.
     """
 
     study: str
@@ -88,13 +88,13 @@ class Study:
     videos: dict[str, PageVideo]
 
     def as_json(self) -> dict[str, Any]:
-        """The content of study.json."""
+        """Content of study.json."""
         return {"format": FORMAT, "version": VERSION, **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True)
 class KeyVideo:
-    """Where a video of the page came from."""
+    """Origin of a video: method, sequence, name of the source, and whether it was encoded instead of copied."""
 
     method: str
     sequence: str
@@ -104,7 +104,7 @@ class KeyVideo:
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
-    """Whose videos a pair shows: ours always against one baseline; of a practice or catch pair, which one is better."""
+    """Sequence of a pair, and its baseline; for practice and catch pairs, the id of the better video."""
 
     sequence: str
     baseline: str = ""
@@ -113,14 +113,14 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What the blind ids stand for.
+    """The meaning of the random ids.
 
     Attributes:
         study: id of the study.
         ours: name of our method.
-        baselines: names of the others.
-        videos: the videos of methods, by id.
-        pairs: the pairs, by id.
+        baselines: names of the other methods.
+        videos: videos of the methods, by id.
+        pairs: pairs, by id.
     """
 
     study: str
@@ -130,7 +130,7 @@ class Key:
     pairs: dict[str, KeyPair]
 
     def as_json(self) -> dict[str, Any]:
-        """The content of key.json."""
+        """Content of key.json."""
         return {"format": KEY_FORMAT, "version": VERSION, **asdict(self)}
 
 
@@ -138,33 +138,33 @@ def load_study(folder: Path) -> Study:
     """Read STUDY/study.json.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: the file is missing or damaged.
     """
     return _load(Study, folder / STUDY, FORMAT)
 
 
 def load_key(folder: Path, study: Study) -> Key:
-    """Read STUDY/key.json and see that it belongs to the study.
+    """Read STUDY/key.json.
 
     Raises:
-        InputError: there is none, it is damaged, or it is another study's.
+        InputError: the file is missing, damaged, or of another study.
     """
     path = folder / KEY
     key = _load(Key, path, KEY_FORMAT)
     shown = {v for pair in study.pairs for v in (pair.a, pair.b)}
     if key.study != study.study or set(key.pairs) != {p.id for p in study.pairs} or not shown <= set(key.videos):
-        raise InputError(f"{path} is the key of another study", f"the key of {study.study}", "put the right file there")
+        raise InputError(f"{path} is the key of another study", f"the key of {study.study}", "restore the right file")
     return key
 
 
 def _load(cls: type[T], path: Path, form: str) -> T:
     if not path.exists():
-        raise InputError(f"{path} does not exist", "the folder of a study", "mimicmotion study build makes one")
+        raise InputError(f"{path} does not exist", "the folder of a study", "create one with mimicmotion study build")
     data = read_json(path, "a JSON file", "check that it is complete")
     try:
         if not isinstance(data, dict) or (data.pop("format", None), data.pop("version", None)) != (form, VERSION):
-            raise ConfigError("its format or version differ", form, "")
+            raise ConfigError("another format or version", form, "")
         return parse(cls, data)
     except ConfigError as e:
-        fix = "build the study anew"
+        fix = "build the study again"
         raise InputError(f"{path}: {e.got}", "the file as mimicmotion study build wrote it", fix) from e

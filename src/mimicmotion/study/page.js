@@ -2,15 +2,15 @@
 (async () => {
   const $ = (id) => document.getElementById(id);
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  let rater = ""; // signed id
+  let rater = ""; // signed id of the rater
   const study = await ask("GET", "about").catch(() => null);
   if (!study) return problem("The study cannot be reached. Please try again later.");
   document.title = study.title;
   for (const heading of document.querySelectorAll(".title")) heading.textContent = study.title;
 
-  // ---- what is kept over a reload: who votes, and votes that are still to be sent --------------------------------
-  const memory = new Map(); // where the browser keeps nothing (private windows)
-  const keep = {
+  // ---- storage that survives a reload: the rater, and votes that are not sent yet --------------------------------
+  const memory = new Map(); // if the browser has no storage (private windows)
+  const storage = {
     get(name) {
       try { return localStorage.getItem(`${study.study}/${name}`); } catch { return memory.get(name) ?? null; }
     },
@@ -19,7 +19,7 @@
     },
   };
   let unsent = [];
-  const save = () => keep.set(`unsent/${rater}`, JSON.stringify(unsent));
+  const save = () => storage.set(`unsent/${rater}`, JSON.stringify(unsent));
 
   async function ask(method, path, body) {
     const headers = rater ? { Authorization: `Bearer ${rater}` } : {};
@@ -30,7 +30,7 @@
   }
 
   // ---- videos ---------------------------------------------------------------------------------------------------
-  const elements = new Map(); // id -> <video>, of this pair and the next ones
+  const elements = new Map(); // id -> <video>, of this pair and the next two
   function element(id) {
     if (!elements.has(id)) {
       const video = document.createElement("video");
@@ -46,7 +46,7 @@
     const wanted = new Set(trials.slice(from, from + 3).flatMap(idsOf));
     for (const [id, video] of elements) {
       if (wanted.has(id)) continue;
-      video.pause(); video.removeAttribute("src"); video.load(); video.remove(); // lets the memory go
+      video.pause(); video.removeAttribute("src"); video.load(); video.remove(); // frees the memory
       elements.delete(id);
     }
     wanted.forEach(element);
@@ -56,9 +56,9 @@
   let trials = [];
   let clips = {};
   let answered = new Set();
-  const place = (trial, question) => [trial.pair, trial.repeat, question].join("/");
+  const key = (trial, question) => [trial.pair, trial.repeat, question].join("/");
   let cursor = 0;
-  let shown = null; // the pair on the screen
+  let shown = null; // the current pair
   let paused = calm;
 
   function restart() {
@@ -69,14 +69,14 @@
     if (!shown || paused || document.hidden) return;
     for (const video of shown.videos) if (!atEnd(video)) video.play().catch(refused);
   }
-  // a phone that saves power starts nothing by itself: then the button says Play
+  // in power-saving mode, phones do not allow autoplay; then the button says Play
   function refused(error) { if (error.name === "NotAllowedError") setPaused(true); }
   const atEnd = (video) => video.ended || (video.duration > 0 && video.currentTime >= video.duration - 0.001);
-  // The longest video leads; the others follow it, and wait on their last frame if they are shorter.
+  // The longest video leads. The others follow it; shorter ones wait on their last frame.
   function follow() {
     if (!shown?.ready || paused) return;
     shown.played += TICK;
-    if (shown.played >= study.min_seconds) open(true); // only what was running counts
+    if (shown.played >= study.min_seconds) enable(true); // counts only the time for which the videos played
     if (shown.videos.every(atEnd)) return restart();
     for (const video of shown.videos) {
       if (video === shown.lead || video.seeking || shown.lead.seeking) continue;
@@ -96,7 +96,7 @@
     if (document.hidden) shown?.videos.forEach((v) => v.pause()); else play();
   });
 
-  function frame(child, label) {
+  function labelled(child, label) {
     child.setAttribute(child.tagName === "IMG" ? "alt" : "aria-label", label);
     return child;
   }
@@ -106,9 +106,9 @@
     if (trial.reference) {
       const picture = new Image();
       picture.src = `/study/videos/${trial.reference}`;
-      addGiven(given, frame(picture, "Reference picture"), "the person");
+      addGiven(given, labelled(picture, "Reference picture"), "the person");
     }
-    if (trial.driving) addGiven(given, frame(element(trial.driving), "Driving video"), "the movement");
+    if (trial.driving) addGiven(given, labelled(element(trial.driving), "Driving video"), "the movement");
     given.hidden = !given.children.length;
     $("stage").classList.toggle("with-given", !given.hidden);
   }
@@ -140,43 +140,42 @@
     const videos = idsOf(trial).map(element);
     const lead = videos[idsOf(trial).map((id) => clips[id].seconds).reduce((best, s, i, all) => (s > all[best] ? i : best), 0)];
     shown = { trial, question, videos, lead, ready: false, since: 0, played: 0 };
-    $("a").replaceChildren(frame(element(trial.left), "Video A"));
-    $("b").replaceChildren(frame(element(trial.right), "Video B"));
+    $("a").replaceChildren(labelled(element(trial.left), "Video A"));
+    $("b").replaceChildren(labelled(element(trial.right), "Video B"));
     const clip = clips[trial.left];
     $("stage").classList.toggle("wide", clip.width > clip.height * 1.1);
     showGiven(trial);
     heading();
     $("trouble").textContent = "";
     $("back").disabled = index === 0;
-    open(false);
+    enable(false);
     view("trial", "heading");
-    wait(shown);
+    start(shown);
   }
-  function wait(mine) {
+  function start(pair) { // once all videos are loaded
     const check = () => {
-      if (shown !== mine || mine.ready) return;
-      const broken = mine.videos.find((v) => v.error);
-      if (broken) return trouble(mine);
-      if (!mine.videos.every((v) => v.readyState >= 2)) return;
-      mine.ready = true;
-      mine.since = performance.now();
+      if (shown !== pair || pair.ready) return;
+      if (pair.videos.some((v) => v.error)) return failed(pair);
+      if (!pair.videos.every((v) => v.readyState >= 2)) return;
+      pair.ready = true;
+      pair.since = performance.now();
       restart();
     };
-    for (const video of mine.videos) {
+    for (const video of pair.videos) {
       for (const name of ["loadeddata", "canplay", "error"]) video.addEventListener(name, check);
       // phones load nothing before play()
-      if (video.readyState < 2) video.play().then(() => { if (!mine.ready || paused) video.pause(); }, () => {});
+      if (video.readyState < 2) video.play().then(() => { if (!pair.ready || paused) video.pause(); }, () => {});
     }
     check();
   }
-  function trouble(mine) {
+  function failed(pair) {
     const again = document.createElement("button");
     again.textContent = "Try again";
     again.onclick = () => { elements.clear(); show(cursor); };
     $("trouble").replaceChildren("A video could not be loaded. ", again);
-    mine.videos.forEach((v) => v.pause());
+    pair.videos.forEach((v) => v.pause());
   }
-  function open(yes) {
+  function enable(yes) {
     $("choose-a").disabled = $("choose-b").disabled = $("choose-tie").disabled = !yes;
   }
   function setPaused(yes) {
@@ -195,43 +194,39 @@
     const id = [...crypto.getRandomValues(new Uint8Array(12))].map((b) => b.toString(16).padStart(2, "0")).join("");
     const seconds = Math.round(performance.now() - shown.since) / 1000;
     unsent.push({ id, pair: trial.pair, repeat: trial.repeat, question, choice, seconds });
-    answered.add(place(trial, question));
+    answered.add(key(trial, question));
     save();
     send();
-    if (question + 1 < study.questions.length && !answered.has(place(trial, question + 1))) askNext(question + 1);
+    if (question + 1 < study.questions.length && !answered.has(key(trial, question + 1))) askNext(question + 1);
     else next();
   }
-  function askNext(question) { // the same videos go on
+  function askNext(question) { // the same videos keep playing
     shown.question = question;
     shown.since = performance.now();
     heading();
     $("heading").focus({ preventScroll: true });
   }
   function next() {
-    const open = firstOpen();
-    if (!open) finish(); else show(...open);
-  }
-  function firstOpen() {
     for (const [i, trial] of trials.entries()) {
-      const question = study.questions.findIndex((_, q) => !answered.has(place(trial, q)));
-      if (question >= 0) return [i, question];
+      const question = study.questions.findIndex((_, q) => !answered.has(key(trial, q)));
+      if (question >= 0) return show(i, question);
     }
-    return null;
+    finish();
   }
 
-  // votes are sent in the order in which they were given; the service keeps each id once
+  // votes are sent in order; the service stores each id once
   let sending = false;
   let stopped = "";
   let code = null;
   async function send() {
     if (sending || !unsent.length || stopped) return;
     sending = true;
-    let taken = false;
+    let stored = false;
     const batch = unsent.slice(0, 1000);
     try {
       ({ code } = await ask("POST", "votes", JSON.stringify({ votes: batch })));
       unsent = unsent.slice(batch.length);
-      taken = true;
+      stored = true;
       save();
     } catch (error) {
       if ([401, 403, 404, 422].includes(error.status)) stopped = `${error.message}: ${error.fix}`;
@@ -239,7 +234,7 @@
     }
     sending = false;
     outcome();
-    if (taken) send();
+    if (stored) send();
   }
   function finish() {
     shown?.videos.forEach((v) => v.pause());
@@ -251,25 +246,25 @@
   function outcome() {
     const stored = !unsent.length;
     $("outcome").textContent = stopped
-      || (stored ? "Your votes are stored; there is nothing more to do." : "Your votes are being sent. Please leave this page open.");
+      || (stored ? "Your votes are saved. You may close this page." : "Your votes are being sent. Please keep this page open.");
     $("end").dataset.stored = String(stored);
     $("done").hidden = !(stored && code);
     $("code").textContent = code ?? "";
   }
 
-  // ---- the views ------------------------------------------------------------------------------------------------
+  // ---- views ----------------------------------------------------------------------------------------------------
   function view(name, focus) {
     for (const id of ["problem", "consent", "start", "trial", "end"]) $(id).hidden = id !== name;
-    // focus on no button: space must pause, not vote again
+    // do not focus a button: space must pause, not vote
     if (focus) $(focus).focus({ preventScroll: true });
   }
   function problem(text) {
     $("why").textContent = text;
     view("problem");
   }
-  function goOn(plan) {
+  function resume(plan) {
     ({ trials, videos: clips, code } = plan);
-    try { unsent = JSON.parse(keep.get(`unsent/${rater}`)) ?? []; } catch { unsent = []; }
+    try { unsent = JSON.parse(storage.get(`unsent/${rater}`)) ?? []; } catch { unsent = []; }
     answered = new Set([...plan.answered, ...unsent.map((v) => [v.pair, v.repeat, v.question])].map((at) => at.join("/")));
     setPaused(paused);
     send();
@@ -287,7 +282,7 @@
   $("back").onclick = back;
   $("again").onclick = () => show(trials.length - 1);
   $("other").hidden = !study.open;
-  $("other").onclick = () => { keep.set("rater", ""); location.replace("/study"); };
+  $("other").onclick = () => { storage.set("rater", ""); location.replace("/study"); };
   document.addEventListener("keydown", (event) => {
     const native = event.target.closest("button, a");
     if (event.repeat || event.ctrlKey || event.altKey || event.metaKey || $("trial").hidden) return;
@@ -306,23 +301,21 @@
   $("instructions").textContent = study.instructions;
   $("consent-text").textContent = study.consent;
   $("agree").onclick = () => view("start");
+  const refuse = (error) =>
+    problem(error.status ? `${error.message}: ${error.fix}.` : "The study cannot be reached. Please try again.");
   $("begin").onclick = async () => {
     $("begin").disabled = true;
     try {
       if (!rater) ({ rater } = await ask("POST", "raters"));
-      keep.set("rater", rater);
-      goOn(await ask("POST", "begin?agreed=true"));
-    } catch (error) {
-      problem(error.status ? `${error.message}: ${error.fix}.` : "The study cannot be reached. Please try again.");
-    }
+      storage.set("rater", rater);
+      resume(await ask("POST", "begin?agreed=true"));
+    } catch (error) { refuse(error); }
   };
-  // the link's signature stands behind the #, which browsers send nowhere
-  rater = decodeURIComponent(location.hash.slice(1)) || keep.get("rater") || "";
+  // the signed id follows the #, which browsers never send to a server
+  rater = decodeURIComponent(location.hash.slice(1)) || storage.get("rater") || "";
   if (!rater && !study.open) return problem("Please open the link that you were given.");
   try {
     const plan = rater ? await ask("POST", "begin") : null;
-    if (plan) goOn(plan); else view(study.consent ? "consent" : "start");
-  } catch (error) {
-    problem(error.status ? `${error.message}: ${error.fix}.` : "The study cannot be reached. Please try again.");
-  }
+    if (plan) resume(plan); else view(study.consent ? "consent" : "start");
+  } catch (error) { refuse(error); }
 })();

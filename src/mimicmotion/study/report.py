@@ -15,17 +15,15 @@ from mimicmotion.study.folder import load_key, load_study
 from mimicmotion.study.votes import load_votes
 from mimicmotion.tables import Section, Table, markdown_page, write_csv, write_json, write_text
 
-_FILES = "preference*"
-
 
 def analyse(
     folder: Path, sources: Sequence[Path] = (), output: Path | None = None, exclusion: Exclusion | None = None
 ) -> str:
-    """Analyse votes, write the report into `output` (STUDY/analysis by default), and give it as text.
+    """Analyse votes, write the report to the folder `output` (by default STUDY/analysis), and return it as text.
 
     Raises:
-        InputError: no votes, votes of another study or unknown pairs.
-        OutputError: the place is taken or cannot be written.
+        InputError: there are no votes, or they belong to another study.
+        OutputError: the folder holds other files, or cannot be written.
     """
     study = load_study(folder)
     analysis = analyse_votes(study, load_key(folder, study), load_votes(folder, study, sources), exclusion)
@@ -37,7 +35,7 @@ def save_report(folder: Path, analysis: Analysis) -> Path:
     """Write preference.md, .json, .csv (a row for each question and baseline) and -votes.csv (a row for each vote).
 
     Raises:
-        OutputError: the folder holds other files or cannot be written.
+        OutputError: the folder holds other files, or cannot be written.
     """
     head = ["question", "baseline", "votes", "for_ours", "ties", "share", "low", "high", "p", "raters"]
     head += ["raters_low", "raters_high"]
@@ -46,7 +44,7 @@ def save_report(folder: Path, analysis: Analysis) -> Path:
         for p in analysis.preferences
         for v, r in [(p.votes, p.by_rater)]
     ]
-    with atomic_folder(folder, _FILES) as part, writing(folder):
+    with atomic_folder(folder, "preference*") as part, writing(folder):
         write_text(part / "preference.md", markdown(analysis))
         write_json(part / "preference.json", asdict(analysis))
         write_csv(part / "preference.csv", head, rows)
@@ -55,7 +53,7 @@ def save_report(folder: Path, analysis: Analysis) -> Path:
 
 
 def markdown(analysis: Analysis) -> str:
-    """The report as text."""
+    """The report in Markdown."""
     preferences, raters = analysis.preferences, analysis.raters
     shares = [
         [
@@ -70,20 +68,25 @@ def markdown(analysis: Analysis) -> str:
         for p in preferences
     ]
     head = ["question", "baseline", f"prefer {analysis.ours}", "ties", "95 % Wilson", "sign test p", "95 % over raters"]
-    said = "Ties are left out. Wilson and the sign test take votes for independent; the last column draws whole raters."
+    note = "Ties are not counted. Wilson and the sign test assume independent votes; the last interval is over raters."
     checks = [
-        f"- repeated pairs answered alike: {analysis.consistency} (50 % is guessing)",
+        f"- repeated pairs answered alike: {analysis.consistency} (50 % if by chance)",
         f"- answers for the left side: {analysis.left}, p = {_number(analysis.left.p, '.2g')} (50 % is expected)",
         f"- agreement of the raters (Krippendorff's alpha): {_number(analysis.alpha, '.2f')}",
         f"- raters left out: {len(raters) - len(analysis.kept)} of {len(raters)}; rule: {analysis.rule}",
     ]
     people = [
-        [r.name, r.code, r.votes, r.ours, r.left, r.ties, alike, right, agreed, f"{r.seconds:.1f}", r.excluded]
+        [
+            *(r.name, r.code, r.votes, r.ours, r.left, r.ties),
+            f"{r.consistent} of {r.repeated}",
+            f"{r.caught} of {r.catches}",
+            _number(r.agreement, ".0%"),
+            f"{r.seconds:.1f}",
+            r.excluded,
+        ]
         for r in raters
-        for alike, right in [(f"{r.consistent} of {r.repeated}", f"{r.caught} of {r.catches}")]
-        for agreed in [_number(r.agreement, ".0%")]
     ]
-    columns = ["rater", "code", "answers", "for ours", "left", "ties", "repeated alike", "catch pairs right"]
+    columns = ["rater", "code", "answers", "for ours", "left", "ties", "repeated alike", "catch pairs correct"]
     columns += ["with the majority", "seconds", "left out"]
     sequences = sorted({s for p in preferences for s in p.sequences})
     counts = [
@@ -95,7 +98,7 @@ def markdown(analysis: Analysis) -> str:
     return markdown_page(
         f"User study: {analysis.ours} against {len({p.baseline for p in preferences})} baselines",
         [
-            Section("", [said], Table(head, shares)),
+            Section("", [note], Table(head, shares)),
             Section("Checks", checks),
             Section("Raters", (), Table(columns, people)),
             Section("Sequences", (), Table(["sequence", "question", "baseline", "for ours"], counts)),

@@ -37,7 +37,7 @@ class Vote:
         right: id of the other video.
         choice: id of the preferred one, or "tie".
         seconds: time for which both videos were shown before the vote.
-        time: time of arrival by the clock of the service, in milliseconds since 1970.
+        time: when the service received it, in milliseconds since 1970.
     """
 
     id: str
@@ -59,10 +59,10 @@ def latest(votes: Iterable[Vote]) -> list[Vote]:
 
 
 def load_votes(folder: Path, study: Study, sources: Sequence[Path] = ()) -> list[Vote]:
-    """Read the latest votes from databases; from the study's own when none is named.
+    """Read the latest votes from databases, by default from that of the study.
 
     Raises:
-        InputError: nothing there, or the database of another study.
+        InputError: a database does not exist, or belongs to another study.
     """
     votes: list[Vote] = []
     for source in sources or [folder / DATABASE]:
@@ -74,17 +74,17 @@ def load_votes(folder: Path, study: Study, sources: Sequence[Path] = ()) -> list
 
 
 class VoteStore:
-    """Raters and votes in an SQLite file; safe for several threads and for a crash at any moment.
+    """Raters and votes in an SQLite file. It can be used from several threads, and survives crashes.
 
-    Votes are only ever added; a new answer to the same question stands beside the old one.
+    Votes are never changed: a new answer to the same question is added.
 
     Args:
-        path: the file; made when missing.
-        study: whose votes it holds.
+        path: the file, created if it does not exist.
+        study: study of the votes.
 
     Raises:
-        InputError: the file is not such a database, or holds the votes of another study.
-        OutputError: it cannot be written.
+        InputError: the file is not a database of votes, or belongs to another study.
+        OutputError: the file cannot be written.
     """
 
     def __init__(self, path: Path, study: Study) -> None:
@@ -99,7 +99,7 @@ class VoteStore:
             raise InputError(got, f"votes of {study.study}", "move the file away")
 
     def enrol(self, rater: str, time: int) -> None:
-        """Keep when a rater first began, which is when they agreed; later times change nothing.
+        """Record when a rater began, which is when they consented. Has no effect the second time.
 
         Raises:
             OutputError: the file cannot be written.
@@ -108,26 +108,26 @@ class VoteStore:
             db.execute("INSERT INTO raters (rater, began) VALUES (?, ?) ON CONFLICT DO NOTHING", (rater, time))
 
     def number(self, rater: str) -> int | None:
-        """Place of a rater in the order in which they began, from 0; None for those who have not."""
+        """Number of a rater in the order of beginning, from 0; None if the rater has not begun."""
         with self._open() as db:
             found = db.execute("SELECT number FROM raters WHERE rater = ?", (rater,)).fetchone()
         return found and found[0] - 1
 
     def add(self, votes: Sequence[Vote]) -> None:
-        """Keep votes: all or, on an error, none. Votes that are there already are not added again.
+        """Store all votes or, on an error, none. Votes that are already stored are skipped.
 
         Raises:
             OutputError: the file cannot be written.
         """
         with self._open() as db:
-            # not OR IGNORE: it would also pass over votes with something missing
+            # not OR IGNORE, which would also skip incomplete votes
             db.executemany(
                 "INSERT INTO votes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (rater, id) DO NOTHING",
                 [astuple(v) for v in votes],
             )
 
     def history(self, rater: str | None = None) -> list[Vote]:
-        """All votes, also those that were answered anew, in the order in which they came; of one rater, if named."""
+        """All votes of a rater, or of all raters, in order of arrival, including those that were changed later."""
         with self._open() as db:
             where, values = ("WHERE rater = ?", (rater,)) if rater else ("", ())
             return [Vote(*row) for row in db.execute(f"SELECT * FROM votes {where} ORDER BY rowid", values)]
@@ -139,6 +139,6 @@ class VoteStore:
                 yield db
         except sqlite3.DatabaseError as e:
             if isinstance(e, sqlite3.OperationalError):
-                fix = "check the folder's permissions and the room on the disk"
-                raise OutputError(f"{self.path}: {e}", "a database that can be written", fix) from e
+                fix = "check the permissions of the folder and the free space"
+                raise OutputError(f"{self.path}: {e}", "a writable database", fix) from e
             raise InputError(f"{self.path}: {e}", "a database of votes", "move the file away") from e

@@ -37,7 +37,7 @@ class Mocap:
     Attributes:
         params: motion parameters of each frame of the file, see `mimicmotion.synth.figure`.
         fps: frames per second of the file.
-        name: of the file.
+        name: name of the file.
     """
 
     params: Float64[ndarray, "frames 54"]

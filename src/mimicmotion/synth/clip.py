@@ -31,13 +31,13 @@ class Truth:
         clean: the clip without camera noise and compression.
         mask: the person's share of each pixel, 0..255.
         depth: distance of the person from the camera in metres; infinite elsewhere.
-        flow: from each pixel of the clip to the same point in the reference, in pixels (x, y); exact for the person,
-            and for the background that of the camera motion.
+        flow: displacement (x, y) in pixels from each pixel of the clip to the same point in the reference; for the
+            background, that of the camera motion.
         in_reference: whether that point is visible in the reference.
         background: each frame without the person and their shadow.
         reference_clean: the reference without noise and compression.
         reference_mask: the person's share of its pixels.
-        reference_depth: its depth.
+        reference_depth: depth of the reference.
     """
 
     clean: UInt8[ndarray, "frames height width 3"]
@@ -59,7 +59,7 @@ class SynthClip:
         frames: the clip.
         poses: exact positions in pixels, confidence as a detector would give it.
         reference_frame: the person in another pose.
-        reference_pose: its pose, one frame.
+        reference_pose: pose in the reference frame, a single frame.
         visible: which points are inside the frame and not hidden, whatever their confidence.
         truth: further ground truth.
     """
@@ -87,12 +87,12 @@ def render_clip(
     """Render a clip; the same arguments give the same pixels in every process on one machine.
 
     Args:
-        seed: of everything that is not given; any integer >= 0.
+        seed: seed of everything that is not given; any integer >= 0.
         num_frames: frames of the clip, at least 1.
         size: (height, width) in pixels.
         fps: frames per second.
         motion: a name of `mimicmotion.synth.motion.MOTIONS` or a recording from `load_bvh`; random if None.
-        person_seed: of the person, clothes, place, framing and light; `seed` if None. Clips with one `person_seed`
+        person_seed: seed of the person, clothes, place, framing and light; `seed` if None. Clips with one `person_seed`
             (and size) and different seeds show the same person in different motions.
         framing: 'full' or 'upper'; random for each person (65 % full) if None.
         camera_motion: whether the camera drifts and shakes a little.

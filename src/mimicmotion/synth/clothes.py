@@ -173,8 +173,8 @@ def from_tights(
     Args:
         assets: the packed people.
         m: the body.
-        cut: where it ends.
-        material: its index.
+        cut: borders of the garment.
+        material: index of the material.
         loose: distance from the skin, decimetres.
         flare: how much wider it is at its hem, decimetres.
         hang: 0..1, how much it hangs straight down from the chest instead of following the belly.
@@ -233,10 +233,10 @@ def shoe(
     Args:
         assets: the packed people.
         m: the body.
-        material: its index.
-        height: of the shaft above the ankle, decimetres.
-        thick: distance from the skin.
-        sole: height of the sole.
+        material: index of the material.
+        height: height of the shaft above the ankle, decimetres.
+        thick: distance from the skin, decimetres.
+        sole: height of the sole, decimetres.
         pointed: how far the toe extends forward.
     """
     s = sheet(assets, "helper-tights")
@@ -286,9 +286,7 @@ def components(triangles: ndarray, count: int) -> ndarray:
         label = new
 
 
-def from_garment(
-    assets: Assets, m: Measures, garment: Garment, materials: dict[str, int], thick: float = 0.02
-) -> Piece:
+def from_garment(assets: Assets, m: Measures, garment: Garment, materials: dict[str, int]) -> Piece:
     """A suit of additional assets, whose components are sorted into tops, trousers and shoes by their height."""
     skin, triangles = fit(assets, garment, m.vertices), garment.triangles
     placed = skin.vertices
@@ -313,7 +311,7 @@ def from_garment(
     for k, name in enumerate(names):
         own = triangles[kind[triangles[:, 0]] == k]
         if len(own):
-            off = skin._replace(vertices=placed + normal * thick)
+            off = skin._replace(vertices=placed + 0.02 * normal)
             parts.append(textured(off, own, flat, normal, materials[name]))
     inside = np.where(garment.hides, 9.0, -1.0)
     return Piece(Mesh.join(parts), inside)

@@ -32,7 +32,7 @@ def face_actions(
     Args:
         rng: random generator.
         q: motion parameters.
-        times: of the frames, seconds.
+        times: times of the frames in seconds.
     """
     first, second = (MOODS[str(m)] for m in rng.choice(list(MOODS), 2))
     period, phase, size = rng.uniform(2, 6), rng.random(), rng.uniform(0.3, 1.0)

@@ -19,7 +19,6 @@ ARM = (12, 19)  # left, right: wrist (outward, up, forward) from the shoulder, e
 ARM_WIDTH = 7
 CURL = (26, 32)  # thumb .. little finger, spread
 LEG = (38, 43)  # ankle (outward, up, forward) from below the hip, foot pitch (toe up), foot yaw (outward)
-LEG_WIDTH = 5
 MOUTH, BLINK = 48, 49
 SHRUG = (50, 51)
 TRAVEL = (52, 53)  # shift of the whole figure along x and z, in body heights

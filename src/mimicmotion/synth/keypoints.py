@@ -52,9 +52,9 @@ def keypoints(
         assets: the packed people.
         figure: the person.
         heels: left and right, in the rest pose.
-        pose: of all frames.
+        pose: bones in all frames.
         frame: index of the frame.
-        vertices: of the figure's mesh in this frame.
+        vertices: vertices of the figure's mesh in this frame.
     """
     out = np.zeros((NUM_POINTS, 3))
     at = lambda base: vertices[figure.vertex_of[base]]  # noqa: E731

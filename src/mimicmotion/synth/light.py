@@ -233,9 +233,9 @@ def shade(out, cover, background, ids, bary, surface, light, eye, factor):
         cover: (rows, columns) float32, the person's share of each pixel.
         background: (rows, columns, 3) float32.
         ids: (factor rows, factor columns) triangles, from `fill`.
-        bary: their barycentric coordinates.
+        bary: barycentric coordinates in these triangles.
         surface: the person.
-        light: on them.
+        light: lights of the scene.
         eye: (3,) position of the camera.
         factor: samples per pixel along each axis.
     """
@@ -275,14 +275,14 @@ def shade_floor(out, background, shadow, ambient, share, start, cell, eye, centr
         background: the same without the person.
         shadow: (cells, cells) share of the key light that is blocked, by z and x.
         ambient: (cells, cells) share of the ambient light that is blocked.
-        share: of the key light in the light on the floor.
+        share: share of the key light in the light on the floor.
         start: (2,) x and z of the first cell.
         cell: size of a cell.
         eye: (3,) position of the camera.
         centre: (2,) column and row of the camera's axis.
         focal: focal length in pixels.
         pitch_sin: sine of the camera's pitch.
-        pitch_cos: its cosine.
+        pitch_cos: cosine of the camera's pitch.
     """
     rows, columns, _ = out.shape
     last = shadow.shape[0] - 1

@@ -29,7 +29,7 @@ from mimicmotion.synth.zbuffer import fill_depth
 
 # For frames up to this long side in pixels: the side of a texture in texels, and strands of hair across a texture.
 FINENESS = ((100, 128, 40.0), (400, 512, 90.0), (1_000_000, 1024, 260.0))
-DIRECTIONS = 28  # of the ambient occlusion
+DIRECTIONS, MAP_SIDE = 28, 160  # number of depth maps for the ambient occlusion, and their side
 LASHES = ("helper-l-eyelashes-1", "helper-l-eyelashes-2", "helper-r-eyelashes-1", "helper-r-eyelashes-2")
 
 
@@ -67,7 +67,7 @@ def make_figure(rng: Rng, assets: Assets, long_side: int) -> Figure:
     Args:
         rng: random generator.
         assets: the packed people.
-        long_side: of the frames in pixels, which sets the detail of textures and hair.
+        long_side: long side of the frames in pixels, which sets the detail of textures and hair.
     """
     genes = random_genes(rng, assets)
     vertices = shape_vertices(assets, genes)
@@ -107,7 +107,7 @@ def make_figure(rng: Rng, assets: Assets, long_side: int) -> Figure:
         mesh=mesh,
         table=np.stack(palette.rows),
         textures=np.stack(palette.textures),
-        occlusion=ambient_occlusion(mesh.vertices, mesh.triangles, mesh.cut, DIRECTIONS),
+        occlusion=ambient_occlusion(mesh.vertices, mesh.triangles, mesh.cut),
         fold=_fold(skeleton, mesh),
         vertex_of=vertex_of,
         actions=actions,
@@ -167,23 +167,21 @@ def _fold(skeleton: Skeleton, mesh: Mesh) -> Float32[ndarray, " n"]:
     return (out + 0.5 * np.exp(-((away / 0.8) ** 2))).astype(np.float32)
 
 
-def ambient_occlusion(
-    vertices: Float32[ndarray, "n 3"], triangles: ndarray, cut: ndarray, directions: int, size: int = 160
-) -> Float32[ndarray, " n"]:
+def ambient_occlusion(vertices: Float32[ndarray, "n 3"], triangles: ndarray, cut: ndarray) -> Float32[ndarray, " n"]:
     """Share of the hemisphere above each vertex that the rest of the mesh does not occlude."""
     normal = normals_of(vertices, triangles)
     total, open_ = np.zeros(len(vertices)), np.zeros(len(vertices))
     turn = np.pi * (3 - np.sqrt(5))
     start = vertices + 0.1 * normal
-    for k in range(directions):
-        up = 1 - 2 * (k + 0.5) / directions
+    for k in range(DIRECTIONS):
+        up = 1 - 2 * (k + 0.5) / DIRECTIONS
         side = np.sqrt(1 - up**2)
         way = np.array([side * np.cos(turn * k), up, side * np.sin(turn * k)])
-        matrix = map_matrix(vertices, way, size)
-        depth = np.zeros((size, size), np.float32)
+        matrix = map_matrix(vertices, way, MAP_SIDE)
+        depth = np.zeros((MAP_SIDE, MAP_SIDE), np.float32)
         fill_depth(apply_matrix(matrix, vertices), triangles, cut, depth)
         seen = apply_matrix(matrix, start)
-        at = np.clip(seen[:, :2].astype(int), 0, size - 1)
+        at = np.clip(seen[:, :2].astype(int), 0, MAP_SIDE - 1)
         weight = np.clip(normal @ way, 0, 1)
         total += weight
         open_ += weight * (depth[at[:, 1], at[:, 0]] <= seen[:, 2] + 0.06)

@@ -102,7 +102,7 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
 
     Args:
         scene: the person and the place.
-        pose: of all frames.
+        pose: bones in all frames.
         frame: index of the frame.
         face: face actions, 0..1.
         pan: (2,) shift of the camera, pixels.
@@ -242,10 +242,10 @@ def correspondence(
     """Flow from each pixel of one picture to the same point in another, in pixels, and whether it is visible there.
 
     Args:
-        scene: of both.
+        scene: scene of both pictures.
         here: the picture with the pixels.
         there: the other picture.
-        shift: of the camera, from there to here.
+        shift: shift of the camera, from there to here.
         factor: samples per pixel along each axis.
     """
     rows, columns = scene.size

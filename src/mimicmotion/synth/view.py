@@ -46,7 +46,7 @@ def choose_view(rng: np.random.Generator, size: tuple[int, int], height: float, 
     Args:
         rng: random generator.
         size: (height, width) of the frame.
-        height: of the person, decimetres.
+        height: height of the person, decimetres.
         framing: 'full' or 'upper'.
     """
     rows, columns = size
@@ -76,7 +76,7 @@ def move_camera(rng: np.random.Generator, n: int, height: int, fps: float) -> Fl
     Args:
         rng: random generator.
         n: number of frames.
-        height: of the frame, pixels.
+        height: height of the frame, pixels.
         fps: frames per second.
     """
     t = np.arange(n)[:, None] / fps

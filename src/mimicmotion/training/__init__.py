@@ -65,7 +65,7 @@ def run(config: TrainConfig | str | Path, **options: Any) -> Path:
     """Train to the end, resuming from the last checkpoint of the run folder. Takes the arguments of `open_trainer`.
 
     Returns:
-        The last checkpoint: its folder `model` is what inference loads.
+        The last checkpoint, whose folder `model` is loaded for inference.
 
     Raises:
         TrainingError: the loss or gradient is not finite.

@@ -134,7 +134,7 @@ class Trainer:
         seen = gather_object([newest.is_dir()])
         if not all(seen):
             got = f"{newest}, seen by {sum(seen)} of {len(seen)} processes"
-            raise ConfigError(got, "one run folder for all processes", "put 'run' on a disk that the machines share")
+            raise ConfigError(got, "one run folder for all processes", "put 'run' on a disk shared by all machines")
         return newest
 
     def _check_alike(self) -> None:
@@ -150,7 +150,7 @@ class Trainer:
             if odd := [rank for rank, other in enumerate(everyone) if other[what] != value]:
                 others = ", ".join(map(str, odd))
                 got = f"{what} of processes {others} differ from those of process 0, at step {self.step}"
-                fix = "give all machines the same recipe, shards and weights, and a 'run' on a disk that they share"
+                fix = "give all machines the same recipe, shards and weights, and put 'run' on a shared disk"
                 raise ConfigError(got, "all processes alike", fix)
 
     def _restore(self, path: Path, *, allow_changes: bool) -> None:
@@ -289,13 +289,13 @@ class Trainer:
         bad_norm = not math.isfinite(norm) and self.config.precision != "fp16"
         if math.isfinite(loss) and not bad_norm:
             return
-        what = f"loss {loss}" if not math.isfinite(loss) else f"gradient's norm {norm}"
+        what = f"loss {loss}" if not math.isfinite(loss) else f"gradient norm {norm}"
         blamed = gather_object([name for r in results for name in bad_samples(r)])
         blamed = blamed or gather_object([name for r in results for name in r.samples])
         self.strategy.optimizer.zero_grad()
         kept = self.save(keep_all=True)
         raise TrainingError(
-            f"{what} at step {self.step}, samples {', '.join(map(str, blamed))}; the state before is saved in {kept}",
+            f"{what} at step {self.step}, samples {', '.join(map(str, blamed))}; the previous state is saved in {kept}",
             "a finite number",
             "check these samples, or lower optim.lr and resume with changes allowed",
         )

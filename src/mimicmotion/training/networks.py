@@ -105,9 +105,9 @@ class DenoiserModel(nn.Module):
     """The trained networks as one module, so that multi-GPU wrappers see every parameter and forward pass.
 
     Args:
-        unet: with pose input.
-        pose_net: of the same width; one with six input channels gets [driving pose | reference pose].
-        image_encoder: if it is trained too; a frozen one is not part of this module.
+        unet: U-Net with pose input.
+        pose_net: PoseNet of the same width; with six input channels, it gets [driving pose | reference pose].
+        image_encoder: image encoder, if it is trained too; a frozen one is not part of this module.
     """
 
     _no_split_modules: ClassVar = [SpatioTemporalResBlock.__name__, SpatioTemporalTransformer.__name__]
@@ -157,8 +157,8 @@ def choose_trained(model: DenoiserModel, config: TrainedConfig, seed: int) -> di
 
     Args:
         model: all networks; modified in place.
-        config: what is trained.
-        seed: of LoRA's random weights.
+        config: settings that select the trained parameters.
+        seed: seed of LoRA's random weights.
 
     Returns:
         Name (such as "unet.conv_in.weight") to parameter, in the order of the module.

@@ -57,16 +57,16 @@ class Encoded:
     """A batch encoded by the frozen networks, on the training device.
 
     Attributes:
-        latents: of all slots (mode of the posterior, not scaled).
-        picture_latents: of the reference picture, with augmentation noise (mode, not scaled).
+        latents: latents of all slots (mode of the posterior, not scaled).
+        picture_latents: latents of the reference picture, with augmentation noise (mode, not scaled).
         token: embedding of the reference picture; None if the image encoder is trained, which then gets `pixels`.
         pixels: the reference picture as input of the image encoder.
         poses: drawn poses in [-1, 1].
         reference_pose: drawn pose of the reference picture.
         hand_mask: share of each latent cell in reliable hand boxes.
         fps: frames per second of each sample.
-        warped_latents: of the reference picture warped to each slot's pose (mode, not scaled); None for models without
-            it.
+        warped_latents: latents of the reference picture warped to the pose of each slot (mode, not scaled); None if the
+            model does not use it.
         residual: whether the difference of the latents from the warped ones is denoised.
     """
 
@@ -144,9 +144,9 @@ def draw(
     """Draw all random numbers of the given samples.
 
     Args:
-        config: of the objective.
-        seed: of the run.
-        numbers: of the samples.
+        config: settings of the objective.
+        seed: seed of the run.
+        numbers: sample numbers.
         latent: (slots, channels, h, w).
         picture: (height, width) in pixels.
     """
@@ -182,9 +182,9 @@ def network_arguments(
     """Build the network input and the target v.
 
     Args:
-        config: of the objective.
-        batch: latents not scaled.
-        draws: of the same samples.
+        config: settings of the objective.
+        batch: the encoded batch.
+        draws: random draws of the same samples.
         scaling_factor: scales the denoised latents to unit deviation (0.18215 in SVD). The condition latent is not
             scaled.
     """
@@ -258,9 +258,7 @@ def denoising_loss(
     return Loss(each.mean(), each.detach(), {"v": float(plain.mean()), **band_log(draws.sigma, plain)})
 
 
-def band_log(
-    sigma: Float[Tensor, " batch"], errors: Float[Tensor, " batch"], bands: Sequence[float] = BANDS
-) -> dict[str, float]:
-    """Mean error per band of noise levels, for the bands that occur: v_0 is below the first level of `bands`."""
-    index = torch.bucketize(sigma, torch.tensor(bands))
+def band_log(sigma: Float[Tensor, " batch"], errors: Float[Tensor, " batch"]) -> dict[str, float]:
+    """Mean error per band of noise levels, for the bands that occur: v_0 is below the first level of `BANDS`."""
+    index = torch.bucketize(sigma, torch.tensor(BANDS))
     return {f"v_{b}": float(errors[index == b].mean()) for b in sorted(set(index.tolist()))}

@@ -54,7 +54,7 @@ def sample_numbers(rank: int, world: int, batch: int, accumulation: int, first: 
     processes, a batch of twice the size and two accumulated passes see the same samples in the same step.
 
     Args:
-        rank: of the process.
+        rank: rank of the process.
         world: number of processes.
         batch: samples per process and forward pass.
         accumulation: forward passes per step.
@@ -97,7 +97,7 @@ class Average:
 
     Args:
         params: name to parameter; the average starts as a copy. Sharded parameters give sharded averages.
-        decay: of the average; with 0 there is no average, and `values` are the parameters themselves.
+        decay: decay of the average; with 0 there is no average, and `values` are the parameters themselves.
         on_cpu: keep it in host memory.
     """
 
@@ -145,16 +145,18 @@ def check_identity(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], 
         allow_changes: settings may differ (but not the task: networks and data).
 
     Raises:
-        ConfigError: it is not; the message says what differs.
+        ConfigError: it is not; the message lists the differences.
     """
-    same, again = "the same as before", "use these settings, name another 'run'"
+    same = "the same as before"
     if changed := differences(old["task"], new["task"]):
-        raise ConfigError(f"{where} is of another model or other data: {', '.join(changed)}", same, again)
+        raise ConfigError(
+            f"{where} is of another model or other data: {', '.join(changed)}", same, "name another 'run'"
+        )
     if allow_changes:
         return
     if changed := differences(_compared(old["settings"]), new["settings"]):
         got = f"{where} was made with other settings: {', '.join(changed)}"
-        raise ConfigError(got, same, f"{again}, or allow the changes")
+        raise ConfigError(got, same, "use the same settings, name another 'run', or allow the changes")
     if old["batches"] != new["batches"]:
         raise ConfigError(
             f"samples per step: {_batch(new)}; {where} was made with {_batch(old)}",
@@ -220,10 +222,10 @@ def write_state(folder: Path, state: Mapping[str, Any], who: Mapping[str, Any]) 
 
 
 def read_identity(checkpoint: Path) -> dict[str, Any]:
-    """The identity that a checkpoint was written with.
+    """The identity recorded in a checkpoint.
 
     Raises:
-        WeightsError: it is missing, damaged or of another version of this package.
+        WeightsError: it is missing, damaged, or was written by another version of this package.
     """
     path = checkpoint / "state" / "identity.json"
     try:
@@ -237,7 +239,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """The trainer's state in a checkpoint: step, params, average, buffers, optimizer (moments by name), ...
 
     Raises:
-        WeightsError: it is missing, damaged or of another version of this package.
+        WeightsError: it is missing, damaged, or was written by another version of this package.
     """
     path = checkpoint / "state" / "trainer.pt"
     try:

@@ -26,8 +26,8 @@ class Strategy:
 
     Args:
         accelerator: wraps model and optimizer.
-        model: with the trained parameters; all others have no gradient.
-        optimizer: of the trained parameters.
+        model: model in which only the trained parameters have a gradient.
+        optimizer: optimizer of the trained parameters.
         names: the trained parameters' names to their names within `model`.
 
     Raises:

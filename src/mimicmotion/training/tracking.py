@@ -81,7 +81,7 @@ class Log:
         with writing(self.path), self.path.open("a", encoding="utf-8") as f:
             f.write(json.dumps(line) + "\n")
         for tracker in self.trackers:
-            tracker.log({_tag(k): v for k, v in numbers.items()}, step=step)
+            tracker.log({k if "/" in k else f"train/{k}": v for k, v in numbers.items()}, step=step)
 
     def pictures(self, step: int, pictures: Mapping[str, ndarray]) -> None:
         """Write RUN/validation/step-N[-name].png, and send the pictures to trackers that support them.
@@ -113,10 +113,6 @@ def _step(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError, TypeError):
         return float("inf")  # a partial line of a killed process
-
-
-def _tag(key: str) -> str:
-    return key if "/" in key else f"train/{key}"
 
 
 def check_trackers(names: Sequence[str]) -> list[str]:

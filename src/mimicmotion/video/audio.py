@@ -7,16 +7,18 @@ import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import av
 import numpy as np
+from av import Codec
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.container import InputContainer, OutputContainer
 from jaxtyping import Float32
 from numpy import ndarray
 
 from mimicmotion.video.sources import open_media
-
-if TYPE_CHECKING:
-    from av.container import InputContainer, OutputContainer
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +42,6 @@ class AudioTrack:
         cls, path: str | os.PathLike[str] | None, output: OutputContainer, kind: str, start: float
     ) -> AudioTrack | None:
         """Open the track. None if there is no sound: no file, a folder, or a silent or unreadable file."""
-        import av
-
         if path is None or not Path(path).is_file():
             return None
         try:
@@ -68,8 +68,6 @@ class AudioTrack:
             self._stream: Any = output.add_stream_from_template(stream)
             self._packets = self._copied()
             return
-        from av import Codec
-
         name, self._format = ("libopus", "flt") if kind == "webm" else ("aac", "fltp")
         known = () if kind == "webm" else Codec(name, "w").audio_rates or ()
         self._rate = codec.sample_rate if codec.sample_rate in known else RATE
@@ -107,8 +105,6 @@ class AudioTrack:
 
     def _copied(self) -> Iterator[tuple[Fraction, Any]]:
         """The packets and their times in the result, unchanged: gaps stay gaps."""
-        import av
-
         last = None
         try:
             for packet in self._source.demux(self._input):
@@ -125,8 +121,6 @@ class AudioTrack:
 
     def _encode(self, count: int) -> None:
         """Encode the next `count` samples, with silence after the end of the source."""
-        from av.audio.frame import AudioFrame
-
         while self._held.shape[1] < count and (part := next(self._sound, None)) is not None:
             self._held = np.concatenate([self._held, part], 1)
         part, self._held = self._held[:, :count], self._held[:, count:]
@@ -150,9 +144,6 @@ class AudioTrack:
 
     def _blocks(self) -> Iterator[tuple[int, Float32[ndarray, "channels n"]]]:
         """Blocks of sound at the encoder's rate, each with the index of its first sample in the result."""
-        import av
-        from av.audio.resampler import AudioResampler
-
         resampler: AudioResampler | None = None
         kind, first, expected = None, 0, Fraction(0)
 

@@ -13,7 +13,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
+from PIL import Image
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError
 
 Size = tuple[int, int]
@@ -48,7 +50,7 @@ class Fit:
             if min(getattr(self, name)) < 1:
                 raise ConfigError(f"{name} size {getattr(self, name)}", "at least 1 x 1 pixel", "check the sizes")
 
-    def apply(self, image: UInt8[ndarray, "height width 3"]) -> UInt8[ndarray, "out_height out_width 3"]:
+    def apply(self, image: Frame) -> UInt8[ndarray, "out_height out_width 3"]:
         """Resample one uint8 RGB picture or frame of size `source` to size `target`.
 
         Raises:
@@ -173,7 +175,7 @@ def check_size(size: Size, multiple: int = 64) -> None:
             raise ConfigError(f"{name}={value}", f"a multiple of {multiple}", f"use {near}")
 
 
-def released_round_trip(image: UInt8[ndarray, "height width 3"]) -> UInt8[ndarray, "height width 3"]:
+def released_round_trip(image: Frame) -> Frame:
     """Reproduce the rounding of the published code before CLIP and the VAE.
 
     It maps uint8 to -1..1 in float32 and back by truncation, so that some values come out one lower.
@@ -195,8 +197,6 @@ def _plan_released(source: Size, target: Size) -> Fit:
 
 
 def _resize_pillow(fit: Fit, image: ndarray, rows: tuple[int, int], columns: tuple[int, int]) -> ndarray:
-    from PIL import Image
-
     # The source region of these target pixels may extend past the image by less than a target pixel.
     y0, y1 = ((r - fit.offset[0]) / fit.scale[0] for r in rows)
     x0, x1 = ((c - fit.offset[1]) / fit.scale[1] for c in columns)

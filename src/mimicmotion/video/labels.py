@@ -16,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import av
+import cv2
 import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
+from PIL import Image
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, MediaError, OutputError
@@ -79,7 +82,7 @@ def embed(path: Path, kind: str, label: Label) -> None:
     """Embed the label as XMP into a complete "gif" or "webp", in place."""
     xmp = label.xmp.encode()
     with path.open("r+b") as file:
-        if kind == "gif":  # before the trailer; the 256 falling bytes end the block for readers that expect sub-blocks
+        if kind == "gif":  # before the trailer; 256 decreasing bytes end the block for readers that expect sub-blocks
             file.seek(-1, 2)
             tail = bytes(range(255, -1, -1))
             file.write(b"\x21\xff\x0bXMP DataXMP" + xmp + b"\x01" + tail + b"\x00;")
@@ -110,8 +113,6 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         MediaError: the file cannot be read.
     """
-    import av
-
     check_input_file(path, "a video or picture")
     with reading(path, "a video or picture", "check the path", MediaError), path.open("rb") as file:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -136,11 +137,11 @@ def draw(frame: Frame) -> Frame:
     """Draw the visible label on a copy of a frame: white letters on a darkened strip at the lower edge."""
     height, width = frame.shape[:2]
     text = _letters(min(height, width))
-    rim = text.shape[0] // 4
-    top, left = max(0, height - text.shape[0] - 3 * rim), max(0, (width - text.shape[1]) // 2 - rim)
+    margin = text.shape[0] // 4
+    top, left = max(0, height - text.shape[0] - 3 * margin), max(0, (width - text.shape[1]) // 2 - margin)
     out = frame.astype(np.float32)
-    out[top : height - rim, left : width - left] *= 0.3
-    part = out[top + rim : top + rim + text.shape[0], left + rim : left + rim + text.shape[1]]
+    out[top : height - margin, left : width - left] *= 0.3
+    part = out[top + margin :, left + margin :][: text.shape[0], : text.shape[1]]
     part += text[: part.shape[0], : part.shape[1], None] * (255 - part)
     return np.rint(out).astype(np.uint8)
 
@@ -148,9 +149,6 @@ def draw(frame: Frame) -> Frame:
 @functools.cache
 def _letters(short: int) -> Float32[ndarray, "height width"]:
     """The letters for a frame whose shorter side is `short` pixels, as opacity 0..1."""
-    import cv2
-    from PIL import Image
-
     mask = np.asarray(Image.open(find_asset("label/text.png")))
     scale = LETTERS * short / SMALLEST_LETTER
     size = tuple(max(1, round(side * scale)) for side in mask.shape[::-1])
@@ -250,17 +248,8 @@ def _own_signer() -> Path:
     path = cache_folder() / "c2pa.pem"
     if path.exists():
         return path
-    roles = ("root", "signer")
-    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in roles]
-    names = [
-        x509.Name(
-            [
-                x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "MimicMotion, self-made"),
-                x509.NameAttribute(x509.NameOID.COMMON_NAME, role),
-            ]
-        )
-        for role in roles
-    ]
+    names = [x509.Name.from_rfc4514_string(rf"CN={role},O=MimicMotion\, self-made") for role in ("root", "signer")]
+    keys = [ec.generate_private_key(ec.SECP256R1()) for _ in names]
     day, now = datetime.timedelta(1), datetime.datetime.now(datetime.UTC)
     chain = b""
     for name, key, is_root in zip(names, keys, (True, False), strict=True):

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import MediaError, OutputError
@@ -26,9 +27,6 @@ from mimicmotion.runtime.reading import check_input_file, check_limit, is_heif, 
 from mimicmotion.video.geometry import plan_fit
 from mimicmotion.video.sources import AvSource, Lazy, VideoInfo
 from mimicmotion.video.timing import Timed
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +38,7 @@ BAND_PIXELS = 1 << 22
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
 
-def read_picture(path: str | os.PathLike[str]) -> UInt8[ndarray, "height width 3"]:
+def read_picture(path: str | os.PathLike[str]) -> Frame:
     """Read a picture (or the first frame of an animation) as sRGB over white, oriented by its EXIF tag.
 
     Args:
@@ -49,8 +47,6 @@ def read_picture(path: str | os.PathLike[str]) -> UInt8[ndarray, "height width 3
     Raises:
         MediaError: missing, empty, truncated, not a picture, or too large.
     """
-    from PIL import Image, UnidentifiedImageError
-
     path = Path(path)
     check_input_file(path, "a picture")
     if is_heif(path):
@@ -74,8 +70,6 @@ def read_picture(path: str | os.PathLike[str]) -> UInt8[ndarray, "height width 3
 
 def is_picture(path: Path) -> bool:
     """Whether to read a file with Pillow, by its content: pictures, and GIF, WebP or APNG animations."""
-    from PIL import Image
-
     Image.init()
     try:
         with warnings.catch_warnings():
@@ -88,10 +82,8 @@ def is_picture(path: Path) -> bool:
     return True
 
 
-def picture_to_rgb(image: Image.Image) -> UInt8[ndarray, "height width 3"]:
+def picture_to_rgb(image: Image.Image) -> Frame:
     """Convert a Pillow image of any mode to upright RGB over white (EXIF, palette, alpha, grey, CMYK, 16 bits, ICC)."""
-    from PIL import ImageOps
-
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -107,8 +99,6 @@ def picture_to_rgb(image: Image.Image) -> UInt8[ndarray, "height width 3"]:
 
 
 def _band_to_rgb(image: Image.Image) -> Image.Image:
-    from PIL import Image
-
     profile = image.info.get("icc_profile")
     if image.mode in ("PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -124,14 +114,12 @@ def _band_to_rgb(image: Image.Image) -> Image.Image:
     return colour
 
 
-def write_picture(path: str | os.PathLike[str], image: UInt8[ndarray, "height width 3"]) -> Path:
+def write_picture(path: str | os.PathLike[str], image: Frame) -> Path:
     """Write an RGB picture in the format of its suffix. The file appears only when complete.
 
     Raises:
         OutputError: the suffix is unknown or the file cannot be written.
     """
-    from PIL import Image
-
     path = check_picture_output(path)
     with atomic_path(path) as part, writing(path):
         # PNG level 1: 3 times as fast as the default for 5-10 % more bytes
@@ -142,8 +130,6 @@ def write_picture(path: str | os.PathLike[str], image: UInt8[ndarray, "height wi
 
 def check_picture_output(path: str | os.PathLike[str]) -> Path:
     """Raise OutputError unless the suffix is one that pictures are written with."""
-    from PIL import Image
-
     Image.init()
     path = Path(path)
     if path.suffix.lower() not in PICTURE_SUFFIXES or path.suffix.lower() not in Image.EXTENSION:
@@ -172,7 +158,7 @@ def side_by_side(frames: Sequence[UInt8[ndarray, "_ _ 3"]], height: int, gap: in
     return out
 
 
-def check_picture_size(image: UInt8[ndarray, "height width 3"], minimum: int = 64, name: str = "the picture") -> None:
+def check_picture_size(image: Frame, minimum: int = 64, name: str = "the picture") -> None:
     """Raise MediaError if either side is below `minimum` pixels: too small to show a person."""
     height, width = image.shape[:2]
     if min(height, width) < minimum:
@@ -197,8 +183,6 @@ def _grey_to_rgb(grey: ndarray) -> ndarray:
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Convert to sRGB with the embedded ICC profile, or to plain RGB if there is no usable one."""
     if profile:
-        from PIL import ImageCms
-
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             if "sRGB" in ImageCms.getProfileDescription(source) and image.mode == "RGB":
@@ -211,8 +195,6 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _is_animated(path: Path) -> bool:
-    from PIL import Image
-
     with warnings.catch_warnings(), contextlib.suppress(Exception):  # damage is found when the frames are read
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as image:
@@ -247,8 +229,6 @@ class AnimationSource:
         )
 
     def __iter__(self) -> Iterator[Lazy]:
-        from PIL import Image
-
         with Image.open(self.path) as image:
             time, index = Fraction(0), 0
             while True:

@@ -16,7 +16,7 @@ from mimicmotion.errors import ConfigError, MediaError
 from mimicmotion.runtime.reading import check_input_file, reading
 from mimicmotion.video.picture import AnimationSource, FolderSource, is_picture
 from mimicmotion.video.sources import AvSource, VideoInfo
-from mimicmotion.video.timing import every, exact_rate, exact_seconds, released_stride, resample
+from mimicmotion.video.timing import every, exact_rate, released_stride, resample
 
 __all__ = ["Frame", "Sampling", "VideoInfo", "VideoReader", "open_video"]
 
@@ -29,8 +29,8 @@ class VideoReader:
     """A video that can be iterated any number of times and is never entirely in memory.
 
     Args:
-        path: a video file (whatever FFmpeg reads), an animated GIF, WebP or APNG, a single picture, or a folder of
-            numbered pictures.
+        path: a video file (any format that FFmpeg reads), an animated GIF, WebP or APNG, a single picture, or a folder
+            of numbered pictures.
         folder_fps: frames per second of a folder of pictures.
 
     Attributes:
@@ -88,13 +88,11 @@ class VideoReader:
             raise ConfigError(f"start={start} with end={end}", "0 <= start < end, in seconds", "correct them")
         if max_frames is not None and max_frames < 1:
             raise ConfigError(f"max_frames={max_frames}", "at least 1", "leave it out to take all frames")
-        begin, stop = (exact_seconds(t) for t in (start, end))
         if fps is not None:
-            picked = resample(self._source, exact_rate(fps), begin, stop)
-        elif sampling == "released":
-            picked = every(self._source, released_stride(self.info.fps, stride or 2), begin, stop)
+            picked = resample(self._source, exact_rate(fps), start, end)
         else:
-            picked = every(self._source, stride or 1, begin, stop)
+            stride = released_stride(self.info.fps, stride or 2) if sampling == "released" else stride or 1
+            picked = every(self._source, stride, start, end)
         return self._convert(islice(picked, max_frames), start)
 
     def __iter__(self) -> Iterator[Frame]:

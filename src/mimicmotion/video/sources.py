@@ -10,20 +10,20 @@ from fractions import Fraction
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import av
 import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import MediaError
 from mimicmotion.runtime.extras import install_command
 from mimicmotion.runtime.reading import Limit, check_limit, is_heif
 from mimicmotion.video.timing import Timed
-
-if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.video.frame import VideoFrame
-    from av.video.stream import VideoStream
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,9 @@ class AvSource:
             check_limit(self._limit, stream.codec_context.width * stream.codec_context.height, path, MediaError)
             has_audio = bool(container.streams.audio)
             codec = stream.codec_context.name
-            header_frames, header_duration = stream.frames, _duration(container, stream)
+            header_frames, header_duration = stream.frames, Fraction(container.duration or 0, 1_000_000)
+            if stream.duration and stream.time_base:
+                header_duration = Fraction(stream.duration * stream.time_base)
             rate = stream.average_rate or stream.guessed_rate
             tick = Fraction(stream.time_base or 0)
             # recordings that were never closed state no duration, so all packets are read
@@ -119,8 +121,6 @@ class AvSource:
         )
 
     def __iter__(self) -> Iterator[Lazy]:
-        import av
-
         zero: Fraction | None = None
         last = Fraction(-1)
         count = broken = corrupt = 0
@@ -139,7 +139,7 @@ class AvSource:
             try:
                 for packet in container.demux():
                     own = packet.stream.index == stream.index
-                    # where only the file says how long it is, the end of the sound counts as an end
+                    # if only the container has a duration, the end of the sound counts as well
                     if packet.pts is not None and packet.time_base and (own or not stream.duration):
                         heard = max(heard, (packet.pts + (packet.duration or 0)) * packet.time_base)
                     if not own:
@@ -196,8 +196,6 @@ class AvSource:
             logger.warning("%s is damaged or truncated: continuing with %s", self.path, found)
 
     def _open(self) -> InputContainer:
-        import av
-
         try:
             container = open_media(self.path)
         except av.error.FFmpegError as e:
@@ -221,8 +219,6 @@ def open_media(path: str | os.PathLike[str]) -> InputContainer:
     Raises:
         av.error.FFmpegError: it cannot be opened.
     """
-    import av
-
     # an absolute path is never mistaken for a URL, and a disguised playlist must not fetch anything
     options = {"protocol_whitelist": "file"}
     return av.open(str(Path(path).absolute()), options=options, metadata_errors="replace")
@@ -276,8 +272,6 @@ def _upright_size(frame: VideoFrame, stream: VideoStream, turn: _Turn) -> tuple[
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
-    from av.stream import Disposition
-
     # the cover art of a music file is a video stream, too
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams or streams[0].codec_context is None:
@@ -286,16 +280,8 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     return streams[0]
 
 
-def _duration(container: InputContainer, stream: VideoStream) -> Fraction:
-    if stream.duration and stream.time_base:
-        return Fraction(stream.duration * stream.time_base)
-    return Fraction(container.duration or 0, 1_000_000)
-
-
 def _packet_times(container: InputContainer, stream: VideoStream, most: int | None) -> list[Fraction]:
     """Presentation times of the first `most` packets, in order; nothing is decoded."""
-    import av
-
     times: list[Fraction] = []
     try:
         for packet in container.demux(stream):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from mimicmotion.errors import ConfigError
 
@@ -38,14 +38,12 @@ def exact_rate(fps: float | Fraction) -> Fraction:
     return Fraction(fps).limit_denominator(1001)
 
 
-def exact_seconds(seconds: float) -> Fraction | float:
+def _exact_seconds(seconds: float) -> Any:
     """1.1 as 11/10, not as the nearest binary number, which may be on the other side of a frame's time."""
     return Fraction(seconds).limit_denominator(1_000_000) if math.isfinite(seconds) else seconds
 
 
-def resample(
-    items: Iterable[Timed[T]], fps: float | Fraction, start: float | Fraction = 0, end: float | Fraction = math.inf
-) -> Iterator[T]:
+def resample(items: Iterable[Timed[T]], fps: float | Fraction, start: float = 0, end: float = math.inf) -> Iterator[T]:
     """Yield the item nearest to each time t = start + k / fps, until the end of the last item.
 
     The duration is kept (to half an output frame) at any frame rates, by repeating or dropping items. The lookahead is
@@ -57,7 +55,7 @@ def resample(
         start: seconds to skip.
         end: seconds at which to stop.
     """
-    rate, first = exact_rate(fps), Fraction(start)
+    rate, first, end = exact_rate(fps), _exact_seconds(start), _exact_seconds(end)
     k = 0
     previous: Timed[T] | None = None
     for current in items:
@@ -79,10 +77,9 @@ def resample(
         k += 1
 
 
-def every(
-    items: Iterable[Timed[T]], stride: int, start: float | Fraction = 0, end: float | Fraction = math.inf
-) -> Iterator[T]:
+def every(items: Iterable[Timed[T]], stride: int, start: float = 0, end: float = math.inf) -> Iterator[T]:
     """Yield items 0, stride, 2 stride, ... of those shown between `start` and `end` (seconds)."""
+    start, end = _exact_seconds(start), _exact_seconds(end)
     n = 0
     for timed in items:
         if timed.time >= end:

@@ -5,25 +5,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import av
 import numpy as np
-from jaxtyping import UInt8
+from av.container import OutputContainer
+from av.video.frame import VideoFrame
 from numpy import ndarray
+from PIL import Image, PngImagePlugin
 
+from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, OutputError
 from mimicmotion.runtime import files
 from mimicmotion.runtime.run_folder import atomic_folder, check_replaceable_folder
 from mimicmotion.video.audio import COPIED, AudioTrack
 from mimicmotion.video.labels import Label, embed, sign
 from mimicmotion.video.timing import exact_rate
-
-if TYPE_CHECKING:
-    from av.container import OutputContainer
-    from av.video.frame import VideoFrame
 
 logger = logging.getLogger(__name__)
 
@@ -35,23 +36,25 @@ LIMITED = 1
 # Visually lossless constant quality, on the scales of VP9 and H.264.
 _CRF_VP9, _CRF_H264 = 24, 16
 
+Append = Callable[[ndarray, int], None]
+"""Writes a frame; called with the frame and its number."""
+
 
 class FrameWriter:
-    """Base of the writers that `open_writer` yields; checks and counts frames.
-
-    Args:
-        path: path of the result, for messages.
-        size: (height, width) of the frames.
+    """Writes the frames of a video; see `open_writer`.
 
     Attributes:
+        path: path of the result.
+        size: (height, width) of the frames.
+        count: number of frames written so far.
         unsigned_sha256: checksum of the complete file before signing, since signatures differ each time.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int]) -> None:
-        self.path, self.size, self.count = path, size, 0
+    def __init__(self, path: Path, size: tuple[int, int], append: Append) -> None:
+        self.path, self.size, self.count, self._append = path, size, 0, append
         self.unsigned_sha256: str | None = None
 
-    def write(self, frame: UInt8[ndarray, "height width 3"]) -> None:
+    def write(self, frame: Frame) -> None:
         """Append one uint8 RGB frame of the size the writer was opened with."""
         if frame.dtype != np.uint8 or frame.shape != (*self.size, 3):
             raise ConfigError(
@@ -59,30 +62,9 @@ class FrameWriter:
                 f"uint8 {(*self.size, 3)}",
                 "give RGB frames of the size the writer was opened with",
             )
-        with self._translated():
-            self._append(np.ascontiguousarray(frame))
+        with _encoding(self.path):
+            self._append(np.ascontiguousarray(frame), self.count)
         self.count += 1
-
-    def _append(self, frame: ndarray) -> None:
-        raise NotImplementedError
-
-    def finish(self) -> None:
-        """Complete the file."""
-
-    def close(self) -> None:
-        """Release all resources. Does not raise, as it also runs after errors."""
-
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        import av
-
-        try:
-            with files.writing(self.path):
-                yield
-        except av.error.FFmpegError as e:
-            raise OutputError(
-                f"{self.path} cannot be encoded ({e})", "an encoder of this FFmpeg", "choose another format"
-            ) from e
 
 
 @contextlib.contextmanager
@@ -124,16 +106,21 @@ def open_writer(
     if audio_from is not None and kind not in COPIED:
         logger.warning("%s: this format has no sound; the sound of %s is left out", target, audio_from)
         audio_from = None
-    if kind == "folder":
-        with atomic_folder(target, FRAME_PATTERN) as part:
-            yield from _filled(_FolderWriter(part, target, size, label))
-        return
-    with files.atomic_path(target) as part:
-        writer = _VideoWriter(part, target, kind, size, rate, crf, audio_from, audio_start, label)
-        yield from _filled(writer)
+    folder = kind == "folder"
+    with atomic_folder(target, FRAME_PATTERN) if folder else files.atomic_path(target) as part:
+        encoder: contextlib.AbstractContextManager[Append] = (
+            contextlib.nullcontext(partial(_save_frame, part, label))
+            if folder
+            else _encoder(part, target, kind, size, rate, crf, label, audio_from, audio_start)
+        )
+        with encoder as append:
+            writer = FrameWriter(target, size, append)
+            yield writer
+            if not writer.count:
+                raise OutputError(f"no frame was written to {target}", "at least one frame", "check the input")
         if label is not None and kind in ("gif", "webp"):
             embed(part, kind, label)
-        if label is not None and label.sign:
+        if label is not None and label.sign and not folder:
             writer.unsigned_sha256 = files.sha256_file(part)
             signed = target.with_name(files.part_name(target))
             try:
@@ -175,120 +162,84 @@ def check_output(path: str | os.PathLike[str]) -> Path:
     return files.check_writable(target)
 
 
-def _filled(writer: FrameWriter) -> Iterator[FrameWriter]:
-    """Yield the writer, complete the file unless the caller failed, and close the writer."""
+@contextlib.contextmanager
+def _encoding(path: Path) -> Iterator[None]:
+    """Convert errors of the disk and of FFmpeg to an OutputError."""
     try:
-        yield writer
-        if not writer.count:
-            raise OutputError(f"no frame was written to {writer.path}", "at least one frame", "check the input")
-        writer.finish()
-    finally:
-        writer.close()
+        with files.writing(path):
+            yield
+    except av.error.FFmpegError as e:
+        raise OutputError(
+            f"{path} cannot be encoded ({e})", "an encoder of this FFmpeg", "choose another format"
+        ) from e
 
 
-class _FolderWriter(FrameWriter):
-    def __init__(self, part: Path, path: Path, size: tuple[int, int], label: Label | None) -> None:
-        super().__init__(path, size)
-        self._part, self._label = part, label
-
-    def _append(self, frame: ndarray) -> None:
-        from PIL import Image, PngImagePlugin
-
-        about = PngImagePlugin.PngInfo()
-        if self._label is not None:
-            about.add_itxt("XML:com.adobe.xmp", self._label.xmp)
-        path = self._part / FRAME_PATTERN.replace("*", f"{self.count:06d}")
-        Image.fromarray(frame).save(path, compress_level=1, pnginfo=about)
+def _save_frame(folder: Path, label: Label | None, frame: ndarray, index: int) -> None:
+    about = PngImagePlugin.PngInfo()
+    if label is not None:
+        about.add_itxt("XML:com.adobe.xmp", label.xmp)
+    Image.fromarray(frame).save(folder / FRAME_PATTERN.replace("*", f"{index:06d}"), compress_level=1, pnginfo=about)
 
 
-class _VideoWriter(FrameWriter):
-    """An FFmpeg muxer with a video encoder and an optional sound track, fed in step with the frames."""
+@contextlib.contextmanager
+def _encoder(
+    part: Path,
+    path: Path,
+    kind: str,
+    size: tuple[int, int],
+    rate: Fraction,
+    crf: int | None,
+    label: Label | None,
+    audio_from: str | os.PathLike[str] | None,
+    audio_start: float,
+) -> Iterator[Append]:
+    """Write `part` with FFmpeg: a video track, and an optional sound track in step with the frames.
 
-    def __init__(
-        self,
-        part: Path,
-        path: Path,
-        kind: str,
-        size: tuple[int, int],
-        rate: Fraction,
-        crf: int | None,
-        audio_from: str | os.PathLike[str] | None,
-        audio_start: float,
-        label: Label | None,
-    ) -> None:
-        super().__init__(path, size)
-        self._kind, self._rate = kind, rate
-        self._palette = GifPalette(size, rate) if kind == "gif" else None
-        self._container: OutputContainer | None = None
-        self._audio: AudioTrack | None = None
-        try:
-            with self._translated():
-                self._container = open_container(part, kind, label)
-                self._stream = add_stream(self._container, kind, size, rate, crf)
-                self._audio = AudioTrack.open(audio_from, self._container, kind, audio_start)
-        except BaseException:
-            self.close()
-            raise
-        if kind == "gif" and rate > _GIF_MAX_FPS:
-            logger.warning("%s: players show GIFs of more than %d fps too slowly", path, _GIF_MAX_FPS)
+    Arguments are those of `open_writer`, but `path`, the path of the result, is used in messages only.
+    """
+    if kind == "gif" and rate > _GIF_MAX_FPS:
+        logger.warning("%s: players show GIFs of more than %d fps too slowly", path, _GIF_MAX_FPS)
+    to_native = gif_converter(size, rate) if kind == "gif" else partial(_to_native, kind)
 
-    def _append(self, frame: ndarray) -> None:
-        encoded = self._to_native(frame)
-        encoded.pts, encoded.time_base = self.count, 1 / self._rate
-        self._mux(self._stream.encode(encoded))
-        if self._audio is not None:
-            self._audio.advance((self.count + 1) / self._rate)
+    def append(frame: ndarray, index: int) -> None:
+        native = to_native(frame, index)
+        native.pts, native.time_base = index, 1 / rate
+        container.mux(stream.encode(native))
+        if audio is not None:
+            audio.advance((index + 1) / rate)
 
-    def finish(self) -> None:
-        """Flush the encoders and complete the file."""
-        with self._translated():
-            self._mux(self._stream.encode())
-            if self._audio is not None:
-                self._audio.finish()
-            container, self._container = self._container, None
-            if container is not None:
-                container.close()
+    with contextlib.ExitStack() as stack:
+        with _encoding(path):
+            container = open_container(part, kind, label)
+            stack.callback(_close_quietly, container)
+            stream = add_stream(container, kind, size, rate, crf)
+            audio = AudioTrack.open(audio_from, container, kind, audio_start)
+            if audio is not None:
+                stack.callback(audio.close)
+        yield append
+        with _encoding(path):
+            container.mux(stream.encode())
+            if audio is not None:
+                audio.finish()
+            container.close()
 
-    def close(self) -> None:
-        """Release all resources. Does not raise, as it also runs after errors."""
-        container, self._container = self._container, None
-        if self._audio is not None:
-            self._audio.close()
-        if container is not None:
-            with contextlib.suppress(Exception):
-                container.close()
 
-    def _mux(self, packets: list[Any]) -> None:
-        if self._container is not None:
-            for packet in packets:
-                self._container.mux(packet)
-
-    def _to_native(self, frame: ndarray) -> VideoFrame:
-        from av.video.frame import VideoFrame
-
-        if self._palette is not None:
-            return self._palette.convert(frame, self.count)
-        height, width = stored_size(self._kind, self.size)
-        if (height, width) != self.size:
-            frame = np.pad(frame, ((0, height - self.size[0]), (0, width - self.size[1]), (0, 0)), mode="edge")
-        rgb = VideoFrame.from_ndarray(frame, format="rgb24")
-        if self._kind == "webp":
-            return rgb.reformat(format="bgra")
-        return to_yuv(rgb)
+def _close_quietly(container: OutputContainer) -> None:
+    """Close a container, possibly after an error, which must not be replaced by another one."""
+    with contextlib.suppress(Exception):
+        container.close()
 
 
 # --- FFmpeg -----------------------------------------------------------------------------------------------------
 
 
-def stored_size(kind: str, size: tuple[int, int]) -> tuple[int, int]:
+def _stored_size(kind: str, size: tuple[int, int]) -> tuple[int, int]:
     """The stored (height, width): rounded up to even numbers for formats with subsampled colour."""
     return size if kind in ("gif", "webp") else (size[0] + size[0] % 2, size[1] + size[1] % 2)
 
 
 def open_container(path: Path, kind: str, label: Label | None = None) -> OutputContainer:
     """Open the muxer for a file of kind `mov`, `mkv`, `webm`, `gif` or `webp`, with reproducible output."""
-    import av
-
     options = {"fflags": "+bitexact"}  # no version string, no date: same frames, same bytes
     if kind == "mov":
         options["movflags"] = "+faststart" if label is None else "+faststart+use_metadata_tags"
@@ -298,6 +249,14 @@ def open_container(path: Path, kind: str, label: Label | None = None) -> OutputC
     if label is not None:
         container.metadata["AIGC"] = label.aigc
     return container
+
+
+def _to_native(kind: str, frame: ndarray, _index: int) -> VideoFrame:
+    """Convert a frame to the pixel format of the encoder, padded to `_stored_size`."""
+    height, width = _stored_size(kind, frame.shape[:2])
+    padding = (0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0)
+    rgb = VideoFrame.from_ndarray(np.pad(frame, padding, mode="edge"), format="rgb24")
+    return rgb.reformat(format="bgra") if kind == "webp" else to_yuv(rgb)
 
 
 def to_yuv(rgb: VideoFrame) -> VideoFrame:
@@ -317,7 +276,7 @@ def add_stream(container: OutputContainer, kind: str, size: tuple[int, int], rat
     """Add the video stream for frames of (height, width) with its encoder, colour tags and quality."""
     encoder = {"gif": "gif", "webp": "libwebp_anim", "webm": "libvpx-vp9"}.get(kind, "libx264")
     stream: Any = container.add_stream(encoder, rate=rate)
-    stream.height, stream.width = stored_size(kind, size)
+    stream.height, stream.width = _stored_size(kind, size)
     stream.time_base = 1 / rate
     context = stream.codec_context
     if kind == "gif":
@@ -343,34 +302,25 @@ def add_stream(container: OutputContainer, kind: str, size: tuple[int, int], rat
     return stream
 
 
-class GifPalette:
-    """Convert frames to GIF colours with a palette per frame, so that only the current frame is in memory."""
+def gif_converter(size: tuple[int, int], rate: Fraction) -> Callable[[ndarray, int], VideoFrame]:
+    """A function that converts frames to GIF colours with a palette per frame, holding one frame at a time."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=size[1], height=size[0], format=av.VideoFormat("rgb24"), time_base=1 / rate)
+    split = graph.add("split")
+    make = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
+    use = graph.add("paletteuse", "new=1:dither=bayer:bayer_scale=4")
+    sink = graph.add("buffersink")
+    source.link_to(split)
+    split.link_to(make, 0, 0)
+    split.link_to(use, 1, 0)
+    make.link_to(use, 0, 1)
+    use.link_to(sink)
+    graph.configure()
 
-    def __init__(self, size: tuple[int, int], rate: Fraction) -> None:
-        import av
-
-        self._time_base = 1 / rate
-        graph = self._graph = av.filter.Graph()
-        rgb = av.VideoFormat("rgb24")
-        height, width = size
-        self._source = graph.add_buffer(width=width, height=height, format=rgb, time_base=self._time_base)
-        split = graph.add("split")
-        make = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
-        use = graph.add("paletteuse", "new=1:dither=bayer:bayer_scale=4")
-        self._sink = graph.add("buffersink")
-        self._source.link_to(split)
-        split.link_to(make, 0, 0)
-        split.link_to(use, 1, 0)
-        make.link_to(use, 0, 1)
-        use.link_to(self._sink)
-        graph.configure()
-
-    def convert(self, frame: ndarray, index: int) -> VideoFrame:
-        """Convert uint8 RGB frame number `index`."""
-        from av.video.frame import VideoFrame
-
+    def convert(frame: ndarray, index: int) -> VideoFrame:
         rgb = VideoFrame.from_ndarray(frame, format="rgb24")
-        rgb.pts, rgb.time_base = index, self._time_base
-        self._source.push(rgb)
-        result: Any = self._sink.pull()
-        return result
+        rgb.pts, rgb.time_base = index, 1 / rate
+        graph.vpush(rgb)
+        return graph.vpull()
+
+    return convert

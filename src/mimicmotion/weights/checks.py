@@ -51,7 +51,7 @@ def check_format(path: Path, name: str | None = None) -> None:
 
     Args:
         path: the file.
-        name: its final name, if it has a temporary name while it is fetched.
+        name: final name of the file, if it has a temporary name while it is downloaded.
 
     Raises:
         WeightsError: it is empty, a web page or a Git LFS pointer, or a .safetensors, .pth or .json file that is not

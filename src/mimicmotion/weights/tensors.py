@@ -34,7 +34,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     the copy records the sha256 of its source.
 
     Raises:
-        WeightsError: missing, truncated, of another format, or not a plain dictionary of tensors.
+        WeightsError: the file is missing, truncated, of another format, or not a plain dictionary of tensors.
     """
     if not path.is_file():
         raise WeightsError(f"{path} is missing", "a .safetensors or .pth file", "check the path")
@@ -108,12 +108,12 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], target: Target, nam
 
     Args:
         module: network on the meta device.
-        tensors: its complete state.
+        tensors: complete state of the network.
         target: device and dtype.
-        name: of the network, for errors.
+        name: name of the network, for error messages.
 
     Raises:
-        WeightsError: missing, unexpected or misshapen keys (listed), or a number that is not finite in the dtype.
+        WeightsError: keys are missing, unexpected or of another shape (listed), or a number is not finite in the dtype.
     """
     want = module.state_dict()
     # Older transformers stored this constant, 0, 1, 2, ...; it is not a parameter.

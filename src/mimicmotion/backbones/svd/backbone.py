@@ -16,16 +16,15 @@ from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.backbones.base import Backbone, ConditionedNetwork, Request
 from mimicmotion.backbones.svd.checkpoint import Components, load_components, save_components
 from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning, encode_warped
-from mimicmotion.backbones.svd.decode import decode_frames, decode_stream
+from mimicmotion.backbones.svd.decode import DecodeMode, decode_float, decode_frames, to_uint8
 from mimicmotion.backbones.svd.execution.deep_features import BlockCache
-from mimicmotion.backbones.svd.execution.levels import plan_execution
+from mimicmotion.backbones.svd.execution.levels import plan_execution, recovering
 from mimicmotion.backbones.svd.execution.memory import weight_bytes
 from mimicmotion.backbones.svd.execution.offload import Parked, ParkedBlocks, blocks_of
 from mimicmotion.backbones.svd.execution.options import Execution
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.backbones.svd.execution.predict import NETWORKS, Predictor, Workload
 from mimicmotion.backbones.svd.execution.quantize import quantize_weights, quantized
-from mimicmotion.backbones.svd.execution.recover import recovering
 from mimicmotion.backbones.svd.image_encoder import image_embedding
 from mimicmotion.backbones.svd.pose_features import encode_poses, to_unit
 from mimicmotion.backbones.svd.posenet import PoseNet
@@ -96,17 +95,9 @@ class SVDBackbone(Backbone):
         return backbone
 
     @classmethod
-    def load(
-        cls,
-        folder: Path,
-        checkpoint: str | Path | None = None,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        edition: str | None = None,
-    ) -> Self:
+    def load(cls, folder: Path, checkpoint: str | Path | None = None, **options: Any) -> Self:
         """Load a model; see `Backbone.load` and `load_components`."""
-        return cls.of(load_components(folder, checkpoint, device=device, dtype=dtype, edition=edition))
+        return cls.of(load_components(folder, checkpoint, **options))
 
     def save(self, folder: Path) -> None:
         """Write a folder in diffusers' layout, safetensors."""
@@ -365,17 +356,13 @@ class SVDBackbone(Backbone):
 
             return recovering(self, "decode", work, (len(clip), clip.shape[-2], clip.shape[-1]))
 
-        return decode_stream(
-            self.vae,
-            latents,
-            chunk,
-            overlap=overlap,
-            mode="released" if released else "blend",
-            decode=decode_clip,
-            finish=None if request is None else self.finish(request, first, len(latents)),
-        )
+        mode: DecodeMode = "released" if released else "blend"
+        frames = decode_float(self.vae, latents, chunk, overlap=overlap, mode=mode, decode=decode_clip)
+        if request is not None:
+            frames = self.finish(frames, request, first, len(latents))
+        return (to_uint8(frame, truncate=released) for frame in frames)
 
-    def finish(self, request: Request, first: int, count: int) -> Callable[[Iterator[Tensor]], Iterator[Tensor]] | None:
-        """Post-processing of `count` decoded frames, starting with frame `first`; None for none."""
+    def finish(self, frames: Iterator[Tensor], request: Request, first: int, count: int) -> Iterator[Tensor]:
+        """Post-process `count` decoded frames, starting with frame `first`."""
         del request, first, count
-        return None
+        return frames

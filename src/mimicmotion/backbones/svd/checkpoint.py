@@ -215,14 +215,6 @@ def build_part(module: Any) -> Any:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def read_part_config(folder: Path, part: str) -> dict[str, Any]:
-    """Read and verify the config.json of one network of a model folder."""
-    path = folder / part / "config.json"
-    config = read_json(path)
-    weights.check_file(path)
-    return config
-
-
 def published_settings(edition: str) -> dict[str, Any]:
     """Settings of the published code for an edition of its weights, which have no settings of their own."""
     fusion = {"segment_frames": EDITIONS[edition], "overlap_frames": 6}
@@ -254,11 +246,13 @@ class _Loader:
 
     def build(self, part: str) -> Any:
         """Build a part on the meta device from its config.json: arguments of our classes, or a config of diffusers."""
-        config, kind = read_part_config(self.folder, part), CLASSES[part]
+        path = self.folder / part / "config.json"
+        config = read_json(path)
+        weights.check_file(path)
         if part in ("pose_net", *OPTIONAL):
             config = {k: v for k, v in config.items() if not k.startswith("_")}
-            return _on_meta(part, lambda: pkgutil.resolve_name(kind)(**config))
-        return _on_meta(part, lambda: pkgutil.resolve_name(kind)(config))
+            return _on_meta(part, lambda: pkgutil.resolve_name(CLASSES[part])(**config))
+        return _on_meta(part, lambda: pkgutil.resolve_name(CLASSES[part])(config))
 
     def load(self, part: str, module: Any) -> Any:
         path = _weights_file(self.folder, part)

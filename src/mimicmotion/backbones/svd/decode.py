@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from typing import Literal, get_args
 
 import numpy as np
@@ -72,7 +71,8 @@ def decode_float(
         latents: latents of a video, at unit scale (divided by `vae.config.scaling_factor` here), on any device.
         decode_chunk_size: frames decoded at once; the result is exact with all frames in one chunk.
         overlap: minimum number of frames shared by neighbouring chunks; default is half a chunk. 0 does not blend.
-        mode: "blend", or "released" for plain chunks with a short last one, as in the published code.
+        mode: "blend", or "released" for plain chunks with a short last one, as in the published code. To reproduce
+            that, pass the latents of the reference slot as well, drop its frame, and truncate in `to_uint8`.
         decode: decodes the frames of a chunk; None is `decode_frames`, all at once.
 
     Raises:
@@ -129,32 +129,3 @@ def to_uint8(
     scaled = (frame.float() / 2 + 0.5).clamp(0, 1) * 255
     values = scaled if truncate else scaled.round()
     return np.ascontiguousarray(values.to(torch.uint8).movedim(-3, -1).cpu().numpy())
-
-
-def decode_stream(
-    vae: Autoencoder,
-    latents: Float[Tensor, "frames channels h w"],
-    decode_chunk_size: int = 8,
-    *,
-    overlap: int | None = None,
-    mode: DecodeMode = "blend",
-    decode: DecodeClip | None = None,
-    finish: Callable[[Iterator[Tensor]], Iterator[Tensor]] | None = None,
-) -> Iterator[UInt8[ndarray, "height width 3"]]:
-    """Decode latents to RGB frames one by one; arguments as for `decode_float`.
-
-    `finish` post-processes decoded frames before they are converted to uint8 (see `tiny.detail.add_detail`).
-
-    Mode "released" also truncates instead of rounding. To reproduce the published code, pass the latents of the
-    reference slot as well and drop its frame.
-    """
-    frames = decode_float(vae, latents, decode_chunk_size, overlap=overlap, mode=mode, decode=decode)
-    if finish is not None:
-        frames = finish(frames)
-    return _as_uint8(frames, truncate=mode == "released")
-
-
-def _as_uint8(frames: Iterator[Tensor], truncate: bool) -> Iterator[ndarray]:
-    with closing(frames):  # type: ignore[type-var]
-        for frame in frames:
-            yield to_uint8(frame, truncate)

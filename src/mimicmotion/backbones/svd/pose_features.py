@@ -6,7 +6,7 @@ import itertools
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -243,7 +243,10 @@ def read_chunks(
     """
     for start in range(0, count, chunk):
         stop = min(start + chunk, count)
-        part = _as_array(frames[start:stop])
+        try:
+            part = np.asarray(frames[start:stop])
+        except ValueError as e:
+            raise PoseError(f"pose frames: {e}", "frames of one size", "draw all poses at height x width") from e
         if part.shape != (stop - start, *size, 3) or part.dtype != np.uint8:
             raise PoseError(
                 f"{name} {start}..{stop - 1}: {part.dtype} of shape {part.shape}",
@@ -251,10 +254,3 @@ def read_chunks(
                 "make them at the height and width of the generated video",
             )
         yield part
-
-
-def _as_array(frames: Any) -> ndarray:
-    try:
-        return np.asarray(frames)
-    except ValueError as e:
-        raise PoseError(f"pose frames: {e}", "frames of one size", "draw all poses at height x width") from e

@@ -80,7 +80,10 @@ class UNet(nn.Module):
             """A level with one residual block per entry of `inputs`, the channels of its input."""
             width, resnets, attentions = widths[i], [], []
             count = 1 if way == "mid" else len(inputs) if attention else 0
-            for channels, depth in zip_longest(inputs, _depths(depths[i], count)):
+            each = [depths[i]] * count if isinstance(depths[i], int) else list(depths[i])[:count]
+            if len(each) < count:
+                _refuse(f"transformer_layers_per_block={depths[i]}", f"{count} numbers for this level, or one for all")
+            for channels, depth in zip_longest(inputs, each):
                 resnets.append(SpatioTemporalResBlock(channels, width, time, eps=eps, groups=groups))
                 if depth is not None:
                     attentions.append(SpatioTemporalTransformer(width, heads[i], depth, contexts[i], groups))
@@ -273,14 +276,6 @@ def _per_level(config: Config, name: str) -> list[Any]:
     if len(value) != levels:
         _refuse(f"{name}={value}", f"one value for each of {levels} levels, or one for all")
     return list(value)
-
-
-def _depths(value: int | Sequence[int], count: int) -> list[int]:
-    """Number of blocks of each transformer of a level."""
-    depths = [value] * count if isinstance(value, int) else list(value)[:count]
-    if len(depths) < count:
-        _refuse(f"transformer_layers_per_block={value}", f"{count} numbers for this level, or one for all")
-    return depths
 
 
 def _refuse(got: str, expected: str) -> NoReturn:

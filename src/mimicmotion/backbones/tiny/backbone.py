@@ -6,8 +6,7 @@ the difference to the warped picture. An optional detail network adds detail of 
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 from torch import Tensor
@@ -98,14 +97,13 @@ class TinyBackbone(SVDBackbone):
         factor = self.vae.config.scaling_factor
         return shift(denoiser, lambda slots: factor * conditioning.latent_slots(slots, slot))
 
-    def finish(self, request: Request, first: int, count: int) -> Callable[[Iterator[Tensor]], Iterator[Tensor]] | None:
+    def finish(self, frames: Iterator[Tensor], request: Request, first: int, count: int) -> Iterator[Tensor]:
         """Add detail of the warped picture, and copy its confident pixels if it was warped pixel by pixel."""
         if self.detail is None or not isinstance(request.poses, WarpedPoses):
-            return None
+            return frames
         if len(request.poses) < first + count:
             got, want = f"warped poses of {len(request.poses)} frames", f"{first + count} frames"
             raise InputError(got, want, "pass a warped picture and a drawn pose for each frame")
-        detailed = functools.partial(add_detail, self.detail, request=request, first=first)
-        if not isinstance(moved := request.poses.warped, MovedPicture):
-            return detailed
-        return lambda frames: show_moved(moved, detailed(frames), first)
+        detailed = add_detail(self.detail, frames, request=request, first=first)
+        moved = request.poses.warped
+        return show_moved(moved, detailed, first) if isinstance(moved, MovedPicture) else detailed

@@ -44,10 +44,10 @@ class Survey:
         source_fps: frames per second of the file.
         fps: frames per second after resampling.
         seconds: duration according to the header.
-        num_frames: at `fps`.
+        num_frames: number of frames at `fps`.
         damaged: whether the decoder reported errors, or the end is missing.
-        scenes: between the cuts.
-        fingerprint: for finding duplicates.
+        scenes: scenes between the cuts.
+        fingerprint: fingerprint for finding duplicates.
     """
 
     size: tuple[int, int]
@@ -158,7 +158,7 @@ class AnalysisCache:
     """Cached analyses of videos, in files named after the video's content and the relevant settings.
 
     Args:
-        folder: of the files, created on first use.
+        folder: folder of the files, created on first use.
         config: settings; thresholds of filters are not relevant, so changing them costs nothing.
     """
 
@@ -225,5 +225,5 @@ def _load(path: Path) -> tuple[dict[str, Any], dict[str, ndarray]] | None:
             arrays = {name: file[name] for name in file.files}
             return json.loads(arrays.pop("json").tobytes()), arrays
     except InputError as e:
-        logger.warning("%s: it is recomputed", e.got)
+        logger.warning("%s; recomputing it", e.got)
         return None

@@ -22,7 +22,7 @@ def plan_crop(poses: PoseSequence, size: tuple[int, int], mode: Literal["crop", 
     is where the person is most of the time.
 
     Args:
-        poses: of the scene, in pixels of the video.
+        poses: poses of the scene, in pixels of the video.
         size: (height, width) of the stored frames.
         mode: crop, or letterbox (which keeps everything).
     """

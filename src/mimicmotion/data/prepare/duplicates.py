@@ -12,7 +12,6 @@ from numpy import ndarray
 from mimicmotion.runtime.extras import import_extra
 
 HASH_SIDE = 16
-HASH_BITS = HASH_SIDE**2
 HASH_EVERY = 0.5
 """Seconds between two hashed frames."""
 MAX_HASHES = 64
@@ -38,7 +37,7 @@ class Fingerprint:
 
     Attributes:
         seconds: duration.
-        hashes: of one frame every `HASH_EVERY` seconds.
+        hashes: hash of one frame every `HASH_EVERY` seconds.
     """
 
     seconds: float
@@ -64,7 +63,7 @@ def near_duplicates(prints: Sequence[Fingerprint], threshold: float) -> dict[int
     """Find videos that look like an earlier one.
 
     Args:
-        prints: of all videos; of several alike, the first one is kept.
+        prints: fingerprints of all videos; of several duplicates, the first one is kept.
         threshold: share of differing bits below which two videos are the same; 0 finds none.
 
     Returns:

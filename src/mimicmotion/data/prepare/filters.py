@@ -59,10 +59,10 @@ def judge(measures: SceneMeasures, stored: PoseSequence, enlargement: float, con
     """All checks of a scene.
 
     Args:
-        measures: of the scene.
-        stored: its poses in pixels of the stored frames; points outside the crop have confidence 0.
-        enlargement: factor by which its frames are enlarged.
-        config: the thresholds.
+        measures: measurements of the scene.
+        stored: poses in pixels of the stored frames; points outside the crop have confidence 0.
+        enlargement: factor by which the frames are enlarged.
+        config: settings with the thresholds.
     """
     first = judge_length(len(stored), stored.fps, enlargement, config)
     if measures.problem:

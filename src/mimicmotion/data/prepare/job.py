@@ -45,12 +45,12 @@ class PrepareResult:
     """Result of a preparation.
 
     Attributes:
-        output: the folder of the shards.
-        totals: as in report.json under "summary".
-        shards: tar files.
-        unused: files that could not be read or are duplicates, one sentence each.
+        output: folder of the shards.
+        totals: content of report.json under "summary".
+        shards: number of tar files.
+        unused: a sentence for each file that could not be read or is a duplicate.
         fresh: False if everything already existed.
-        seconds: per stage.
+        seconds: seconds per stage.
     """
 
     output: Path
@@ -178,7 +178,10 @@ class _Preparation:
         for i, (k, apart) in near_duplicates(prints, config.near_duplicates).items():
             reason = f"looks like {left[k].source}: {apart:.1%} of the picture hash differs"
             set_aside(left[i], "near-duplicate", reason)
-        frames = {f.source: self._usable_frames(surveys[f.source]) for f in rest()}
+        frames = {}
+        for f in rest():
+            scenes = surveys[f.source].scenes
+            frames[f.source] = sum(len(scenes[i]) for i in usable_scenes(surveys[f.source], config))
         # longest first, so that no long one is left running alone at the end
         todo = sorted(rest(), key=lambda f: -frames[f.source])
         todo = [f for f in todo if frames[f.source] and self.cache.load_scenes(f.sha256) is None]
@@ -191,9 +194,6 @@ class _Preparation:
                 reports[f.source] = judge_video(f.source, f.sha256, surveys[f.source], self.cache, config)
             yield Progress("judge", len(reports), len(files))
         return [reports[f.source] for f in files]
-
-    def _usable_frames(self, survey: Survey) -> int:
-        return sum(len(survey.scenes[i]) for i in usable_scenes(survey, self.config))
 
     def _run(
         self, step: VideoStep, todo: Sequence[SourceVideo], stage: str, units: Mapping[str, int]

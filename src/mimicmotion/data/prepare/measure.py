@@ -33,13 +33,13 @@ class SceneMeasures:
     """Measurements of one scene; positions in pixels of the video.
 
     Attributes:
-        poses: of the tracked person, one per frame.
+        poses: poses of the tracked person, one per frame.
         people: number of people in frames `COUNT_EVERY` seconds apart.
         sharpness: variance of the Laplacian of the person's brightness (0..255) at the stored size; NaN: no person.
         change: mean difference (0..255) of the person's box from `CHANGE_OVER` seconds earlier; NaN at the start.
         thumbs: small JPEG pictures of the frames `thumb_frames`.
-        thumb_frames: their indices within the scene.
-        problem: why there are no measurements; empty if there are.
+        thumb_frames: indices of these frames within the scene.
+        problem: why there are no measurements; "" if there are.
     """
 
     poses: PoseSequence
@@ -63,13 +63,13 @@ def measure_scene(
     """Estimate the poses in the frames of a scene (or use known ones), and measure each frame with its pose.
 
     Args:
-        frames: of the scene, RGB.
+        frames: RGB frames of the scene.
         num_frames: number of frames.
-        size: (height, width) of each.
-        fps: their rate.
+        size: (height, width) of the frames.
+        fps: frame rate.
         scale: stored pixels per pixel of the frame, for the sharpness.
-        estimator: for poses, and to count people.
-        known: the poses, if they are known.
+        estimator: estimates poses and counts people.
+        known: poses, if they are known.
 
     Yields:
         Numbers of further frames done.
@@ -89,7 +89,11 @@ def measure_scene(
     thumb_frames = sorted({int(num_frames * part) for part in (1 / 6, 1 / 2, 5 / 6)})
     people, sharp, change, thumbs = [], [], [], []
     points: list[PosePoints] = []
-    for number, found in enumerate(_repeat(known, passing()) if known else estimator.estimate_stream(passing())):
+    if known:
+        poses: Iterator[PosePoints] = ((known.xy[i], known.confidence[i]) for i, _ in enumerate(passing()))
+    else:
+        poses = estimator.estimate_stream(passing())
+    for number, found in enumerate(poses):
         frame = current[0]
         points.append(found)
         if number % count_every == 0:
@@ -151,8 +155,3 @@ def _cut(grey: ndarray, box: ndarray) -> ndarray | None:
     right, bottom = np.ceil(box[2:] + margin).astype(int)
     part = grey[top : max(bottom, 0), left : max(right, 0)]
     return part if min(part.shape) >= 4 else None
-
-
-def _repeat(known: PoseSequence, frames: Iterable[Frame]) -> Iterator[PosePoints]:
-    for i, _ in enumerate(frames):
-        yield known.xy[i], known.confidence[i]

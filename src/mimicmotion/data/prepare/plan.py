@@ -89,7 +89,7 @@ class VideoReport:
 
     Attributes:
         source: path within the folder of videos.
-        sha256: of the file.
+        sha256: checksum of the file.
         status: used, without scenes (all were left out), duplicate, near-duplicate, unreadable, or no video.
         reason: one sentence; empty if it is used.
         survey: None if the file could not be read.

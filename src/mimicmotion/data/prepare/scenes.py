@@ -87,9 +87,9 @@ def plan_scenes(num_frames: int, cuts: list[int], max_frames: int) -> list[Scene
     """The scenes between cuts; those longer than `max_frames` are split into parts of equal length.
 
     Args:
-        num_frames: of the whole video.
+        num_frames: number of frames of the video.
         cuts: sorted indices of the frames that begin a scene, without 0.
-        max_frames: at least 1.
+        max_frames: maximum number of frames of a scene, at least 1.
     """
     edges = [0, *cuts, num_frames]
     scenes: list[SceneRange] = []

@@ -21,12 +21,12 @@ class Sample:
     """A clip with its reference picture, all of one size (height, width) and one crop.
 
     Attributes:
-        number: of the sample, which with the seed determines everything in it.
-        key: of the record with the driving frames.
+        number: number of the sample, which together with the seed determines everything in it.
+        key: key of the record with the driving frames.
         frames: RGB frames of the slots; None if latents are given.
         latents: latents of the slots (mode of the VAE's posterior, not scaled); None if frames are given.
         reference: RGB reference picture.
-        reference_latents: its latents; None if frames are given.
+        reference_latents: latents of the reference picture; None if frames are given.
         poses: drawn pose of each slot; slot 0 is the reference's own pose if there is a reference slot.
         reference_pose: drawn pose of the reference picture.
         hand_mask: share of each latent cell in the box of a reliable hand, 0..1 (paper section 3.4); 0 in the

@@ -18,7 +18,7 @@ class Timeline:
     Attributes:
         frames: number of all stored frames.
         stills: number of leading frames outside the timeline, which can only be references.
-        fps: of the timeline.
+        fps: frames per second of the timeline.
     """
 
     frames: int
@@ -56,7 +56,7 @@ class FrameChoice:
         frames: indices of its stored frames, in playing order.
         fps: frames per second of these frames.
         reference: (record, stored frame) of the reference picture.
-        noise_seeds: of the simulated detector, for driving poses and reference pose.
+        noise_seeds: seeds of the simulated detector, for driving poses and reference pose.
     """
 
     record: int
@@ -73,14 +73,14 @@ def choose(
     usable: Sequence[int],
     siblings: Sequence[Sequence[int]],
 ) -> FrameChoice:
-    """Draw one sample. Everything is always drawn, so that options of the appearance do not change the frames.
+    """Choose the frames of a sample. All random numbers are always drawn, so that options do not affect each other.
 
     Args:
-        rng: of this sample alone.
-        config: of the sample.
-        timelines: of all records.
+        rng: random generator of this sample alone.
+        config: settings of the sample.
+        timelines: timelines of all records.
         usable: indices of the records that are long enough.
-        siblings: for each record, the indices of all records of its video.
+        siblings: indices of all records of the same video, for each record.
     """
     count = config.num_frames - config.reference_slot
     record = usable[int(rng.integers(len(usable)))]

@@ -35,7 +35,7 @@ class LatentCache:
         shards: the records.
         digest: identity of the encoder (for example the sha256 of its weights).
         encode: RGB frames to latents; None if the folder already holds all of them.
-        folder: of the cache; must be writable if there is an encoder.
+        folder: folder of the cache; must be writable if there is an encoder.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -85,10 +85,10 @@ class LatentCache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, EOFError) as e:
-            logger.warning("%s cannot be read (%s): encoded again", path, e)
+            logger.warning("%s cannot be read (%s); encoding it again", path, e)
             return None
         if values.ndim != 4 or len(values) != self.shards.num_frames[record] or values.dtype != np.float16:
-            logger.warning("%s holds %s of %s: encoded again", path, values.dtype, values.shape)
+            logger.warning("%s holds %s of shape %s; encoding it again", path, values.dtype, values.shape)
             return None
         return values
 
@@ -96,7 +96,7 @@ class LatentCache:
         key, count = self.shards.keys[record], self.shards.num_frames[record]
         if self.encode is None:
             raise ConfigError(
-                f"no cached latents of {key} by this model", "cached latents, or an encoder", "give an encoder"
+                f"no cached latents of {key} for this model", "cached latents, or an encoder", "give an encoder"
             )
         source, parts = self.shards[record], []
         for start in range(0, count, CHUNK):

@@ -35,8 +35,8 @@ class SampleMaker:
 
     Args:
         shards: the records, all of one size.
-        config: of the samples.
-        seed: of the random choices.
+        config: settings of the samples.
+        seed: seed of the random choices.
         downscale: pixels per latent along each axis.
         drawing: how poses are drawn: the model's settings "pose_drawing" (canvas_short_side, stroke).
         latents: cache of latents, to be used instead of frames.
@@ -61,9 +61,9 @@ class SampleMaker:
         height, width = shards.size
         if downscale < 1 or height % downscale or width % downscale:
             raise ConfigError(
-                f"frames of {height}x{width} with {downscale} pixels a latent",
+                f"frames of {height}x{width} with {downscale} pixels per latent",
                 f"height and width in multiples of {downscale}",
-                "prepare the shards in such a size",
+                "prepare shards of such a size",
             )
         if seed < 0:
             raise ConfigError(f"seed={seed}", "0 or more", "use 0")
@@ -100,7 +100,7 @@ class SampleMaker:
         """Report that records are too short: an error, or a warning if they are to be skipped."""
         short = f"{fits.count(False)} of {len(fits)} records are too short"
         if config.short_records == "skip" and any(fits):
-            logger.warning("%s for a sample: left out", short)
+            logger.warning("%s for a sample and are skipped", short)
             return
         i = fits.index(False)
         line = self.timelines[i]

@@ -137,9 +137,9 @@ def encode_picture(picture: UInt8[ndarray, "height width 3"], kind: str, **optio
     """Encode a picture.
 
     Args:
-        picture: RGB.
+        picture: RGB picture.
         kind: png or jpeg.
-        options: of Pillow's encoder.
+        options: options of Pillow's encoder.
     """
     from PIL import Image
 

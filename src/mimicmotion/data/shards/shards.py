@@ -32,7 +32,7 @@ class Record:
     """A scene, whose parts except the frames are read on first access and cached.
 
     Attributes:
-        key: its name, `<video id>-<scene number>`.
+        key: name of the record, `<video id>-<scene number>`.
         video: id of the source video.
         stills: number of leading frames outside the timeline, which can only be references.
         fps: frames per second.
@@ -113,11 +113,11 @@ class Shards:
     """The records of one split, in the order of the index. Picklable; safe in processes and threads.
 
     Attributes:
-        storage: of the shards.
+        storage: storage of the shards.
         split: train or val.
         size: (height, width) of all frames.
         store: how frames are stored: png, jpeg or video.
-        settings: with which the records were made.
+        settings: settings with which the records were made.
         digest: identity of the data: sha256 over the checksums of the shards of this split.
         keys: key of each record.
         num_frames: number of frames of each record.
@@ -164,7 +164,7 @@ def open_shards(where: str | Path, split: str = "train", *, cache: Path | None =
         cache: folder for copies of remote shards; `$MIMICMOTION_CACHE/shards` if None.
 
     Raises:
-        InputError: no shards, no records of this split, another format, or an unsupported URL.
+        InputError: there are no shards or no records of this split, the format is unknown, or the URL is unsupported.
         MediaError: a shard is damaged, truncated or lacks a member; the message names shard and record.
     """
     return Shards(find_storage(where, cache), split)

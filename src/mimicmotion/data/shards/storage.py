@@ -28,7 +28,7 @@ def find_storage(where: str | Path, cache: Path | None = None) -> Folder | Remot
     """The storage behind a path or URL.
 
     Raises:
-        InputError: a URL with another scheme than `SCHEMES`.
+        InputError: the URL has a scheme other than `SCHEMES`.
     """
     text = str(where)
     url = urlparse(text)
@@ -53,7 +53,7 @@ class Folder:
         """The index file, or an index built from the shards if there is none.
 
         Raises:
-            InputError: no shards, or an index of another format.
+            InputError: there are no shards, or the index has another format.
             MediaError: a shard is missing, damaged or truncated.
         """
         if not (self.folder / INDEX).exists():
@@ -98,7 +98,7 @@ class Remote:
         except InputError as e:
             if not path.exists():
                 raise
-            logger.warning("%s; the copy in %s is used", e.got, self.cache)
+            logger.warning("%s; using the copy in %s", e.got, self.cache)
         return load_index(path)
 
     def find(self, shard: ShardEntry) -> Path:

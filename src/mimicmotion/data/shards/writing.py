@@ -43,6 +43,7 @@ from mimicmotion.pose.files import dump_poses
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.files import atomic_path, check_writable, writing
 from mimicmotion.runtime.progress import Job, Progress
+from mimicmotion.runtime.run_folder import clear_leftovers
 from mimicmotion.runtime.workers import run_parallel
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class RecordData:
         frames: RGB frames of one size, which are streamed.
         poses: one pose per frame, in pixels of these frames; `poses.fps` is the rate of the frames.
         stills: number of leading frames outside the timeline, which can only be references.
-        meta: further plain data, such as source, sha256, start_s, crop, statistics.
+        meta: additional plain data, such as source, sha256, start_s, crop, statistics.
         truth: ground truth of rendered frames, see `mimicmotion.data.synthetic.pack_truth`.
     """
 
@@ -75,12 +76,12 @@ class RecordData:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSettings:
-    """What all shards of a folder have in common.
+    """Common properties of all shards of a folder.
 
     Attributes:
         size: (height, width) of the frames.
         store: how frames are stored: png, jpeg or video.
-        settings: further plain data that the records depend on.
+        settings: additional plain data that the records depend on.
     """
 
     size: tuple[int, int]
@@ -99,7 +100,7 @@ class ShardPlan:
 
     Attributes:
         split: train or val.
-        number: of the shard within its split, from 0.
+        number: number of the shard within its split, from 0.
         items: arguments of `make_records`: plain data, paths or dataclasses.
     """
 
@@ -150,10 +151,10 @@ def write_shards(
     interruptions.
 
     Args:
-        folder: of the shards.
-        plan: the shards.
-        make_records: item to its records (possibly none); must be deterministic, and picklable with several
-            processes: a module's function, or `functools.partial` of one.
+        folder: folder of the shards.
+        plan: planned shards.
+        make_records: returns the records of an item (possibly none). Must be deterministic and, with several
+        processes, picklable: a function of a module, or a `functools.partial` of one.
         shared: size, store and settings.
         processes: number of processes; 1 uses this process.
         stage: name of the stage in progress reports, which count items, including those of reused shards.
@@ -179,7 +180,7 @@ def write_shards(
     todo = [p for p, e in zip(plan, found, strict=True) if e is None]
     if todo:  # the index is about to become outdated
         (folder / INDEX).unlink(missing_ok=True)
-    _remove_parts(folder, plan)
+    clear_leftovers(folder, {INDEX, *(p.name for p in plan)})
     done = total - sum(len(p.items) for p in todo)
     yield Progress(stage, done, total)
     work = functools.partial(_write_shard, folder, make_records, shared)
@@ -270,21 +271,13 @@ def _existing(path: Path, plan: ShardPlan, shared: ShardSettings) -> ShardEntry 
     try:
         head = read_head(path, scan_tar(path))
     except MediaError as e:
-        logger.warning("%s: rewriting it", e.got)
+        logger.warning("%s; rewriting it", e.got)
         return None
     made_from, wanted = head.pop("plan", None), canonical(shared.head(plan.split))
     if canonical(head) != wanted:
         got = f"{path} was made with {head.get('settings')}, size {head.get('size')}, store {head.get('store')}"
         raise OutputError(got, wanted, "choose another folder, or delete this one")
     if made_from != plan.digest():
-        logger.info("%s holds other items than planned: rewriting it", path)
+        logger.info("%s holds other items than planned; rewriting it", path)
         return None
     return scan_shard(path)[1]
-
-
-def _remove_parts(folder: Path, plan: Sequence[ShardPlan]) -> None:
-    """Delete temporary files of killed writers."""
-    for split in {p.split for p in plan}:
-        for part in folder.glob(f".{split}-*.part.tar"):
-            with contextlib.suppress(OSError):
-                part.unlink()

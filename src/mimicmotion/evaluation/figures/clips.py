@@ -69,7 +69,7 @@ def parse_names(texts: Sequence[str]) -> list[tuple[str, Path]]:
     """Split NAME=PATH; a plain PATH is named after its file.
 
     Raises:
-        InputError: nothing given, an empty part, or a name given twice.
+        InputError: there are no results, a part is empty, or two names are the same.
     """
     named: list[tuple[str, Path]] = []
     for text in texts:

@@ -34,7 +34,7 @@ def frechet_distance(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"]) -> floa
         m differ.
 
     Raises:
-        InputError: fewer than two features in a set, different dimensions, or NaN.
+        InputError: a set has fewer than two features or NaN, or the dimensions differ.
     """
     a, b = _checked(x, "first set"), _checked(y, "second set")
     if a.shape[1] != b.shape[1]:
@@ -81,7 +81,7 @@ class Extrapolated:
 
     Attributes:
         value: the line's value at infinitely many clips; noise can push it below 0.
-        slope: of the distance against 1/n, so the bias is about slope / n.
+        slope: slope of the distance against 1/n; the bias is about slope / n.
         sizes: set sizes.
         distances: mean distance at each size.
     """
@@ -108,10 +108,10 @@ def fd_infinity(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"], *, seed: int
     Args:
         x: features of one set.
         y: features of the other set.
-        seed: of the draws.
+        seed: seed of the random draws.
 
     Raises:
-        InputError: fewer than 16 features in a set, or as `frechet_distance`.
+        InputError: a set has fewer than 16 features, or as `frechet_distance`.
     """
     a, b = _checked(x, "first set"), _checked(y, "second set")
     most = min(len(a), len(b))

@@ -35,7 +35,7 @@ def features(
 
     Args:
         frames: RGB frames, uint8 or float in 0..1, all of one size.
-        network: such as `load_i3d()`; its `length` is the length of the clips.
+        network: feature network, such as `load_i3d()`; its `length` is the length of the clips.
         mode: "stride1": a clip begins at every frame (DisCo's protocol). "disjoint": clips follow one another, and
             frames left over at the end are dropped.
         batch_size: clips per forward pass.

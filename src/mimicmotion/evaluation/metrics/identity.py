@@ -84,8 +84,8 @@ def identity_numbers(made: Embeddings, real: Embeddings, reference: Embeddings |
 
     Args:
         made: embeddings of the generated frames, NaN without a reliable face.
-        real: those of the real frames.
-        reference: that of the reference picture, one row.
+        real: embeddings of the real frames.
+        reference: embedding of the reference picture, one row.
 
     Returns:
         Mean cosines (-1..1) over the frames with both faces, and `identity_missing`: of the frames with a real face,

@@ -45,11 +45,11 @@ class Interval:
         return self.low > 0 or self.high < 0
 
     def text(self, digits: int, sign: str = "") -> str:
-        """Such as "15.02 [14.80, 15.30]", or only the number if there is no interval.
+        """Format as "15.02 [14.80, 15.30]", or only the number if there is no interval.
 
         Args:
             digits: decimals.
-            sign: "+" also shows the sign of positive numbers.
+            sign: "+" to show the sign of positive numbers.
         """
         value, low, high = (f"{v:{sign}.{digits}f}" for v in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]" if math.isfinite(self.low) else value
@@ -62,7 +62,7 @@ def mean_interval(values: Sequence[float] | ndarray) -> Interval:
         values: one number per sequence.
 
     Raises:
-        InputError: no values, NaN or infinity.
+        InputError: there are no values, or one is NaN or infinite.
         ConfigError: scipy is not installed.
     """
     x = _checked(values)
@@ -75,7 +75,7 @@ def ratio_of_sums(parts: Sequence[float] | ndarray, wholes: Sequence[float] | nd
     Sequences whose whole is 0 are left out.
 
     Raises:
-        InputError: unequal numbers, a negative whole, all wholes 0, or as `mean_interval`.
+        InputError: the lengths differ, a whole is negative, all wholes are 0, or as `mean_interval`.
         ConfigError: scipy is not installed.
     """
     x, y = _checked(parts), _checked(wholes)
@@ -99,7 +99,7 @@ def t_interval(value: float, error: float, n: int, *, clips: int = 0) -> Interva
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm-Bonferroni correction (Holm 1979): p-values of which 0.05 bounds the chance of any false one; NaN stays."""
+    """Holm-Bonferroni correction of p-values (Holm 1979); NaN is kept."""
     out, least = [float("nan")] * len(p), 0.0
     known = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
     for rank, (value, i) in enumerate(known):

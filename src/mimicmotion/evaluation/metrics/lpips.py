@@ -24,8 +24,8 @@ def load_lpips(net: Net = "alex", path: Path | str | None = None, *, device: str
 
     Args:
         net: "alex" (what papers usually mean) or "vgg".
-        path: of the weights; those of `mimicmotion weights fetch lpips-alex` or `lpips-vgg` if None.
-        device: a GPU if there is one, unless given.
+        path: file of the weights; by default those of `mimicmotion weights fetch lpips-alex` (or lpips-vgg).
+        device: device of the network; by default a GPU if there is one.
 
     Raises:
         WeightsError: the weights are missing or do not fit.
@@ -47,7 +47,7 @@ def lpips(output: AnyFrames, target: AnyFrames, *, network: Lpips, batch_size: i
     Args:
         output: generated frames, uint8 or float in 0..1 (scaled to [-1, 1] here).
         target: true frames.
-        network: from `load_lpips`.
+        network: network returned by `load_lpips`.
         batch_size: frames per forward pass.
 
     Raises:

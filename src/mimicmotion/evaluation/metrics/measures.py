@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float64
@@ -24,18 +24,6 @@ VERSIONS |= dict.fromkeys(("flicker", "warping", "seams"), 2)
 """Incremented when a metric changes, so that old cached values are not used."""
 
 
-class Measure(Protocol):
-    """A metric that is fed a sequence in chunks."""
-
-    def add(self, output: Frames, target: Frames) -> None:
-        """The next frames."""
-        ...
-
-    def result(self) -> dict[str, float]:
-        """Name -> number of the whole sequence; NaN if undefined."""
-        ...
-
-
 FrameNumbers = Callable[[Frames, Frames], Float64[ndarray, " frames"]]
 """Generated and real frames -> one number per frame."""
 
@@ -44,9 +32,9 @@ class FrameMean:
     """Mean of a number per frame over all frames; NaN without frames.
 
     Args:
-        name: of the mean.
-        values: the numbers.
-        finish: applied to their mean.
+        name: name of the result.
+        values: computes the numbers.
+        finish: function applied to their mean.
     """
 
     def __init__(self, name: str, values: FrameNumbers, finish: Callable[[float], float] = float) -> None:
@@ -54,12 +42,12 @@ class FrameMean:
         self._sum, self._count = 0.0, 0
 
     def add(self, output: Frames, target: Frames) -> None:
-        """The next frames."""
+        """Add the next frames."""
         values = self.values(output, target)
         self._sum, self._count = self._sum + float(values.sum()), self._count + len(values)
 
     def result(self) -> dict[str, float]:
-        """The mean, finished."""
+        """The mean, after `finish`."""
         return {self.name: self.finish(self._sum / self._count if self._count else float("nan"))}
 
 
@@ -105,7 +93,7 @@ def lpips_mean(network: Lpips, *, field: bool = False) -> FrameMean:
     """Mean LPIPS over frames.
 
     Args:
-        network: from `load_lpips`.
+        network: network returned by `load_lpips`.
         field: pass pictures in 0..1, as widespread code does, although the network was trained on -1..1.
     """
     from mimicmotion.evaluation.metrics.lpips import lpips
@@ -126,7 +114,7 @@ class Flicker:
         self._count = 0
 
     def add(self, output: Frames, target: Frames) -> None:
-        """The next frames."""
+        """Add the next frames."""
         both = np.stack([unit_frames(output), unit_frames(target)], 1)
         if not self._count:
             self._first, self._sum, self._squares = both[0], np.zeros_like(both[0]), np.zeros_like(both[0])
@@ -152,7 +140,7 @@ class FrameChanges:
 
     Args:
         values: generated and real frames -> numbers for each frame but the first.
-        finish: turns the numbers of the whole sequence into results.
+        finish: converts the numbers of the whole sequence to results.
     """
 
     def __init__(
@@ -165,7 +153,7 @@ class FrameChanges:
         self._values: list[ndarray] = []
 
     def add(self, output: Frames, target: Frames) -> None:
-        """The next frames."""
+        """Add the next frames."""
         both = output, target
         if self._last is not None:
             both = np.concatenate([self._last[0], output]), np.concatenate([self._last[1], target])
@@ -174,7 +162,7 @@ class FrameChanges:
         self._last = output[-1:], target[-1:]
 
     def result(self) -> dict[str, float]:
-        """The numbers, finished."""
+        """The numbers, after `finish`."""
         return self.finish(np.concatenate(self._values) if self._values else np.empty(0))
 
 
@@ -204,6 +192,8 @@ def seam_score(borders: Sequence[int]) -> FrameChanges:
     return FrameChanges(lambda output, _: temporal.jumps(output), mean)
 
 
+Measure = FrameMean | Flicker | FrameChanges
+"""A metric that is computed in chunks."""
 EXACT: dict[str, tuple[Callable[[], Measure], ...]] = {
     "psnr": (Psnr,),
     "ssim": (Ssim,),

@@ -114,8 +114,8 @@ def pose_fidelity(
     Args:
         found: poses found in the result; scaled to the truth's size if necessary.
         truth: the driving poses.
-        unit: of length: "torso" (`torso_length`) or "box" (`box_sides`), in which only the body's PCK is meaningful,
-            because hands and faces are smaller than the radius. Frames without a box are left out.
+        unit: unit of length: "torso" (`torso_length`) or "box" (`box_sides`). With "box", only the PCK of the body is
+            useful, because hands and faces are smaller than the radius. Frames without a box are left out.
         visible: true points with a lower confidence do not count.
 
     Returns:

@@ -47,7 +47,7 @@ def background_flicker(output: AnyFrames, target: AnyFrames) -> float:
         0..0.5; NaN if less than `LEAST_SHARE` of the frame is static.
 
     Raises:
-        InputError: lengths or sizes differ, fewer than 2 frames, or NaN.
+        InputError: lengths or sizes differ, there are fewer than 2 frames, or a value is NaN.
     """
     a, b = pair(output, target)
     _at_least(a, 2)
@@ -71,7 +71,7 @@ def warping_errors(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, "fr
         Errors of the output and of the target itself (range 0..1); NaN if no pixel counts.
 
     Raises:
-        InputError: lengths or sizes differ, fewer than 2 frames, NaN, frames smaller than 16 pixels.
+        InputError: as `background_flicker`, or the frames are smaller than 16 pixels.
     """
     a, b = pair(output, target)
     _at_least(a, 2)
@@ -114,7 +114,7 @@ def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Fl
         A score for each border; NaN before a repeated frame.
 
     Raises:
-        InputError: a border outside 1..frames - 1, or no jump to compare with.
+        InputError: a border is outside 1..frames - 1, or has no jump to compare with.
     """
     frames = len(jump) + 1
     bad = [b for b in borders if not 1 <= b < frames]
@@ -137,15 +137,15 @@ def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Fl
     return np.array(scores)
 
 
-def jerkiness(poses: PoseSequence, length: float, *, visible: float = VISIBLE) -> float:
+def jerkiness(poses: PoseSequence, length: float) -> float:
     """Motion smoothness: mean second difference of the points' positions, in `length` per frame squared.
 
-    Steady motion has 0, jitter a high value. To judge a result, compare with the true poses' value.
+    Steady motion has 0, jitter a high value; compare with the value of the true poses. Only points that are visible in
+    three consecutive frames count.
 
     Args:
         poses: true or found poses.
         length: unit in pixels, such as `mimicmotion.evaluation.metrics.poses.torso_length`.
-        visible: least confidence, in three consecutive frames, of points that count.
 
     Returns:
         NaN if no point is seen in three consecutive frames.
@@ -155,7 +155,7 @@ def jerkiness(poses: PoseSequence, length: float, *, visible: float = VISIBLE) -
     """
     if not length > 0:
         raise InputError(f"length={length!r}", "a positive number of pixels", "use torso_length of the true poses")
-    xy, seen = poses.xy.astype(np.float64), poses.confidence >= visible
+    xy, seen = poses.xy.astype(np.float64), poses.confidence >= VISIBLE
     if len(xy) < 3:
         return float("nan")
     second = np.hypot(*np.moveaxis(xy[2:] - 2 * xy[1:-1] + xy[:-2], -1, 0))

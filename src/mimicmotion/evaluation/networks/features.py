@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -19,19 +19,19 @@ from numpy import ndarray
 from mimicmotion.errors import InputError, WeightsError
 from mimicmotion.evaluation.metrics.pixels import unit_frames
 from mimicmotion.runtime.extras import import_extra
-from mimicmotion.weights.registry import known
+from mimicmotion.weights.registry import require
 
 if TYPE_CHECKING:
     import torch
 
 Fit = Literal["squash", "crop"]
 I3D_MIN_FRAMES = 9
-"""Least frames of a clip for I3D's last pooling."""
+"""Minimum number of frames of a clip, due to the last pooling of I3D."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """How frames become a network's input.
+    """Conversion of frames to the input of a network.
 
     Attributes:
         size: side of the square input in pixels.
@@ -86,31 +86,15 @@ def _cropped(x: Float32[ndarray, "height width 3"], size: int) -> Float32[ndarra
     return y[top : top + size, left : left + size]
 
 
-class FeatureNetwork(Protocol):
-    """A network as `fvd.features` uses it.
-
-    Attributes:
-        length: frames per clip; 1 for networks of single pictures.
-        preprocess: how frames become its input.
-    """
-
-    length: int
-    preprocess: Preprocess
-
-    def __call__(self, clips: Float32[ndarray, "n frames 3 size size"]) -> Float32[ndarray, "n dim"]:
-        """Features of preprocessed clips."""
-        ...
-
-
-class TorchFeatures:
-    """A torch network as a `FeatureNetwork`.
+class FeatureNetwork:
+    """A torch network that turns clips into features.
 
     Args:
         module: takes (n, 3, frames, size, size), or (n, 3, size, size) if `length` is 1.
-        name: of the network, for errors.
+        name: name of the network, for error messages.
         length: frames per clip.
-        preprocess: how frames become its input.
-        device: where it runs.
+        preprocess: conversion of frames to its input.
+        device: device of the module.
     """
 
     def __init__(
@@ -146,19 +130,16 @@ def best_device(device: str | None) -> str:
 
 
 def weights_path(name: str, path: Path | str | None) -> Path:
-    """The file given by path, or the fetched one.
+    """Path of the given or else the downloaded weights.
 
     Raises:
-        WeightsError: it is missing; the message names the command that fetches it.
+        WeightsError: the file is missing; the message contains the command that fetches it.
     """
     if path is not None:
         if not Path(path).is_file():
-            raise WeightsError(f"{path} is not there", f"a .safetensors file of {name}", "correct the path")
+            raise WeightsError(f"{path} does not exist", f"a .safetensors file of {name}", "correct the path")
         return Path(path)
-    found = known(name).find()
-    if found is None:
-        raise WeightsError(f"weights {name!r} are not here", "fetched weights", f"mimicmotion weights fetch {name}")
-    return found
+    return require(name)
 
 
 def load_strictly(module: torch.nn.Module, path: Path) -> torch.nn.Module:
@@ -173,7 +154,7 @@ def load_strictly(module: torch.nn.Module, path: Path) -> torch.nn.Module:
         module.load_state_dict({k: v.float() for k, v in load_file(path).items()}, assign=True)
     except Exception as e:
         reason = " ".join(str(e).split())[:300]
-        fix = "fetch it again, or give the file that `mimicmotion weights fetch` made"
+        fix = "fetch it again, or give the file written by `mimicmotion weights fetch`"
         raise WeightsError(f"{path} does not fit: {reason}", f"weights of {type(module).__name__}", fix) from e
     return module.eval().requires_grad_(requires_grad=False)
 
@@ -183,7 +164,7 @@ def i3d_path(path: Path | str | None, length: int) -> Path:
 
     Raises:
         WeightsError: the weights are missing.
-        InputError: clips too short for this network.
+        InputError: the clips are too short for this network.
     """
     if length < I3D_MIN_FRAMES:
         raise InputError(f"clips of {length} frames", f"at least {I3D_MIN_FRAMES} for I3D", "use 16")
@@ -192,18 +173,18 @@ def i3d_path(path: Path | str | None, length: int) -> Path:
 
 def load_i3d(
     path: Path | str | None = None, *, fit: Fit = "squash", length: int = 16, device: str | None = None
-) -> TorchFeatures:
+) -> FeatureNetwork:
     """Load I3D, the network of FVD, which gives 400 logits per clip.
 
     Args:
-        path: of the weights; those of `mimicmotion weights fetch i3d` if None.
+        path: file of the weights; by default those of `mimicmotion weights fetch i3d`.
         fit: see `Preprocess`.
         length: frames per clip.
-        device: a GPU if there is one, unless given.
+        device: device of the network; by default a GPU if there is one.
 
     Raises:
         WeightsError: the weights are missing or do not fit.
-        InputError: clips too short for this network.
+        InputError: the clips are too short for this network.
     """
     import torch
 
@@ -213,7 +194,7 @@ def load_i3d(
     with torch.device("meta"):
         module = I3D()
     module = load_strictly(module, file).to(where)
-    return TorchFeatures(module, "I3D", length=length, preprocess=Preprocess(fit=fit), device=where)
+    return FeatureNetwork(module, "I3D", length=length, preprocess=Preprocess(fit=fit), device=where)
 
 
 def load_network(
@@ -223,28 +204,28 @@ def load_network(
     length: int = 16,
     preprocess: Preprocess = I3D_INPUT,
     device: str | None = None,
-) -> TorchFeatures:
+) -> FeatureNetwork:
     """Load a network from a TorchScript file, or from a folder with a VideoMAE of transformers.
 
     Args:
         path: TorchScript file that returns features (n, dim), or folder with config.json and safetensors.
-        name: of the network, for errors.
+        name: name of the network, for error messages.
         length: frames per clip; 1 for pictures (n, 3, size, size).
-        preprocess: how frames become its input: FID_INPUT, FID_VID_INPUT, IMAGENET_INPUT or your own.
-        device: a GPU if there is one, unless given.
+        preprocess: conversion of frames to its input: FID_INPUT, FID_VID_INPUT, IMAGENET_INPUT or another.
+        device: device of the network; by default a GPU if there is one.
 
     Raises:
-        WeightsError: missing, or not such a file or folder.
-        ConfigError: a VideoMAE, but the package transformers is not installed.
+        WeightsError: the file or folder is missing or invalid.
+        ConfigError: the folder holds a VideoMAE, but transformers is not installed.
     """
     path, where = Path(path), best_device(device)
     if not path.exists():
         what = "a TorchScript file or a folder with a VideoMAE"
-        raise WeightsError(f"{path} is not there", what, "correct the path; no package index carries this network")
+        raise WeightsError(f"{path} does not exist", what, "correct the path; no package index carries this network")
     module = (_video_mae(path) if path.is_dir() else _torchscript(path)).to(where)
     # a VideoMAE's tokens are averaged, as in content-debiased FVD (Ge et al. 2024)
     run = (lambda x: module(x.transpose(1, 2)).last_hidden_state.mean(1)) if path.is_dir() else module
-    return TorchFeatures(run, name, length=length, preprocess=preprocess, device=where)
+    return FeatureNetwork(run, name, length=length, preprocess=preprocess, device=where)
 
 
 def _torchscript(path: Path) -> Any:

@@ -32,10 +32,10 @@ class Entry:
     """One method of one source.
 
     Attributes:
-        method: its name.
-        source: the report, table or publication.
-        cells: metric -> number; without an interval if none is known.
-        published: whether the numbers are quoted.
+        method: name of the method.
+        source: report, table or publication.
+        cells: metric to number, without an interval if it is unknown.
+        published: whether the numbers are quoted from a publication.
     """
 
     method: str
@@ -57,12 +57,12 @@ def compare(sources: Sequence[str], *, with_published: bool = True, metrics: Seq
     """Read all sources.
 
     Args:
-        sources: PATH or NAME=PATH each: folders of reports, summary.json, or CSV files.
-        with_published: add the paper's numbers, labelled.
-        metrics: only these, in this order; default all.
+        sources: folders of reports, summary.json or CSV files, each as PATH or NAME=PATH.
+        with_published: add the numbers of the paper, labelled as such.
+        metrics: metrics to show, in this order; by default all.
 
     Raises:
-        InputError: a source cannot be read, has no numbers, two have one name, or a metric is in none.
+        InputError: a source cannot be read or has no numbers, two have the same name, or a metric is unknown.
     """
     entries: list[Entry] = []
     conditions: dict[str, dict[str, Any]] = {}
@@ -130,7 +130,8 @@ def save_comparison(folder: Path, c: Comparison) -> str:
     Raises:
         OutputError: a file cannot be written.
     """
-    title, section = "Comparison of methods", _section(c)
+    title = "Comparison of methods"
+    section = Section("", [f"- {n}" for n in ("bold: the best of its source", *c.notes)], _table(c))
     text = markdown_page(title, [section])
     write_text(folder / FILES[0], text)
     write_text(folder / FILES[1], latex(c))
@@ -167,10 +168,6 @@ def _table(c: Comparison, published: str = PUBLISHED) -> Table:
     head = ["method", "source", *(describe(m).title + describe(m).arrow for m in c.metrics)]
     body = [[e.method, published if e.published else e.source, *(cell(e, m) for m in c.metrics)] for e in c.entries]
     return Table(head, body, bold)
-
-
-def _section(c: Comparison) -> Section:
-    return Section("", [f"- {n}" for n in ("bold: the best of its source", *c.notes)], _table(c))
 
 
 def latex(c: Comparison) -> str:

@@ -21,12 +21,12 @@ def list_videos(folder: Path, *, frames_in: str = "", rename: Rename = str) -> d
     """Sequence -> video file, or folder of frames.
 
     Args:
-        folder: to list.
+        folder: folder to list.
         frames_in: subfolder of a sequence's folder that holds its frames (else they are in the folder itself).
-        rename: turns the name of a file (without suffix) or folder into that of the sequence.
+        rename: converts the name of a file (without suffix) or folder to the name of the sequence.
 
     Raises:
-        InputError: no such folder, no video in it, or two with one name.
+        InputError: the folder does not exist, holds no videos, or holds two of the same name.
     """
 
     def video(path: Path) -> Path | None:

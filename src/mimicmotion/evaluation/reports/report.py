@@ -21,7 +21,7 @@ from mimicmotion.tables import Section, Table, html_page, markdown_page, write_c
 FILES = ("report.md", "report.html", TABLE, SUMMARY)
 FORMAT = 1
 FEW = 5
-"""Least number of sequences for which a verdict on a difference is given."""
+"""Minimum number of sequences for a verdict on a difference."""
 LEVEL = 0.05
 """Significance level of all differences of a report together."""
 _AT_INFINITY = (
@@ -60,7 +60,7 @@ def save_report(folder: Path, done: Evaluation) -> Path:
 
 
 def _data(done: Evaluation) -> dict[str, Any]:
-    """What summary.json holds: plain data; null is NaN."""
+    """Content of summary.json, with null for NaN."""
     summary, fit = done.summary, ("value", "slope", "r_squared", "sizes", "distances")
     used = {m: METRICS[m] for m in summary.metrics}
     return {
@@ -145,7 +145,7 @@ def _differences(done: Evaluation) -> Table:
         rows.append(
             [title(done, pair.metric), f"{pair.method} − {pair.baseline}", *said, verdict(pair.method, i, p, info)]
         )
-    return Table(["metric", "difference", "mean [95 % interval]", "n", "p", "says"], rows)
+    return Table(["metric", "difference", "mean [95 % interval]", "n", "p", "verdict"], rows)
 
 
 def verdict(method: str, i: Interval, p: float, info: Metric) -> str:

@@ -23,11 +23,11 @@ class Row:
     """The measurements on one sequence of one method.
 
     Attributes:
-        sequence: its name.
-        method: its name.
+        sequence: name of the sequence.
+        method: name of the method.
         frames: number of compared frames.
         values: metric -> number; NaN if undefined.
-        notes: for the report.
+        notes: notes for the report.
     """
 
     sequence: str
@@ -54,7 +54,7 @@ class Summary:
     Attributes:
         methods: method -> metric -> number with its interval.
         paired: differences from the first method.
-        notes: on what is undefined.
+        notes: notes on undefined numbers.
         fits: metric -> method -> the line behind a distance at infinitely many clips.
     """
 

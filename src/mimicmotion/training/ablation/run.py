@@ -11,8 +11,10 @@ import copy
 import dataclasses
 import json
 import logging
+import multiprocessing
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import numpy as np
 
 from mimicmotion.errors import ConfigError
 from mimicmotion.runtime.files import atomic_path
+from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.settings import find_recipe, load_yaml, parse
 from mimicmotion.settings.ablation import AblationConfig, Condition, TestConfig
 from mimicmotion.settings.training import TrainConfig
@@ -45,6 +48,43 @@ ARMS = {
     "confidence": Arm("confidence", hand_loss=False, confidence=True),
     "both": Arm("both", hand_loss=True, confidence=True),
 }
+
+
+def ablate(config_path: str | Path, *, processes: int = 1) -> Job[Path]:
+    """Run the experiment of a file, resuming an interrupted one.
+
+    Args:
+        config_path: a YAML file, or the name of a recipe such as ablation-tiny.
+        processes: number of trainings at a time.
+
+    Returns:
+        The table (Markdown), with results.csv and effects.png in the same folder.
+
+    Raises:
+        ConfigError: a setting is wrong; raised before the first training.
+    """
+    from mimicmotion.training.ablation.report import write_report
+
+    config = load_ablation(config_path)
+    cells = [(arm.name, seed) for arm, seed in runs(config)]
+    for seed in config.seeds:
+        make_start(config, seed)
+    yield Progress("trainings", 0, len(cells))
+    if processes == 1:
+        scores = []
+        for name, seed in cells:
+            scores.append(run_one(config, name, seed))
+            yield Progress("trainings", len(scores), len(cells))
+        return write_report(Path(config.run), scores)
+    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
+    try:
+        futures = [pool.submit(run_one, config, name, seed) for name, seed in cells]
+        for count, future in enumerate(as_completed(futures), 1):
+            future.result()
+            yield Progress("trainings", count, len(cells))
+        return write_report(Path(config.run), [f.result() for f in futures])
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def load_ablation(path: str | Path) -> AblationConfig:

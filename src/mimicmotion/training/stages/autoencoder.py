@@ -22,6 +22,7 @@ from mimicmotion.backbones.svd.vae import Autoencoder
 from mimicmotion.backbones.tiny.build import autoencoder_config, init_with_pca
 from mimicmotion.data.shards.shards import Shards
 from mimicmotion.errors import ConfigError
+from mimicmotion.evaluation.metrics.pixels import decibel
 from mimicmotion.settings.training import TrainConfig
 from mimicmotion.tables import write_json
 from mimicmotion.training.bundled import bundled_settings, contact_sheet, to_unit_tensor
@@ -47,7 +48,7 @@ def patch_basis(
         patch: side of a patch in pixels.
         components: number of components.
         samples: number of frames, with 16 patches each.
-        seed: of the choice of patches.
+        seed: seed of the choice of patches.
     """
     rng = np.random.default_rng([seed, 7])
     (h, w), lengths = shards.size, np.asarray(shards.num_frames)
@@ -86,8 +87,8 @@ class Clips(NamedTuple):
     """A batch of clips of consecutive frames.
 
     Attributes:
-        numbers: of the samples.
-        keys: of their records.
+        numbers: sample numbers.
+        keys: keys of their records.
         frames: RGB bytes.
     """
 
@@ -119,7 +120,7 @@ class AutoencoderTask(Task):
     """The autoencoder with its data and loss.
 
     Args:
-        config: of the run, stage `autoencoder`.
+        config: settings of a run with stage `autoencoder`.
 
     Raises:
         ConfigError: clips longer than the records, or frames whose size is not a multiple of the patch size.
@@ -238,5 +239,4 @@ class AutoencoderTask(Task):
 
 def psnr(output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> float:
     """Peak signal-to-noise ratio in dB of pictures in [-1, 1]."""
-    error = (output.float().clamp(-1, 1) - target).square().mean().item() / 4
-    return float(-10 * np.log10(max(error, 1e-10)))
+    return decibel((output.float().clamp(-1, 1) - target).square().mean().item() / 4)

@@ -58,7 +58,7 @@ class DenoiserTask(Task):
     """Trains U-Net and PoseNet to denoise, given a picture and poses (paper section 3).
 
     Args:
-        config: of the run; see `ModelConfig` for the initial networks and `TrainedConfig` for what is trained.
+        config: settings of the run; see `ModelConfig` for the initial networks and `TrainedConfig` for what is trained.
         shards: the training data; None opens those of the config.
 
     Raises:
@@ -230,9 +230,9 @@ class DenoiserTask(Task):
         embedding always comes from the clean picture, as in inference.
 
         Args:
-            batch: on the device of the encoders.
+            batch: batch on the device of the encoders.
             draws: strength and noise of the augmentation.
-            image_encoder: to be used instead of the model's own; also gives an embedding if that one is trained.
+            image_encoder: replaces the model's own, and returns an embedding even if that one is trained.
         """
         vae, encoder = self.parts.vae, image_encoder or self.parts.image_encoder
         latents = encode_frames(vae, batch.frames) if batch.latents is None else batch.latents  # type: ignore[arg-type]
@@ -265,7 +265,7 @@ class DenoiserTask(Task):
 
         Args:
             weights: the names of `parameters` to values.
-            device: of the result; None keeps each tensor's device.
+            device: device of the result; None keeps the device of each tensor.
         """
         state: dict[str, Tensor] = {}
         for name, live in self.model.state_dict().items():

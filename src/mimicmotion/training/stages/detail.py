@@ -58,11 +58,11 @@ class Predicted:
 
     Attributes:
         reference: the reference picture.
-        reference_pose: its drawn pose.
-        true: the clip's frames.
-        warped: the reference picture warped to their poses.
-        decoded: the model's frames without the detail network.
-        poses: the drawn poses.
+        reference_pose: drawn pose of the reference picture.
+        true: frames of the clip.
+        warped: reference picture, warped to the pose of each frame.
+        decoded: frames generated without the detail network.
+        poses: drawn poses.
     """
 
     reference: UInt8[ndarray, "height width 3"]
@@ -93,8 +93,8 @@ class FrameBatch(NamedTuple):
     """A batch of single frames from many clips.
 
     Attributes:
-        numbers: of the samples.
-        keys: their names.
+        numbers: sample numbers.
+        keys: names of the samples.
         pictures: the network's inputs (decoded, warped, reference, pose, reference pose), and the true frame.
         moving: where the true frame differs from the reference (`evaluation.metrics.pixels.moving_region`).
     """
@@ -114,7 +114,7 @@ def detail_loss(
         output: frames in about [-1, 1].
         target: true frames.
         moving: the moving region.
-        weight: of its pixels; the others have 1.
+        weight: weight of the pixels in it; the others have 1.
     """
     w = 1 + (weight - 1) * moving.float()
     error = (output.float() - target).square().mean(1)
@@ -138,7 +138,7 @@ class DetailTask(Task):
     These frames are generated once, before the first step, and cached.
 
     Args:
-        config: of the run, stage `detail`.
+        config: settings of a run with stage `detail`.
         shards: the training data; None opens those of the config.
 
     Raises:

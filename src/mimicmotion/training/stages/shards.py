@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def shard_cache(config: TrainConfig) -> Path:
-    """Where copies of remote shards, latents and predicted clips are kept."""
+    """Folder for copies of remote shards, latents and predicted clips."""
     return Path(config.data.cache or Path(config.run) / "cache")
 
 
@@ -33,5 +33,5 @@ def held_out_shards(config: TrainConfig, training: Shards) -> Shards:
     try:
         return open_shards(config.data.shards, config.validation.split, cache=shard_cache(config) / "shards")
     except InputError as e:
-        logger.warning("no validation split (%s): fixed samples of the training split instead", e.got)
+        logger.warning("no validation split (%s); using fixed samples of the training split", e.got)
         return training

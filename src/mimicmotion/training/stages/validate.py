@@ -73,7 +73,7 @@ class Validator:
     """Evaluates weights of the video model on fixed clips, without changing the model in training.
 
     Args:
-        config: of the run.
+        config: settings of the run.
         samples: the clips, as training samples.
         encode: encodes a batch with the frozen networks (`DenoiserTask.encode`).
     """

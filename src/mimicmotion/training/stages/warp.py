@@ -37,7 +37,7 @@ MOVING = 3.0
 
 
 GAINS = (0.6, 1.2), (-0.2, 0.2)
-"""Of the contrast and the brightness of recoloured clips."""
+"""Ranges of the contrast and brightness of recoloured clips."""
 
 
 class WarpBatch(NamedTuple):
@@ -45,12 +45,12 @@ class WarpBatch(NamedTuple):
 
     Attributes:
         keys: names of the clips.
-        given: what the network sees.
+        given: input of the network.
         true: the true frames, in [-1, 1].
-        moving: where they differ from the reference picture.
+        moving: where the true frames differ from the reference picture.
         mask: the person's share of each pixel, 0..1.
-        place: where every second pixel lies in the reference picture, pixels (x, y).
-        seen: whether it is seen there.
+        place: position (x, y) in pixels of every second pixel in the reference picture.
+        seen: whether it is visible there.
     """
 
     keys: list[str]
@@ -65,9 +65,9 @@ class WarpBatch(NamedTuple):
 def warp_loss(made: Warped, batch: WarpBatch) -> tuple[Float[Tensor, " n"], dict[str, float]]:
     """Loss of each frame, and its parts.
 
-    Errors of colours (L1, person and background together, the moving region weighing more), of the outline (cross
-    entropy, and the share of the union that is not met), of what is visible (cross entropy), and of places (pixels, the
-    logarithm beyond two) where the person is seen in both.
+    The parts are errors of colours (L1, with a higher weight in the moving region), of the outline (cross entropy, and
+    1 - intersection over union), of visibility (cross entropy), and of positions (in pixels, logarithmic beyond two)
+    where the person is visible in both pictures.
     """
     weight = 1 + (MOVING - 1) * batch.moving.float()
     colours = ((made.frames - batch.true).abs().mean(1) * weight).mean((1, 2)) / weight.mean((1, 2))
@@ -87,7 +87,7 @@ def warp_loss(made: Warped, batch: WarpBatch) -> tuple[Float[Tensor, " n"], dict
 
 
 def recoloured(batch: WarpBatch, rng: np.random.Generator) -> WarpBatch:
-    """The batch with colours in another order, and another contrast and brightness of each; poses keep theirs."""
+    """Shuffle the colour channels, and change the contrast and brightness of each; poses keep their colours."""
     gain, offset = (torch.from_numpy(rng.uniform(*ends, 3).astype(np.float32))[:, None, None] for ends in GAINS)
     order = torch.from_numpy(rng.permutation(3))
 
@@ -106,12 +106,12 @@ class WarpTask(Task):
     """The warp network on rendered clips (`mimicmotion prepare synthetic --truth`), whose first frame is the reference.
 
     Args:
-        config: of the run, stage `warp`.
-        shards: the training data, in place of those that the config names.
+        config: settings of a run with stage `warp`.
+        shards: the training data; None opens those of the config.
 
     Raises:
-        InputError: shards are missing or empty, or hold no truth.
-        WeightsError: the model, or LPIPS where the loss has it, is missing or damaged.
+        InputError: shards are missing or empty, or hold no ground truth.
+        WeightsError: the model, or LPIPS if the loss uses it, is missing or damaged.
     """
 
     def __init__(self, config: TrainConfig, shards: Shards | None = None) -> None:
@@ -139,11 +139,11 @@ class WarpTask(Task):
         }
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """All of the network's."""
+        """All parameters of the network."""
         return dict(self.net.named_parameters())
 
     def place(self, device: torch.device) -> None:
-        """Move LPIPS."""
+        """Move LPIPS to the device of the model."""
         if self.lpips is not None:
             self.lpips.to(device)
 
@@ -154,7 +154,7 @@ class WarpTask(Task):
     def _sample(self, number: int) -> WarpBatch:
         rng = np.random.default_rng([self.config.seed, number])
         variant = int(rng.integers(self.options.clips))
-        if variant not in self._clips:  # laying out takes longer than learning from it
+        if variant not in self._clips:  # computing it takes longer than a training step
             self._clips[variant] = self.clip(self.shards, variant, self.config.seed)
         clip = self._clips[variant]
         count = min(self.config.data.sample.num_frames - 1, len(clip.keys))
@@ -164,7 +164,7 @@ class WarpTask(Task):
         return recoloured(some, rng) if rng.random() < self.options.recolour else some
 
     def clip(self, shards: Shards, number: int, seed: int) -> WarpBatch:
-        """Clip `number` of some shards with exact poses, or those of an imitated detector."""
+        """Clip `number` of the shards, with exact poses or with those of a simulated detector."""
         rng, record = np.random.default_rng([seed, number, 1]), shards[number % len(shards)]
         noise = self.config.data.sample.detector_noise * (rng.random() >= self.options.exact_poses)
         poses, pictures, truth = record.poses, record.frames(range(len(record))), record.truth
@@ -197,7 +197,7 @@ class WarpTask(Task):
         return StepResult(each.mean(), log, batch.keys, each.detach())
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
-        """Write the whole model, its warp network with these weights, in float16."""
+        """Write the complete model in float16, with these weights of the warp network."""
         return save_components(dataclasses.replace(self.parts, warp=self._with(weights)), folder, dtype=EXPORT_DTYPE)
 
     def _with(self, weights: Mapping[str, Tensor]) -> WarpNet:
@@ -223,7 +223,7 @@ class WarpTask(Task):
 
 
 def _joined(clips: Sequence[WarpBatch]) -> WarpBatch:
-    """One batch of the frames of several clips."""
+    """Join the frames of several clips in one batch."""
     keys = [key for clip in clips for key in clip.keys]
     given = WarpInput(*(torch.cat(x) for x in zip(*(clip.given for clip in clips), strict=True)))
     return WarpBatch(keys, given, *(torch.cat(x) for x in zip(*(clip[2:] for clip in clips), strict=True)))

@@ -1,20 +1,26 @@
-"""Fallback plans, from the fastest to the most economical, and the choice of the first one that fits."""
+"""Fallback plans, from the fastest to the most economical: the choice of one, and recovery if memory runs out."""
 
 from __future__ import annotations
 
+import gc
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from mimicmotion.backbones.svd.execution.options import Execution
 from mimicmotion.backbones.svd.execution.plan import GIB, ExecutionPlan, Stage
 from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
-from mimicmotion.errors import ConfigError
+from mimicmotion.errors import ConfigError, out_of_memory
 from mimicmotion.settings import ExecutionOptions
 from mimicmotion.settings.parsing import refuse_unused
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 OFFLOAD = ("none", "modules", "blocks")
 DENOISE_LEVELS = ((1, "none"), (1, "modules"), (4, "modules"), (8, "modules"), (8, "blocks"))
@@ -120,3 +126,37 @@ def plan_execution(
         f"at least {peaks[stage] / GIB:.2f} GiB (predicted for the most economical plan)",
         f"lower the resolution (now {work.size[1]}x{work.size[0]}){segments}, or allow more memory",
     )
+
+
+def recovering(backbone: Any, stage: Stage, work: Callable[[], T], shape: tuple[int, int, int] = (1, 0, 0)) -> T:
+    """Call `work`. If memory runs out, switch to the next fallback level and call it again.
+
+    Args:
+        backbone: backbone, whose plan `work` uses.
+        stage: stage that the work belongs to.
+        work: function to call.
+        shape: see `fallback_levels`.
+
+    Raises:
+        ConfigError: there is no further level; the error says what to do.
+    """
+    while True:
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as e:
+            if not out_of_memory(e):
+                raise
+            message = str(e).splitlines()[0] if str(e) else type(e).__name__
+        # outside of the except block, so that the tensors held by the error's stack frames are freed
+        plan: ExecutionPlan = backbone.plan
+        smaller = next(fallback_levels(plan, stage, shape, may_offload=backbone.device.type != "cpu"), None)
+        if smaller is None:
+            raise ConfigError(
+                f"out of memory in stage {stage}, even with the most economical plan ({plan.describe()}): {message}",
+                "more free memory",
+                "lower segment_frames or the resolution, or close other programs",
+            )
+        logger.warning("out of memory in stage %s (%s); continuing with: %s", stage, message, smaller.describe())
+        gc.collect()
+        torch.cuda.empty_cache()
+        backbone.configure(smaller)

@@ -26,6 +26,7 @@ from mimicmotion.pose.estimators.holistic.networks import (
 )
 from mimicmotion.pose.estimators.session import providers
 from mimicmotion.pose.estimators.track import check_chosen, check_person, choose_person, person_box
+from mimicmotion.pose.keypoints import VISIBLE
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ MIN_CLOSE_SCORE = 0.9  # of a body found by a closer look: that finds smaller pe
 MIN_SURE_FOUND, MIN_SURE_FOLLOWED = 0.6, 0.45  # of `sureness`
 SEARCH_EVERY = 10  # frames without anyone between two closer looks
 PATIENCE = 15  # frames in which a lost person may only come back where it was; then anybody is followed
-MIN_WRIST = 0.1  # visibility of the wrist below which its hand is not looked for
+MIN_WRIST = VISIBLE * layout.SURE_WRIST  # confidence of a wrist below which its hand would not be visible
 MAX_WRIST_GAP = 1.0  # a hand farther from its wrist than this many of its sizes is somebody else's
 SAME_PLACE = 0.3  # overlap of the regions of a person lost and found again
 PART = 0.6  # share of a body's box within a larger one's from which it is a part of that
@@ -208,7 +209,7 @@ class HolisticEstimator(PoseEstimator):
     ) -> PartPoints | None:
         """The hand near the body's wrist and fingers, or else the one in the last frame's region."""
         wrist, little, index = arm
-        if body.visibility[wrist] < MIN_WRIST:
+        if body_confidence(body)[wrist] < MIN_WRIST:
             return None
         roi = self._networks.hand_roi(picture, body.xy[wrist], body.xy[little], body.xy[index])
         hand = self._networks.hand(picture, roi) if roi.usable else None
