@@ -80,7 +80,7 @@ class Service:
     def stop(self) -> int:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(90)
+        return self.process.wait(300)
 
     def __enter__(self) -> Service:
         return self.start()
@@ -116,7 +116,7 @@ class Service:
         return sorted(p.name for folder in ("jobs", "incoming") for p in (self.data / folder).glob("*"))
 
 
-def wait_for(what: Any, seconds: float = 60.0) -> None:
+def wait_for(what: Any, seconds: float = 300.0) -> None:
     """Wait until `what()` is true."""
     end = time.monotonic() + seconds
     while not what():

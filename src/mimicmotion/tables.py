@@ -5,12 +5,9 @@ from __future__ import annotations
 import base64
 import csv
 import html
-import json
-import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mimicmotion.runtime.files import atomic_path, writing
 
@@ -127,26 +124,6 @@ def html_page(title: str, sections: Sequence[Section]) -> str:
     return "\n".join([head, f"<h1>{_escaped(title)}</h1>", *(s.html() for s in sections)]) + "\n"
 
 
-def write_text(path: Path, text: str) -> Path:
-    """Write a UTF-8 file atomically. Lone surrogates, as in undecodable file names, become "?".
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    with atomic_path(path) as part, writing(path):
-        part.write_text(text, encoding="utf-8", errors="replace", newline="")
-    return path
-
-
-def write_json(path: Path, data: Any) -> Path:
-    """Write plain data as JSON. NaN and infinity become null.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    return write_text(path, json.dumps(_plain(data), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-
-
 def write_csv(path: Path, head: Sequence[object], rows: Iterable[Sequence[object]]) -> Path:
     """Write a CSV file. None becomes an empty cell, and floats keep all digits.
 
@@ -162,14 +139,6 @@ def write_csv(path: Path, head: Sequence[object], rows: Iterable[Sequence[object
         table.writerow(head)
         table.writerows(rows)
     return path
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def _escaped(value: object) -> str:

@@ -400,13 +400,15 @@ def test_identity_by_a_network_given_by_path(tmp_path: Path) -> None:
 
 def test_a_face_network_that_is_missing_or_none(tmp_path: Path) -> None:
     settings = folders(tmp_path, ("a",))
-    assert any("identity not computed: give a face network" in n for n in run(**settings | {"metrics": None}).notes)
+    assert any("identity not computed: `mimicmotion weights" in n for n in run(**settings | {"metrics": None}).notes)
     gone = settings | {"identity": tmp_path / "none.onnx"}
     assert any("none.onnx does not exist" in n for n in run(**gone | {"metrics": None}).notes)
     with pytest.raises(WeightsError, match="does not exist"):
         run(**gone | {"metrics": ["identity"]})
-    with pytest.raises(ConfigError, match="--identity PATH"):
+    with pytest.raises(WeightsError, match="fetch faces"):
         run(**settings | {"metrics": ["identity"]})
+    with pytest.raises(WeightsError, match="fetch faces"):
+        run(**settings | {"metrics": None, "references": tmp_path / "references"})
     wrong = settings | {"identity": quarters_network(tmp_path / "face.onnx", 16), "metrics": ["psnr", "identity"]}
     steps = evaluate(EvaluateConfig(**wrong))
     with pytest.raises(WeightsError, match="takes faces of 16 pixels"):

@@ -741,7 +741,7 @@ def test_truncated_video_gives_what_is_there(job: GenerateConfig, tmp_path: Path
 
 
 def test_large_picture(job: GenerateConfig, tmp_path: Path) -> None:
-    large = write_picture(tmp_path / "large.jpg", np.full((4320, 7680, 3), 90, np.uint8))
+    large = write_picture(tmp_path / "large.jpg", np.full((2160, 3840, 3), 90, np.uint8))
     assert finish(generate(dataclasses.replace(job, picture=large, num_inference_steps=1))).num_frames == FRAMES
 
 

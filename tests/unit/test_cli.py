@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cyclopts import App
@@ -16,6 +17,7 @@ from mimicmotion import cli
 from mimicmotion.cli import options
 from mimicmotion.cli.options import HEADINGS
 from mimicmotion.errors import printable
+from mimicmotion.runtime.progress import Job
 from mimicmotion.settings import GenerateConfig
 
 HEAVY = ("torch", "numpy", "scipy", "pydantic", "cv2", "diffusers", "transformers", "onnxruntime", "av", "PIL")
@@ -164,3 +166,20 @@ def test_control_characters_of_names_are_escaped(tmp_path: Path, capsys: pytest.
 def test_a_message_keeps_its_lines_and_letters() -> None:
     text = "größe 高さ 👩‍🎨\tof\nnaïve.png"
     assert printable(text) == text
+
+
+@pytest.mark.parametrize(("alike", "said"), [(None, ""), (0.97, "0.97 of 1\n"), (0.8, "somebody else")])
+def test_generate_says_how_like_the_face_is(
+    alike: float | None, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def job(settings: GenerateConfig) -> Job[SimpleNamespace]:
+        yield from ()
+        return SimpleNamespace(summary=lambda: "made", frames=iter(()))
+
+    monkeypatch.setattr("mimicmotion.generate.job.generate", job)
+    monkeypatch.setattr("mimicmotion.evaluation.metrics.identity.likeness", lambda *_: alike)
+    assert cli.main(["generate", "person.png", "dance.mp4", "-o", "out.mp4"]) == 0
+    out = capsys.readouterr().out
+    assert "made" in out
+    assert ("likeness" in out) == (alike is not None)
+    assert said in out

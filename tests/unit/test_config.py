@@ -150,7 +150,7 @@ UNUSED: list[tuple[type, dict[str, Any], str]] = [
         "guidance_scale=2.0 with the guidance of the first and last frame",
     ),
     (PrepareConfig, {"detector": "a.onnx"}, "detector=a.onnx with estimator=holistic"),
-    (EvaluateConfig, {"references": "r"}, "references=r without identity"),
+    (EvaluateConfig, {"references": "r", "metrics": ["psnr"]}, "references=r without the metric identity"),
     (EvaluateConfig, {"overlap_frames": 4}, "overlap_frames=4 without segment_frames"),
     (EvaluateConfig, {"driving": "d"}, "driving=d without poses"),
     (EvaluateConfig, {"cache": False, "cache_dir": "c"}, "cache_dir=c without cache"),

@@ -30,7 +30,7 @@ from mimicmotion.settings.training import (
 from mimicmotion.training import open_trainer
 from mimicmotion.training.stages.detail import DetailTask, FrameBatch, detail_loss, recoloured
 
-pytestmark = pytest.mark.whole
+pytestmark = [pytest.mark.whole, pytest.mark.usefixtures("scenes_are_made_once")]
 
 SIZE = (32, 16)
 SMALL: dict[str, Any] = {"widths": (8, 8, 8, 8), "blocks": (1, 0, 0, 1)}

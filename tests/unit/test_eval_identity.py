@@ -14,7 +14,6 @@ from numpy import ndarray
 from face_networks import mean_network
 from mimicmotion.errors import WeightsError
 from mimicmotion.evaluation.metrics.identity import (
-    PLACES,
     aligned_face,
     embeddings,
     five_points,
@@ -22,7 +21,7 @@ from mimicmotion.evaluation.metrics.identity import (
     similarity,
     sure_faces,
 )
-from mimicmotion.evaluation.networks.faces import FaceNetwork
+from mimicmotion.evaluation.networks.faces import DLIB_PLACES, PLACES, FaceNetwork
 from mimicmotion.pose.keypoints import FACE, NUM_POINTS, PoseSequence
 
 
@@ -36,16 +35,25 @@ def face_pose(frames: int, centre: tuple[float, float], scale: float, turn: floa
     return PoseSequence(xy, np.ones((frames, NUM_POINTS), np.float32), (200, 200), 10.0)
 
 
-def test_an_aligned_face_is_the_square_it_came_from() -> None:
+def test_an_aligned_face_is_the_square_it_came_from(tmp_path: Path) -> None:
+    network = FaceNetwork(mean_network(tmp_path / "mean.onnx"))
     square = np.random.default_rng(0).integers(0, 256, (14, 14, 3), np.uint8).repeat(8, 0).repeat(8, 1)
     frame = np.zeros((200, 200, 3), np.uint8)
     frame[30:142, 50:162] = square
     points, confidence = five_points(face_pose(1, (106.0, 86.0), 1.0))
     assert confidence[0] == 1
-    assert np.abs(aligned_face(frame, points[0]).astype(int) - square).max() <= 1  # OpenCV counts in 1/32 pixel
+    assert (
+        np.abs(aligned_face(frame, points[0], network).astype(int) - square).max() <= 1
+    )  # OpenCV counts in 1/32 pixel
     upright, _ = five_points(face_pose(1, (106.0, 86.0), 1.0, math.pi))
-    turned = aligned_face(np.ascontiguousarray(frame), upright[0])  # a head upside down is put upright
+    turned = aligned_face(np.ascontiguousarray(frame), upright[0], network)  # a head upside down is put upright
     assert np.abs(turned[1:, 1:].astype(int) - square[::-1, ::-1][:-1, :-1]).mean() < 20
+
+
+def test_both_networks_take_nearly_the_same_face() -> None:
+    moved = similarity(PLACES, DLIB_PLACES)
+    apart = PLACES @ moved[:, :2].T + moved[:, 2] - DLIB_PLACES
+    assert np.hypot(*apart.T).max() < 3  # of 150 pixels
 
 
 @given(st.floats(-3, 3), st.floats(0.2, 5), st.floats(-90, 90), st.floats(-90, 90))

@@ -113,10 +113,10 @@ def test_repetitions_tell_consistency_and_count_in_nothing_else() -> None:
     assert kept.preferences[0].votes.n == 4
     assert kept.consistency.share == 1
     assert kept.raters[1].excluded == "0 of 4 repeated pairs answered alike"
-    assert {row["left_out"] for row in kept.rows if row["rater"] == "turned"} == {1}
+    assert {row["excluded"] for row in kept.rows if row["rater"] == "turned"} == {1}
 
 
-def test_a_side_is_found_and_can_be_left_out() -> None:
+def test_a_side_preference_is_found_and_can_exclude() -> None:
     key = make_key(["b"], 12)
     lefty = [vote(key, "lefty", p, i % 2 == 0, ours_left=i % 2 == 0) for i, p in enumerate(key.pairs)]
     fair = [vote(key, "fair", p, True, ours_left=i % 2 == 0) for i, p in enumerate(key.pairs)]
@@ -138,9 +138,9 @@ def test_the_other_rules() -> None:
     analysis = analysed(key, fast + some + every, rule)
     assert [r.name for r in analysis.kept] == ["every"]
     assert "fewer than 3 answers; a median of less than 1 s" in analysis.rule
-    with pytest.raises(InputError, match="all 1 raters are left out"):
+    with pytest.raises(InputError, match="all 1 raters are excluded"):
         analysed(key, some, rule)
-    assert Exclusion().rule() == "none left out"
+    assert Exclusion().rule() == "none excluded"
 
 
 @pytest.mark.parametrize(
@@ -269,6 +269,6 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert cli.main(argv) == 0
     assert "**50.0%** (2 of 4)" in capsys.readouterr().out
     assert cli.main([*argv, "--min-votes", "5"]) == 2
-    assert "all 2 raters are left out" in capsys.readouterr().err
+    assert "all 2 raters are excluded" in capsys.readouterr().err
     assert cli.main(["study", "analyse", str(config.output)]) == 2
     assert "votes.sqlite does not exist" in capsys.readouterr().err

@@ -38,7 +38,7 @@ def fitted(group: str) -> dict:
     return json.loads(FIT.read_text())["groups"][group]
 
 
-@pytest.mark.whole
+@pytest.mark.slow  # guards the fit, from which a table of the documentation is made
 @pytest.mark.parametrize("group", [g for g in GROUPS if g not in ("face", "hand")])
 def test_body_confidences_have_the_measured_distribution(group: str) -> None:
     points = [p for p in GROUPS[group] if p not in SMALL_TOES]
@@ -50,6 +50,7 @@ def test_body_confidences_have_the_measured_distribution(group: str) -> None:
     assert len(values) > 300
 
 
+@pytest.mark.slow  # guards the fit, from which a table of the documentation is made
 @pytest.mark.parametrize("group", ["face", "hand"])
 def test_parts_are_lost_as_often_and_as_long_as_measured(group: str) -> None:
     parts = HANDS if group == "hand" else ((FACE, 0),)
@@ -64,6 +65,7 @@ def test_parts_are_lost_as_often_and_as_long_as_measured(group: str) -> None:
     assert found == pytest.approx(fitted(group)["found"][5], abs=0.03)
 
 
+@pytest.mark.slow  # guards the fit, from which a table of the documentation is made
 @pytest.mark.parametrize("group", list(GROUPS))
 def test_jumps_and_errors_have_the_measured_size(group: str) -> None:
     points = GROUPS[group]
@@ -80,6 +82,7 @@ def test_jumps_and_errors_have_the_measured_size(group: str) -> None:
         assert measured / 1.7 < measures.spread(np.concatenate(got)) < 1.7 * measured, name
 
 
+@pytest.mark.slow  # guards the fit, from which a table of the documentation is made
 def test_a_hand_moves_as_one_more_than_apart() -> None:
     whole, apart = [], []
     for truth, noisy in zip(exact() * ROUNDS, imitated(), strict=True):
@@ -89,6 +92,7 @@ def test_a_hand_moves_as_one_more_than_apart() -> None:
     assert measures.spread(np.concatenate(whole)) > 0.5 * measures.spread(np.concatenate(apart))
 
 
+@pytest.mark.slow  # guards the fit, from which a table of the documentation is made
 def test_one_score_for_a_part_or_one_for_each_point() -> None:
     together = [p.confidence[:, hand][:, 1:] for p in imitated() for hand, _ in HANDS]
     assert all(np.ptp(np.where(c > 0, c, c.max(1, keepdims=True)), axis=1).max() < 1e-6 for c in together)

@@ -28,7 +28,7 @@ from mimicmotion.settings.training import (
 from mimicmotion.training import open_trainer
 from mimicmotion.training.stages.warp import WarpTask, recoloured, warp_loss
 
-pytestmark = pytest.mark.whole
+pytestmark = [pytest.mark.whole, pytest.mark.usefixtures("scenes_are_made_once")]
 
 SIZE = (128, 64)
 SMALL: dict[str, Any] = {"widths": (8, 8, 8, 8)}

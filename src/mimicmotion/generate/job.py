@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimicmotion.errors import MimicMotionError
-from mimicmotion.generate.inputs import Found, Inputs, check_inputs, find, prepare
+from mimicmotion.generate.inputs import check_inputs, find, prepare
 from mimicmotion.generate.outputs import (
     GenerateResult,
     check_outputs,
@@ -124,8 +124,14 @@ def _generate(
         found = yield from find(record.config)
     pipe = yield from load(config, pipeline)
     record.record_model(pipe)
-    inputs = yield from _inputs(record, pipe, found)
-    del found
+    if found is not None:
+        inputs = prepare(record.config, found, result_size(record.config, pipe, found))
+    else:
+        assert record.saved is not None
+        inputs = record.saved.inputs
+        yield Progress("poses", len(inputs.driving), len(inputs.driving))
+    record.save_inputs(inputs, pipe)
+    inputs, found = dataclasses.replace(inputs, driving=inputs.aligned), None  # frees the poses before alignment
     size: tuple[int, int] = inputs.picture.shape[:2]
     poses, reference_pose = pipe.guide(
         inputs.picture, inputs.reference, inputs.aligned, confidence_aware=config.confidence_aware
@@ -155,18 +161,6 @@ def _generate(
         resumed_at=record.resumed_at,
         unsigned_sha256=unsigned,
     )
-
-
-def _inputs(record: RunRecord, pipe: MimicMotionPipeline, found: Found | None) -> Job[Inputs]:
-    """Prepare the inputs and save them, or take those of the interrupted run."""
-    if record.saved is None:
-        found = found or (yield from find(record.config))
-        inputs = prepare(record.config, found, result_size(record.config, pipe, found))
-    else:
-        inputs = record.saved.inputs
-        yield Progress("poses", len(inputs.driving), len(inputs.driving))
-    record.save_inputs(inputs, pipe)
-    return dataclasses.replace(inputs, driving=inputs.aligned)  # frees the poses before alignment
 
 
 def _denoise(

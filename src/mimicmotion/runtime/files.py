@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
+import math
 import os
 import re
 import secrets
@@ -12,8 +14,9 @@ import tempfile
 import threading
 import weakref
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from mimicmotion.errors import ConfigError, InputError, MimicMotionError, OutputError
 
@@ -125,6 +128,34 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a UTF-8 file atomically. Lone surrogates, as in undecodable file names, become "?".
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    with atomic_path(path) as part, writing(path):
+        part.write_text(text, encoding="utf-8", errors="replace", newline="")
+    return path
+
+
+def write_json(path: Path, data: Any) -> Path:
+    """Write plain data as JSON. NaN and infinity become null.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    return write_text(path, json.dumps(_plain(data), indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 def output_error(path: Path, error: OSError) -> OutputError:

@@ -19,7 +19,7 @@ R = TypeVar("R")
 Work = Callable[[T], Generator[int, None, R]]
 
 
-_shared: dict[str, Any] = {}  # of a worker process
+_shared: dict[str, Any] = {}  # per worker process
 
 
 def run_parallel(work: Work[T, R], tasks: Sequence[T], processes: int) -> Generator[int | R, None, None]:

@@ -213,7 +213,7 @@ def _requires(scope: TokenScope) -> Callable[[Request], Token]:
     def find(request: Request) -> Token:
         kind, _, secret = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer":
-            secret = request.cookies.get(COOKIE, "")  # of the page; not sent with cross-site requests
+            secret = request.cookies.get(COOKIE, "")  # set by the page; not sent with cross-site requests
         return request.app.state.tokens.authorize(secret.strip(), scope)
 
     return find

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, MimicMotionError
 from mimicmotion.generate.outputs import sidecar_path, state_path, write_sidecar
-from mimicmotion.runtime.files import atomic_path
+from mimicmotion.runtime.files import write_json
 from mimicmotion.runtime.interrupt import Interrupts, Stopped
 from mimicmotion.runtime.progress import Job, Progress, Stopwatch
 from mimicmotion.runtime.run_folder import FolderLock, clear_leftovers
@@ -317,6 +317,5 @@ def _run(job: Job[Any], folder: Path, frames: int, pace: dict[str, float]) -> di
             left = (report.total - report.done) * (now - started) / new + later if new and report.total else None
             eta = None if left is None else round(left, 1)
             facts = {"stage": stage, "done": report.done, "total": report.total, "eta": eta}
-            with atomic_path(folder / PROGRESS) as part:
-                part.write_text(json.dumps(facts), encoding="utf-8")
+            write_json(folder / PROGRESS, facts)
     return watch.seconds

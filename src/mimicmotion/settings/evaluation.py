@@ -71,7 +71,7 @@ class EvaluateConfig(Settings):
     fusion: FusionMode = "progressive"
     """How segments were joined; with none, only the first frame of each segment is a border."""
     identity: Path | None = None
-    """Face embedding network as ONNX, such as ArcFace."""
+    """Face embedding network as ONNX, such as ArcFace; empty uses `mimicmotion weights fetch faces`."""
     references: Path | None = None
     """Folder of reference pictures, NAME.png per sequence, to compare the generated faces with as well."""
     device: str = "auto"
@@ -101,7 +101,7 @@ class EvaluateConfig(Settings):
         if bad:
             got = f"a method named {bad[0]!r}"
             raise ConfigError(got, "a name without | and =, other than 'real'", "choose another name")
-        for group in ("fid", "fid_vid", "cd_fvd", "features", "identity"):
+        for group in ("fid", "fid_vid", "cd_fvd", "features"):
             if group.replace("_", "-") in (self.metrics or ()) and getattr(self, group) is None:
                 name = group.replace("_", "-")
                 raise ConfigError(f"metric {name} without its network", f"--{name} PATH", "give the network by path")
@@ -109,7 +109,6 @@ class EvaluateConfig(Settings):
     def _refuse_unused(self) -> None:
         asked = set(self.metrics or GROUPS)
         needs = {
-            "identity": ["references"],
             "segment_frames": ["overlap_frames", "reference_slot", "fusion"],
             "cache": ["cache_dir"],
         }
@@ -124,7 +123,7 @@ class EvaluateConfig(Settings):
             ("fid-vid",): ["fid_vid"],
             ("cd-fvd",): ["cd_fvd"],
             ("features",): ["features"],
-            ("identity",): ["identity"],
+            ("identity",): ["identity", "references"],
             ("seams",): ["borders", "segment_frames"],
             ("fvd", "fid", "fid-vid", "cd-fvd", "features"): ["clips", "equal_n", "fd_infinity", "frechet_resamples"],
             ("fvd", "fid-vid", "cd-fvd", "features"): ["clip_frames"],

@@ -174,9 +174,7 @@ def find_recipe(name: str | Path) -> Path:
     if path.suffix in (".yaml", ".yml") or path.is_file():
         return path
     if str(name) not in known:
-        close = difflib.get_close_matches(str(name), known, 1)
-        fix = f"did you mean {close[0]}?" if close else "'mimicmotion recipes' lists them"
-        raise ConfigError(f"recipe {str(name)!r}", f"a YAML file, or one of {', '.join(known)}", fix)
+        raise ConfigError(f"recipe {str(name)!r}", "a YAML file, or the name of a recipe", nearest(str(name), known))
     return known[str(name)]
 
 
@@ -202,9 +200,9 @@ def field_help(cls: type) -> dict[str, str]:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Suggest a correction for a name that is not among `names`."""
+    """Suggest a correction of a name that is not among `names`, as the fix of an error."""
     close = difflib.get_close_matches(name, names, 1)
-    return f"did you mean {close[0]}?" if close else f"the settings are: {', '.join(names)}"
+    return f"did you mean {close[0]}?" if close else f"use one of {', '.join(names)}"
 
 
 def from_keywords(cls: type[T], settings: T | None, keywords: Mapping[str, Any]) -> T:

@@ -94,7 +94,7 @@ class Exclusion(Settings):
             (self.max_side < 1, f"more than {self.max_side:.0%} of at least {SIDE_VOTES} answers for one side"),
             (self.min_seconds > 0, f"a median of less than {self.min_seconds:g} s per vote"),
         ]
-        return "; ".join(text for used, text in parts if used) or "none left out"
+        return "; ".join(text for used, text in parts if used) or "none excluded"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -172,7 +172,7 @@ def analyse_votes(study: Study, key: Key, votes: Sequence[Vote], exclusion: Excl
     raters = [_rater(study, key, name, own, rule) for (name,), own in sorted(_by(votes, "rater").items())]
     names = {r.name for r in raters if not r.excluded}
     if not names:
-        raise InputError(f"all {len(raters)} raters are left out", "at least one", f"relax the rule ({rule.rule()})")
+        raise InputError(f"all {len(raters)} raters are excluded", "at least one", f"relax the rule ({rule.rule()})")
     first = [v for v in votes if v.repeat == 0 and v.rater in names and key.pairs[v.pair].baseline]
     agreement = _agreement(first)
     raters = [replace(r, agreement=agreement.get(r.name, math.nan)) for r in raters]
@@ -303,5 +303,5 @@ def _row(study: Study, key: Key, vote: Vote, excluded: bool) -> dict[str, Any]:
         "preferred": TIE if vote.choice == TIE else key.videos[vote.choice].method,
         "left": key.videos[vote.left].method,
         "seconds": vote.seconds,
-        "left_out": int(excluded),
+        "excluded": int(excluded),
     }

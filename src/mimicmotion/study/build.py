@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from mimicmotion.errors import InputError, MediaError
 from mimicmotion.evaluation.reports.listing import list_pictures, list_videos
-from mimicmotion.runtime.files import check_writable, writing
+from mimicmotion.runtime.files import check_writable, write_json, writing
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.runtime.reading import reading
 from mimicmotion.runtime.run_folder import atomic_folder, check_replaceable_folder
@@ -32,7 +32,6 @@ from mimicmotion.study.folder import (
     Study,
     StudyPair,
 )
-from mimicmotion.tables import write_json
 from mimicmotion.video.picture import read_picture, write_picture
 from mimicmotion.video.reader import VideoReader, open_video
 from mimicmotion.video.writer import open_writer

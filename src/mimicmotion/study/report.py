@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from mimicmotion.runtime.files import writing
+from mimicmotion.runtime.files import write_json, write_text, writing
 from mimicmotion.runtime.run_folder import atomic_folder
 from mimicmotion.settings.study import Exclusion
 from mimicmotion.study.analyse import Analysis, analyse_votes
 from mimicmotion.study.folder import load_key, load_study
 from mimicmotion.study.votes import load_votes
-from mimicmotion.tables import Section, Table, markdown_page, write_csv, write_json, write_text
+from mimicmotion.tables import Section, Table, markdown_page, write_csv
 
 
 def analyse(
@@ -73,7 +73,7 @@ def markdown(analysis: Analysis) -> str:
         f"- repeated pairs answered alike: {analysis.consistency} (50 % if by chance)",
         f"- answers for the left side: {analysis.left}, p = {_number(analysis.left.p, '.2g')} (50 % is expected)",
         f"- agreement of the raters (Krippendorff's alpha): {_number(analysis.alpha, '.2f')}",
-        f"- raters left out: {len(raters) - len(analysis.kept)} of {len(raters)}; rule: {analysis.rule}",
+        f"- raters excluded: {len(raters) - len(analysis.kept)} of {len(raters)}; rule: {analysis.rule}",
     ]
     people = [
         [
@@ -87,7 +87,7 @@ def markdown(analysis: Analysis) -> str:
         for r in raters
     ]
     columns = ["rater", "code", "answers", "for ours", "left", "ties", "repeated alike", "catch pairs correct"]
-    columns += ["with the majority", "seconds", "left out"]
+    columns += ["with the majority", "seconds", "excluded"]
     sequences = sorted({s for p in preferences for s in p.sequences})
     counts = [
         [s, p.question, p.baseline, "{} of {}".format(*p.sequences[s])]

@@ -46,7 +46,7 @@ class Garment:
 class Assets:
     """The data behind all people; lengths in decimetres, x to the person's left, y up, z forward."""
 
-    vertices: Float32[ndarray, "vertices 3"]  # of the base mesh, in its rest pose
+    vertices: Float32[ndarray, "vertices 3"]  # the base mesh in its rest pose
     uv: Float32[ndarray, "texture 2"]  # texture coordinates, 0..1, v upwards
     quads: Int32[ndarray, "faces 4"]  # corners of each face
     quad_uv: Int32[ndarray, "faces 4"]  # indices of their texture coordinates

@@ -125,7 +125,7 @@ class Mesh:
     weight: Float32[ndarray, "n 6"]  # their weights
     triangles: ndarray  # corners
     uv: Float32[ndarray, "faces 3 2"]  # texture coordinates of the corners of each triangle
-    material: ndarray  # of each triangle
+    material: ndarray  # each triangle's
     cut: Float32[ndarray, " n"]  # the surface is cut away where this, interpolated, is below 0
     fray: Float32[ndarray, " n"]  # how far the cut frays into strands, where `cut` is below 1
 

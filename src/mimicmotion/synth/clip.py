@@ -20,7 +20,7 @@ from mimicmotion.synth.scene import Moment, Scene, correspondence, develop, make
 from mimicmotion.synth.view import move_camera
 
 SOURCE = "mimicmotion.synth"
-_SPARE_SECONDS = 3.0  # of motion around the clip, from which the reference may come
+_SPARE_SECONDS = 3.0  # motion before and after the clip, from which the reference may come
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ _CENTRE = np.array([0.0, 7.4, 0.2])
 class HairStyle:
     """A hairstyle."""
 
-    length: float  # of the hair on top, decimetres; 0 none
+    length: float  # hair on top, decimetres; 0 for none
     sides: float = 0.7  # length at the sides as a share of that on top
     curl: float = 0.2  # 0 straight, 1 curled
     recede: float = 0.0  # how much higher the hairline is, decimetres

@@ -53,7 +53,7 @@ class Light(NamedTuple):
     ground: ndarray  # (3,) ambient light from below
     key_map: ndarray  # nearness of the nearest surface to the key light
     key_matrix: ndarray  # (3, 4) world to column, row, nearness of the map
-    key_radius: float  # of its blur in cells
+    key_radius: float  # blur radius, cells
     top_map: ndarray  # the same for light from above, whose shadows only dim the ambient light
     top_matrix: ndarray
     top_radius: float

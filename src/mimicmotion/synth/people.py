@@ -40,7 +40,7 @@ class Figure:
     skeleton: Skeleton  # its joints
     mesh: Mesh  # its visible surface
     table: Float32[ndarray, "materials 15"]  # its materials, see `mimicmotion.synth.light`
-    textures: ndarray  # of the materials
+    textures: ndarray  # the materials'
     occlusion: Float32[ndarray, " n"]  # ambient occlusion of each vertex, 1 unoccluded
     fold: Float32[ndarray, " n"]  # strength of cloth folds at each vertex
     vertex_of: ndarray  # the mesh's vertex for each of the base mesh's, -1 where it is hidden

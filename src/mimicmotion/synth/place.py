@@ -33,7 +33,7 @@ class Place:
     key_colour: Float32[ndarray, " 3"]  # its strength
     sky: Float32[ndarray, " 3"]  # ambient light from above
     ground: Float32[ndarray, " 3"]  # ambient light from below
-    softness: float  # of the key light's shadow, decimetres of blur per decimetre of distance
+    softness: float  # the key light's shadow, decimetres of blur per decimetre of distance
 
 
 def make_place(

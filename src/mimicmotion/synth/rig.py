@@ -16,8 +16,8 @@ from mimicmotion.synth.figure import rot_x, rot_y, rot_z, two_bones, unit
 SPINE = ("spine04", "spine03", "spine02", "spine01")
 NECK = ("neck01", "neck02", "neck03", "head")
 _MIRROR = np.array([-1.0, 1.0, 1.0])
-_FAN = np.array([0.0, 0.1, 0.0, -0.09, -0.2])  # of the fingers when spread, radians
-_CURL = ((0.35, 0.45, 0.6), *[(1.0, 1.1, 0.75)] * 4)  # of the three joints, per unit of curl
+_FAN = np.array([0.0, 0.1, 0.0, -0.09, -0.2])  # fingers when spread, radians
+_CURL = ((0.35, 0.45, 0.6), *[(1.0, 1.1, 0.75)] * 4)  # the three joints, radians per unit of curl
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Skeleton:
     """The joints of one body in its rest pose."""
 
     bones: tuple[str, ...]  # names
-    parents: tuple[int, ...]  # of the bones
+    parents: tuple[int, ...]  # each bone's parent
     heads: Float64[ndarray, "bones 3"]  # positions of the bones
     tips: Float64[ndarray, "tips 3"]  # ends of fingers and toes
     tip_bones: tuple[int, ...]  # the bone of each tip
@@ -85,7 +85,7 @@ class _Bones:
     skeleton: Skeleton
     rot: Float64[ndarray, "n bones 3 3"]
     head: Float64[ndarray, "n bones 3"]
-    letter: str = ""  # of the side whose bones `index` finds
+    letter: str = ""  # the side whose bones `index` finds
     mirror: ndarray = field(default_factory=lambda: np.ones(3))
 
     def index(self, name: str) -> int:

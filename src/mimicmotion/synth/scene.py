@@ -30,9 +30,9 @@ _SEEN_DEPTH = 0.3  # decimetres behind the reference's surface that still count 
 class Grade:
     """Degradation of the picture by camera and file."""
 
-    blur: float  # of the lens, pixels
+    blur: float  # lens blur, pixels
     noise: tuple[float, float]  # deviation in 0..255, in the dark and added in the light
-    quality: int  # of the JPEG compression; 0 none
+    quality: int  # JPEG quality; 0 for no compression
 
 
 @dataclass(frozen=True, eq=False)

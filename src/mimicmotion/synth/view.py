@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from numpy import ndarray
 
-MARGIN = 0.08  # of the frame's height: how far the background extends beyond the frame, for a moving camera
+MARGIN = 0.08  # how far the background extends beyond the frame, in frame heights, for a moving camera
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ class Palette:
 
     size: int  # side of a texture in texels
     strands: float  # cells of hair across one unit of u; more for large pictures
-    rows: list[ndarray] = field(default_factory=list)  # of the table of materials
+    rows: list[ndarray] = field(default_factory=list)  # of the material table
     textures: list[look.Texture] = field(default_factory=list)  # one per material
 
     def add(self, kind: int, texture: look.Texture, **columns: float) -> int:
@@ -58,7 +58,7 @@ class Wardrobe:
 
     rng: Rng
     assets: Assets  # the packed people
-    genes: Genes  # of the body
+    genes: Genes  # the body's
     skeleton: Skeleton  # its joints
     m: Measures  # its measures
     palette: Palette  # to which materials are added

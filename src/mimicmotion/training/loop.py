@@ -21,12 +21,11 @@ from accelerate.utils import broadcast_object_list, gather_object, send_to_devic
 from torch import Tensor
 
 from mimicmotion.errors import ConfigError, TrainingError
-from mimicmotion.runtime.files import check_writable, writing
+from mimicmotion.runtime.files import check_writable, write_json, write_text, writing
 from mimicmotion.runtime.interrupt import Interrupts, Stopped
 from mimicmotion.runtime.progress import Job, Progress, finish
 from mimicmotion.runtime.run_folder import FolderLock, atomic_folder
 from mimicmotion.settings.training import TrainConfig, as_dict
-from mimicmotion.tables import write_text
 from mimicmotion.training.launch import build_accelerator, on_main_process, quiet_worker, resume_command
 from mimicmotion.training.state import (
     Average,
@@ -351,7 +350,7 @@ class Trainer:
         with atomic_folder(best) as part, writing(best):
             self.task.export(part / "model", weights)
             about = {"step": self.step, "name": found.best, "score": score, "scores": found.scores}
-            (part / "score.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+            write_json(part / "score.json", about)
 
     def save(self, *, keep_all: bool = False) -> Path:
         """Write a checkpoint. All processes must call it.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mimicmotion.errors import ConfigError, WeightsError
-from mimicmotion.runtime.files import writing
+from mimicmotion.runtime.files import write_json, writing
 from mimicmotion.runtime.run_folder import atomic_folder, clear_leftovers, differences, flat
 from mimicmotion.settings.training import OptimConfig, TrainConfig, as_dict
 
@@ -33,7 +33,7 @@ HARMLESS = (
     "optim.batch",  # the batch of all processes together is compared instead
     "optim.accumulation",
     "optim.ema_on_cpu",
-    "autoencoder",  # of a single stage, and part of its task's identity
+    "autoencoder",  # used by one stage only, and part of its task's identity
     "detail",
     "warp",
     "gradient_checkpointing",
@@ -218,7 +218,7 @@ def write_state(folder: Path, state: Mapping[str, Any], who: Mapping[str, Any]) 
     """Write state/trainer.pt and state/identity.json of a checkpoint."""
     (folder / "state").mkdir(exist_ok=True)
     torch.save(dict(state), folder / "state" / "trainer.pt")
-    (folder / "state" / "identity.json").write_text(json.dumps(who, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "state" / "identity.json", who)
 
 
 def read_identity(checkpoint: Path) -> dict[str, Any]:

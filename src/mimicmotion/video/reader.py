@@ -23,14 +23,19 @@ __all__ = ["Frame", "Sampling", "VideoInfo", "VideoReader", "open_video"]
 Sampling = Literal["time", "released"]
 RELEASED_FPS = 15.0
 """Frame rate of the published code's results, regardless of the driving video's rate."""
+READ_SUFFIXES = frozenset({
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".webp", ".apng", ".wmv", ".asf", ".flv", ".mpg", ".mpeg",
+    ".mpe", ".ts", ".mts", ".m2ts", ".vob", ".3gp", ".ogv", ".mxf", ".y4m",
+})  # fmt: skip
+"""Suffixes of videos in folders of mixed files; `open_video` goes by the content instead."""
 
 
 class VideoReader:
     """A video that can be iterated any number of times and is never entirely in memory.
 
     Args:
-        path: a video file (any format that FFmpeg reads), an animated GIF, WebP or APNG, a single picture, or a folder
-            of numbered pictures.
+        path: a video file that FFmpeg can read, an animated GIF, WebP or APNG, a single picture, or a folder of
+            numbered pictures.
         folder_fps: frames per second of a folder of pictures.
 
     Attributes:

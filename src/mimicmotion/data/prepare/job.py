@@ -15,7 +15,6 @@ from typing import Any
 from mimicmotion.data.prepare.analysis import AnalysisCache, Survey, usable_scenes
 from mimicmotion.data.prepare.duplicates import near_duplicates
 from mimicmotion.data.prepare.plan import (
-    VIDEO_SUFFIXES,
     WORK,
     VideoReport,
     find_videos,
@@ -29,11 +28,11 @@ from mimicmotion.data.shards.index import INDEX, shard_files
 from mimicmotion.data.shards.writing import ShardSettings, write_shards
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.estimators.open import find_estimator
-from mimicmotion.runtime.files import check_writable, sha256_file, writing
+from mimicmotion.runtime.files import check_writable, sha256_file, write_json, writing
 from mimicmotion.runtime.progress import Job, Progress, Stopwatch
 from mimicmotion.runtime.threads import cores
 from mimicmotion.settings.prepare import PrepareConfig, result_settings
-from mimicmotion.tables import write_text
+from mimicmotion.video.reader import READ_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +115,7 @@ class _Preparation:
         if (finished := self._finished(stamp)) is not None:
             return finished
         (self.work / _DONE).unlink(missing_ok=True)
-        _save_json(self.work / _SETTINGS, settings)
+        write_json(self.work / _SETTINGS, settings)
         find_estimator(config)  # fails before the long work if anything is missing
         reports = yield from self._look(files)
         shared = ShardSettings(size=config.size, store=config.store, settings=settings)
@@ -133,7 +132,7 @@ class _Preparation:
             facts[name] = old if old is not None and old[:2] == state else [*state, sha256_file(path)]
             yield Progress("files", i + 1, len(names))
         if facts != known:
-            _save_json(self.work / _FILES, facts)
+            write_json(self.work / _FILES, facts)
         return [SourceVideo(name, facts[name][2]) for name in names]
 
     def _finished(self, stamp: str) -> PrepareResult | None:
@@ -170,7 +169,7 @@ class _Preparation:
         failures = yield from self._run(survey_step, todo, "scenes", {f.source: 1 for f in rest()})
         for f in rest():
             if f.source in failures:
-                named = Path(f.source).suffix.lower() in VIDEO_SUFFIXES
+                named = Path(f.source).suffix.lower() in READ_SUFFIXES
                 set_aside(f, "unreadable" if named else "no video", failures[f.source])
         surveys |= {f.source: known_survey(config, f) for f in rest()}
         left = rest()
@@ -230,7 +229,7 @@ class _Preparation:
                 "at least one",
                 f"see {config.output / PAGE} and change the thresholds",
             )
-        for path in shard_files(config.output):  # of an earlier, larger set of videos
+        for path in shard_files(config.output):  # left by an earlier, larger set of videos
             if path.name not in {p.name for p in plan}:
                 logger.info("deleting %s, which is no longer part of the set", path)
                 with writing(path):
@@ -238,7 +237,7 @@ class _Preparation:
         make = functools.partial(make_records, config)
         written = yield from write_shards(config.output, plan, make, shared, processes=self.processes)
         totals, sizes = count(reports, config), self._shard_sizes()
-        _save_json(self.work / _DONE, {"stamp": stamp, "shards": sizes, "totals": totals, "unused": unused})
+        write_json(self.work / _DONE, {"stamp": stamp, "shards": sizes, "totals": totals, "unused": unused})
         return PrepareResult(config.output, totals, written.shards, unused, True, {})
 
 
@@ -262,10 +261,6 @@ def _check_settings(config: PrepareConfig, settings: dict[str, Any], work: Path)
         "the same settings, or a new folder",
         "choose another folder, or use --overwrite to replace the shards (measurements are reused)",
     )
-
-
-def _save_json(path: Path, data: Any) -> None:
-    write_text(path, json.dumps(data, indent=1))
 
 
 def _load_json(path: Path) -> Any:

@@ -24,10 +24,6 @@ from mimicmotion.video.geometry import Fit
 
 WORK = ".work"
 """Folder beside the shards that caches the analyses."""
-VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .wmv .flv .mpg .mpeg .m2ts .mts .ts .vob .3gp .ogv .mxf .gif .y4m".split()  # noqa: SIM905
-)
-"""Suffixes of videos: such a file is reported if it cannot be read, while other files are skipped."""
 # pictures and other common files of data sets; all remaining files are tried
 _OTHER_SUFFIXES = (
     ".png .jpg .jpeg .jpe .bmp .tif .tiff .ppm .pgm .avif .jp2 .webp .txt .md .json .jsonl .csv .tsv .xml .yaml .yml "

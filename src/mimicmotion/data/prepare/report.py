@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mimicmotion.data.prepare.plan import VideoReport, crop_facts, scene_key, split_of
+from mimicmotion.runtime.files import write_json
 from mimicmotion.settings.prepare import PrepareConfig, result_settings
-from mimicmotion.tables import write_csv, write_text
+from mimicmotion.tables import write_csv
 
 JSON, TABLE, PAGE = "report.json", "report.csv", "report.html"
 _COLUMNS = (
@@ -51,7 +51,7 @@ def save_report(folder: Path, videos: Sequence[VideoReport], config: PrepareConf
     """
     facts = [_video(v, config) for v in videos]
     data = {"settings": result_settings(config), "summary": count(videos, config), "videos": facts}
-    write_text(folder / JSON, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / JSON, data)
     write_csv(folder / TABLE, _COLUMNS, [[row.get(c) for c in _COLUMNS] for v in facts for row in _rows(v)])
 
 

@@ -19,9 +19,9 @@ from mimicmotion.data.prepare.plan import SceneReport, VideoReport
 from mimicmotion.data.prepare.report import PAGE, count
 from mimicmotion.data.shards.frames import encode_picture
 from mimicmotion.pose.guidance.skeleton import PoseDrawer
-from mimicmotion.runtime.files import atomic_path, writing
+from mimicmotion.runtime.files import atomic_path, write_text, writing
 from mimicmotion.settings.prepare import PrepareConfig
-from mimicmotion.tables import Section, Table, html_page, write_text
+from mimicmotion.tables import Section, Table, html_page
 
 PICTURES = "report"
 """Folder of the page's pictures as PNG files."""

@@ -75,7 +75,7 @@ def run_steps(
 ) -> Generator[int | Outcome, None, None]:
     """Run a step on every file. A file that crashes its process (a fault in a decoder) is identified and reported."""
     folder = config.output / WORK
-    for mark in folder.glob(_MARK.format("*")):  # of an earlier run
+    for mark in folder.glob(_MARK.format("*")):  # left by an earlier run
         mark.unlink()
     work = functools.partial(_guarded, step, config)
     answered: set[str] = set()

@@ -110,7 +110,7 @@ def decode_video(data: bytes, indices: Sequence[int], size: tuple[int, int], fps
             stream = container.streams.video[0]
             stream.thread_count = 1  # there are many reader processes; threads in each would only slow them down
             rate = exact_rate(fps)
-            seconds = stream.time_base or 1 / rate  # of one tick
+            seconds = stream.time_base or 1 / rate  # per tick
             todo, entered = sorted(positions), -1
             frames = container.decode(stream)
             while todo:

@@ -1,4 +1,4 @@
-"""Face embedding networks, given as ONNX files.
+"""Face embedding networks: dlib's, as `mimicmotion weights fetch faces` writes it, or ONNX files such as ArcFace.
 
 ArcFace and similar networks take aligned RGB faces of 112 x 112 pixels, scaled to -1..1. No package index has such a
 network under a free licence.
@@ -6,7 +6,7 @@ network under a free licence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +16,59 @@ from numpy import ndarray
 
 from mimicmotion.errors import WeightsError
 
-SIDE = 112
+SIDE, DLIB_SIDE = 112, 150
 """Side of an aligned face in pixels."""
+PLACES = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
+"""Eyes, nose and mouth corners (left to right in the picture) of an aligned face of 112 x 112 pixels, in OpenCV's
+coordinates, where pixel centres are integers."""
+DLIB_PLACES = np.array([[47.05, 46.10], [99.98, 46.10], [73.51, 76.06], [49.91, 102.52], [97.11, 102.52]])
+"""The same in 150 x 150 pixels, from dlib's mean face with a quarter of its size around."""
 
 
 class FaceNetwork:
-    """An ONNX network from one picture to one vector, on the CPU.
+    """A network from one aligned face to one vector, on the CPU.
 
     Args:
-        path: the file.
+        path: ONNX, or safetensors of dlib's network.
+
+    Attributes:
+        side: of an aligned face, in pixels.
+        places: of its eyes, nose and mouth corners.
+        dim: length of the vector.
 
     Raises:
         WeightsError: the file is not such a network.
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
+        self._run: Callable[[ndarray], Any]
+        if path.suffix == ".safetensors":
+            from mimicmotion.evaluation.networks.dlib_faces import load_dlib
+
+            self.side, self.places, self._run = DLIB_SIDE, DLIB_PLACES, load_dlib(path)
+        else:
+            self.side, self.places, self._run = SIDE, PLACES, self._onnx()
+        self.dim = len(self.embed(np.zeros((self.side, self.side, 3), np.uint8)))
+
+    def _onnx(self) -> Callable[[ndarray], Any]:
         import onnxruntime
 
-        self.path = path
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 3
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         except Exception as e:  # onnxruntime has an exception class for each kind of damage
             reason = " ".join(str(e).split())[:200]
-            raise WeightsError(f"{path}: {reason}", "a face network as ONNX", "correct --identity") from e
-        self.session = session
-        self._input = self._check(session.get_inputs())
-        self._channels_last = self._input.shape[1] != 3
-        self.dim = len(self.embed(np.zeros((SIDE, SIDE, 3), np.uint8)))
+            raise WeightsError(f"{self.path}: {reason}", "a face network as ONNX", "correct --identity") from e
+        entry = self._check(session.get_inputs())
+
+        def run(face: ndarray) -> Any:
+            x = (face.astype(np.float32) - np.float32(127.5)) / np.float32(127.5)
+            x = x.transpose(2, 0, 1) if entry.shape[1] == 3 else x
+            return session.run(None, {entry.name: np.ascontiguousarray(x[None])})[0]
+
+        return run
 
     def embed(self, face: UInt8[ndarray, "size size 3"]) -> Float32[ndarray, " dim"]:
         """The embedding of an aligned face (RGB), of length 1.
@@ -52,14 +76,12 @@ class FaceNetwork:
         Raises:
             WeightsError: the network does not give a vector of finite numbers.
         """
-        x = (face.astype(np.float32) - np.float32(127.5)) / np.float32(127.5)
-        x = x[None] if self._channels_last else x.transpose(2, 0, 1)[None]
         try:
-            outputs: Any = self.session.run(None, {self._input.name: np.ascontiguousarray(x)})
+            output = self._run(face)
         except Exception as e:
             got = f"{self.path} fails on a face: {' '.join(str(e).split())[:200]}"
             raise WeightsError(got, "a network of one face", "correct --identity") from e
-        vector = np.asarray(outputs[0], np.float64).ravel()
+        vector = np.asarray(output, np.float64).ravel()
         length = float(np.linalg.norm(vector))
         if vector.size < 2 or not np.isfinite(length):
             got = f"{self.path} gives {vector.size} number(s), length {length:g}"

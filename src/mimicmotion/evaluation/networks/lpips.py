@@ -11,7 +11,7 @@ from torch.nn import functional as F
 _ALEX = ((64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1))
 _VGG = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
 _VGG_TAPS = (1, 3, 6, 9, 12)  # the last convolution before each pooling, and the very last
-_MEAN, _STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of ImageNet, for pictures in [-1, 1]
+_MEAN, _STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's, for pictures in [-1, 1]
 MIN_SIZE = {"alex": 31, "vgg": 16}
 """Smallest side of a picture, in pixels."""
 

@@ -11,8 +11,9 @@ from typing import Any
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics.intervals import Interval
 from mimicmotion.evaluation.results import load_results
+from mimicmotion.runtime.files import write_text
 from mimicmotion.settings.metrics import METRICS, describe
-from mimicmotion.tables import Section, Table, html_page, markdown_page, write_csv, write_text
+from mimicmotion.tables import Section, Table, html_page, markdown_page, write_csv
 
 FILES = ("compare.md", "compare.tex", "compare.html", "compare.csv")
 PUBLISHED = "published, other implementation, do not compare across papers"
@@ -100,7 +101,7 @@ def _condition(data: Mapping[str, Any]) -> dict[str, Any]:
     """What two reports must have in common for their rows to be comparable."""
     protocol = {k: v for k, v in data.get("protocol", {}).items() if k not in ("shows", "name", "what")}
     free = {"strict", "metrics", "frechet_resamples", "seed", "fd_infinity"}
-    free |= {"borders", "segment_frames", "overlap_frames", "reference_slot", "fusion"}  # of each method's own
+    free |= {"borders", "segment_frames", "overlap_frames", "reference_slot", "fusion"}  # each method has its own
     settings = {k: v for k, v in data.get("settings", {}).items() if k not in free}
     return {"protocol": protocol, "settings": settings, "real videos": data.get("inputs", {}).get("real")}
 

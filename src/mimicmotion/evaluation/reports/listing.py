@@ -10,9 +10,7 @@ from pathlib import Path
 
 from mimicmotion.errors import InputError
 from mimicmotion.video.picture import PICTURE_SUFFIXES
-
-_SUFFIXES = "mp4 m4v mov mkv webm avi gif webp apng ts mts m2ts mpg mpeg mpe wmv asf flv ogv 3gp y4m"
-VIDEO_SUFFIXES = frozenset(f".{s}" for s in _SUFFIXES.split())
+from mimicmotion.video.reader import READ_SUFFIXES
 
 Rename = Callable[[str], str]
 
@@ -31,7 +29,7 @@ def list_videos(folder: Path, *, frames_in: str = "", rename: Rename = str) -> d
 
     def video(path: Path) -> Path | None:
         if path.is_file():
-            return path if path.suffix.lower() in VIDEO_SUFFIXES else None
+            return path if path.suffix.lower() in READ_SUFFIXES else None
         places = (path / frames_in, path) if frames_in else (path,)
         return next((p for p in places if p.is_dir() and any(map(named_picture, p.iterdir()))), None)
 

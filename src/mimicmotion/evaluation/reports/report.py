@@ -15,8 +15,9 @@ from mimicmotion.evaluation.reports.summary import Row
 from mimicmotion.evaluation.results import SUMMARY, TABLE
 from mimicmotion.evaluation.runner import Evaluation, environment
 from mimicmotion.evaluation.videos import RATES
+from mimicmotion.runtime.files import write_json, write_text
 from mimicmotion.settings.metrics import FIELD, FRECHET, METRICS, Metric
-from mimicmotion.tables import Section, Table, html_page, markdown_page, write_csv, write_json, write_text
+from mimicmotion.tables import Section, Table, html_page, markdown_page, write_csv
 
 FILES = ("report.md", "report.html", TABLE, SUMMARY)
 FORMAT = 1

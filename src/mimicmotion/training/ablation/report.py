@@ -15,8 +15,9 @@ from numpy import ndarray
 from mimicmotion import plot
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics.intervals import Interval
+from mimicmotion.runtime.files import write_text
 from mimicmotion.settings.metrics import Metric
-from mimicmotion.tables import Table, write_csv, write_text
+from mimicmotion.tables import Table, write_csv
 
 MEASURES: dict[str, Metric] = {
     "psnr_hands": Metric("PSNR hands, dB", "higher", 2),

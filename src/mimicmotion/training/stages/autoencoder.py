@@ -23,16 +23,16 @@ from mimicmotion.backbones.tiny.build import autoencoder_config, init_with_pca
 from mimicmotion.data.shards.shards import Shards
 from mimicmotion.errors import ConfigError
 from mimicmotion.evaluation.metrics.pixels import decibel
+from mimicmotion.runtime.files import write_json
 from mimicmotion.settings.training import TrainConfig
-from mimicmotion.tables import write_json
 from mimicmotion.training.bundled import bundled_settings, contact_sheet, to_unit_tensor
 from mimicmotion.training.stages.shards import held_out_shards, training_shards
 from mimicmotion.training.task import StepResult, Task, Validation
 from mimicmotion.weights.locate import FILE_NAMES, SETTINGS_FILE
 
-_STREAM = 2  # of the loss's random numbers; (seed, number) alone chooses the clip
+_STREAM = 2  # random stream of the loss; (seed, number) alone chooses the clip
 _SCALE_RECORDS, _SCALE_FRAMES = 64, 4  # records, and frames of each, for the scaling factor
-_SHOWN_FRAMES = 8  # of each clip in a validation
+_SHOWN_FRAMES = 8  # per clip in a validation
 
 
 def patch_basis(
