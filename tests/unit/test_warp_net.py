@@ -12,6 +12,7 @@ from micro import one_step_pipeline
 from mimicmotion.backbones.tiny.detail import DetailNet
 from mimicmotion.backbones.tiny.warp import (
     BODY,
+    HEAD,
     PARTS,
     RIGID,
     MovedPicture,
@@ -25,6 +26,7 @@ from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.evaluation.metrics.pixels import psnr
 from mimicmotion.pose.guidance.limb_warp import WarpedPoses, cut
 from mimicmotion.pose.guidance.skeleton import PoseDrawer
+from mimicmotion.pose.keypoints import FACE
 from mimicmotion.synth import SynthClip, render_clip
 
 SIZE = (128, 64)
@@ -103,6 +105,26 @@ def test_head_and_hands_are_moved_as_wholes(given: WarpInput) -> None:
                 assert (left < 1e-4).all() == (noise == 0 or piece in RIGID)
             if noise == 0:  # drawn towards a mere shift, so that a few cells cannot turn a hand
                 torch.testing.assert_close(frame[:, inside & (top == BODY[0])], tilted[:, inside & (top == BODY[0])])
+
+
+def test_without_the_drivers_face_the_head_stays_as_the_limb_warp_has_it(clip: SynthClip, given: WarpInput) -> None:
+    torch.manual_seed(0)
+    net = WarpNet((8, 8, 8, 8)).eval()
+    first = net(given)
+    torch.nn.init.normal_(net.out.weight, std=0.3)
+    with torch.no_grad():
+        hidden, seen = (net(given._replace(face=torch.full((len(given.top),), face))) for face in (False, True))
+    head = given.top == HEAD
+    assert torch.equal(hidden.outline[head], first.outline[head])
+    for made in (hidden, seen):
+        assert torch.equal(made.outline[~head], seen.outline[~head])
+        assert not torch.equal(made.outline[~head], first.outline[~head])
+    assert not torch.equal(seen.outline[head], first.outline[head])
+    poses = dataclasses.replace(clip.poses, confidence=clip.poses.confidence.copy())
+    poses.confidence[0, FACE], poses.confidence[1, FACE] = 0, 1
+    puppet = cut(clip.reference_frame, clip.reference_pose)
+    told = warp_input(puppet, clip.reference_frame, clip.reference_pose, poses, PoseDrawer(SIZE))
+    assert told.face.tolist() == [False, True]
 
 
 def test_nobody_in_the_picture_leaves_it_as_it_is(clip: SynthClip) -> None:
