@@ -13,6 +13,9 @@ animated by their exact poses and by those that the bundled estimator finds (`--
 - `faces`, `hands`, `body`, `jitter`: found again by the estimator, as shares of what it finds in the true frames (faces
   found; points within a tenth of a torso; jerkiness);
 - `gain`: the differences to `warp`, clip by clip, with half of their 95 % interval.
+
+`--without` leaves out a part of the model: its warp network (it gets the limb warp), the mask of the person (cut along
+capsules around the limbs), or the detail network (decoded frames are shown as they are).
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from mimicmotion.evaluation.metrics.pixels import moving_region, psnr, ssim
 from mimicmotion.evaluation.metrics.poses import PARTS, TRULY_VISIBLE, Fidelity, pooled, pose_fidelity, torso_length
 from mimicmotion.evaluation.metrics.temporal import jerkiness
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.pose.guidance.limb_warp import limb_warp
+from mimicmotion.pose.guidance.limb_warp import cut, limb_warp
 from mimicmotion.pose.guidance.limbs import body_unit, has_face, part_region
 from mimicmotion.pose.keypoints import FACE, NECK, NOSE
 from mimicmotion.synth import SynthClip, render_clip
@@ -149,7 +152,9 @@ def ways(pipe: MimicMotionPipeline, clip: SynthClip) -> dict[str, Frames]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="a model folder instead of the bundled one")
+    parser.add_argument("--first", type=int, default=0, help="first clip of the list")
     parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--without", choices=["warp", "mask", "detail"])
     parser.add_argument("--frames", type=int, default=6, help="frames of a clip")
     parser.add_argument("--poses", choices=["exact", "found"], nargs="+", default=["exact", "found"])
     parser.add_argument("--sheet", type=Path, help="write a picture: reference and true frames, then each way's")
@@ -159,16 +164,20 @@ def main() -> None:
     cv2.setNumThreads(options.threads)
     pipe = MimicMotionPipeline.from_pretrained(options.model)
     size = (pipe.backbone.settings.get("height", 224), pipe.backbone.settings.get("width", 128))
+    if options.without == "mask":
+        cut.__kwdefaults__["segmented"] = False  # what is not said otherwise; the limb warp says it
+    elif options.without:
+        setattr(pipe.backbone, options.without, None)
     scorer = PoseScores()
     line: dict[str, Any] = {
         "bench": "people", "n": options.clips, "frames": options.frames, "size": list(size),
-        "model": str(options.model or "bundled"), "lpips": perception() is not None,
+        "model": str(options.model or "bundled"), "without": options.without, "lpips": perception() is not None,
     }  # fmt: skip
     rows: dict[str, dict[str, list[dict[str, Any]]]] = {p: {} for p in options.poses}
     again: dict[str, dict[str, list[dict[str, Any]]]] = {p: {} for p in options.poses}
     true: list[dict[str, Any]] = []
     pictures: list[list[ndarray]] = []
-    for index in range(options.clips):
+    for index in range(options.first, options.first + options.clips):
         clip = held_out(index, size, options.frames)
         true.append(points(clip.frames, clip, scorer))
         chosen = np.linspace(0, options.frames - 1, 4).astype(int)

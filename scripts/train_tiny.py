@@ -21,10 +21,12 @@ from mimicmotion.backbones.svd.checkpoint import load_components, save_component
 from mimicmotion.settings.training import TrainConfig, load_config
 from mimicmotion.training.state import checkpoints
 
-LATER = ("tiny-detail", "tiny-detail-continue", "tiny-warp")
-"""Recipes of the networks that come after the U-Net."""
-OTHER_PEOPLE = (5_000_000, 6_000_000, 7_000_000)
-"""First seeds of the people that they learn from: the U-Net never saw them."""
+LATER = {
+    "tiny-detail": ["--first-seed", "5000000"],
+    "tiny-warp": ["--first-seed", "7000000", "--frames", "3", "--truth"],
+    "tiny-detail-continue": ["--first-seed", "6000000", "--frames", "3"],
+}
+"""Recipes of the networks that come after the U-Net, and the people that they learn from: the U-Net never saw them."""
 logger = logging.getLogger("train_tiny")
 
 
@@ -47,8 +49,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=2, help="for rendering and for stage 2, one CPU core each")
     parser.add_argument("--clips", type=int, default=1400, help="people to train on")
-    parser.add_argument("--detail-clips", type=int, nargs=2, default=[2000, 1600], help="other people, for stages 3, 4")
-    parser.add_argument("--warp-clips", type=int, default=1000, help="other people, for stage 5")
+    parser.add_argument("--detail-clips", type=int, nargs=2, default=[2000, 1600], help="other people, for stages 3, 5")
+    parser.add_argument("--warp-clips", type=int, default=1000, help="other people, for stage 4")
     parser.add_argument("--held-out", type=int, default=64, help="people to validate on")
     parser.add_argument("--recipe", default="tiny-denoiser", help="of stage 2")
     parser.add_argument("--output", type=Path, default=Path("runs/tiny/model"))
@@ -66,19 +68,18 @@ def main() -> None:
     def render(people: str, clips: int, *more: str) -> None:
         command("-m", "mimicmotion.cli", "prepare", "synthetic", str(clips), "-o", people, *held_out, *more)
 
-    each = (arguments.set_detail, arguments.set_detail_2, arguments.set_warp)
+    each = (arguments.set_detail, arguments.set_warp, arguments.set_detail_2)
     later = [load_config(recipe, [*arguments.set, *own]) for recipe, own in zip(LATER, each, strict=True)]
     if any(getattr(config, config.stage).perceptual for config in later):
         command("-m", "mimicmotion.cli", "weights", "fetch", "lpips-alex")
     render(load_config(arguments.recipe, changes).data.shards, arguments.clips)
     train("tiny-autoencoder", [*arguments.set, *arguments.set_autoencoder], 1)
     run = train(arguments.recipe, changes, arguments.processes)
-    counts = (*arguments.detail_clips, arguments.warp_clips)
-    for recipe, clips, seed, own in zip(LATER, counts, OTHER_PEOPLE, each, strict=True):
+    first, last = arguments.detail_clips
+    for (recipe, people), clips, own in zip(LATER.items(), (first, arguments.warp_clips, last), each, strict=True):
         changes = [f"model.checkpoint={checkpoints(run)[-1] / 'model'}", *arguments.set, *own]
         config = load_config(recipe, changes)
-        truth = ["--truth", "--frames", "3"] if config.stage == "warp" else []
-        render(config.data.shards, clips, "--first-seed", str(seed), *truth)
+        render(config.data.shards, clips, *people)
         run = train(recipe, changes, 1)
     model = load_components(checkpoints(run)[-1] / "model")
     logger.info("%s", save_components(model, arguments.output, dtype=torch.float16))

@@ -12,7 +12,9 @@ import torch
 
 from fake_shards import FakeShards
 from micro import micro_pipeline, one_step_pipeline
+from mimicmotion.backbones.svd.checkpoint import save_components
 from mimicmotion.backbones.tiny.detail import DetailNet
+from mimicmotion.backbones.tiny.warp import WarpNet
 from mimicmotion.errors import ConfigError
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.guidance.limb_warp import WarpedPoses
@@ -128,6 +130,19 @@ def test_colours_change_in_all_pictures_alike() -> None:
         values = both[0, ..., c].ravel().astype(int)
         assert sum(bool((np.diff(values[r]) >= 0).all()) for r in ranks) == 1
     assert (both[0] != picture[0]).mean() > 0.5
+
+
+def test_the_picture_is_moved_by_the_warp_network_if_the_model_has_one(folder: Path, tmp_path: Path) -> None:
+    net = WarpNet((8, 8, 8, 8))
+    with torch.no_grad():
+        net.out.bias[-19:-3] = -40.0  # it sees nobody anywhere
+    parts = MimicMotionPipeline.from_pretrained(folder).backbone.components
+    save_components(dataclasses.replace(parts, warp=net), tmp_path / "model", dtype=torch.float32)
+    shards: Any = FakeShards(size=(64, 32))
+    limbs, moved = (DetailTask(config(f, tmp_path), shards).train_clips.make(0) for f in (folder, tmp_path / "model"))
+    np.testing.assert_array_equal(limbs.warped[0], moved.warped[0])
+    assert (limbs.warped[1] != limbs.warped[2]).any()
+    np.testing.assert_array_equal(moved.warped[1], moved.warped[2])
 
 
 def test_decoded_frames_are_those_of_the_model_without_detail(folder: Path, tmp_path: Path) -> None:

@@ -188,6 +188,8 @@ def test_reference_of_the_clip_stays_in_it_and_stills_are_references_only() -> N
     assert all(c.reference[0] == c.record for c in drawn)
     assert {c.reference[1] for c in drawn} == set(range(12))
     assert min(min(c.frames) for c in drawn) == 1
+    make = maker(FakeShards((12, 12)), reference="first")
+    assert all(choices(make, n) == dataclasses.replace(c, reference=(c.record, 0)) for n, c in enumerate(drawn))
 
 
 def test_switches_of_the_look_keep_the_frames() -> None:

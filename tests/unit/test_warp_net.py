@@ -10,11 +10,23 @@ import torch
 
 from micro import one_step_pipeline
 from mimicmotion.backbones.tiny.detail import DetailNet
-from mimicmotion.backbones.tiny.warp import PARTS, MovedPicture, WarpInput, WarpNet, show_moved, warp_input
+from mimicmotion.backbones.tiny.warp import (
+    BODY,
+    HEAD,
+    PARTS,
+    RIGID,
+    MovedPicture,
+    WarpInput,
+    WarpNet,
+    displacements,
+    show_moved,
+    warp_input,
+)
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.evaluation.metrics.pixels import psnr
 from mimicmotion.pose.guidance.limb_warp import WarpedPoses, cut
 from mimicmotion.pose.guidance.skeleton import PoseDrawer
+from mimicmotion.pose.keypoints import FACE
 from mimicmotion.synth import SynthClip, render_clip
 
 SIZE = (128, 64)
@@ -75,6 +87,44 @@ def test_every_weight_learns(given: WarpInput) -> None:
     made = net(given)
     (made.frames.square().mean() + made.place.square().mean() + made.visible.square().mean()).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() and p.grad.any() for p in net.parameters())
+
+
+def test_head_and_hands_are_moved_as_wholes(given: WarpInput) -> None:
+    y, x = (np.mgrid[: SIZE[0], : SIZE[1]] + 0.5) / 4 - 0.5  # in cells
+    tilted = torch.tensor(np.stack([0.2 * x + 1, 0.1 * y - 0.3 * x]), dtype=torch.float32)
+    cells = torch.nn.functional.avg_pool2d(tilted, 4).expand(len(given.top), -1, -1, -1)
+    inside = torch.zeros(SIZE, dtype=torch.bool)
+    inside[4:-4, 4:-4] = True
+    for noise in (0.0, 1.0):
+        made = displacements(cells + noise * torch.randn(cells.shape, generator=torch.manual_seed(0)), given)
+        for frame, top in zip(made, given.top, strict=True):
+            for piece in (*RIGID, BODY[0]):
+                here = inside & (top == piece)
+                at = np.column_stack([x[here], y[here], np.ones(int(here.sum()))])
+                left = np.linalg.lstsq(at, frame[:, here].numpy().T)[1]
+                assert (left < 1e-4).all() == (noise == 0 or piece in RIGID)
+            if noise == 0:  # drawn towards a mere shift, so that a few cells cannot turn a hand
+                torch.testing.assert_close(frame[:, inside & (top == BODY[0])], tilted[:, inside & (top == BODY[0])])
+
+
+def test_without_the_drivers_face_the_head_stays_as_the_limb_warp_has_it(clip: SynthClip, given: WarpInput) -> None:
+    torch.manual_seed(0)
+    net = WarpNet((8, 8, 8, 8)).eval()
+    first = net(given)
+    torch.nn.init.normal_(net.out.weight, std=0.3)
+    with torch.no_grad():
+        hidden, seen = (net(given._replace(face=torch.full((len(given.top),), face))) for face in (False, True))
+    head = given.top == HEAD
+    assert torch.equal(hidden.outline[head], first.outline[head])
+    for made in (hidden, seen):
+        assert torch.equal(made.outline[~head], seen.outline[~head])
+        assert not torch.equal(made.outline[~head], first.outline[~head])
+    assert not torch.equal(seen.outline[head], first.outline[head])
+    poses = dataclasses.replace(clip.poses, confidence=clip.poses.confidence.copy())
+    poses.confidence[0, FACE], poses.confidence[1, FACE] = 0, 1
+    puppet = cut(clip.reference_frame, clip.reference_pose)
+    told = warp_input(puppet, clip.reference_frame, clip.reference_pose, poses, PoseDrawer(SIZE))
+    assert told.face.tolist() == [False, True]
 
 
 def test_nobody_in_the_picture_leaves_it_as_it_is(clip: SynthClip) -> None:

@@ -25,9 +25,9 @@ class SampleConfig(Settings):
     """interval: equal intervals; spread: frames anywhere in the scene, in order (for a first phase of few frames)."""
     short_records: Literal["error", "skip"] = "error"
     """Scenes too short for one sample: stop with an error that lists them, or skip them and log how many."""
-    reference: Literal["video", "clip"] = "video"
+    reference: Literal["video", "clip", "first"] = "video"
     """Source of the reference picture: video is any frame or still of the same source video; clip is any frame of
-    the same scene."""
+    the same scene; first is its first frame, or the still before it."""
     reference_slot: bool = True
     """Put the reference picture with its own pose into slot 0, as in inference; off, all slots are driving frames."""
     guidance: Literal["confidence", "threshold"] = "confidence"

@@ -30,15 +30,16 @@ from mimicmotion.errors import ConfigError
 from mimicmotion.pose.guidance.limb_warp import Puppet, check_poses, cut
 from mimicmotion.pose.guidance.limbs import BACK_TO_FRONT
 from mimicmotion.pose.guidance.skeleton import DrawnPoses, PoseDrawer
-from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.pose.keypoints import FACE, VISIBLE, PoseSequence
 
 CELL = 4
 """Pixels per side of a cell of the finest level."""
 LEVELS = 4
 PARTS = len(BACK_TO_FRONT)
 RIGID = [BACK_TO_FRONT.index(part) for part in ("head", "right hand", "left hand")]
-"""Pieces that stay as they are, and what is nearest to them: a network that small dissolves faces and fingers."""
-BODY = [BACK_TO_FRONT.index(part) for part in ("torso", "head")]
+"""Pieces that move as wholes, with what is nearest to them: a network that small dissolves faces and fingers."""
+HEAD = RIGID[0]
+BODY = [BACK_TO_FRONT.index("torso"), HEAD]
 PICTURES = (PARTS + 1, PARTS + 4)
 """First channels of `WarpInput.cells` that show the warped and the reference picture."""
 FAR = 32.0
@@ -60,6 +61,7 @@ class WarpInput(NamedTuple):
         colours: the person's, see `Puppet.colours`, in [-1, 1].
         background: without the person, in [-1, 1].
         picture: the limb warp's, in [-1, 1]; the network does not look at it.
+        face: whether the driving pose shows the face; if not, the head stays as in the limb warp.
     """
 
     cells: Float[Tensor, "n channels h w"]
@@ -69,6 +71,7 @@ class WarpInput(NamedTuple):
     colours: Float[Tensor, "n 6 height width"]
     background: Float[Tensor, "n 3 height width"]
     picture: Float[Tensor, "n 3 height width"]
+    face: Bool[Tensor, " n"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,8 @@ class WarpNet(nn.Module):
         there = given.maps.flatten(2).any(-1)
         top = F.one_hot(given.top.long() + 1, PARTS + 1)[..., 1:].movedim(-1, 1)
         weights = (logits * free + 2 * PRIOR * top).masked_fill(~there[..., None, None], -60.0).softmax(1)
-        further = F.interpolate(8.0 * further, scale_factor=float(CELL), mode="bilinear") * free
+        held = (given.top == HEAD) & ~given.face[:, None, None]
+        further = displacements(8.0 * further, given).masked_fill(held[:, None], 0.0)
         body = torch.zeros(PARTS, device=weights.device).index_fill(0, torch.tensor(BODY, device=weights.device), 1.0)
         place, person = torch.zeros_like(further), torch.zeros_like(given.background)
         for colours, of in zip(given.colours.split(3, 1), (1 - body, body), strict=True):
@@ -140,7 +144,7 @@ class WarpNet(nn.Module):
             share = mine.sum(1, keepdim=True)
             at = _places(mine, given.maps) / share.clamp_min(1e-6) + further
             place, person = place + share * at, person + share * _look(colours, at)
-        logit = given.outline.logit(0.02) + F.pixel_shuffle(outline, CELL)[:, 0] * free[:, 0]
+        logit = given.outline.logit(0.02) + F.pixel_shuffle(outline, CELL)[:, 0].masked_fill(held, 0.0)
         alpha = (logit if self.training else self.config["decided"] * logit).sigmoid()[:, None]
         alpha = alpha * there.any(1)[:, None, None, None]  # a picture that shows nobody stays as it is
         frames = alpha * person + (1 - alpha) * given.background
@@ -160,6 +164,25 @@ class _Block(nn.Module):
 
 def _rigid(top: Float[Tensor, "n h w"]) -> Bool[Tensor, "n h w"]:
     return torch.isin(top.long(), torch.tensor(RIGID, device=top.device))
+
+
+def displacements(further: Float[Tensor, "n 2 h w"], given: WarpInput) -> Float[Tensor, "n 2 height width"]:
+    """Displacements at full size; that of a rigid piece is one affine map, the nearest to what its cells say."""
+    height, width = further.shape[-2:]
+    y, x = torch.meshgrid(*(torch.arange(n, device=further.device) / 8.0 for n in (height, width)), indexing="ij")
+    at, says = torch.stack([x, y]).flatten(1), further.flatten(2)
+    whole = F.interpolate(further, scale_factor=float(CELL), mode="bilinear")
+    for piece in RIGID:
+        weight = given.cells[:, piece].flatten(1)[:, None].float() + 1e-4
+        weight = weight / weight.sum(2, keepdim=True)
+        middle, mean = (at * weight).sum(2, keepdim=True), (says * weight).sum(2, keepdim=True)
+        off = at - middle
+        spread = (weight * off) @ off.mT + 0.1 * torch.eye(2, device=off.device)
+        turn = torch.linalg.solve(spread, (weight * off) @ (says - mean).mT)
+        fitted = (mean + turn.mT @ off).unflatten(2, (height, width))
+        fitted = F.interpolate(fitted, scale_factor=float(CELL), mode="bilinear")
+        whole = torch.where((given.top == piece)[:, None], fitted, whole)
+    return whole
 
 
 def _places(weights: Float[Tensor, "n 14 h w"], maps: Float[Tensor, "n 14 2 3"]) -> Float[Tensor, "n 2 h w"]:
@@ -267,7 +290,8 @@ def warp_input(
     cells.append(torch.cat([by, turned, place], -1).movedim(-1, 1))
     colours = to_unit(puppet.colours).flatten(0, 1).expand(n, -1, -1, -1)
     background = to_unit(puppet.background[None]).expand(n, -1, -1, -1)
-    return WarpInput(torch.cat(cells, 1), top, outline, maps, colours, background, pictures)
+    face = torch.from_numpy(driving.confidence[:, FACE].mean(1) > VISIBLE)
+    return WarpInput(torch.cat(cells, 1), top, outline, maps, colours, background, pictures, face)
 
 
 def _spread(top: Int8[ndarray, "height width"]) -> Int8[ndarray, "height width"]:

@@ -98,7 +98,7 @@ def choose(
         frames.reverse()
     records = siblings[record] if config.reference == "video" else [record]
     ends = np.cumsum([timelines[r].frames for r in records])
-    position = int(rng.integers(ends[-1]))
+    position = int(rng.integers(ends[-1])) * (config.reference != "first")
     which = int(np.searchsorted(ends, position, side="right"))
     reference = (records[which], position - (int(ends[which - 1]) if which else 0))
     rng.random()  # unused; keeps samples as in earlier versions

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from mimicmotion.arrays import Frame, Frames
 from mimicmotion.data.samples.batch import Sample
 from mimicmotion.data.samples.choice import FrameChoice, Timeline, choose
 from mimicmotion.data.samples.latents import LatentCache
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.pose.guidance.limb_warp import limb_warp
 from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.pose.hands import hand_masks
 from mimicmotion.pose.keypoints import PoseSequence
@@ -40,7 +40,7 @@ class SampleMaker:
         downscale: pixels per latent along each axis.
         drawing: how poses are drawn: the model's settings "pose_drawing" (canvas_short_side, stroke).
         latents: cache of latents, to be used instead of frames.
-        warp: also give the reference picture warped to each pose (`mimicmotion.pose.guidance.limb_warp`).
+        warp: moves the reference picture, in a pose, to other poses (such as `limb_warp`), if samples are to have that.
 
     Raises:
         InputError: a record is too short for a sample (see `SampleConfig.short_records`).
@@ -56,7 +56,7 @@ class SampleMaker:
         downscale: int,
         drawing: Mapping[str, Any],
         latents: LatentCache | None = None,
-        warp: bool = False,
+        warp: Callable[[Frame, PoseSequence, PoseSequence], Frames] | None = None,
     ) -> None:
         height, width = shards.size
         if downscale < 1 or height % downscale or width % downscale:
@@ -142,13 +142,15 @@ class SampleMaker:
             hand_mask=mask,
             fps=choice.fps,
             **pictures,
-            warped=self._warped(pictures["reference"], own, driving) if self.warp else None,
+            warped=self._warped(pictures["reference"], own, driving),
         )
 
     def _warped(
         self, reference: UInt8[ndarray, "H W 3"], own: PoseSequence, driving: PoseSequence
-    ) -> UInt8[ndarray, "slots H W 3"]:
-        moved = limb_warp(reference, own, driving)
+    ) -> UInt8[ndarray, "slots H W 3"] | None:
+        if self.warp is None:
+            return None
+        moved = self.warp(reference, own, driving)
         return np.concatenate([reference[None], moved]) if self.config.reference_slot else moved
 
     def _poses(self, driver: Record, owner: Record, choice: FrameChoice) -> tuple[PoseSequence, PoseSequence]:

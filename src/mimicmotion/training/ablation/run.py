@@ -138,6 +138,7 @@ def make_start(config: AblationConfig, seed: int) -> Path:
     if folder.exists():
         return folder
     parts = load_components(find_asset("tiny") if config.start == "tiny" else config.start)
+    parts = dataclasses.replace(parts, detail=None, warp=None)  # what is trained here would hardly be seen behind them
     if config.fresh_pose_net:
         old: PoseNet = parts.pose_net
         with torch.random.fork_rng(devices=[]):

@@ -30,6 +30,7 @@ from mimicmotion.data.samples.sample import SampleMaker
 from mimicmotion.data.shards.shards import Shards
 from mimicmotion.diffusion.noise import augment_picture
 from mimicmotion.errors import ConfigError
+from mimicmotion.pose.guidance.limb_warp import limb_warp
 from mimicmotion.settings.training import PhaseConfig, TrainConfig
 from mimicmotion.training.bundled import bundled_settings
 from mimicmotion.training.launch import shared
@@ -157,7 +158,7 @@ class DenoiserTask(Task):
             downscale=self.downscale,
             drawing=self.settings.get("pose_drawing", {}),
             latents=latents,
-            warp=self.settings.get("reference_warp", "none") != "none",
+            warp=None if self.settings.get("reference_warp", "none") == "none" else limb_warp,
         )
 
     def _encode(self, frames: UInt8[ndarray, "n height width 3"]) -> Float32[ndarray, "n c h w"]:

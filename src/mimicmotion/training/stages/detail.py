@@ -18,12 +18,13 @@ from jaxtyping import Bool, Float, UInt8
 from numpy import ndarray
 from torch import Tensor, nn
 
-from mimicmotion.arrays import Frames
+from mimicmotion.arrays import Frame, Frames
 from mimicmotion.backbones.svd.checkpoint import load_part, save_components
 from mimicmotion.backbones.svd.decode import to_uint8
 from mimicmotion.backbones.svd.pose_features import to_unit
 from mimicmotion.backbones.tiny.backbone import TinyBackbone
 from mimicmotion.backbones.tiny.detail import DetailNet
+from mimicmotion.backbones.tiny.warp import MovedPicture
 from mimicmotion.data.samples.batch import Sample
 from mimicmotion.data.samples.sample import SampleMaker
 from mimicmotion.data.shards.shards import Shards
@@ -31,7 +32,9 @@ from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.evaluation.metrics.lpips import load_lpips
 from mimicmotion.evaluation.metrics.pixels import moving_region
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.pose.guidance.limb_warp import WarpedPoses
+from mimicmotion.pose.guidance.limb_warp import WarpedPoses, limb_warp
+from mimicmotion.pose.guidance.skeleton import PoseDrawer
+from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.files import atomic_path, check_writable, sha256_file, writing
 from mimicmotion.settings.training import TrainConfig
 from mimicmotion.training.bundled import contact_sheet, to_unit_tensor
@@ -176,6 +179,13 @@ class DetailTask(Task):
         self.train_clips = self._clips(self.shards, config.seed, "train", {})
         self.held_out: _Clips | None = None
 
+    def _move(self, reference: Frame, own: PoseSequence, driving: PoseSequence) -> Frames:
+        """The picture moved as in inference: by the warp network if the model has one."""
+        if self.parts.warp is None:
+            return limb_warp(reference, own, driving)
+        drawer = PoseDrawer(self.shards.size, **self.parts.settings.get("pose_drawing", {}))
+        return MovedPicture(self.parts.warp, reference, own, driving, drawer)[:]
+
     def _network(self) -> DetailNet:
         o = self.options
         if o.start:
@@ -191,7 +201,7 @@ class DetailTask(Task):
         parts, vae = self.parts, self.parts.vae
         drawing = parts.settings.get("pose_drawing", {})
         noisy, exact = (
-            SampleMaker(shards, s, seed=seed, downscale=vae.downscale, drawing=drawing, warp=True)
+            SampleMaker(shards, s, seed=seed, downscale=vae.downscale, drawing=drawing, warp=self._move)
             for s in (sample, dataclasses.replace(sample, detector_noise=0.0))
         )
         share = self.options.exact_poses if sample.detector_noise else 0.0
