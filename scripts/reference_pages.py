@@ -150,7 +150,8 @@ def cli() -> str:
         parts += [f"## mimicmotion {' '.join(path)}\n", about.partition("\nRaises:\n")[0].strip() + "\n"]
         if command.default_command is not None:
             helps = {k: " ".join(v.split()) for k, v in re.findall(r"^    (\w+): (.+(?:\n {5,}.+)*)", arguments, re.M)}
-            table = [option(p, helps) for p in inspect.signature(command.default_command).parameters.values()]
+            signature = inspect.signature(command.default_command, eval_str=True)
+            table = [option(p, helps) for p in signature.parameters.values()]
             if table:
                 parts.append("\n".join(["| option | what it does |", "|---|---|", *table]) + "\n")
     return "\n".join(parts)
@@ -160,7 +161,7 @@ def option(parameter: inspect.Parameter, helps: dict[str, str]) -> str:
     """The table row of one option or argument."""
     notes = [n for n in getattr(parameter.annotation, "__metadata__", ()) if isinstance(n, Parameter)]
     told = {k: v for n in notes for k, v in (("name", n.name), ("help", n.help)) if v}
-    by_place = parameter.kind is inspect.Parameter.POSITIONAL_ONLY
+    by_place = parameter.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
     name = parameter.name.upper() if by_place else f"--{parameter.name.replace('_', '-')}"
     names = [name] if by_place else list(told.get("name", (name,)))
     words = " ".join(str(told.get("help") or helps[parameter.name]).split()).replace("|", "\\|")
