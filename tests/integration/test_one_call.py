@@ -145,7 +145,9 @@ def test_diffusers_opens_a_saved_model(
     out = theirs(image=str(PICTURE), video=str(VIDEO), **settings)
     assert (len(out.frames), len(out.frames[0]), out.frames[0][0].size) == (1, 2, (128, 224))
     ours = pipe(image=PICTURE, video=VIDEO, **settings).frames
-    assert np.array_equal(np.stack([np.asarray(frame) for frame in out.frames[0]]), ours)
+    made = np.stack([np.asarray(frame) for frame in out.frames[0]]).astype(int)
+    # with another plan float32 numbers are added in another order, which can change how a value is rounded
+    assert np.abs(made - ours).max() <= 1
     again = theirs(str(PICTURE), str(VIDEO), output_type="np", **settings).frames
     assert again.shape == (1, 2, 224, 128, 3)
     assert 0.5 < again.max() <= 1
