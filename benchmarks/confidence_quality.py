@@ -49,7 +49,7 @@ from mimicmotion.video.picture import write_picture
 FIRST = 6000
 ERRORS = ("none", *PLANTED)
 TITLES = {"none": "exact poses", "duplicate_detection": "duplicate detection"}
-TITLES |= {"hand_on_wrong_hand": "hands taken for one another", "occluded_elbow": "occluded elbow"}
+TITLES |= {"hand_on_wrong_hand": "swapped hands", "occluded_elbow": "occluded elbow"}
 MEASURES = {"psnr_near": ("PSNR near, dB ↑", 2), "point_error": ("point error ↓", 4)}
 MEASURES |= {"psnr": ("PSNR, dB ↑", 2), "ssim": ("SSIM ↑", 4)}
 NEAR = 0.25  # torso lengths around the points that the error moved

@@ -104,7 +104,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--table", type=Path)
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--page", type=Path, help="Markdown page whose tables are replaced")
-    parser.add_argument("--released", action="store_true", help="whole jobs against the published way of working")
+    parser.add_argument("--released", action="store_true", help="whole jobs against the published code")
     parser.add_argument("--only-released", action="store_true", help="nothing but these")
     parser.add_argument("--released-frames", type=int, default=7)
     parser.add_argument("--released-steps", type=int, default=STEPS, help="fewer are for trying out")
@@ -129,7 +129,7 @@ def generate(pipe: MimicMotionPipeline, clip: SynthClip, plan: Variant, seed: in
 
 
 def job(side: Side, frames: int, steps: int) -> dict[str, Any]:
-    """One whole job in this process: the published way of working, or ours in a tier."""
+    """One whole job in this process: the published code, or ours in a tier."""
     import tempfile
 
     import mimicmotion.pipeline
@@ -168,7 +168,7 @@ def job(side: Side, frames: int, steps: int) -> dict[str, Any]:
 
 
 def against_released(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of whole jobs, one after another: the published way of working, and ours in each tier."""
+    """Seconds of whole jobs, one after another: the published code, and ours in each tier."""
     import released  # pyrefly: ignore[missing-import]
 
     out: dict[str, Any] = {}
@@ -206,9 +206,9 @@ def kept_file(options: argparse.Namespace, label: str, suffix: str) -> Path | No
 
 
 def released_markdown(found: dict[str, Any]) -> str:
-    kind = {"cpu": "processor", "wall": "wall-clock"}[found["clock"]]
-    lines = [f"| | seconds of {kind} time | times as fast as the published way |", "|---|---|---|"]
-    names = {"released": "published way, 25 steps"}
+    kind = {"cpu": "CPU", "wall": "wall-clock"}[found["clock"]]
+    lines = [f"| | {kind} time, s | speedup over the published code |", "|---|---|---|"]
+    names = {"released": "published code, 25 steps"}
     for side, row in found["sides"].items():
         times = "1" if side == "released" else f"**{row['times_as_fast']:.1f}**"
         lines.append(f"| {names.get(side, side)} | {row[found['clock']]:.1f} | {times} |")
@@ -326,7 +326,7 @@ def _ratio(exact: list[dict[str, Any]], rows: list[dict[str, Any]], part: str) -
 
 def markdown(table: dict[str, Any]) -> str:
     lines = [
-        "| | denoising, times as fast | all stages | PSNR to exact, dB | LPIPS to exact | pose as in exact "
+        "| | speedup, denoising | speedup, all stages | PSNR to exact, dB | LPIPS to exact | pose as in exact "
         "| PSNR to truth, dB | pose as in truth |",
         "|---|---|---|---|---|---|---|---|",
     ]
