@@ -82,6 +82,7 @@ def test_chunks_of_the_decoder_are_predicted() -> None:
     assert peaks[1] < 0.9 * peaks[0]
 
 
+@pytest.mark.usefixtures("one_thread")  # without AVX2, oneDNN unfolds the input once per thread: scratch memory
 def test_convolutions_of_few_channels_are_predicted() -> None:
     net = PoseNet(32, (3, 4, 8, 8)).eval()
     copy = shape_copy(net, cpu=True)
