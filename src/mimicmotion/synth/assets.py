@@ -1,4 +1,4 @@
-"""MakeHuman's data (CC0) in one packed file: base mesh, shape targets, rig, weights, masks, clothes and hair."""
+"""MakeHuman's data (CC0) in one packed file: base mesh, shape targets, rig, skin weights, masks, clothes and hair."""
 
 from __future__ import annotations
 
@@ -30,37 +30,37 @@ def default_path() -> Path:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Garment:
-    """Clothes, shoes or hair that fit any body: each vertex is attached to three of the body's vertices."""
+    """Clothes, shoes or hair that fit any body, as each vertex is attached to three vertices of the body."""
 
     vertex: Int64[ndarray, "n 3"]  # the three vertices of the base mesh
     weight: Float32[ndarray, "n 3"]  # their weights
-    offset: Float32[ndarray, "n 3"]  # added, in units of `scale`
-    scale: Float32[ndarray, "axes 4"]  # axis, two vertices, d: an axis' unit is the distance of the vertices over d
-    triangles: Int32[ndarray, "faces 3"]  # corners
-    triangle_uv: Int32[ndarray, "faces 3"]  # indices of their texture coordinates
+    offset: Float32[ndarray, "n 3"]  # offset from their weighted mean, in units of `scale`
+    scale: Float32[ndarray, "axes 4"]  # axis, two vertices, d: the axis' unit is the vertices' distance / d
+    triangles: Int32[ndarray, "faces 3"]  # vertex indices
+    triangle_uv: Int32[ndarray, "faces 3"]  # indices into `uv`
     uv: Float32[ndarray, "texture 2"]  # texture coordinates, 0..1
-    hides: Bool[ndarray, " vertices"]  # vertices of the base mesh under it
+    hides: Bool[ndarray, " vertices"]  # vertices of the base mesh that it hides
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Assets:
-    """The data behind all people; lengths in decimetres, x to the person's left, y up, z forward."""
+    """MakeHuman's data; lengths in decimetres, x to the person's left, y up, z forward."""
 
     vertices: Float32[ndarray, "vertices 3"]  # the base mesh in its rest pose
     uv: Float32[ndarray, "texture 2"]  # texture coordinates, 0..1, v upwards
-    quads: Int32[ndarray, "faces 4"]  # corners of each face
-    quad_uv: Int32[ndarray, "faces 4"]  # indices of their texture coordinates
+    quads: Int32[ndarray, "faces 4"]  # vertex indices of each face
+    quad_uv: Int32[ndarray, "faces 4"]  # indices into `uv`
     quad_group: UInt8[ndarray, " faces"]  # index of the face's group in `groups`
     groups: tuple[str, ...]  # body, eyes, teeth, lashes, and the helpers tights, skirt and hair
     bones: tuple[str, ...]  # names of the bones
     parents: tuple[int, ...]  # index of each bone's parent, -1 for the root
     tips: tuple[str, ...]  # names of the bones whose ends are keypoints (fingers, toes)
-    joints: tuple[ndarray, ...]  # vertices whose mean is the head of each bone, then the ends of `tips`
-    weight_bone: UInt8[ndarray, "vertices 6"]  # up to six bones that move a vertex
+    joints: tuple[ndarray, ...]  # vertices whose mean is the head of each bone, then those of the ends of `tips`
+    weight_bone: UInt8[ndarray, "vertices 6"]  # up to six bones that each vertex follows
     weight: Float32[ndarray, "vertices 6"]  # their weights; rows sum to 1
-    targets: dict[str, tuple[ndarray, ndarray]]  # name to (vertices, displacements) of a shape
-    masks: dict[str, UInt8[ndarray, "n n"]]  # name to a picture in texture space, 0..255
-    surfaces: dict[str, UInt8[ndarray, "n n"]]  # name to a grey texture, 0..255
+    targets: dict[str, tuple[ndarray, ndarray]]  # shape targets: name to (vertex indices, displacements)
+    masks: dict[str, UInt8[ndarray, "n n"]]  # name to a mask in texture space, 0..255
+    surfaces: dict[str, UInt8[ndarray, "n n"]]  # name to a greyscale texture, 0..255
     garments: dict[str, Garment] = field(default_factory=dict)  # name to clothes or hair of additional assets
 
     def bone(self, name: str) -> int:
@@ -68,13 +68,13 @@ class Assets:
         return self.bones.index(name)
 
     def faces(self, *groups: str) -> tuple[Int32[ndarray, "n 3"], Int32[ndarray, "n 3"]]:
-        """Triangles of some groups, and the indices of their texture coordinates."""
+        """Triangles of the given groups, and the indices of their texture coordinates."""
         chosen = np.isin(self.quad_group, [self.groups.index(g) for g in groups])
         return split_quads(self.quads[chosen]), split_quads(self.quad_uv[chosen])
 
 
 def split_quads(quads: Int32[ndarray, "faces 4"]) -> Int32[ndarray, "n 3"]:
-    """Two triangles for each quad."""
+    """Split each quad into two triangles."""
     return np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
 
 
@@ -85,7 +85,7 @@ def load_assets(path: Path | str | None = None) -> Assets:
         path: the file; `default_path()` if None.
 
     Raises:
-        InputError: it is missing, damaged or of another version.
+        InputError: the file is missing, damaged or of another version.
     """
     return _load(Path(path) if path is not None else default_path())
 

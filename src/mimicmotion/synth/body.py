@@ -1,4 +1,4 @@
-"""Bodies: a mix of MakeHuman's shapes for each person, its joints, and skinning."""
+"""Body shapes blended from MakeHuman's targets, joint positions, and skinning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy import ndarray
 from mimicmotion.synth.assets import Assets
 from mimicmotion.synth.zbuffer import kernel
 
-AGES = {"baby": 0.0, "child": 9.0, "young": 25.0, "old": 80.0}  # years of MakeHuman's age targets
+AGES = {"baby": 0.0, "child": 9.0, "young": 25.0, "old": 80.0}  # ages of MakeHuman's targets in years
 RACES = ("african", "asian", "caucasian")
 FACE_FOLDERS = ("head", "nose", "mouth", "chin", "cheek", "eyes", "forehead", "ears", "eyebrows", "neck")
 BODY_FOLDERS = ("torso", "hip", "stomach", "buttocks", "pelvis", "breast", "arms", "legs", "hands")
@@ -26,15 +26,15 @@ class Genes:
 
     female: float  # 0 male, 1 female
     age: float  # years, 4 to 80
-    races: tuple[float, float, float]  # shares of `RACES`, of sum 1
+    races: tuple[float, float, float]  # weights of `RACES`, which sum to 1
     muscle: float  # 0 to 1; 0.5 is the average
     weight: float  # 0 to 1; 0.5 is the average
-    height: float  # -1 small, 1 tall
-    details: dict[str, float] = field(default_factory=dict)  # additional targets and their strengths
+    height: float  # -1 (short) to 1 (tall)
+    details: dict[str, float] = field(default_factory=dict)  # further targets and their weights
 
 
 def random_genes(rng: np.random.Generator, assets: Assets) -> Genes:
-    """A random body: 15 % children and teenagers, 20 % above 55, with random faces and proportions."""
+    """Sample a body: 15 % children and teenagers, 20 % above 55, with random faces and proportions."""
     female = float(np.clip(round(rng.random()) + rng.normal() * 0.08, 0, 1))
     kind = rng.random()
     age = rng.uniform(5, 17) if kind < 0.15 else rng.uniform(56, 78) if kind > 0.8 else rng.uniform(18, 55)
@@ -58,7 +58,7 @@ def random_genes(rng: np.random.Generator, assets: Assets) -> Genes:
 
 
 def _both_sides(name: str, assets: Assets, rng: np.random.Generator) -> dict[str, float]:
-    """A target of one side and, nearly as strong, that of the other side."""
+    """Weights of a one-sided target and, nearly equal, of its mirror image."""
     folder, short = name.split("/", 1)
     if short[:2] not in ("l-", "r-"):
         return {name: 1.0}
@@ -67,7 +67,7 @@ def _both_sides(name: str, assets: Assets, rng: np.random.Generator) -> dict[str
 
 
 def shape_weights(genes: Genes) -> dict[str, float]:
-    """Strengths of all targets: products of MakeHuman's macro settings, and the details."""
+    """Weights of all targets: products of MakeHuman's macro parameters, and the details."""
     out = dict(genes.details)
     sexes = {"female": genes.female, "male": 1 - genes.female}
     names, years = list(AGES), list(AGES.values())
@@ -94,7 +94,7 @@ def _levels(value: float, name: str) -> dict[str, float]:
 
 
 def shape_vertices(assets: Assets, genes: Genes) -> Float64[ndarray, "vertices 3"]:
-    """The base mesh in its rest pose and this body's shape; targets missing from the packed file are skipped."""
+    """Vertices of the base mesh in the rest pose with this body's shape; targets missing from the file are skipped."""
     vertices = assets.vertices.astype(np.float64)
     for name, strength in shape_weights(genes).items():
         if name in assets.targets:
@@ -104,16 +104,16 @@ def shape_vertices(assets: Assets, genes: Genes) -> Float64[ndarray, "vertices 3
 
 
 def joint_positions(assets: Assets, vertices: Float64[ndarray, "vertices 3"]) -> Float64[ndarray, "joints 3"]:
-    """Heads of all bones, then the ends of `assets.tips`."""
+    """Head positions of all bones, followed by the ends of `assets.tips`."""
     return np.array([vertices[v].mean(0) for v in assets.joints])
 
 
 class Skin(NamedTuple):
-    """Points that move with bones."""
+    """Points skinned to bones."""
 
     vertices: Float64[ndarray, "n 3"]  # in the rest pose, decimetres
-    bone: ndarray  # (n, 6)
-    weight: ndarray  # (n, 6)
+    bone: ndarray  # (n, 6) bone indices
+    weight: ndarray  # (n, 6) bone weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,19 +121,19 @@ class Mesh:
     """A part of a person, skinned to the bones."""
 
     vertices: Float32[ndarray, "n 3"]  # in the rest pose, decimetres
-    bone: ndarray  # bones of each vertex
-    weight: Float32[ndarray, "n 6"]  # their weights
-    triangles: ndarray  # corners
-    uv: Float32[ndarray, "faces 3 2"]  # texture coordinates of the corners of each triangle
-    material: ndarray  # each triangle's
-    cut: Float32[ndarray, " n"]  # the surface is cut away where this, interpolated, is below 0
-    fray: Float32[ndarray, " n"]  # how far the cut frays into strands, where `cut` is below 1
+    bone: ndarray  # (n, 6) bone indices
+    weight: Float32[ndarray, "n 6"]  # bone weights
+    triangles: ndarray  # (faces, 3) vertex indices
+    uv: Float32[ndarray, "faces 3 2"]  # texture coordinates of the vertices of each triangle
+    material: ndarray  # (faces,) material index
+    cut: Float32[ndarray, " n"]  # the surface is cut away where the interpolated value is below 0
+    fray: Float32[ndarray, " n"]  # how much the edge frays into strands where `cut` is below 1
 
     @classmethod
     def of(
         cls, skin: Skin, triangles: ndarray, uv: ndarray, material: int, cut: ndarray | None = None, fray: float = 0.0
     ) -> Mesh:
-        """A part of one material; vertices that no triangle uses are dropped."""
+        """Make a mesh with one material; unused vertices are dropped."""
         used, corners = np.unique(triangles, return_inverse=True)
         cuts = np.ones(len(used)) if cut is None else cut[used]
         return cls(
@@ -149,7 +149,7 @@ class Mesh:
 
     @classmethod
     def join(cls, parts: list[Mesh]) -> Mesh:
-        """All parts in one mesh."""
+        """Concatenate parts into one mesh."""
         starts = np.cumsum([0, *(len(p.vertices) for p in parts[:-1])])
         arrays = {f.name: [getattr(p, f.name) for p in parts] for f in dataclasses.fields(cls)}
         arrays["triangles"] = [p.triangles + s for p, s in zip(parts, starts, strict=True)]
@@ -158,7 +158,7 @@ class Mesh:
 
 @kernel
 def skin(vertices, bone, weight, rot, shift, out):
-    """Move vertices by the weighted mean of their bones' transforms: rot (bones, 3, 3), shift (bones, 3)."""
+    """Linear blend skinning: write vertices moved by rot (bones, 3, 3) and shift (bones, 3) into `out`."""
     for i in range(len(vertices)):
         x, y, z = vertices[i, 0], vertices[i, 1], vertices[i, 2]
         a = b = c = 0.0
@@ -194,7 +194,7 @@ def _vertex_normals(vertices, triangles, out):
 
 
 def normals_of(vertices: ndarray, triangles: ndarray) -> ndarray:
-    """Unit normals of vertices, weighted by the area of the triangles around each."""
+    """Unit normals of vertices: area-weighted mean of the normals of adjacent triangles."""
     out = np.empty_like(vertices)
     _vertex_normals(vertices, triangles, out)
     return out

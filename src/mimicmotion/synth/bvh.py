@@ -16,7 +16,7 @@ from mimicmotion.synth import figure as fig
 from mimicmotion.synth.figure import rot_x, rot_y, rot_z, unit
 from mimicmotion.synth.keyposes import neutral
 
-# Joint names in files of CMU, PyMO and most others; the first one that exists is used.
+# Joint names in files from CMU, PyMO and most other sources; the first match is used.
 _JOINTS = {
     "thigh": ("UpLeg", "Thigh", "Hip"),
     "shank": ("Leg", "Shin", "Knee"),
@@ -35,8 +35,8 @@ class Mocap:
     """A recorded motion, to be passed to `render_clip(motion=...)`.
 
     Attributes:
-        params: motion parameters of each frame of the file, see `mimicmotion.synth.figure`.
-        fps: frames per second of the file.
+        params: motion parameters of each frame; see `mimicmotion.synth.figure`.
+        fps: frames per second.
         name: name of the file.
     """
 
@@ -45,7 +45,7 @@ class Mocap:
     name: str
 
     def window(self, rng: np.random.Generator, times: Float64[ndarray, " n"]) -> Float64[ndarray, "n 54"]:
-        """A random part of the recording, at `times` (seconds from its start), turned to face the viewer on average.
+        """Sample a random part of the recording at `times` (seconds from its start), rotated to face the viewer.
 
         A recording shorter than the window is played back and forth.
         """
@@ -65,10 +65,10 @@ class Mocap:
 def load_bvh(path: str | Path) -> Mocap:
     """Read a BVH file (y up, z forward in the rest pose) and retarget it.
 
-    Hands and feet keep their positions relative to the lengths of the limbs; the pelvis stays in the middle.
+    Hands and feet keep their positions relative to limb length; the pelvis stays in place.
 
     Raises:
-        InputError: the file is missing, truncated, not a BVH file, or lacks arms or legs.
+        InputError: the file is missing, truncated, not a BVH file, or has no arms or legs.
     """
     path = Path(path)
     try:
@@ -142,14 +142,14 @@ def _forward(
 
 
 def _frame(x: ndarray, up: ndarray) -> ndarray:
-    """Rotations whose y axis is `up` and whose x axis is as near as possible to `x`."""
+    """Rotations with y axis `up` and x axis as close as possible to `x`."""
     y = unit(up)
     z = unit(np.cross(x, y))
     return np.stack([np.cross(y, z), y, z], -1)
 
 
 def _points(names: list[str], pos: ndarray, path: Path) -> Points:
-    """The joints of a file under common names."""
+    """Map the joints of a file to common names."""
     lower, out = [n.lower() for n in names], {}
     for side, word in enumerate(("left", "right")):
         for part, usual in _JOINTS.items():
@@ -161,11 +161,11 @@ def _points(names: list[str], pos: ndarray, path: Path) -> Points:
 
 
 def retarget(at: Points, head: Float64[ndarray, "frames 3 3"] | None = None) -> Float64[ndarray, "frames 54"]:
-    """Motion parameters from positions of joints in any unit (y up, z forward).
+    """Compute motion parameters from joint positions in any unit (y up, z forward).
 
     Args:
-        at: positions (frames, 3) of arm, forearm, hand and thigh of side 0 (left) and 1, and, unless the legs stand
-            still, of shank, foot and toe.
+        at: positions (frames, 3) of arm, forearm, hand and thigh of side 0 (left) and 1 (right), and of shank, foot and
+            toe, without which the legs stand still.
         head: rotations of the head.
     """
     hips, shoulders = 0.5 * (at[0, "thigh"] + at[1, "thigh"]), 0.5 * (at[0, "arm"] + at[1, "arm"])
@@ -192,7 +192,7 @@ def retarget(at: Points, head: Float64[ndarray, "frames 3 3"] | None = None) -> 
 
 
 def _length(at: Points, *parts: str) -> float:
-    """Length of a limb: a high percentile, because joints found in pictures are often foreshortened."""
+    """Length of a limb: a high percentile over time, because limbs in pictures are often foreshortened."""
     bones = [np.linalg.norm(at[s, a] - at[s, b], axis=-1) for s in (0, 1) for a, b in pairwise(parts)]
     return 0.5 * sum(float(np.percentile(b, 95)) for b in bones)
 
@@ -214,7 +214,7 @@ def _retarget_legs(q: ndarray, at: Points, hips: ndarray) -> None:
         pitch = np.arctan2(toe[:, 1], flat)
         standing = q[:, k + 1] < 0.03
         q[:, k + 3] = np.clip(pitch - (np.median(pitch[standing]) if standing.any() else np.median(pitch)), -1.0, 0.5)
-        # a toe that points down has no heading
+        # the heading of a toe that points down is undefined
         level = np.clip(2 * flat / np.maximum(np.linalg.norm(toe, axis=-1), 1e-9) - 0.6, 0, 1)
         heading = np.clip(np.arctan2(sign * toe[:, 0], toe[:, 2]), -0.5, 1.0)
         q[:, k + 4] = fig.smooth(0.2 + level * (heading - 0.2), _SMOOTH)
@@ -230,5 +230,5 @@ def _retarget_arm(q: ndarray, side: int, at: Points, chest: ndarray) -> None:
     out = elbow - line * (elbow * line).sum(-1, keepdims=True)
     axis = unit(fig.ELBOW_HINT - line * (line @ fig.ELBOW_HINT)[:, None])
     swivel = np.arctan2((np.cross(line, axis) * out).sum(-1), (axis * out).sum(-1))
-    bent = np.clip(np.linalg.norm(out, axis=-1) / 0.08, 0, 1)  # the elbow of a straight arm has no direction
+    bent = np.clip(np.linalg.norm(out, axis=-1) / 0.08, 0, 1)  # the elbow direction of a straight arm is undefined
     q[:, k + 3] = fig.smooth(np.clip(swivel, -2.2, 2.2) * bent, _SMOOTH)

@@ -1,4 +1,4 @@
-"""Clips of synthetic people with their exact poses."""
+"""Clips of synthetic people with exact poses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mimicmotion.synth.scene import Moment, Scene, correspondence, develop, make
 from mimicmotion.synth.view import move_camera
 
 SOURCE = "mimicmotion.synth"
-_SPARE_SECONDS = 3.0  # motion before and after the clip, from which the reference may come
+_SPARE_SECONDS = 3.0  # motion before and after the clip that the reference may be taken from
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class Truth:
 
     Attributes:
         clean: the clip without camera noise and compression.
-        mask: the person's share of each pixel, 0..255.
+        mask: coverage of each pixel by the person, 0..255.
         depth: distance of the person from the camera in metres; infinite elsewhere.
-        flow: displacement (x, y) in pixels from each pixel of the clip to the same point in the reference; for the
-            background, that of the camera motion.
+        flow: displacement (x, y) in pixels from each pixel of the clip to the same point in the reference; on the
+            background, only the camera motion.
         in_reference: whether that point is visible in the reference.
         background: each frame without the person and their shadow.
         reference_clean: the reference without noise and compression.
-        reference_mask: the person's share of its pixels.
-        reference_depth: depth of the reference.
+        reference_mask: mask of the reference, 0..255.
+        reference_depth: depth of the reference in metres.
     """
 
     clean: UInt8[ndarray, "frames height width 3"]
@@ -53,14 +53,14 @@ class Truth:
 
 @dataclass(frozen=True)
 class SynthClip:
-    """A clip of one synthetic person and a reference picture of the same person in the same place.
+    """A clip of a synthetic person, and a reference picture of the same person in the same place.
 
     Attributes:
-        frames: the clip.
-        poses: exact positions in pixels, confidence as a detector would give it.
-        reference_frame: the person in another pose.
-        reference_pose: pose in the reference frame, a single frame.
-        visible: which points are inside the frame and not hidden, whatever their confidence.
+        frames: RGB frames of the clip.
+        poses: exact positions in pixels, with simulated detector confidences.
+        reference_frame: RGB picture of the person in another pose.
+        reference_pose: pose in the reference picture, a single frame.
+        visible: which points are inside the frame and not occluded, regardless of confidence.
         truth: further ground truth.
     """
 
@@ -84,22 +84,22 @@ def render_clip(
     camera_motion: bool = False,
     supersample: int = 2,
 ) -> SynthClip:
-    """Render a clip; the same arguments give the same pixels in every process on one machine.
+    """Render a clip; on one machine, the same arguments always give the same pixels.
 
     Args:
-        seed: seed of everything that is not given; any integer >= 0.
-        num_frames: frames of the clip, at least 1.
+        seed: random seed for everything that is not given; any integer >= 0.
+        num_frames: number of frames, at least 1.
         size: (height, width) in pixels.
         fps: frames per second.
-        motion: a name of `mimicmotion.synth.motion.MOTIONS` or a recording from `load_bvh`; random if None.
-        person_seed: seed of the person, clothes, place, framing and light; `seed` if None. Clips with one `person_seed`
-            (and size) and different seeds show the same person in different motions.
+        motion: a name from `mimicmotion.synth.motion.MOTIONS`, or a recording from `load_bvh`; random if None.
+        person_seed: random seed for person, clothes, place, framing and light; `seed` if None. Clips with equal
+            `person_seed` and size but different seeds show the same person in different motions.
         framing: 'full' or 'upper'; random for each person (65 % full) if None.
-        camera_motion: whether the camera drifts and shakes a little.
+        camera_motion: whether the camera drifts and shakes slightly.
         supersample: samples per pixel along each axis.
 
     Raises:
-        InputError: a value out of range, or numba is missing.
+        InputError: a value is out of range, or numba is missing.
     """
     _check(seed, num_frames, size, fps, supersample)
     scene = make_scene(seed if person_seed is None else person_seed, size, framing)
@@ -123,7 +123,7 @@ def _check(seed: int, num_frames: int, size: tuple[int, int], fps: float, supers
 
 
 def _params(rng: np.random.Generator, motion: str | Mocap, num_frames: int, fps: float) -> Float64[ndarray, "n+1 54"]:
-    """Motion parameters of the clip, then of the reference: the same motion at another time, or another motion."""
+    """Motion parameters of the clip, then of the reference, from the same motion at another time or another motion."""
     spare = int(_SPARE_SECONDS * fps)
     times = np.arange(num_frames + spare) / fps
     start = int(rng.integers(spare + 1))
@@ -142,7 +142,7 @@ def _render(
     pan: Float64[ndarray, "n+1 2"],
     supersample: int,
 ) -> SynthClip:
-    """Render a clip from its motion parameters and camera shifts (pixels); the last row of each is the reference's."""
+    """Render a clip from motion parameters and camera shifts (pixels); the last row of each is for the reference."""
     n, size = len(params) - 1, scene.size
     pose = pose_bones(scene.figure.skeleton, params)
     faces = face_actions(rng, params, np.arange(n + 1) / fps)
@@ -164,7 +164,7 @@ def _render(
         points[k], hidden[k] = moment.points[:, :2], moment.hidden
         if k < n:
             flow[k], there[k] = correspondence(scene, moment, last, pan[k] - pan[n], supersample)
-    parts = slice(n), slice(n, None)  # the reference is not the next frame of the clip
+    parts = slice(n), slice(n, None)  # separately, as the reference is not the next frame of the clip
     sure = np.concatenate([confidences(rng, points[p], hidden[p], size, scene.unit, fps) for p in parts])
     poses = PoseSequence(points.astype(np.float32), sure.astype(np.float32), size, fps, SOURCE)
     truth = Truth(clean[:n], mask[:n], depth[:n], flow, there, background[:n], clean[n], mask[n], depth[n])

@@ -1,7 +1,7 @@
-"""Clothes for any body: cut from MakeHuman's tights and skirt, or garments of additional assets; shoes and socks.
+"""Clothes for any body, cut from MakeHuman's helper meshes or taken from additional assets; shoes and socks.
 
-The border of a garment is where a number per vertex (`Mesh.cut`) crosses 0, so it is clean even on a coarse mesh. The
-body under a garment is left out, so skin never shows through.
+The border of a garment is the zero level set of a value per vertex (`Mesh.cut`), so it is smooth even on a coarse mesh.
+The body under a garment is removed, so skin never shows through.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from mimicmotion.synth.assets import Assets, Garment, split_quads
 from mimicmotion.synth.body import Mesh, Skin, normals_of
 from mimicmotion.synth.rig import Skeleton
 
-MARGIN = 0.35  # decimetres from a garment's border within which the body under it is kept
-TILE = (16.0, 8.0)  # size of a texture in decimetres: front in its left half, back in its right half
+MARGIN = 0.35  # distance from the border of a garment within which the body under it is kept, decimetres
+TILE = (16.0, 8.0)  # size of a texture in decimetres; front in the left half, back in the right half
 ARM_BONES = ("upperarm", "lowerarm", "wrist", "metacarpal", "finger")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Measures:
-    """A tailor's measures of a body: where on the body each vertex of the base mesh is; in decimetres."""
+    """Body measurements in decimetres: landmarks, and the position of each vertex relative to them."""
 
     vertices: Float64[ndarray, "n 3"]  # in the rest pose
-    arm: Float64[ndarray, " n"]  # share of a vertex that moves with an arm, 0..1
-    reach: Float64[ndarray, " n"]  # its distance along the arm from the shoulder
+    arm: Float64[ndarray, " n"]  # weight with which each vertex follows an arm, 0..1
+    reach: Float64[ndarray, " n"]  # distance of each vertex from the shoulder along the arm
     level: dict[str, float]  # heights of the ankle, knee, crotch, hip, waist, armpit, shoulder and neck
     elbow: float  # reach of the elbow
     wrist: float  # reach of the wrist
@@ -62,11 +62,11 @@ class Measures:
         return cls(vertices, arm, reach, level, a, a + b)
 
     def moved(self, vertices: ndarray, arm: ndarray, reach: ndarray) -> Measures:
-        """Measures of the same body at other vertices."""
+        """Measurements of the same body at other vertices."""
         return dataclasses.replace(self, vertices=vertices, arm=arm, reach=reach)
 
     def flat(self) -> Float64[ndarray, "n 2"]:
-        """Texture coordinates of cloth in decimetres: across, and down the trunk or along the sleeve."""
+        """Texture coordinates of cloth in decimetres: across, and along the trunk or sleeve."""
         v, arm, reach = self.vertices, self.arm, self.reach
         down = v[:, 1] * (1 - arm) + (self.level["shoulder"] - reach) * arm
         across = v[:, 0] * (1 - arm) + np.sign(v[:, 0]) * (2.2 + v[:, 2]) * arm
@@ -75,7 +75,7 @@ class Measures:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sheet:
-    """A helper mesh, subdivided once: each vertex is a mean of vertices of the base mesh."""
+    """A helper mesh, subdivided once; each vertex is the mean of vertices of the base mesh."""
 
     base: ndarray  # (n, 4) vertices of the base mesh
     triangles: ndarray  # (faces, 3)
@@ -83,17 +83,17 @@ class Sheet:
     weight: ndarray
 
     def place(self, values: ndarray) -> ndarray:
-        """Transfer values from the base mesh's vertices to the sheet's."""
+        """Interpolate values from vertices of the base mesh to those of the sheet."""
         return values[self.base].mean(1)
 
     def measures(self, m: Measures) -> Measures:
-        """Measures at the sheet's vertices."""
+        """Measurements at the vertices of the sheet."""
         return m.moved(self.place(m.vertices), self.place(m.arm), self.place(m.reach))
 
 
 @functools.lru_cache(maxsize=8)
 def sheet(assets: Assets, group: str) -> Sheet:
-    """Tights or skirt, with every quad split into four."""
+    """The helper mesh of tights or skirt, with every quad split into four."""
     quads = assets.quads[assets.quad_group == assets.groups.index(group)]
     used, corners = np.unique(quads, return_inverse=True)
     corners = corners.reshape(-1, 4)
@@ -108,7 +108,7 @@ def sheet(assets: Assets, group: str) -> Sheet:
 
 
 def mix_weights(bone: ndarray, weight: ndarray) -> tuple[ndarray, ndarray]:
-    """The six strongest bones of vertices that follow k others: (n, k, 6) to (n, 6), with weights of sum 1."""
+    """Combine the bone weights of k vertices each, (n, k, 6), into the six largest, (n, 6), which sum to 1."""
     n = len(bone)
     dense = np.zeros((n, int(bone.max()) + 1), np.float32)
     np.add.at(dense, (np.arange(n)[:, None], bone.reshape(n, -1)), weight.reshape(n, -1))
@@ -119,16 +119,16 @@ def mix_weights(bone: ndarray, weight: ndarray) -> tuple[ndarray, ndarray]:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Where a garment ends."""
+    """Borders of a garment, in decimetres."""
 
     top: float  # height of its upper border
     hem: float  # height of its lower border
-    sleeve: float | None = None  # reach of its sleeves; 0 with bare arms, None without shoulders
-    neck: str = ""  # shape of the neckline of tops: crew, v, boat, high
-    open: float = 0.0  # half width of an open front; 0 closed
+    sleeve: float | None = None  # reach of its sleeves; 0 for bare arms, None without shoulders
+    neck: str = ""  # neckline of tops: crew, v, boat or high
+    open: float = 0.0  # half the width of an open front; 0 if closed
 
     def field(self, m: Measures) -> ndarray:
-        """How far inside the garment (decimetres) the measured vertices are."""
+        """Approximate signed distance (decimetres) of the vertices from the border, positive inside the garment."""
         v, arm, reach = m.vertices, m.arm, m.reach
         on_arm = arm > 0.5
         out = np.minimum(self.top - v[:, 1], v[:, 1] - self.hem)
@@ -158,7 +158,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """A garment on a body: its mesh, and how far inside it each vertex of the base mesh is."""
+    """A garment on a body: its mesh, and how far inside its borders each vertex of the base mesh is."""
 
     mesh: Mesh
     inside: ndarray
@@ -168,19 +168,19 @@ def from_tights(
     assets: Assets, m: Measures, cut: Cut, material: int, *, loose: float, flare: float = 0.0, hang: float = 0.0,
     folds: ndarray | None = None, group: str = "helper-tights", over: Sequence[Piece] = (),
 ) -> Piece:  # fmt: skip
-    """A garment from one of the helper meshes.
+    """Cut a garment from one of the helper meshes.
 
     Args:
-        assets: the packed people.
-        m: the body.
+        assets: MakeHuman's data.
+        m: measurements of the body.
         cut: borders of the garment.
         material: index of the material.
         loose: distance from the skin, decimetres.
-        flare: how much wider it is at its hem, decimetres.
-        hang: 0..1, how much it hangs straight down from the chest instead of following the belly.
+        flare: additional distance at the hem, decimetres.
+        hang: 0..1, how far it hangs straight down from the chest instead of following the belly.
         folds: (rows, columns) height map that displaces the surface, decimetres.
-        group: helper-tights or helper-skirt.
-        over: garments over this one, which ends where they begin.
+        group: "helper-tights" or "helper-skirt".
+        over: garments worn over this one, which ends where they begin.
     """
     s = sheet(assets, group)
     own = s.measures(m)
@@ -217,7 +217,7 @@ def from_tights(
 def textured(
     skin: Skin, triangles: ndarray, flat: ndarray, normal: ndarray, material: int, cut: ndarray | None = None
 ) -> Mesh:
-    """A mesh with cloth's texture coordinates; triangles entirely outside the cut are dropped."""
+    """Make a mesh with texture coordinates for cloth; triangles entirely outside the cut are dropped."""
     if cut is not None:
         triangles = triangles[(cut[triangles] > 0).any(1)]
     uv = flat[triangles] / np.array(TILE) + np.array([0.25, 0.0])
@@ -228,11 +228,11 @@ def textured(
 def shoe(
     assets: Assets, m: Measures, material: int, *, height: float, thick: float, sole: float, pointed: float
 ) -> Piece:
-    """A pair of shoes: the tights' feet, thicker, with a sole.
+    """A pair of shoes from the feet of the tights, thickened, with a sole.
 
     Args:
-        assets: the packed people.
-        m: the body.
+        assets: MakeHuman's data.
+        m: measurements of the body.
         material: index of the material.
         height: height of the shaft above the ankle, decimetres.
         thick: distance from the skin, decimetres.
@@ -261,7 +261,7 @@ def shoe(
 
 
 def fit(assets: Assets, garment: Garment, vertices: Float64[ndarray, "n 3"]) -> Skin:
-    """A garment of additional assets, fitted to a body."""
+    """Fit a garment of additional assets to a body."""
     unit = np.ones(3)
     for axis, a, b, distance in garment.scale:
         k = int(axis)
@@ -287,7 +287,7 @@ def components(triangles: ndarray, count: int) -> ndarray:
 
 
 def from_garment(assets: Assets, m: Measures, garment: Garment, materials: dict[str, int]) -> Piece:
-    """A suit of additional assets, whose components are sorted into tops, trousers and shoes by their height."""
+    """A suit of additional assets; its components are classified as tops, trousers or shoes by height."""
     skin, triangles = fit(assets, garment, m.vertices), garment.triangles
     placed = skin.vertices
     normal = normals_of(placed, triangles)
@@ -318,7 +318,7 @@ def from_garment(assets: Assets, m: Measures, garment: Garment, materials: dict[
 
 
 def hidden(pieces: list[Piece], count: int) -> Bool[ndarray, " n"]:
-    """Vertices of the base mesh that are well hidden under clothes."""
+    """Vertices of the base mesh that are safely hidden by clothes."""
     out = np.zeros(count, bool)
     for piece in pieces:
         out |= piece.inside > MARGIN

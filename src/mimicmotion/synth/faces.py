@@ -1,4 +1,4 @@
-"""Facial expressions: strengths of face actions over time."""
+"""Facial expressions: intensities of face actions over time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy import ndarray
 
 from mimicmotion.synth import figure as fig
 
-_FARTHEST = np.array([0.44, 0.3])  # radians that the eyes turn at full action, sideways and up or down
+_FARTHEST = np.array([0.44, 0.3])  # eye rotation at full intensity, horizontal and vertical, radians
 
 MOODS: dict[str, dict[str, float]] = {
     "calm": {},
@@ -27,7 +27,7 @@ MOODS: dict[str, dict[str, float]] = {
 def face_actions(
     rng: np.random.Generator, q: Float64[ndarray, "n 54"], times: Float64[ndarray, " n"]
 ) -> list[dict[str, float]]:
-    """Face actions of each frame: mouth and eyelids from the motion parameters, gaze, and two alternating moods.
+    """Face actions per frame: mouth and eyelids from the motion parameters, gaze, and two alternating moods.
 
     Args:
         rng: random generator.
@@ -62,9 +62,9 @@ def face_actions(
 def gaze(
     rng: np.random.Generator, q: Float64[ndarray, "n 54"], times: Float64[ndarray, " n"]
 ) -> Float64[ndarray, "n 2"]:
-    """Gaze relative to the head: radians to the person's left, and down.
+    """Gaze relative to the head, in radians: to the person's left, and down.
 
-    The eyes rest on a point in the world (half of the time the camera, if within reach) for 0.3 to 1.8 s while the head
+    The eyes fixate a point in the world (half of the time the camera, if within range) for 0.3 to 1.8 s while the head
     moves, then jump to the next one.
     """
     head = q[:, [fig.YAW, fig.PITCH]] + q[:, [fig.SPINE_TWIST, fig.SPINE_PITCH]] + q[:, [fig.HEAD_YAW, fig.HEAD_PITCH]]

@@ -1,6 +1,6 @@
-"""The motion parameters that all motions consist of, and the geometry of limbs.
+"""Motion parameters, rotations and inverse kinematics.
 
-World axes: x to the viewer's right, y up, z towards the viewer; the person faces +z, so the person's own left is +x.
+World axes: x to the viewer's right, y up, z towards the viewer; the person faces +z, so their left is +x.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
-# Columns of the motion parameters; lengths in leg or arm lengths, angles in radians.
+# Columns of the motion parameters; lengths in units of leg or arm length, angles in radians.
 PELVIS_OFFSET = slice(0, 3)
 YAW, PITCH, ROLL = 3, 4, 5
 SPINE_PITCH, SPINE_ROLL, SPINE_TWIST = 6, 7, 8
 HEAD_PITCH, HEAD_YAW, HEAD_ROLL = 9, 10, 11
 ARM = (12, 19)  # left, right: wrist (outward, up, forward) from the shoulder, elbow swivel, twist, flexion, deviation
 ARM_WIDTH = 7
-CURL = (26, 32)  # thumb .. little finger, spread
-LEG = (38, 43)  # ankle (outward, up, forward) from below the hip, foot pitch (toe up), foot yaw (outward)
+CURL = (26, 32)  # left, right: thumb to little finger, spread
+LEG = (38, 43)  # left, right: ankle (outward, up, forward) from below the hip, foot pitch (toe up), yaw (outward)
 MOUTH, BLINK = 48, 49
 SHRUG = (50, 51)
-TRAVEL = (52, 53)  # shift of the whole figure along x and z, in body heights
+TRAVEL = (52, 53)  # translation of the whole figure along x and z, in body heights
 NUM_PARAMS = 54
 
 ELBOW_HINT = np.array([0.42, -0.72, -0.54])  # direction of the elbow at swivel 0: outward, down, back
@@ -51,12 +51,12 @@ def _rotation(a: ndarray, i: int, j: int) -> ndarray:
 
 
 def unit(v: Float64[ndarray, "*n 3"]) -> Float64[ndarray, "*n 3"]:
-    """Vectors of length 1."""
+    """Normalise vectors to length 1."""
     return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
 
 
 def smooth(values: Float64[ndarray, " frames *n"], frames: int) -> Float64[ndarray, " frames *n"]:
-    """Moving average over an odd number of frames, with the first and last values repeated."""
+    """Moving average over an odd number of frames; the first and last values are replicated."""
     flat = values.reshape(len(values), -1)
     return cv2.blur(flat, (1, frames), borderType=cv2.BORDER_REPLICATE).reshape(values.shape)
 

@@ -1,4 +1,4 @@
-"""Hair: layers of strands over the scalp, and loose hair, ponytails and buns attached to it."""
+"""Hair: layers of strands over the scalp, loose hair, ponytails and buns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mimicmotion.synth.body import Mesh, Skin, normals_of
 from mimicmotion.synth.clothes import Measures, fit
 from mimicmotion.synth.rig import Skeleton
 
-# Height of the hairline on the unshaped base mesh (decimetres), by angle from the front of the face (degrees).
+# Height of the hairline on the base mesh (decimetres) by angle from the front of the face (degrees).
 _ANGLES = np.array([0, 25, 50, 68, 80, 95, 110, 130, 180])
 _LINE = np.array([7.98, 7.95, 7.85, 7.55, 7.2, 7.45, 7.25, 6.75, 6.5])
 _CENTRE = np.array([0.0, 7.4, 0.2])
@@ -24,14 +24,14 @@ _CENTRE = np.array([0.0, 7.4, 0.2])
 class HairStyle:
     """A hairstyle."""
 
-    length: float  # hair on top, decimetres; 0 for none
-    sides: float = 0.7  # length at the sides as a share of that on top
-    curl: float = 0.2  # 0 straight, 1 curled
-    recede: float = 0.0  # how much higher the hairline is, decimetres
-    hang: float = 0.0  # length of loose hair at the sides and back; 0 none
-    fringe: bool = False  # loose hair also covers the sides of the forehead
-    tail: float = 0.0  # length of a ponytail; 0 none
-    bun: float = 0.0  # radius of a bun; 0 none
+    length: float  # length of hair on top, decimetres; 0 for none
+    sides: float = 0.7  # length at the sides relative to that on top
+    curl: float = 0.2  # 0 (straight) to 1 (curly)
+    recede: float = 0.0  # how far the hairline recedes, decimetres
+    hang: float = 0.0  # length of loose hair at the sides and back, decimetres; 0 for none
+    fringe: bool = False  # whether loose hair also covers the sides of the forehead
+    tail: float = 0.0  # length of a ponytail, decimetres; 0 for none
+    bun: float = 0.0  # radius of a bun, decimetres; 0 for none
 
 
 @functools.lru_cache(maxsize=2)
@@ -52,7 +52,7 @@ def _scalp(assets: Assets) -> tuple[ndarray, ndarray, ndarray]:
 
 
 def scalp_hair(assets: Assets, vertices: Float64[ndarray, "n 3"], style: HairStyle, material: int) -> list[Mesh]:
-    """Layers over the scalp that thin out outwards, so that they look like strands."""
+    """Layers over the scalp that become sparser outwards, so that they look like strands."""
     triangles, corners, inside = _scalp(assets)
     inside = inside - style.recede * np.clip((assets.vertices[:, 2] - 0.3) / 1.0, 0, 1)
     base = assets.faces("body")[0]
@@ -78,7 +78,7 @@ def scalp_hair(assets: Assets, vertices: Float64[ndarray, "n 3"], style: HairSty
 def hanging_hair(
     assets: Assets, skeleton: Skeleton, m: Measures, style: HairStyle, material: int, rng: np.random.Generator
 ) -> list[Mesh]:
-    """Loose hair, ponytail and bun; their roots move with the head, lower parts with neck and chest."""
+    """Loose hair, ponytail and bun; their roots follow the head, and lower parts the chest."""
     v = m.vertices
     head = assets.faces("body")[0]
     skull = v[np.unique(head)]
@@ -104,7 +104,7 @@ def hanging_hair(
 
 
 def _hung(skeleton: Skeleton, placed: ndarray) -> Skin:
-    """Skin points that hang from the head; below the chin they move more and more with the chest."""
+    """Skin points that hang from the head; towards the shoulders, they increasingly follow the chest."""
     neck, shoulder = skeleton.head("head")[1], skeleton.head("upperarm01.L")[1]
     share = np.clip((neck - placed[:, 1]) / max(neck - shoulder, 0.1), 0, 1) * 0.75
     bone = np.zeros((len(placed), 6), np.int32)
@@ -119,7 +119,7 @@ def _hung(skeleton: Skeleton, placed: ndarray) -> Skin:
 def _grid(
     skeleton: Skeleton, placed: ndarray, u: ndarray, v: ndarray, cut: ndarray, fray: float, material: int
 ) -> Mesh:
-    """A mesh from a grid of points (rows, columns, 3), with texture coordinates u of its columns and v of its rows."""
+    """A mesh from a grid of points (rows, columns, 3), with texture coordinates u per column and v per row."""
     rows, columns, _ = placed.shape
     grid = np.arange(rows * columns).reshape(rows, columns)
     triangles = split_quads(np.stack([grid[:-1, :-1], grid[1:, :-1], grid[1:, 1:], grid[:-1, 1:]], -1).reshape(-1, 4))
@@ -132,7 +132,7 @@ def _curtain(
     trunk: ndarray, skeleton: Skeleton, m: Measures, style: HairStyle, material: int, rng: np.random.Generator,
     skull: tuple[float, float, float, float, float],
 ) -> Mesh:  # fmt: skip
-    """Loose hair: a sheet around the head from the crown down, open in front of the face."""
+    """Loose hair: a sheet around the head, from the crown down, open in front of the face."""
     crown, level, wide, back, front = skull
     columns, rows = 49, 16
     opening = np.radians(42 if style.fringe else 62)
@@ -150,19 +150,19 @@ def _curtain(
     z = middle - 0.05 * below + (deep + puff) * bulge * np.cos(angle)
     chest = trunk[(trunk[:, 1] > m.level["armpit"]) & (np.abs(trunk[:, 0]) < 1.2)]
     shoulder = m.level["shoulder"] + 0.5
-    near = np.clip((shoulder + 0.5 - y) / 0.6, 0, 1)[:, None]  # hair at the shoulders falls behind or in front of them
+    near = np.clip((shoulder + 0.5 - y) / 0.6, 0, 1)[:, None]  # at the shoulders, hair falls behind or in front of them
     behind, before = float(chest[:, 2].min()) - 0.15, float(chest[:, 2].max()) + 0.1
     low, high = z * (1 - near) + near * behind, z * (1 - near) + near * before
     z = np.where(np.cos(angle) < 0.25, np.minimum(z, low), np.maximum(z, high))
     placed = np.stack([x, np.broadcast_to(y[:, None], x.shape), z], -1)
     u = np.linspace(0, 1, columns)
-    # strands end at different heights; the sides of the face stay clear
+    # strands end at different heights and leave the face free
     cut = np.minimum((1 - down[:, None]) * 3.0, np.minimum(u, 1 - u) * 12 + 0.3)
     return _grid(skeleton, placed, u, down, cut, 0.9, material)
 
 
 def _tube(skeleton: Skeleton, root: ndarray, way: ndarray, length: float, radius: float, material: int) -> Mesh:
-    """A ponytail, or a bun if it is short: thick at first, thin at its end."""
+    """A ponytail, or a bun if short, tapered towards its end."""
     rows, columns = 14, 17
     t = np.linspace(0, 1, rows)[:, None]
     angle = np.linspace(0, 2 * np.pi, columns)

@@ -1,4 +1,4 @@
-"""The 134 keypoints of a posed body, their visibility, and the confidence a detector would give them."""
+"""The 134 keypoints of a posed body, their visibility, and simulated detector confidences."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from mimicmotion.synth.people import Figure
 from mimicmotion.synth.rig import Pose
 
 FACE_POINTS = Path(__file__).with_name("face_points.json")
-_JOINTS = {  # bones whose heads are keypoints: OpenPose's index on the right side and on the left
+_JOINTS = {  # bones whose heads are keypoints: OpenPose index on the right and on the left
     "upperarm01": (2, 5), "lowerarm01": (3, 6), "wrist": (4, 7), "upperleg01": (8, 11), "lowerleg01": (9, 12),
     "foot": (10, 13), "eye": (14, 15),
 }  # fmt: skip
-_NOSE, _EAR, _HEEL = (0.0, 6.98, 1.75), (0.62, 7.12, 0.48), (2.2, -8.0, -0.42)  # on the unshaped base mesh
-_SHOULDER = np.array([0.0, 0.28, 0.0])  # estimators put shoulders this far above the joint (on rendered people)
+_NOSE, _EAR, _HEEL = (0.0, 6.98, 1.75), (0.62, 7.12, 0.48), (2.2, -8.0, -0.42)  # positions on the base mesh, decimetres
+_SHOULDER = np.array([0.0, 0.28, 0.0])  # offset of estimated shoulders on rendered people, decimetres
 
 
 @functools.cache
 def face_vertices() -> tuple[ndarray, ndarray]:
-    """Vertices of the base mesh and weights that give the 68 points of a face."""
+    """Vertices of the base mesh and their weights for the 68 face points."""
     data = json.loads(FACE_POINTS.read_text(encoding="utf-8"))
     return np.array(data["vertices"]), np.array(data["weights"])
 
 
 @functools.lru_cache(maxsize=2)
 def _landmarks(assets: Assets) -> dict[str, int]:
-    """Vertices of the base mesh: nose, ears and heels."""
+    """Indices of the vertices at nose, ears and heels of the base mesh."""
     body = np.unique(assets.faces("body")[0])
     nearest = lambda at: int(body[((assets.vertices[body] - np.array(at)) ** 2).sum(1).argmin()])  # noqa: E731
     mirror = np.array([-1.0, 1.0, 1.0])
@@ -46,15 +46,15 @@ def _landmarks(assets: Assets) -> dict[str, int]:
 def keypoints(
     assets: Assets, figure: Figure, heels: Float64[ndarray, "2 3"], pose: Pose, frame: int, vertices: ndarray
 ) -> Float64[ndarray, "134 3"]:
-    """World positions of all keypoints in one frame; the neck is the middle of the shoulders, as in OpenPose.
+    """World positions of all keypoints in one frame; the neck is the midpoint of the shoulders, as in OpenPose.
 
     Args:
-        assets: the packed people.
+        assets: MakeHuman's data.
         figure: the person.
-        heels: left and right, in the rest pose.
+        heels: positions of the left and right heel in the rest pose.
         pose: bones in all frames.
         frame: index of the frame.
-        vertices: vertices of the figure's mesh in this frame.
+        vertices: vertices of the mesh of the figure in this frame.
     """
     out = np.zeros((NUM_POINTS, 3))
     at = lambda base: vertices[figure.vertex_of[base]]  # noqa: E731
@@ -84,13 +84,13 @@ def keypoints(
 
 
 def heels_of(assets: Assets, vertices: Float64[ndarray, "n 3"]) -> Float64[ndarray, "2 3"]:
-    """Heels of a shaped body, left and right."""
+    """Positions of the left and right heel of a body."""
     marks = _landmarks(assets)
     return vertices[[marks["heel.L"], marks["heel.R"]]]
 
 
 def depth_tolerance(height: float) -> Float64[ndarray, " 134"]:
-    """How far (decimetres) under the surface each point may be and count as visible: the thickness of its own part."""
+    """Depth (decimetres) below the surface up to which each point counts as visible, from the thickness of its part."""
     out = np.full(NUM_POINTS, 0.4)
     out[1] = 1.5
     for points, value in (
@@ -106,7 +106,7 @@ def depth_tolerance(height: float) -> Float64[ndarray, " 134"]:
 def hidden_points(
     seen: Float64[ndarray, "134 3"], nearness: ndarray, factor: int, tolerance: Float64[ndarray, " 134"]
 ) -> Bool[ndarray, " 134"]:
-    """Which points (column, row, nearness) are behind the surface of a depth buffer with `factor` samples per pixel."""
+    """Which points (column, row, inverse depth) are behind a depth buffer with `factor` samples per pixel and axis."""
     rows, columns = nearness.shape
     at = np.floor(seen[:, :2] * factor).astype(np.int64)
     inside = (at >= 0).all(1) & (at[:, 0] < columns) & (at[:, 1] < rows)
@@ -123,15 +123,15 @@ def confidences(
     unit: float,
     fps: float,
 ) -> Float64[ndarray, "n 134"]:
-    """Confidences like a detector's: 0.93 +- 0.05, lower for hidden or fast points, 0 outside the frame.
+    """Simulate detector confidences: 0.93 +- 0.05, lower for occluded or fast points, 0 outside the frame.
 
     Args:
         rng: random generator.
-        pixels: positions in the frame.
-        hidden: whether each point is hidden.
+        pixels: positions in pixels.
+        hidden: whether each point is occluded.
         size: (height, width) of the frame.
-        unit: pixels of one body height.
-        fps: frames per second, for the speed.
+        unit: body height in pixels.
+        fps: frames per second, to compute speed.
     """
     n = len(pixels)
     base = 0.93 + 0.05 * _slow_noise(rng, n)
@@ -145,6 +145,6 @@ def confidences(
 
 
 def _slow_noise(rng: np.random.Generator, n: int) -> Float64[ndarray, "n 134"]:
-    """Noise of about unit deviation per point, correlated over time."""
+    """Temporally correlated noise with about unit standard deviation for each point."""
     still = np.clip(rng.normal(size=(1, NUM_POINTS)), -2, 2)
     return 0.8 * still + 0.5 * np.clip(rng.normal(size=(n, NUM_POINTS)), -2, 2)

@@ -1,4 +1,4 @@
-"""Key poses: regions of the hands, hand shapes, random whole-body poses, and curves through them."""
+"""Key poses: hand positions, hand shapes, random whole-body poses, and curves through them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mimicmotion.synth import figure as fig
 
 Rng = np.random.Generator
 
-# Regions of a hand: wrist (outward, up, forward) in arm lengths from the shoulder, its spread, twist, its spread.
+# Hand regions: wrist (outward, up, forward) from the shoulder in arm lengths, its spread, forearm twist, its spread.
 ARM_REGIONS: dict[str, tuple[tuple[float, float, float], float, float, float]] = {
     "hang": ((0.14, -0.97, 0.1), 0.05, -1.5, 0.3),
     "bent": ((0.18, -0.72, 0.42), 0.12, -1.6, 0.5),
@@ -47,7 +47,7 @@ HAND_SHAPES = {  # thumb, index, middle, ring, little, spread
 
 
 def neutral() -> Float64[ndarray, " 54"]:
-    """Standing, arms hanging."""
+    """Standing with the arms at the sides."""
     q = np.zeros(fig.NUM_PARAMS)
     for side in (0, 1):
         set_arm(q, side, "hang", None)
@@ -58,7 +58,7 @@ def neutral() -> Float64[ndarray, " 54"]:
 
 
 def set_arm(q: ndarray, side: int, region: str, rng: Rng | None) -> None:
-    """Put a hand into a region; at its centre if `rng` is None."""
+    """Move a hand to a random position in a region, or to its centre if `rng` is None."""
     centre, spread, twist, twist_spread = ARM_REGIONS[region]
     k = fig.ARM[side]
     noise = np.zeros(7) if rng is None else np.clip(rng.normal(size=7), -2, 2)
@@ -68,12 +68,12 @@ def set_arm(q: ndarray, side: int, region: str, rng: Rng | None) -> None:
 
 
 def set_hand(q: ndarray, side: int, shape: str, rng: Rng) -> None:
-    """Put the fingers into one of HAND_SHAPES, with small variations."""
+    """Set the fingers to one of HAND_SHAPES, with small random variations."""
     q[fig.CURL[side] : fig.CURL[side] + 6] = np.array(HAND_SHAPES[shape]) + rng.normal(size=6) * 0.06
 
 
 def random_pose(rng: Rng, energy: float = 1.0, *, calm: bool = False) -> Float64[ndarray, " 54"]:
-    """A random key pose: arms in any region, weight on either leg, trunk and head turned a little."""
+    """Sample a key pose: arms in any region, weight on either leg, trunk and head turned slightly."""
     q = neutral()
     names = CALM if calm else tuple(ARM_REGIONS)
     both = rng.random() < 0.35
@@ -89,7 +89,7 @@ def random_pose(rng: Rng, energy: float = 1.0, *, calm: bool = False) -> Float64
     wide = rng.uniform(0.0, 0.28) * energy
     for side in (0, 1):
         q[fig.LEG[side] : fig.LEG[side] + 5] = 0.03 + wide, 0.0, n(0.08), 0.0, 0.2 + n(0.12)
-    if rng.random() < 0.25 * energy and not calm:  # one foot is on its toes or lifted
+    if rng.random() < 0.25 * energy and not calm:  # one foot is on tiptoe or lifted
         side = int(rng.integers(2))
         q[fig.LEG[side] : fig.LEG[side] + 3] = (
             0.05 + rng.uniform(0, 0.5),
@@ -105,7 +105,7 @@ def random_pose(rng: Rng, energy: float = 1.0, *, calm: bool = False) -> Float64
 
 
 def interpolate_keys(times: ndarray, keys: ndarray, at: ndarray, ease: float = 0.6) -> ndarray:
-    """Cubic Hermite curve through (times, keys); `ease` 0 stops at every key, 1 flows through."""
+    """Cubic Hermite curve through (times, keys); `ease` from 0 (stop at every key) to 1 (pass smoothly)."""
     t = np.clip(at, times[0], times[-1] - 1e-6)
     i = np.clip(np.searchsorted(times, t, side="right") - 1, 0, len(times) - 2)
     slope = np.zeros_like(keys)

@@ -1,6 +1,7 @@
 """Shading of skin, cloth, hair and eyes with soft shadows, and shadows on the floor.
 
-Colours are linear; 1 is a white sheet of paper in full light.
+Colours are linear; 1 is white paper in full light. Nearness, larger for nearer points, is inverse
+depth in pictures, and linear in shadow maps.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy import ndarray
 from mimicmotion.synth.zbuffer import blend, blend1, hash01, in_world, inlined, kernel
 
 SKIN, CLOTH, HAIR, EYE, LEATHER = range(5)
-# Columns of the table of materials.
+# Columns of the material table.
 TEXTURE, KIND, GLOSS, POWER, BUMP, TWO_SIDED, STRAND_U, STRAND_V, SHEEN, EYE_X, EYE_Y, EYE_Z, IRIS_R, IRIS_G, IRIS_B = (
     range(15)
 )
@@ -29,32 +30,32 @@ LINEAR[:11] = np.arange(11) / 255.0 / 12.92
 
 
 class Surface(NamedTuple):
-    """Triangles in the world and their materials."""
+    """Triangles in world coordinates and their materials."""
 
     points: ndarray  # (n, 3) column, row and nearness in the picture
-    triangles: ndarray  # (faces, 3)
-    position: ndarray  # (n, 3) in the world
-    normal: ndarray  # (n, 3)
-    rest: ndarray  # (n, 3) in the rest pose, for the eyes
-    uv: ndarray  # (faces, 3, 2)
-    shadow: ndarray  # (n,) ambient occlusion, 1 unoccluded
+    triangles: ndarray  # (faces, 3) vertex indices
+    position: ndarray  # (n, 3) world positions
+    normal: ndarray  # (n, 3) unit normals
+    rest: ndarray  # (n, 3) positions in the rest pose, for the eyes
+    uv: ndarray  # (faces, 3, 2) texture coordinates
+    shadow: ndarray  # (n,) ambient occlusion, 1 if unoccluded
     fold: ndarray  # (n,) strength of folds
-    material: ndarray  # (faces,)
+    material: ndarray  # (faces,) row in `table`
     table: ndarray  # (materials, 15), see the columns above
-    textures: ndarray  # (textures, size, size, 5) uint8: colour and the slope of small heights, 128 flat
+    textures: ndarray  # (textures, size, size, 5) uint8: colour, and slopes of the height map (128 if flat)
 
 
 class Light(NamedTuple):
     """The lights of a scene."""
 
     key: ndarray  # (3,) direction to the key light
-    colour: ndarray  # (3,) its strength on a surface facing it
+    colour: ndarray  # (3,) irradiance of a surface facing it
     sky: ndarray  # (3,) ambient light from above
     ground: ndarray  # (3,) ambient light from below
-    key_map: ndarray  # nearness of the nearest surface to the key light
-    key_matrix: ndarray  # (3, 4) world to column, row, nearness of the map
-    key_radius: float  # blur radius, cells
-    top_map: ndarray  # the same for light from above, whose shadows only dim the ambient light
+    key_map: ndarray  # shadow map of the key light, nearness
+    key_matrix: ndarray  # (3, 4) world to column, row and nearness in the map
+    key_radius: float  # blur radius in texels
+    top_map: ndarray  # the same for light from above, which only shadows the ambient light
     top_matrix: ndarray
     top_radius: float
 
@@ -81,7 +82,7 @@ def _norm(a):
 
 @inlined
 def _lit(depth, matrix, at, nearer, radius, turn):
-    """Share of the taps around a point of a shadow map that nothing nearer to the light covers."""
+    """Fraction of filter taps around a point of a shadow map that are unoccluded."""
     rows, columns = depth.shape
     x = matrix[0, 0] * at[0] + matrix[0, 1] * at[1] + matrix[0, 2] * at[2] + matrix[0, 3]
     y = matrix[1, 0] * at[0] + matrix[1, 1] * at[1] + matrix[1, 2] * at[2] + matrix[1, 3]
@@ -99,7 +100,7 @@ def _lit(depth, matrix, at, nearer, radius, turn):
 
 @inlined
 def _bilinear(textures, number, u, v):
-    """Linear colour of a texture, and its slopes across and down."""
+    """Sample a texture bilinearly: linear colour, and slopes across and down."""
     size = textures.shape[1]
     x, y = u * size - 0.5, -v * size - 0.5
     x0, y0 = math.floor(x), math.floor(y)
@@ -120,7 +121,7 @@ def _bilinear(textures, number, u, v):
 
 @inlined
 def _bumped(normal, across, down, position, corners, uv, t):
-    """The normal of a surface with small heights: slopes along the texture's axes in the world."""
+    """Perturb a normal by a bump map, given the slopes along the texture axes."""
     a, b, c = corners
     first = _add(position[b], -1.0, position[a])
     second = _add(position[c], -1.0, position[a])
@@ -136,7 +137,7 @@ def _bumped(normal, across, down, position, corners, uv, t):
 
 @inlined
 def _hair(normal, half, lit, direct, u, table, m):
-    """Shading of hair, whose strands run down and back along the surface, vary in colour, and shine across."""
+    """Shade hair: strands run down and back along the surface, vary in colour, and have an anisotropic highlight."""
     down = -normal[1] - 0.25 * normal[2]
     strand = -down * normal[0], -1.0 - down * normal[1], -0.25 - down * normal[2]
     along = _dot(strand, half) / (_norm(strand) + 1e-6)
@@ -148,7 +149,7 @@ def _hair(normal, half, lit, direct, u, table, m):
 
 @inlined
 def _iris(x, y, z, table, m):
-    """Colour of the eyeball at a point of the rest pose: white, iris with a dark ring, or pupil."""
+    """Colour of the eyeball at a point of the rest pose: sclera, iris with a dark ring, or pupil."""
     x, y, z = x - table[m, EYE_X], y - table[m, EYE_Y], z - table[m, EYE_Z]
     side = math.sqrt(x * x + y * y) / (math.sqrt(x * x + y * y + z * z) + 1e-9)
     if z <= 0.0 or side >= 0.52:
@@ -159,7 +160,7 @@ def _iris(x, y, z, table, m):
 
 @inlined
 def _shadows(light, near, normal, turn):
-    """Shares of the key light and of the light from above that reach a point just off a surface."""
+    """Fractions of the key light and of light from above that reach a point just above a surface."""
     direct = 0.0
     if _dot(normal, light.key) > -0.35:
         direct = _lit(light.key_map, light.key_matrix, near, 0.0, light.key_radius, turn)
@@ -168,7 +169,7 @@ def _shadows(light, near, normal, turn):
 
 @inlined
 def _sample(surface, light, t, w1, w2, eye, turn):
-    """Colour of one sample, given its triangle, barycentric coordinates, the camera's position and the taps' turn."""
+    """Shade one sample, given its triangle, barycentric coordinates, camera position and rotation of the taps."""
     corners = surface.triangles[t, 0], surface.triangles[t, 1], surface.triangles[t, 2]
     w = in_world(surface.points, corners, w1, w2)
     position = blend(surface.position, corners, w)
@@ -198,7 +199,7 @@ def _sample(surface, light, t, w1, w2, eye, turn):
     mirror, power = max(_dot(normal, half), 0.0), table[m, POWER]
     graze = (1.0 - min(max(_dot(normal, view), 0.0), 1.0)) ** 4
     gloss = table[m, GLOSS]
-    if kind == SKIN:  # light scatters under the skin, red the farthest
+    if kind == SKIN:  # subsurface scattering, strongest in red
         red = max((lit + 0.30) / 1.30, 0.0) * (0.12 + 0.88 * direct)
         green, blue = max((lit + 0.12) / 1.12, 0.0) * direct, max((lit + 0.06) / 1.06, 0.0) * direct
         spec = gloss * (mirror**power * 2.0 + 0.35 * graze) * direct + 0.15 * gloss * graze * open_
@@ -229,12 +230,12 @@ def shade(out, cover, background, ids, bary, surface, light, eye, factor):
     """Shade all samples of a frame and average them over each pixel.
 
     Args:
-        out: (rows, columns, 3) float32, the picture.
-        cover: (rows, columns) float32, the person's share of each pixel.
+        out: (rows, columns, 3) float32, output picture.
+        cover: (rows, columns) float32, output coverage of each pixel by the person, 0..1.
         background: (rows, columns, 3) float32.
-        ids: (factor rows, factor columns) triangles, from `fill`.
+        ids: (factor * rows, factor * columns) triangle indices from `fill`.
         bary: barycentric coordinates in these triangles.
-        surface: the person.
+        surface: surface of the person.
         light: lights of the scene.
         eye: (3,) position of the camera.
         factor: samples per pixel along each axis.
@@ -259,7 +260,7 @@ def shade(out, cover, background, ids, bary, surface, light, eye, factor):
 
 @inlined
 def _between(grid, x, y):
-    """Bilinear interpolation in a grid."""
+    """Interpolate a grid bilinearly."""
     a, b = int(x), int(y)
     f, g = x - a, y - b
     upper, lower = (1 - f) * grid[b, a] + f * grid[b, a + 1], (1 - f) * grid[b + 1, a] + f * grid[b + 1, a + 1]
@@ -268,21 +269,21 @@ def _between(grid, x, y):
 
 @kernel
 def shade_floor(out, background, shadow, ambient, share, start, cell, eye, centre, focal, pitch_sin, pitch_cos):
-    """The background with the person's shadows on the floor (the plane y = 0).
+    """Add the shadows of the person on the floor (the plane y = 0) to the background.
 
     Args:
-        out: (rows, columns, 3).
-        background: the same without the person.
-        shadow: (cells, cells) share of the key light that is blocked, by z and x.
-        ambient: (cells, cells) share of the ambient light that is blocked.
-        share: share of the key light in the light on the floor.
+        out: (rows, columns, 3) output picture.
+        background: (rows, columns, 3) without shadows.
+        shadow: (cells, cells) blocked fraction of the key light, indexed by z and x.
+        ambient: (cells, cells) blocked fraction of the ambient light.
+        share: fraction of the light on the floor that comes from the key light.
         start: (2,) x and z of the first cell.
-        cell: size of a cell.
+        cell: size of a cell, decimetres.
         eye: (3,) position of the camera.
-        centre: (2,) column and row of the camera's axis.
+        centre: (2,) column and row of the principal point.
         focal: focal length in pixels.
-        pitch_sin: sine of the camera's pitch.
-        pitch_cos: cosine of the camera's pitch.
+        pitch_sin: sine of the camera pitch.
+        pitch_cos: cosine of the camera pitch.
     """
     rows, columns, _ = out.shape
     last = shadow.shape[0] - 1
@@ -301,7 +302,7 @@ def shade_floor(out, background, shadow, ambient, share, start, cell, eye, centr
 
 
 def encode(picture: Float32[ndarray, "*n 3"]) -> Float32[ndarray, "*n 3"]:
-    """Linear colours to 0..255: sRGB with a soft shoulder above 0.8."""
+    """Convert linear colours to sRGB in 0..255, with a soft shoulder above 0.8."""
     x = np.maximum(picture, 0)
     x = np.where(x > 0.8, 0.8 + 0.25 * (1 - np.exp(-(x - 0.8) / 0.25)), x)
     x = np.minimum(x, 1)

@@ -1,4 +1,4 @@
-"""Textures of skin, hair, cloth and leather: colours, and slopes of a height map."""
+"""Textures of skin, hair, cloth and leather: colours and slopes of a height map."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ IRISES = ((0.045, 0.022, 0.010), (0.09, 0.045, 0.02), (0.06, 0.11, 0.19), (0.07,
 
 
 def hsv(h: float, s: float, v: float) -> Float32[ndarray, " 3"]:
-    """An RGB colour in 0..255."""
+    """Convert HSV to RGB in 0..255."""
     return np.array(colorsys.hsv_to_rgb(h % 1, s, v), np.float32) * 255
 
 
 def cloth_colour(rng: Rng) -> Float32[ndarray, " 3"]:
-    """A random colour of clothes: often black, white, grey, navy or brown."""
+    """Sample a colour for clothes: often black, white, grey, navy or brown."""
     if rng.random() < 0.55:
         base = np.array(NEUTRAL[rng.integers(len(NEUTRAL))], np.float32)
         return np.clip(base + rng.normal(size=3) * 6, 8, 245).astype(np.float32)
@@ -45,10 +45,10 @@ def cloth_colour(rng: Rng) -> Float32[ndarray, " 3"]:
 
 @functools.lru_cache(maxsize=16)
 def noise(kind: str, size: int) -> Float32[ndarray, "size size"]:
-    """Periodic noise of zero mean and unit deviation.
+    """Periodic noise with zero mean and unit standard deviation.
 
     Args:
-        kind: white, fine (2 texels), mid (1/40 of the side), coarse (1/6), folds (long bent ridges).
+        kind: "white", "fine" (2 texels), "mid" (1/40 of the side), "coarse" (1/6) or "folds" (long curved ridges).
         size: side in texels.
     """
     rng = np.random.default_rng([("white", "fine", "mid", "coarse", "folds").index(kind), size])
@@ -75,7 +75,7 @@ def _shifted(rng: Rng, kind: str, size: int) -> Float32[ndarray, "size size"]:
 
 
 def _pack(colour: ndarray, height: ndarray | None, scale: tuple[float, float]) -> Texture:
-    """A texture of colours and a height map; `scale`: texels per unit of length across and down."""
+    """Pack colours and a height map into a texture; `scale` is texels per unit of length across and down."""
     size = len(colour)
     out = np.full((size, size, 5), 128, np.uint8)
     out[..., :3] = np.clip(colour, 0, 255)
@@ -83,13 +83,13 @@ def _pack(colour: ndarray, height: ndarray | None, scale: tuple[float, float]) -
         across = 0.5 * (np.roll(height, -1, 1) - np.roll(height, 1, 1)) * scale[0]
         down = 0.5 * (np.roll(height, -1, 0) - np.roll(height, 1, 0)) * scale[1]
         out[..., 3] = np.clip(128 + 64 * across, 0, 255)
-        out[..., 4] = np.clip(128 - 64 * down, 0, 255)  # v runs upwards
+        out[..., 4] = np.clip(128 - 64 * down, 0, 255)  # v points up
     return out
 
 
 @functools.lru_cache(maxsize=4)
 def texels(assets: Assets, size: int) -> tuple[Float32[ndarray, "size size 3"], ndarray]:
-    """For each texel of the body's texture: its position on the unshaped base mesh, and its group (-1 none)."""
+    """Position on the base mesh and group (-1 for none) of each texel of the body texture."""
     groups = ("body", "helper-l-eye", "helper-r-eye", "helper-upper-teeth", "helper-lower-teeth", "helper-tongue")
     place = np.zeros((size, size, 3), np.float32)
     group = np.full((size, size), -1, np.int8)
@@ -112,24 +112,24 @@ def texels(assets: Assets, size: int) -> tuple[Float32[ndarray, "size size 3"], 
 
 
 def mix(a: ndarray, b: ndarray, share: ndarray | float) -> ndarray:
-    """Interpolate from `a` to `b`."""
+    """Interpolate linearly from `a` (share 0) to `b` (share 1)."""
     return a + (b - a) * share
 
 
 def ink(colour: ndarray) -> tuple[float, ...]:
-    """A colour as OpenCV's drawing functions take it."""
+    """Convert a colour for the drawing functions of OpenCV."""
     return tuple(map(float, colour))
 
 
 def _spot(place: ndarray, centre: tuple[float, float, float], radius: float) -> ndarray:
-    """A soft spot, mirrored to both sides of the body."""
+    """A soft spot on both sides of the body."""
     away = np.abs(place[..., 0]) - centre[0], place[..., 1] - centre[1], place[..., 2] - centre[2]
     return np.exp(-(away[0] ** 2 + away[1] ** 2 + away[2] ** 2) / radius**2)
 
 
 @functools.lru_cache(maxsize=4)
 def _face_maps(assets: Assets, size: int) -> dict[str, Float32[ndarray, "size size"]]:
-    """Masks (0..1) of brows, beard, cheeks and so on in the body's texture."""
+    """Masks (0..1) of brows, beard, cheeks and other regions in the body texture."""
     place, group = texels(assets, size)
     x, y, z = np.abs(place[..., 0]), place[..., 1], place[..., 2]
     head = (group == 0) & (y > 5.8)
@@ -160,7 +160,7 @@ def _face_maps(assets: Assets, size: int) -> dict[str, Float32[ndarray, "size si
 
 
 def skin_colour(rng: Rng, races: tuple[float, float, float]) -> Float32[ndarray, " 3"]:
-    """A random skin colour for a mix of african, asian and caucasian, sRGB 0..255."""
+    """Sample a skin colour for a mix of African, Asian and Caucasian, sRGB in 0..255."""
     share = rng.random()
     ends = [np.array(light) * share + np.array(dark) * (1 - share) for light, dark in SKINS.values()]
     mix = sum(np.log(e) * r for e, r in zip(ends, races, strict=True))
@@ -170,7 +170,7 @@ def skin_colour(rng: Rng, races: tuple[float, float, float]) -> Float32[ndarray,
 def skin_texture(
     rng: Rng, assets: Assets, size: int, base: ndarray, hair: ndarray, *, female: bool, age: float
 ) -> Texture:
-    """The skin of one person, with brows, lips and nails, and perhaps a beard, freckles or make-up."""
+    """Skin texture with brows, lips and nails, and possibly a beard, freckles or make-up."""
     maps = _face_maps(assets, size)
     one = lambda name: maps[name][..., None]  # noqa: E731
     tone = base / 255.0
@@ -216,7 +216,7 @@ def hair_texture(rng: Rng, size: int, base: ndarray, *, curl: float) -> Texture:
 
 
 def leather_texture(rng: Rng, size: int, base: ndarray, sole: ndarray, band: ndarray, sole_height: float) -> Texture:
-    """Shoes with sole, upper, laces and band; u runs from heel to toe, v up from the floor to 2 decimetres."""
+    """Shoes with sole, upper, laces and band; u runs from heel to toe, v from the floor up to 2 decimetres."""
     colour = np.broadcast_to(base, (size, size, 3)).astype(np.float32).copy()
     row = lambda v: int(np.clip(1 - v, 0, 1) * size)  # noqa: E731
     if rng.random() < 0.5:
@@ -233,15 +233,15 @@ def cloth_texture(
     rng: Rng, size: int, base: ndarray, *, pattern: str = "plain", denim: bool = False, front: str = "",
     rough: float = 1.0, folds: float = 1.0,
 ) -> Texture:  # fmt: skip
-    """Cloth of 16 x 8 decimetres: front in the left half, back in the right half, waist at row 0.
+    """Cloth of 16 x 8 decimetres with the front in the left half, the back in the right half, and the waist at row 0.
 
     Args:
         rng: random generator.
         size: side in texels.
-        base: colour.
+        base: base colour.
         pattern: one of `PATTERNS`.
         denim: whether it is washed-out denim.
-        front: "buttons" or "zip" down the middle of the front; "" for neither.
+        front: "buttons" or "zip" down the front; "" for neither.
         rough: strength of the weave.
         folds: strength of the folds.
     """
@@ -313,7 +313,7 @@ def _draw_pattern(rng: Rng, colour: ndarray, base: ndarray, other: ndarray, patt
 
 
 def _print(rng: Rng, colour: ndarray, centre: tuple[int, int], wide: int, tint: ndarray, *, letters: bool) -> None:
-    """Draw a picture or a word on the chest; texels are twice as wide as high."""
+    """Draw a picture or a word on the chest; texels are twice as wide as they are high."""
     x, y = centre
     if letters:
         word = "".join(chr(65 + int(c)) for c in rng.integers(0, 26, int(rng.integers(2, 6))))

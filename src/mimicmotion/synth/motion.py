@@ -1,4 +1,4 @@
-"""Procedural motion: rhythmic key poses, joined by curves."""
+"""Procedural motion: curves through rhythmic key poses."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mimicmotion.errors import InputError
 from mimicmotion.synth import figure as fig
 from mimicmotion.synth.keyposes import HAND_SHAPES, Rng, interpolate_keys, neutral, random_pose, set_arm, set_hand
 
-_TALKING = ("chest", "bent", "up_bent", "front", "face", "cross", "wide_bent", "front_up")  # regions of the hands
+_TALKING = ("chest", "bent", "up_bent", "front", "face", "cross", "wide_bent", "front_up")  # hand regions
 Params = Float64[ndarray, "n 54"]
 
 
 def _between(rng: Rng, t: ndarray, make: Callable[[], ndarray], low: float, high: float) -> Params:
-    """A curve through key poses from `make`, at a steady beat of `low` to `high` seconds."""
+    """A curve through key poses from `make`, at a constant interval between `low` and `high` seconds."""
     beat = rng.uniform(low, high)
     count = int(np.ceil((t[-1] - t[0]) / beat)) + 3
     times = t[0] - rng.uniform(0, beat) + beat * np.arange(count)
@@ -30,7 +30,7 @@ def _wave(t: ndarray, period: float, phase: float | ndarray = 0.0) -> ndarray:
 
 
 def dance(rng: Rng, t: ndarray) -> Params:
-    """Random poses on a beat, with a bounce and swaying hips."""
+    """Random poses on a beat, with bouncing and swaying hips."""
     q = _between(rng, t, lambda: random_pose(rng, 1.2), 0.4, 0.9)
     period = rng.uniform(0.45, 0.8)
     q[:, 1] -= 0.05 * rng.random() * (1 - _wave(t, period))
@@ -41,7 +41,7 @@ def dance(rng: Rng, t: ndarray) -> Params:
 
 
 def sway(rng: Rng, t: ndarray) -> Params:
-    """Slow movement between random poses, for broad coverage."""
+    """Slow movement between random poses, to cover many poses."""
     return _between(rng, t, lambda: random_pose(rng, 0.8), 1.0, 2.2)
 
 
@@ -102,7 +102,7 @@ def turn(rng: Rng, t: ndarray) -> Params:
 
 
 def squat(rng: Rng, t: ndarray) -> Params:
-    """Squats and deep bends with the arms out in front, on the hips or overhead."""
+    """Squats and deep bends with the arms in front, on the hips or overhead."""
     q = np.tile(random_pose(rng, 0.3), (len(t), 1))
     depth, period = rng.uniform(0.15, 0.5), rng.uniform(1.4, 2.6)
     low = 0.5 - 0.5 * np.cos(2 * np.pi * (t / period + rng.random()))
@@ -122,7 +122,7 @@ def squat(rng: Rng, t: ndarray) -> Params:
 
 
 def legs(rng: Rng, t: ndarray) -> Params:
-    """Leg lifts to the front, side and back, and kicks."""
+    """Leg raises to the front, side and back, and kicks."""
     period = rng.uniform(1.0, 2.0)
     first = int(rng.integers(2))
     q = _between(rng, t, lambda: random_pose(rng, 0.35), 1.2, 2.4)
@@ -140,7 +140,7 @@ def legs(rng: Rng, t: ndarray) -> Params:
 
 
 def raise_arms(rng: Rng, t: ndarray) -> Params:
-    """Raising and lowering the arms to the sides or front, together or in turn."""
+    """Raising and lowering the arms to the side or front, together or alternately."""
     q = np.tile(random_pose(rng, 0.4, calm=True), (len(t), 1))
     period, lag = rng.uniform(1.2, 2.6), float(rng.choice([0.0, 0.0, 0.5, 0.25]))
     low, high = rng.uniform(-1.5, -0.8), rng.uniform(0.3, 1.5)
@@ -157,7 +157,7 @@ def raise_arms(rng: Rng, t: ndarray) -> Params:
 
 
 def balance(rng: Rng, t: ndarray) -> Params:
-    """Standing on one leg with the other lifted, the trunk leaning away and the arms balancing."""
+    """Standing on one leg, with the trunk leaning away and the arms balancing."""
     side = int(rng.integers(2))
     sign = 1 - 2 * side  # the lifted leg's side
 
@@ -187,7 +187,7 @@ def balance(rng: Rng, t: ndarray) -> Params:
 
 
 def gesture(rng: Rng, t: ndarray) -> Params:
-    """Talking with the hands in front of the body, with finger signs."""
+    """Talking with gestures in front of the body and hand signs."""
 
     def make() -> ndarray:
         q = random_pose(rng, 0.4, calm=True)
@@ -205,7 +205,7 @@ def gesture(rng: Rng, t: ndarray) -> Params:
 
 
 def idle(rng: Rng, t: ndarray) -> Params:
-    """Standing and shifting the weight."""
+    """Standing and shifting weight."""
     return _between(rng, t, lambda: random_pose(rng, 0.4, calm=True), 1.8, 3.5)
 
 
@@ -217,7 +217,7 @@ _SHARE = {"dance": 3.0, "sway": 2.0, "gesture": 1.5, "raise": 1.5, "balance": 1.
 
 
 def choose_motion(rng: Rng) -> str:
-    """The name of a random motion, weighted by its share of mixed data."""
+    """Sample the name of a motion, weighted by its share in mixed data."""
     weights = np.array([_SHARE.get(name, 1.0) for name in MOTIONS])
     return str(rng.choice(list(MOTIONS), p=weights / weights.sum()))
 

@@ -1,7 +1,7 @@
 """A model of detector noise: jitter and drift, uncertain or lost hands and faces, swapped sides, false hands.
 
-Its parameters are in noise_fit.json. scripts/fit_detector_noise.py measures them on real videos (distribution and
-duration of confidences, size of jumps) and on rendered ones (errors). See docs/lab/detector-noise.md.
+Its parameters are in noise_fit.json. scripts/fit_detector_noise.py fits them to real videos (distribution and temporal
+correlation of confidences, size of jumps) and rendered ones (errors). See docs/lab/detector-noise.md.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import FACE, L_HIP, LEFT_HAND, NECK, NUM_POINTS, R_HIP, RIGHT_HAND, PoseSequence
 from mimicmotion.synth.figure import smooth
 
-Z = np.linspace(-2.5, 2.5, 11)  # standard normal quantiles at which distributions are stored
+Z = np.linspace(-2.5, 2.5, 11)  # standard normal quantiles at which distributions are tabulated
 FIT = Path(__file__).with_name("noise_fit.json")
-GROUPS: dict[str, list[int]] = {  # points that a detector treats alike; face and hands can have one common score each
+GROUPS: dict[str, list[int]] = {  # points that a detector treats alike; face and hands may have one score each
     "head": [0, 14, 15, 16, 17], "shoulders": [1, 2, 5], "elbows": [3, 6], "wrists": [4, 7], "hips": [8, 11],
     "knees": [9, 12], "ankles": [10, 13], "feet": [*range(18, 24)],
     "face": [*range(FACE.start, FACE.stop)], "hand": [*range(LEFT_HAND.start, RIGHT_HAND.stop)],
@@ -37,7 +37,7 @@ _COLUMNS = ("follow", "score_still", "score_time", "fast", "slow", "slow_still",
 _SCORE_OF = np.concatenate([np.arange(_POINTS), np.full(68, _POINTS), np.full(21, _POINTS + 1), np.full(21, 26)])
 _GROUP = np.array([[point in points for points in GROUPS.values()] for point in range(NUM_POINTS)]).argmax(1)
 _SCORE_GROUP = np.concatenate([_GROUP[:_POINTS], [8, 9, 9]])  # groups of the 27 scores
-# groups of the noise sources: the points, then the parts, then their blocks
+# groups of the noise sources: points, then parts, then their blocks
 _SOURCE_GROUP = np.concatenate([_GROUP, [8, 9, 9], [8] * len(FACE_BLOCKS), [9] * 2 * len(HAND_BLOCKS)])
 _NORMAL = NormalDist()
 _ARM_L, _ARM_R = np.r_[5:8, LEFT_HAND], np.r_[2:5, RIGHT_HAND]
@@ -46,21 +46,21 @@ _HANDS = (np.r_[LEFT_HAND], np.r_[RIGHT_HAND])
 
 
 def perturb_poses(poses: PoseSequence, seed: int, strength: float = 1.0) -> PoseSequence:
-    """Poses as a detector might have found them, with noise measured on real and rendered clips.
+    """Add simulated detector noise to poses, with statistics measured on real and rendered clips.
 
-    Points have a constant offset from the truth, drift, and jump from frame to frame, more so at lower confidence;
-    points of one hand or face mostly move together. Confidences follow the measured distributions and change as
-    slowly. In two thirds of the clips, a hand or the face has one score for all its points and is lost (confidence 0)
-    for some frames or the whole clip, as with holistic estimators. In the others, each point has its own score, and
-    lost points keep a low one, as with DWPose. Rare faults of a few frames: arms or legs swapped, an arm misplaced, a
-    false hand, a hand detected on the other one.
+    Points have a constant offset from the truth, drift, and jitter, all larger at lower confidence; points of one hand
+    or face mostly move together. Confidences follow the measured distributions and temporal correlations. In two thirds
+    of the clips, a hand or the face has one score for all its points and is lost (confidence 0) for some frames or the
+    whole clip, as with holistic estimators. In the others, each point has its own score, and lost points keep a low
+    one, as with DWPose. Rare faults last a few frames: arms or legs swapped, an arm misplaced, a false hand, a hand
+    detected at the position of the other one.
 
     Args:
-        poses: exact poses, such as those of `render_clip`, whose confidence tells which points are hidden. Times are
-            taken from `poses.fps` (15 if it is 0).
+        poses: exact poses, such as those of `render_clip`, with low confidence for occluded points. Times are derived
+            from `poses.fps` (15 if it is 0).
         seed: any integer >= 0.
-        strength: 0 changes nothing, 1 is an ordinary detector on ordinary video, 3 a bad one. It scales lengths and
-            the rates of faults; below 1 also the share of clips with a detector's confidences for hands and face.
+        strength: 0 changes nothing, 1 is a typical detector on typical video, 3 a bad one. It scales displacements and
+            fault rates; below 1, also the fraction of clips with simulated confidences for hands and face.
 
     Returns:
         Poses of the same shape, with confidences in 0..1 and 0 for points outside the frame.
@@ -88,29 +88,29 @@ def perturb_poses(poses: PoseSequence, seed: int, strength: float = 1.0) -> Pose
 
 @dataclass(frozen=True, slots=True)
 class NoiseFit:
-    """The numbers of noise_fit.json as arrays; G groups in the order of `GROUPS`, L noise sources."""
+    """The parameters in noise_fit.json as arrays, for G groups in the order of `GROUPS` and L noise sources."""
 
-    found: Float64[ndarray, "G levels"]  # quantiles of the estimator's confidences; 0 means lost
-    found_at: Float64[ndarray, "G levels"]  # their standard normal quantiles
-    exact: Float64[ndarray, "G z"]  # confidences of rendered clips at the quantiles Z
-    follow: Float64[ndarray, " G"]  # correlation of the two
-    score_still: Float64[ndarray, " G"]  # share of the confidence's variance that is constant over a clip
+    found: Float64[ndarray, "G levels"]  # quantiles of the estimator's confidences; 0 if lost
+    found_at: Float64[ndarray, "G levels"]  # corresponding standard normal quantiles
+    exact: Float64[ndarray, "G z"]  # confidences of rendered clips at the quantiles `Z`
+    follow: Float64[ndarray, " G"]  # correlation between estimated and rendered confidences
+    score_still: Float64[ndarray, " G"]  # fraction of the variance of confidences that is constant over a clip
     score_time: Float64[ndarray, " G"]  # correlation time of the rest, seconds
-    fast: Float64[ndarray, "G 3"]  # a, b, most of the jumps' deviation min(a + b (1 - confidence)^2, most), torsos
-    slow: Float64[ndarray, "G 3"]  # the same of the drift
-    slow_still: Float64[ndarray, " G"]  # share of the drift's variance that is constant over a clip
+    fast: Float64[ndarray, "G 3"]  # a, b, most: jitter has deviation min(a + b (1 - confidence)^2, most), torso lengths
+    slow: Float64[ndarray, "G 3"]  # the same for drift
+    slow_still: Float64[ndarray, " G"]  # fraction of the variance of drift that is constant over a clip
     slow_time: Float64[ndarray, " G"]  # correlation time of the rest, seconds
-    fast_mix: Float64[ndarray, "134 L"]  # how much each source (part, block, point) moves each point
+    fast_mix: Float64[ndarray, "134 L"]  # weight of each source (point, part, block) for each point
     slow_mix: Float64[ndarray, "134 L"]
-    tail: float  # degrees of freedom of the jumps' distribution (Student's t), per frame and part
+    tail: float  # degrees of freedom of the jitter (Student's t), drawn per frame and part
     tail_scale: float
-    one_score: float  # share of clips with one score for a hand or face
-    faults: dict[str, tuple[float, float]]  # starts per second, mean duration in seconds
+    one_score: float  # fraction of clips with one score for a hand or face
+    faults: dict[str, tuple[float, float]]  # rate per second, and mean duration in seconds
 
 
 @functools.cache
 def load_fit() -> NoiseFit:
-    """The fit that comes with the package."""
+    """Load the fit included in the package."""
     data = json.loads(FIT.read_text(encoding="utf-8"))
     groups = [data["groups"][name] for name in GROUPS]
 
@@ -124,7 +124,7 @@ def load_fit() -> NoiseFit:
     return NoiseFit(
         found=np.concatenate([lowest, found], 1),
         found_at=np.concatenate([found_at[:, :1] - 1e-9, found_at], 1),
-        exact=column("exact") + 1e-9 * np.arange(len(Z)),  # np.interp wants an order, also among equal values
+        exact=column("exact") + 1e-9 * np.arange(len(Z)),  # np.interp needs strictly increasing values
         **{name: column(name) for name in _COLUMNS},
         fast_mix=_mixing(data, "fast_shares"),
         slow_mix=_mixing(data, "slow_shares"),
@@ -136,13 +136,13 @@ def load_fit() -> NoiseFit:
 
 
 def torso(xy: Float[ndarray, "frames 134 2"]) -> float:
-    """Median distance from neck to hips in pixels, at least 1."""
+    """Median distance in pixels from neck to hips, at least 1."""
     apart = 0.5 * (xy[:, R_HIP] + xy[:, L_HIP]) - xy[:, NECK]
     return max(float(np.median(np.sqrt((apart**2).sum(-1)))), 1.0)
 
 
 def normal_position(share: Float[ndarray, "*shape"]) -> Float64[ndarray, "*shape"]:
-    """Standard normal quantiles of these shares, within +-3.5."""
+    """Standard normal quantiles of probabilities, clipped to +-3.5."""
     return np.vectorize(_NORMAL.inv_cdf)(np.clip(share, _NORMAL.cdf(-3.5), _NORMAL.cdf(3.5)))
 
 
@@ -152,7 +152,7 @@ def normal_cdf(z: Float[ndarray, "*shape"]) -> Float64[ndarray, "*shape"]:
 
 
 def _mixing(data: dict, shares: str) -> Float64[ndarray, "134 L"]:
-    """How much each source moves each point; rows have length 1 on average."""
+    """Weight of each source for each point; rows have unit norm on average."""
     mix = np.zeros((NUM_POINTS, len(_SOURCE_GROUP)))
     mix[np.arange(_POINTS), np.arange(_POINTS)] = 1
     block = NUM_POINTS + len(PARTS)
@@ -171,7 +171,7 @@ def _mixing(data: dict, shares: str) -> Float64[ndarray, "134 L"]:
 def _bend(n: int) -> Float64[ndarray, "n n"]:
     """Mixing matrix that rotates and bends a chain of n points about its middle, with unit variance on average.
 
-    It reproduces the measured correlation (0.3 to 0.9) of neighbours in a finger or facial feature.
+    It reproduces the measured correlation (0.3 to 0.9) between neighbours in a finger or facial feature.
     """
     apart = np.arange(n)[:, None] - np.arange(n)
     mix = np.exp(-0.5 * (apart / 3.0) ** 2)
@@ -180,7 +180,7 @@ def _bend(n: int) -> Float64[ndarray, "n n"]:
 
 
 def _wander(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, step: float) -> Float64[ndarray, "n S"]:
-    """Unit normal noise of S sources: a constant share, and the rest with an exponential correlation over `time`."""
+    """Standard normal noise of S sources: a constant part, and a part with exponential autocorrelation over `time`."""
     noise = rng.standard_normal((n + 1, len(still)))
     keep = np.exp(-step / time)
     moving = noise[1:] * np.sqrt(1 - keep**2)
@@ -191,11 +191,11 @@ def _wander(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, ste
 
 
 def _drift(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, step: float) -> Float64[ndarray, "n 2 S"]:
-    """As `_wander`, for x and y, but smooth in time: correlation (1 + t / time) exp(-t / time)."""
+    """Like `_wander` for x and y, but smooth: autocorrelation (1 + t / time) exp(-t / time)."""
     noise = rng.standard_normal((n + 2, 2, len(still)))
     keep = np.exp(-step / time)
     square = keep**2
-    first = 2 * keep / (1 + square)  # correlation of neighbours
+    first = 2 * keep / (1 + square)  # correlation between neighbouring frames
     moving = noise[1:] * np.sqrt((1 - square) ** 3 / (1 + square))
     moving[0] = noise[1]
     moving[1] = first * noise[1] + np.sqrt(1 - first**2) * noise[2]
@@ -205,18 +205,18 @@ def _drift(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, step
 
 
 def _lookup(x: ndarray, group: ndarray, at: Float64[ndarray, "G k"], values: Float64[ndarray, "G k"]) -> ndarray:
-    """Evaluate piecewise linear functions, one per group, which are constant beyond their ends."""
+    """Evaluate piecewise linear functions, one per group, with constant extrapolation."""
     apart = 20.0 * np.arange(len(at))[:, None]
     x = np.minimum(np.maximum(x, at[group, 0]), at[group, -1])
     return np.interp(x + 20.0 * group, (at + apart).ravel(), values.ravel())
 
 
 def _confidences(rng: np.random.Generator, fit: NoiseFit, exact: ndarray, step: float, strength: float) -> ndarray:
-    """The detector's confidences, with the measured distributions and correlation with the exact ones."""
+    """Simulated confidences with the measured distributions and correlation with the exact ones."""
     n, group = len(exact), _SCORE_GROUP
     scores = np.concatenate([exact[:, :_POINTS], *(exact[:, p].mean(1, keepdims=True) for p in PARTS)], 1)
     z = _lookup(scores, group, fit.exact, np.broadcast_to(Z, fit.exact.shape))
-    z = fit.follow[group] * smooth(z, 5)  # a detector does not follow the exact confidence's flicker
+    z = fit.follow[group] * smooth(z, 5)  # detectors do not follow flicker of the exact confidence
     own = _wander(rng, n, fit.score_still[group], fit.score_time[group], step)
     z = z + np.sqrt(1 - fit.follow[group] ** 2) * own - 0.5 * max(strength - 1, 0)
     found = _lookup(z, group, fit.found_at, fit.found)[:, _SCORE_OF]
@@ -260,7 +260,7 @@ def _faults(
 
 
 def _fault(rng: np.random.Generator, name: str, xy: ndarray, confidence: ndarray, unit: float, sure: float) -> None:
-    """Add one fault to the given frames, in place; `sure` is the factor of the confidence."""
+    """Add one fault to the given frames, in place; `sure` scales the confidence."""
     side = int(rng.integers(2))
     here, there = _HANDS[side], _HANDS[1 - side]
     if name in ("swapped_arms", "swapped_legs"):

@@ -1,4 +1,4 @@
-"""One person: body, skin, clothes and hair, ready to be posed and rendered."""
+"""A person with skin, clothes and hair, ready to be posed and rendered."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from mimicmotion.synth.rig import Pose, Skeleton
 from mimicmotion.synth.wardrobe import Palette, Rng, Wardrobe
 from mimicmotion.synth.zbuffer import fill_depth
 
-# For frames up to this long side in pixels: the side of a texture in texels, and strands of hair across a texture.
+# By long side of the frames in pixels: side of a texture in texels, and strands of hair across a texture.
 FINENESS = ((100, 128, 40.0), (400, 512, 90.0), (1_000_000, 1024, 260.0))
-DIRECTIONS, MAP_SIDE = 28, 160  # number of depth maps for the ambient occlusion, and their side
+DIRECTIONS, MAP_SIDE = 28, 160  # number of depth maps for ambient occlusion, and their side in texels
 LASHES = ("helper-l-eyelashes-1", "helper-l-eyelashes-2", "helper-r-eyelashes-1", "helper-r-eyelashes-2")
 
 
@@ -37,19 +37,19 @@ LASHES = ("helper-l-eyelashes-1", "helper-l-eyelashes-2", "helper-r-eyelashes-1"
 class Figure:
     """A dressed body."""
 
-    skeleton: Skeleton  # its joints
-    mesh: Mesh  # its visible surface
-    table: Float32[ndarray, "materials 15"]  # its materials, see `mimicmotion.synth.light`
-    textures: ndarray  # the materials'
-    occlusion: Float32[ndarray, " n"]  # ambient occlusion of each vertex, 1 unoccluded
+    skeleton: Skeleton  # joints
+    mesh: Mesh  # visible surface
+    table: Float32[ndarray, "materials 15"]  # material table, see `mimicmotion.synth.light`
+    textures: ndarray  # textures of the materials
+    occlusion: Float32[ndarray, " n"]  # ambient occlusion of each vertex, 1 if unoccluded
     fold: Float32[ndarray, " n"]  # strength of cloth folds at each vertex
-    vertex_of: ndarray  # the mesh's vertex for each of the base mesh's, -1 where it is hidden
-    actions: dict[str, tuple[ndarray, ndarray]]  # face action to (vertices, displacements) of the mesh
+    vertex_of: ndarray  # vertex of the mesh for each vertex of the base mesh, -1 if hidden
+    actions: dict[str, tuple[ndarray, ndarray]]  # face action to (vertex indices, displacements) of the mesh
     height: float  # from the soles to the crown, decimetres
-    shaped: ndarray  # the base mesh in this body's shape
+    shaped: ndarray  # base mesh with the shape of this body
 
     def place(self, pose: Pose, frame: int, face: dict[str, float]) -> Float32[ndarray, "n 3"]:
-        """Vertices in one frame, with face actions (0..1)."""
+        """Vertices in one frame, with the given face actions (0..1)."""
         rest = self.mesh.vertices
         moved = [(self.actions[name], w) for name, w in face.items() if w > 0.01 and name in self.actions]
         if moved:
@@ -62,12 +62,12 @@ class Figure:
 
 
 def make_figure(rng: Rng, assets: Assets, long_side: int) -> Figure:
-    """A random person.
+    """Make a random person.
 
     Args:
         rng: random generator.
-        assets: the packed people.
-        long_side: long side of the frames in pixels, which sets the detail of textures and hair.
+        assets: MakeHuman's data.
+        long_side: long side of the frames in pixels, which determines the detail of textures and hair.
     """
     genes = random_genes(rng, assets)
     vertices = shape_vertices(assets, genes)
@@ -136,7 +136,7 @@ def _flesh_materials(
 
 
 def _flesh(assets: Assets, vertices: ndarray, materials: dict[str, int], under: ndarray) -> tuple[Mesh, ndarray]:
-    """The visible parts of the body as one mesh, and the base mesh's vertices that it uses."""
+    """The visible parts of the body as one mesh, and the vertices of the base mesh that it uses."""
     parts = {
         "skin": ("body", "helper-upper-teeth", "helper-lower-teeth", "helper-tongue"),
         "L": ("helper-l-eye",), "R": ("helper-r-eye",), "lash": LASHES,
@@ -154,7 +154,7 @@ def _flesh(assets: Assets, vertices: ndarray, materials: dict[str, int], under: 
 
 
 def _fold(skeleton: Skeleton, mesh: Mesh) -> Float32[ndarray, " n"]:
-    """Strength of folds, which gather at elbows, knees, armpits, waist and hems."""
+    """Strength of folds at each vertex; strongest at elbows, knees, armpits, waist and hems."""
     out = np.full(len(mesh.vertices), 0.22, np.float32)
     for name, radius, size in (
         ("lowerarm01", 1.2, 0.8), ("lowerleg01", 1.4, 0.5), ("upperarm01", 1.3, 0.5), ("upperleg01", 1.8, 0.6),
@@ -168,7 +168,7 @@ def _fold(skeleton: Skeleton, mesh: Mesh) -> Float32[ndarray, " n"]:
 
 
 def ambient_occlusion(vertices: Float32[ndarray, "n 3"], triangles: ndarray, cut: ndarray) -> Float32[ndarray, " n"]:
-    """Share of the hemisphere above each vertex that the rest of the mesh does not occlude."""
+    """Fraction of the hemisphere above each vertex that the mesh does not occlude."""
     normal = normals_of(vertices, triangles)
     total, open_ = np.zeros(len(vertices)), np.zeros(len(vertices))
     turn = np.pi * (3 - np.sqrt(5))
@@ -190,7 +190,7 @@ def ambient_occlusion(vertices: Float32[ndarray, "n 3"], triangles: ndarray, cut
 
 
 def map_matrix(vertices: ndarray, way: ndarray, size: int) -> Float32[ndarray, "3 4"]:
-    """World to column, row and nearness (decimetres, at least 1) of an orthographic map seen from direction `way`."""
+    """Orthographic projection from world to column, row, nearness (decimetres, >= 1), seen from direction `way`."""
     z = way / np.linalg.norm(way)
     x = np.cross([0.0, 0.0, 1.0] if abs(z[2]) < 0.9 else [0.0, 1.0, 0.0], z)
     x /= np.linalg.norm(x)
@@ -206,5 +206,5 @@ def map_matrix(vertices: ndarray, way: ndarray, size: int) -> Float32[ndarray, "
 
 
 def apply_matrix(matrix: Float32[ndarray, "3 4"], points: ndarray) -> Float32[ndarray, "n 3"]:
-    """World points to column, row and nearness in a map."""
+    """Project world points to column, row and nearness in a map."""
     return (points @ matrix[:, :3].T + matrix[:, 3]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Backgrounds: rooms and outdoor scenes drawn in the camera's perspective, with textures, objects, light and blur."""
+"""Backgrounds: rooms and outdoor scenes in perspective, with textures, objects, lighting and blur."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mimicmotion.synth.look import Rng, hsv, ink, mix, noise
 from mimicmotion.synth.view import View
 
 Range = tuple[float, float]
-Corners = list[tuple[float, float, float]]  # in the world
-Paint = Callable[[ndarray, ndarray, ndarray], ndarray]  # colours at two coordinates and a distance
+Corners = list[tuple[float, float, float]]  # world positions
+Paint = Callable[[ndarray, ndarray, ndarray], ndarray]  # (two coordinates, distance) to colours
 KINDS = ("room", "room", "room", "street", "park", "studio")
 FLOORS = ("planks", "tiles", "carpet", "concrete", "parquet", "rug")
 WALLS = ("paint", "paint", "brick", "paper", "panels", "concrete", "curtain")
@@ -25,28 +25,28 @@ WALLS = ("paint", "paint", "brick", "paper", "panels", "concrete", "curtain")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A background and its light."""
+    """A background and its lighting."""
 
     picture: Float32[ndarray, "rows columns 3"]  # linear colours, with a margin around the frame
-    margin: int  # pixels of the margin
+    margin: int  # width of the margin in pixels
     key: Float32[ndarray, " 3"]  # direction to the key light
-    key_colour: Float32[ndarray, " 3"]  # its strength
+    key_colour: Float32[ndarray, " 3"]  # its intensity
     sky: Float32[ndarray, " 3"]  # ambient light from above
     ground: Float32[ndarray, " 3"]  # ambient light from below
-    softness: float  # the key light's shadow, decimetres of blur per decimetre of distance
+    softness: float  # blur of key-light shadows per distance from the occluder
 
 
 def make_place(
     rng: Rng, assets: Assets, view: View, size: tuple[int, int], margin: int, kind: str | None = None
 ) -> Place:
-    """A random place.
+    """Make a random place.
 
     Args:
         rng: random generator.
-        assets: the packed people, for their surface textures.
+        assets: MakeHuman's data, for its surface textures.
         view: the camera.
         size: (height, width) of the frame.
-        margin: pixels to draw beyond each side of it.
+        margin: width in pixels of the margin on each side.
         kind: one of `KINDS`; random if None.
     """
     kind = kind or str(rng.choice(KINDS))
@@ -85,13 +85,13 @@ def _linear(colour: ndarray) -> ndarray:
 
 
 def _lookup(bank: Float32[ndarray, "n n"], u: ndarray, v: ndarray) -> ndarray:
-    """Sample a texture at coordinates of period 1."""
+    """Sample a texture at coordinates with period 1."""
     x, y = (np.mod(a * len(bank), len(bank)).astype(np.float32) for a in (u, v))
     return cv2.remap(bank, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
 def _from_middle(u: ndarray) -> ndarray:
-    """Distance (0..0.5) from the middle of a cell of length 1."""
+    """Distance (0..0.5) from the centre of a unit cell."""
     return np.abs(np.mod(u, 1) - 0.5)
 
 
@@ -101,35 +101,35 @@ def _by_cell(column: ndarray, row: ndarray) -> ndarray:
 
 
 def _mix(a: ndarray, b: ndarray, share: ndarray) -> ndarray:
-    """Interpolate colours from `a` to `b` by the share of each pixel."""
+    """Interpolate colours linearly from `a` (share 0) to `b` (share 1) at each pixel."""
     return mix(a, b, share[..., None])
 
 
 class _Painter:
-    """Paints a picture from far to near."""
+    """Paints a picture from back to front."""
 
     def __init__(self, rng: Rng, assets: Assets, view: View, size: tuple[int, int], key: ndarray) -> None:
         self.rng, self.assets, self.view, self.size, self.key = rng, assets, view, size, key
         rows, columns = size
         self.way = view.rays(np.arange(columns)[None, :] + 0.5, np.arange(rows)[:, None] + 0.5).astype(np.float32)
         self.picture = np.zeros((*size, 3), np.float32)
-        self.far = np.full(size, 300.0, np.float32)  # distance along the axis
+        self.far = np.full(size, 300.0, np.float32)  # distance along the optical axis
 
     def colour(self, low: float, high: float, saturation: float) -> ndarray:
-        """A random linear colour with a value between low and high."""
-        hue = self.rng.normal(0.1, 0.05) if self.rng.random() < 0.5 else self.rng.random()  # often warm
+        """Sample a linear colour with a value between low and high."""
+        hue = self.rng.normal(0.1, 0.05) if self.rng.random() < 0.5 else self.rng.random()  # often a warm hue
         return _linear(hsv(hue, saturation * self.rng.random() ** 1.5, self.rng.uniform(low, high)))
 
     def tint(self, hue: Range, saturation: Range, value: Range) -> ndarray:
-        """A random linear colour within ranges."""
+        """Sample a linear colour within the given ranges."""
         return _linear(hsv(*(self.rng.uniform(*ends) for ends in (hue, saturation, value))))
 
     def sample(self, kind: str, u: ndarray, v: ndarray) -> ndarray:
-        """Noise at texture coordinates of period 1."""
+        """Noise at texture coordinates with period 1."""
         return _lookup(noise(kind, 256), u, v)
 
     def surface(self, kind: str, u: ndarray, v: ndarray, far: ndarray) -> ndarray:
-        """A photographed texture (0..1) of period 1, blurred in the distance; grey if it is not in the assets."""
+        """A photographic texture (0..1) with period 1, blurred in the distance; grey if missing from the assets."""
         bank = self.assets.surfaces.get(kind, np.full((8, 8), 127.5, np.float32))
         bank = bank.astype(np.float32)
         share = np.clip((far - 40) / 80, 0, 1)
@@ -137,7 +137,7 @@ class _Painter:
         return (fine * (1 - share) + coarse * share) / 255.0
 
     def floor_at(self) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-        """Which pixels show the floor; x, z and distance there."""
+        """Mask of the floor, and x, z and distance there."""
         y = self.way[..., 1]
         hit = y < -1e-3
         far = np.where(hit, -self.view.eye[1] / np.where(hit, y, -1), 1e6)
@@ -255,7 +255,7 @@ class _Painter:
         return paint
 
     def _quad(self, picture: ndarray, corners: Corners, colour: tuple[float, ...]) -> ndarray:
-        """Draw a quadrilateral in the world, and return its projected corners."""
+        """Draw a quadrilateral given in world coordinates, and return its projected corners."""
         at = self.view.project(np.array(corners))
         if (at[:, 2] <= 0.5).all():
             cv2.fillConvexPoly(picture, np.round(at[:, :2] * 16).astype(np.int32), colour, cv2.LINE_AA, 4)
@@ -364,7 +364,7 @@ class _Painter:
             self._box(x - w, x + w, 0, h, z - w, z + w, self.colour(0.15, 0.85, 0.6))
 
     def _leaves(self, x: float, y: float, z: float, radius: float, tint: ndarray) -> None:
-        """Draw a round mass of leaves, lit from above."""
+        """Draw a round clump of leaves, lit from above."""
         rng = self.rng
         at = self.view.project(np.array([x, y, z]))
         scale = self.view.focal * at[2]
@@ -416,7 +416,7 @@ class _Painter:
         self.far = np.where(hit, np.minimum(far, 400), 400.0).astype(np.float32)
 
     def street(self) -> None:
-        """Houses behind a pavement."""
+        """A street with houses behind a pavement."""
         rng = self.rng
         self._sky()
         self._ground(("asphalt", "paving", "gravel"))
@@ -467,7 +467,7 @@ class _Painter:
                     self._leaves(x + 9 * k, 7, z, 9, tint)
 
     def studio(self) -> None:
-        """A paper backdrop of one colour, with a soft spot of light."""
+        """A single-coloured paper backdrop with a soft spotlight."""
         rng = self.rng
         base = self.colour(0.25, 0.98, 0.6)
         hit, _, z, far = self.floor_at()
@@ -477,7 +477,7 @@ class _Painter:
         self.far[:] = np.where(hit & (z > -20), np.minimum(far, 400), 60)
 
     def finish(self, blur: float) -> Float32[ndarray, "rows columns 3"]:
-        """The picture with the distance out of focus, and with vignetting."""
+        """Blur the distance, add vignetting, and return the picture."""
         rng = self.rng
         picture = np.clip(self.picture, 0, 1.6).astype(np.float32)
         if blur > 0:

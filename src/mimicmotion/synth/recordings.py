@@ -1,4 +1,4 @@
-"""Recorded motions: BVH files, and poses estimated in a video, whose depth is inferred from foreshortening."""
+"""Recorded motions: BVH files, and poses estimated from video, with depth inferred from foreshortening."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from mimicmotion.synth import figure as fig
 from mimicmotion.synth.bvh import Mocap, Points, load_bvh, retarget
 from mimicmotion.synth.keyposes import neutral
 
-_SMOOTH = 5  # frames of the moving average that removes the estimator's jitter
+_SMOOTH = 5  # window in frames of the moving average against estimator jitter
 _ARMS = ((L_SHOULDER, L_ELBOW, L_WRIST), (R_SHOULDER, R_ELBOW, R_WRIST))
 _LEGS = ((L_HIP, L_KNEE, L_ANKLE), (R_HIP, R_KNEE, R_ANKLE))
 
@@ -46,20 +46,20 @@ def load_recording(path: Path | str) -> Mocap:
     """Load a BVH file, or a pose file written by `mimicmotion poses`.
 
     Raises:
-        InputError: it cannot be read, or shows no person.
+        InputError: the file cannot be read, or contains no person.
     """
     path = Path(path)
     return load_bvh(path) if path.suffix == ".bvh" else lift_poses(load_poses(path), path.name)
 
 
 def lift_poses(poses: PoseSequence, name: str = "") -> Mocap:
-    """Motion parameters from the poses of a video taken from the front.
+    """Estimate motion parameters from the poses of a video taken from the front.
 
-    A limb's length is the one at which it looks least foreshortened; when it looks shorter, it points towards the
+    The length of a limb is its largest apparent length; whenever it appears shorter, it is assumed to point towards the
     camera. Legs outside the picture stand still.
 
     Raises:
-        InputError: shoulders or hips are not seen.
+        InputError: shoulders or hips are not visible.
     """
     xy, seen = _filled(poses)
     if not seen[[L_SHOULDER, R_SHOULDER, L_HIP, R_HIP]].all():
@@ -72,7 +72,7 @@ def lift_poses(poses: PoseSequence, name: str = "") -> Mocap:
     for side in (0, 1):
         shoulder, elbow, wrist = _ARMS[side]
         upper, fore = _bone(at[:, shoulder], at[:, elbow]), _bone(at[:, elbow], at[:, wrist])
-        upper[:, 2] *= 0.5  # an upper arm that looks short often has the elbow raised to the side
+        upper[:, 2] *= 0.5  # a foreshortened upper arm often has the elbow raised to the side
         points[side, "forearm"] = points[side, "arm"] + upper
         points[side, "hand"] = points[side, "forearm"] + fore
         if legs:
@@ -97,7 +97,7 @@ def lift_poses(poses: PoseSequence, name: str = "") -> Mocap:
 
 
 def _trunk_in_space(at: Float64[ndarray, "frames 134 3"]) -> Points:
-    """Shoulders and hips, turned by the angle that the shoulders' apparent width implies, towards the nose."""
+    """3D shoulders and hips, rotated by the angle implied by the apparent shoulder width, towards the nose."""
     across = at[:, L_SHOULDER, 0] - at[:, R_SHOULDER, 0]
     turn = np.arccos(np.clip(across / max(np.percentile(np.abs(across), 95), 1e-6), -1, 1))
     turn = fig.smooth(np.where(turn < 0.35, 0, turn) * np.sign(at[:, NOSE, 0] - at[:, NECK, 0]), _SMOOTH)
@@ -113,7 +113,7 @@ def _trunk_in_space(at: Float64[ndarray, "frames 134 3"]) -> Points:
 
 
 def _filled(poses: PoseSequence) -> tuple[Float64[ndarray, "frames 134 2"], ndarray]:
-    """Positions with unseen points interpolated over time, and which points are seen in enough frames."""
+    """Positions with missing points interpolated over time, and which points are visible in enough frames."""
     xy = poses.xy.astype(np.float64).copy()
     sure = poses.confidence > VISIBLE
     seen = sure.mean(0) > 0.3
@@ -125,7 +125,7 @@ def _filled(poses: PoseSequence) -> tuple[Float64[ndarray, "frames 134 2"], ndar
 
 
 def _bone(a: ndarray, b: ndarray) -> Float64[ndarray, "frames 3"]:
-    """A bone with its inferred depth: of constant length (the largest apparent one), pointing to the camera."""
+    """Vector of a bone with inferred depth: of constant length (the largest apparent one), towards the camera."""
     way = b - a
     flat = np.linalg.norm(way, axis=-1)
     way[:, 2] = np.sqrt(np.maximum(np.percentile(flat, 95) ** 2 - flat**2, 0))

@@ -1,4 +1,4 @@
-"""From motion parameters to the rotation and position of every bone of a body."""
+"""Rotation and position of every bone of a body from motion parameters."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from mimicmotion.synth.figure import rot_x, rot_y, rot_z, two_bones, unit
 SPINE = ("spine04", "spine03", "spine02", "spine01")
 NECK = ("neck01", "neck02", "neck03", "head")
 _MIRROR = np.array([-1.0, 1.0, 1.0])
-_FAN = np.array([0.0, 0.1, 0.0, -0.09, -0.2])  # fingers when spread, radians
-_CURL = ((0.35, 0.45, 0.6), *[(1.0, 1.1, 0.75)] * 4)  # the three joints, radians per unit of curl
+_FAN = np.array([0.0, 0.1, 0.0, -0.09, -0.2])  # angles of the spread fingers, radians
+_CURL = ((0.35, 0.45, 0.6), *[(1.0, 1.1, 0.75)] * 4)  # flexion of the three joints, radians per unit of curl
 
 
 @dataclass(frozen=True, eq=False)
 class Skeleton:
-    """The joints of one body in its rest pose."""
+    """Joints of a body in the rest pose, decimetres."""
 
     bones: tuple[str, ...]  # names
-    parents: tuple[int, ...]  # each bone's parent
-    heads: Float64[ndarray, "bones 3"]  # positions of the bones
+    parents: tuple[int, ...]  # parent of each bone, -1 for the root
+    heads: Float64[ndarray, "bones 3"]  # heads of the bones
     tips: Float64[ndarray, "tips 3"]  # ends of fingers and toes
-    tip_bones: tuple[int, ...]  # the bone of each tip
-    floor: float  # lowest point of the body or its shoes
-    trunk: tuple[float, float]  # half width and half depth of the trunk, which wrists must not enter
+    tip_bones: tuple[int, ...]  # bone of each tip
+    floor: float  # lowest point of the body or shoes
+    trunk: tuple[float, float]  # half width and half depth of the trunk, which the wrists must not enter
 
     @classmethod
     def of(
         cls, assets: Assets, joints: Float64[ndarray, "joints 3"], floor: float, trunk: tuple[float, float]
     ) -> Skeleton:
-        """From the result of `joint_positions`."""
+        """Build a skeleton from the result of `joint_positions`."""
         count = len(assets.bones)
         of_tip = {"toe1-2": "toe2-1", "toe5-3": "toe2-1"}
         names = [t.rsplit(".", 1) for t in assets.tips]
@@ -48,12 +48,12 @@ class Skeleton:
         return self.bones.index(name)
 
     def head(self, name: str) -> Float64[ndarray, " 3"]:
-        """Position of a bone in the rest pose."""
+        """Position of the head of a bone in the rest pose."""
         return self.heads[self.index(name)]
 
     @property
     def hip(self) -> Float64[ndarray, " 3"]:
-        """Middle of the hips."""
+        """Midpoint of the hips."""
         return 0.5 * (self.head("upperleg01.L") + self.head("upperleg01.R"))
 
     @property
@@ -70,7 +70,7 @@ class Skeleton:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pose:
-    """Bones of a body over time: a point p of the rest pose moves to rot @ p + shift; the floor is y = 0."""
+    """Bones of a body over time: a point p of the rest pose maps to rot @ p + shift; the floor is y = 0."""
 
     rot: Float64[ndarray, "n bones 3 3"]
     head: Float64[ndarray, "n bones 3"]
@@ -80,12 +80,12 @@ class Pose:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Bones:
-    """Rotations and positions of a body's bones while posing; the right arm is posed mirrored, as a left one."""
+    """Rotations and positions of bones during posing; the right arm is posed as a mirrored left arm."""
 
     skeleton: Skeleton
     rot: Float64[ndarray, "n bones 3 3"]
     head: Float64[ndarray, "n bones 3"]
-    letter: str = ""  # the side whose bones `index` finds
+    letter: str = ""  # side of the bones returned by `index`
     mirror: ndarray = field(default_factory=lambda: np.ones(3))
 
     def index(self, name: str) -> int:
@@ -93,19 +93,19 @@ class _Bones:
         return self.skeleton.index(f"{name}.{self.letter}")
 
     def follow(self, bone: int, parent: int | None = None) -> ndarray:
-        """Where a bone's head is, given its parent's transform."""
+        """Head of a bone, given the transform of its parent."""
         parent = self.skeleton.parents[bone] if parent is None else parent
         away = self.skeleton.heads[bone] - self.skeleton.heads[parent]
         return (self.head[:, parent] + self.rot[:, parent] @ away) * self.mirror
 
     def put(self, bone: int, rotation: ndarray, at: ndarray | None = None) -> None:
-        """Set a bone's rotation, and its position unless it follows its parent."""
+        """Set the rotation of a bone, and its position unless it follows its parent."""
         self.head[:, bone] = (self.follow(bone) if at is None else at) * self.mirror
         self.rot[:, bone] = rotation * (self.mirror[:, None] * self.mirror)
 
 
 def pose_bones(skeleton: Skeleton, q: Float64[ndarray, "n 54"]) -> Pose:
-    """Pose a body by motion parameters (see `mimicmotion.synth.figure`)."""
+    """Pose a body according to motion parameters (see `mimicmotion.synth.figure`)."""
     n, count = len(q), len(skeleton.bones)
     rot, head = np.full((n, count, 3, 3), np.nan), np.zeros((n, count, 3))
     _trunk(_Bones(skeleton, rot, head), q)
@@ -113,7 +113,7 @@ def pose_bones(skeleton: Skeleton, q: Float64[ndarray, "n 54"]) -> Pose:
         _leg(_Bones(skeleton, rot, head, letter), q, side)
         _arm(_Bones(skeleton, rot, head, letter, _MIRROR if side else np.ones(3)), q, side)
     every = _Bones(skeleton, rot, head)
-    for i, parent in enumerate(skeleton.parents):  # bones come after their parents
+    for i, parent in enumerate(skeleton.parents):  # parents precede their children
         if np.isnan(rot[0, i, 0, 0]):
             every.put(i, rot[:, parent])
     shift = head - np.einsum("nbij,bj->nbi", rot, skeleton.heads)
@@ -138,7 +138,7 @@ def twist_angle(rot: Float64[ndarray, "n 3 3"], axis: Float64[ndarray, " 3"]) ->
 
 
 def _clearance(skeleton: Skeleton, pitch: ndarray) -> ndarray:
-    """Lowest height of the ankle at which neither toe nor heel is below the floor."""
+    """Minimum height of the ankle at which neither toe nor heel is below the floor."""
     ankle, ball = skeleton.head("foot.L"), skeleton.head("toe2-1.L")
     ahead, behind = ball[2] - ankle[2] + 0.2, 0.5
     lever = np.where(pitch < 0, -ahead * np.sin(pitch), behind * np.sin(pitch))
@@ -154,7 +154,7 @@ def _ankle_targets(skeleton: Skeleton, q: ndarray, yaw: ndarray, side: int) -> n
 
 
 def _travel(skeleton: Skeleton, q: ndarray) -> ndarray:
-    """Shift of the whole figure along x and z; the parameter is in body heights, about 1.9 leg lengths."""
+    """Translation of the whole figure along x and z; the parameter is in body heights, about 1.9 leg lengths."""
     out = np.zeros((len(q), 3))
     out[:, [0, 2]] = q[:, list(fig.TRAVEL)] * 1.9 * (sum(skeleton.leg) + skeleton.ankle)
     return out
@@ -167,7 +167,7 @@ def _trunk(body: _Bones, q: ndarray) -> None:
     pelvis = yaw @ rot_x(q[:, fig.PITCH]) @ rot_z(q[:, fig.ROLL])
     middle = np.einsum("nij,nj->ni", yaw, q[:, fig.PELVIS_OFFSET] * leg) + _travel(skeleton, q)
     middle[:, 1] += skeleton.ankle + leg
-    # A standing foot stays on the floor: lower the pelvis until the leg reaches it (softly releasing a lifted foot).
+    # Keep the standing foot on the floor: lower the pelvis until the leg reaches it (softly releasing a lifted foot).
     ankles = [_ankle_targets(skeleton, q, yaw, s) for s in (0, 1)]
     lowest = np.minimum(ankles[0][:, 1], ankles[1][:, 1])
     for side, ankle in zip("LR", ankles, strict=True):
@@ -265,7 +265,7 @@ def _arm(body: _Bones, q: ndarray, side: int) -> None:
 
 
 def _outside_trunk(skeleton: Skeleton, wrist: ndarray) -> ndarray:
-    """Wrist targets, relative to the middle of the hips, with those inside the trunk moved to its front."""
+    """Move wrist targets (relative to the midpoint of the hips) that are inside the trunk to its front."""
     wide, deep = skeleton.trunk
     top = skeleton.head("upperarm01.L")[1] - skeleton.hip[1] + 0.3
     inside = np.clip(1 - (wrist[:, 0] / wide) ** 2, 0, 1) * (wrist[:, 1] < top) * (wrist[:, 2] > -0.5)
@@ -276,7 +276,7 @@ def _outside_trunk(skeleton: Skeleton, wrist: ndarray) -> ndarray:
 
 
 def _hand_frame(rest: ndarray, body: _Bones) -> ndarray:
-    """Axes of the hand in the rest pose: x to the thumb, y to the forearm, z out of the palm."""
+    """Axes of the hand in the rest pose: x towards the thumb, y towards the forearm, z out of the palm."""
     wrist, middle, index, little = (rest[body.index(n)] for n in ("wrist", "finger3-1", "finger2-1", "finger5-1"))
     y, x = unit(wrist - middle), index - little
     x = unit(x - y * (x @ y))

@@ -1,4 +1,4 @@
-"""A person in a place in front of a camera: pictures of them over time, with their ground truth."""
+"""Rendering of a person in a place, with ground truth."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from mimicmotion.synth.zbuffer import blend, fill, fill_depth, in_world, kernel
 FRAMINGS = ("full", "upper")
 KEY_MAP, TOP_MAP, FLOOR_CELLS, CELL = 288, 112, 160, 0.26
 _BANDS = ((0.0, 0.5, 0.15), (0.5, 2.0, 1.0), (2.0, 6.0, 3.5), (6.0, 60.0, 11.0))  # low, high, middle above the floor
-_SEEN_DEPTH = 0.3  # decimetres behind the reference's surface that still count as the same point
+_SEEN_DEPTH = 0.3  # depth tolerance for the same point in the reference, decimetres
 
 
 @dataclass(frozen=True, slots=True)
 class Grade:
-    """Degradation of the picture by camera and file."""
+    """Degradation of pictures by camera and compression."""
 
-    blur: float  # lens blur, pixels
-    noise: tuple[float, float]  # deviation in 0..255, in the dark and added in the light
+    blur: float  # lens blur in pixels
+    noise: tuple[float, float]  # standard deviation (0..255): in the dark, and its increase in bright areas
     quality: int  # JPEG quality; 0 for no compression
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """What all clips of one person have in common."""
+    """Everything that clips of one person have in common."""
 
     assets: Assets
     figure: Figure
@@ -47,11 +47,11 @@ class Scene:
     place: Place
     grade: Grade
     size: tuple[int, int]
-    unit: float  # pixels of one body height
+    unit: float  # body height in pixels
 
 
 def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> Scene:
-    """The person, place and camera of a seed.
+    """Make the person, place and camera of a seed.
 
     Args:
         seed: any integer >= 0.
@@ -59,7 +59,7 @@ def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> 
         framing: 'full', 'upper' or None for 65 % full.
 
     Raises:
-        InputError: the framing is unknown, or the packed people are missing.
+        InputError: the framing is unknown, or MakeHuman's data is missing.
     """
     if framing not in (None, *FRAMINGS):
         raise InputError(f"framing={framing!r}", f"one of {FRAMINGS} or None", "choose one of them")
@@ -82,17 +82,17 @@ class Moment:
     """One picture and its ground truth; the buffers have `factor` samples per pixel along each axis."""
 
     picture: Float32[ndarray, "rows columns 3"]  # linear colours
-    cover: Float32[ndarray, "rows columns"]  # the person's share of each pixel
+    cover: Float32[ndarray, "rows columns"]  # coverage of each pixel by the person, 0..1
     seen: Float32[ndarray, "n 3"]  # column, row and nearness of all vertices, in samples
-    ids: ndarray  # triangle of each sample, -1 none
-    bary: ndarray  # its barycentric coordinates
-    nearness: ndarray  # 1 / distance (decimetres) of each sample, 0 none
+    ids: ndarray  # triangle of each sample, -1 for none
+    bary: ndarray  # barycentric coordinates in that triangle
+    nearness: ndarray  # inverse depth (1 / decimetres) of each sample, 0 for none
     points: Float64[ndarray, "134 3"]  # column, row (pixels) and nearness of the keypoints
-    hidden: Bool[ndarray, " 134"]  # whether each keypoint is hidden
+    hidden: Bool[ndarray, " 134"]  # whether each keypoint is occluded
     background: Float32[ndarray, "rows columns 3"]  # the place without the person and their shadow
 
     def depth(self, factor: int) -> Float32[ndarray, "rows columns"]:
-        """Distance in metres along the camera's axis at each pixel's nearest sample; infinite without a person."""
+        """Depth in metres of the nearest sample of each pixel; infinite without a person."""
         near = np.maximum.reduce([self.nearness[i::factor, j::factor] for i in range(factor) for j in range(factor)])
         return np.where(near > 0, 0.1 / np.maximum(near, 1e-9), np.inf).astype(np.float32)
 
@@ -101,11 +101,11 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
     """Render one frame.
 
     Args:
-        scene: the person and the place.
+        scene: scene with person and place.
         pose: bones in all frames.
         frame: index of the frame.
         face: face actions, 0..1.
-        pan: (2,) shift of the camera, pixels.
+        pan: (2,) shift of the picture by camera motion, pixels.
         factor: samples per pixel along each axis.
     """
     figure, place, mesh = scene.figure, scene.place, scene.figure.mesh
@@ -141,13 +141,13 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
     )  # fmt: skip
     shade(picture, cover, background, ids, bary, surface, light, np.array(view.eye, np.float32), factor)
     points = view.project(keypoints(scene.assets, figure, scene.heels, pose, frame, v))
-    points[1, :2] = 0.5 * (points[2, :2] + points[5, :2])  # the middle in the picture, as estimators define it
+    points[1, :2] = 0.5 * (points[2, :2] + points[5, :2])  # midpoint in the picture, as estimators define it
     hidden = hidden_points(points, nearness, factor, depth_tolerance(figure.height))
     return Moment(picture, cover, seen, ids, bary, nearness, points, hidden, empty)
 
 
 def _background(scene: Scene, pan: ndarray) -> Float32[ndarray, "rows columns 3"]:
-    """The place, shifted by the camera."""
+    """The place, shifted by camera motion."""
     rows, columns = scene.size
     margin, picture = scene.place.margin, scene.place.picture
     if not pan.any():
@@ -158,7 +158,7 @@ def _background(scene: Scene, pan: ndarray) -> Float32[ndarray, "rows columns 3"
 
 
 def _floor_shadow(scene: Scene, view: View, v: Float32[ndarray, "n 3"], background: ndarray) -> ndarray:
-    """The background with the person's shadows on the floor."""
+    """Add the shadows of the person on the floor to the background."""
     place, mesh = scene.place, scene.figure.mesh
     middle = v[:, [0, 2]].mean(0)
     start = (middle - 0.5 * FLOOR_CELLS * CELL).astype(np.float32)
@@ -189,7 +189,7 @@ def _floor_shadow(scene: Scene, view: View, v: Float32[ndarray, "n 3"], backgrou
 def develop(
     scene: Scene, picture: Float32[ndarray, "rows columns 3"], rng: np.random.Generator
 ) -> tuple[UInt8[ndarray, "rows columns 3"], UInt8[ndarray, "rows columns 3"]]:
-    """The picture in sRGB without noise, and with the camera's noise and compression."""
+    """Convert a picture to sRGB, both without and with camera noise and compression."""
     grade = scene.grade
     if grade.blur > 0.2:
         picture = cv2.GaussianBlur(picture, (0, 0), grade.blur)
@@ -199,7 +199,7 @@ def develop(
     out = clean
     if dark or light:
         grain = rng.standard_normal(exact.shape, np.float32)
-        grain = 0.8 * grain + 0.5 * cv2.blur(grain, (2, 2))  # noise of neighbouring pixels is correlated
+        grain = 0.8 * grain + 0.5 * cv2.blur(grain, (2, 2))  # correlate noise of neighbouring pixels
         out = np.clip(np.rint(exact + grain * (dark + light * np.sqrt(exact / 255))), 0, 255).astype(np.uint8)
     if grade.quality:
         _, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, grade.quality])
@@ -209,7 +209,7 @@ def develop(
 
 @kernel
 def _correspond(flow, seen, ids, bary, points, there, ids_there, near_there, triangles, shift, factor, tolerance):
-    """Fill `flow` and `seen`; `shift` is that of the background."""
+    """Fill `flow` and `seen`; `shift` is the flow of the background."""
     rows, columns, _ = flow.shape
     high, wide = ids_there.shape
     for i in range(rows):
@@ -226,7 +226,7 @@ def _correspond(flow, seen, ids, bary, points, there, ids_there, near_there, tri
                 corners = triangles[t, 0], triangles[t, 1], triangles[t, 2]
                 w0, w1, w2 = in_world(points, corners, bary[si, sj, 0], bary[si, sj, 1])
                 w0, w1, w2 = w0 * there[corners[0], 2], w1 * there[corners[1], 2], w2 * there[corners[2], 2]
-                near = w0 + w1 + w2  # weights in the other picture
+                near = w0 + w1 + w2  # barycentric weights for the other picture
                 x, y, _ = blend(there, corners, (w0 / near, w1 / near, w2 / near))
                 flow[i, j, 0], flow[i, j, 1] = (x - sj - 0.5) / factor, (y - si - 0.5) / factor
                 seen[i, j] = False
@@ -243,9 +243,9 @@ def correspondence(
 
     Args:
         scene: scene of both pictures.
-        here: the picture with the pixels.
-        there: the other picture.
-        shift: shift of the camera, from there to here.
+        here: the source picture.
+        there: the target picture.
+        shift: shift by camera motion, from `there` to `here`.
         factor: samples per pixel along each axis.
     """
     rows, columns = scene.size

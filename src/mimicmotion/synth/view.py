@@ -1,4 +1,4 @@
-"""The camera: where it stands, what it shows, and how it moves."""
+"""The camera: position, projection and motion."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from numpy import ndarray
 
-MARGIN = 0.08  # how far the background extends beyond the frame, in frame heights, for a moving camera
+MARGIN = 0.08  # margin of the background for camera motion, in frame heights
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +18,10 @@ class View:
     eye: tuple[float, float, float]  # position
     pitch: float  # radians
     focal: float  # focal length in pixels
-    centre: tuple[float, float]  # column and row of its axis
+    centre: tuple[float, float]  # column and row of the principal point
 
     def project(self, points: Float64[ndarray, "*n 3"] | Float32[ndarray, "*n 3"]) -> Float64[ndarray, "*n 3"]:
-        """Column, row and nearness (1 / distance along the axis; at most 1 per decimetre) of points."""
+        """Project points to column, row and nearness (inverse depth, at most 1 per decimetre)."""
         x, y, z = np.moveaxis(points - np.asarray(self.eye), -1, 0)
         s, c = np.sin(self.pitch), np.cos(self.pitch)
         far = np.maximum(-z * c - y * s, 1.0)
@@ -29,30 +29,30 @@ class View:
         return np.stack([self.centre[0] + self.focal * x / far, self.centre[1] - self.focal * up / far, 1 / far], -1)
 
     def rays(self, columns: ndarray, rows: ndarray) -> Float64[ndarray, "*n 3"]:
-        """Directions of pixels, of length 1 along the axis."""
+        """Ray directions of pixels, scaled to length 1 along the optical axis."""
         x = (columns - self.centre[0]) / self.focal
         up = -(rows - self.centre[1]) / self.focal
         s, c = np.sin(self.pitch), np.cos(self.pitch)
         return np.stack(np.broadcast_arrays(x, up * c - s, -(up * s + c)), -1)
 
     def moved(self, shift: tuple[float, float]) -> View:
-        """The same camera with its picture shifted."""
+        """The same camera with a shifted principal point."""
         return replace(self, centre=(self.centre[0] - shift[0], self.centre[1] - shift[1]))
 
 
 def choose_view(rng: np.random.Generator, size: tuple[int, int], height: float, framing: str) -> View:
-    """A random camera for a person standing at x = z = 0.
+    """Sample a camera for a person standing at x = z = 0.
 
     Args:
         rng: random generator.
         size: (height, width) of the frame.
-        height: height of the person, decimetres.
+        height: height of the person in decimetres.
         framing: 'full' or 'upper'.
     """
     rows, columns = size
     if framing == "full":
         unit = rows * (0.6 + 0.3 * rng.random() ** 1.6)
-        unit = min(unit, 1.6 * columns)  # a narrow frame still shows the arms
+        unit = min(unit, 1.6 * columns)  # keep the arms inside narrow frames
         bottom = rows - (rows - unit) * rng.uniform(0.15, 0.55)
     else:
         unit = min(rows * rng.uniform(1.15, 1.75), columns * rng.uniform(2.1, 2.9))
@@ -71,12 +71,12 @@ def choose_view(rng: np.random.Generator, size: tuple[int, int], height: float, 
 
 
 def move_camera(rng: np.random.Generator, n: int, height: int, fps: float) -> Float64[ndarray, "n 2"]:
-    """Random shifts of the camera in pixels, within the background's margin: a slow drift with a small shake.
+    """Sample camera shifts in pixels within the background margin: slow drift with slight shake.
 
     Args:
         rng: random generator.
         n: number of frames.
-        height: height of the frame, pixels.
+        height: height of the frame in pixels.
         fps: frames per second.
     """
     t = np.arange(n)[:, None] / fps

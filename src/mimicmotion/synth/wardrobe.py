@@ -1,4 +1,4 @@
-"""Random garments, shoes and hair of a person, with their colours."""
+"""Random clothes, shoes and hair of a person."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from mimicmotion.synth.hair import HairStyle, garment_hair, hanging_hair, scalp_
 from mimicmotion.synth.look import Rng
 from mimicmotion.synth.rig import Skeleton
 
-LAST = 99.0  # a height above every head
+LAST = 99.0  # a height above any head, decimetres
 WHITE, DARK = np.array([232, 230, 224], np.float32), np.array([28, 26, 25], np.float32)
-_FOLDS = 0.022, 0.02  # decimetres: of cloth, long ridges and broad waves
+_FOLDS = 0.022, 0.02  # heights of cloth folds: long ridges and broad waves, decimetres
 
 
 @dataclass(slots=True)
 class Palette:
-    """The growing list of one person's materials: rows of the table, and their textures."""
+    """Materials of a person, collected as rows of the material table and textures."""
 
     size: int  # side of a texture in texels
-    strands: float  # cells of hair across one unit of u; more for large pictures
-    rows: list[ndarray] = field(default_factory=list)  # of the material table
+    strands: float  # strands of hair per unit of u; more for large pictures
+    rows: list[ndarray] = field(default_factory=list)  # rows of the material table
     textures: list[look.Texture] = field(default_factory=list)  # one per material
 
     def add(self, kind: int, texture: look.Texture, **columns: float) -> int:
-        """Add a material, with columns of the table by their names in lower case; returns its index."""
+        """Add a material and return its index; keywords are lower-case column names of the material table."""
         row = np.zeros(light.NUM_COLUMNS, np.float32)
         row[light.KIND], row[light.TEXTURE] = kind, len(self.textures)
         for name, value in columns.items():
@@ -41,27 +41,27 @@ class Palette:
         return len(self.rows) - 1
 
     def cloth(self, rng: Rng, texture: look.Texture) -> int:
-        """Add a material of cloth; returns its index."""
+        """Add a cloth material and return its index."""
         sheen, bump = float(rng.uniform(0, 0.5)), float(rng.uniform(0.6, 1.4))
         gloss = float(rng.choice([0.01, 0.03, 0.1], p=[0.6, 0.3, 0.1]))
         return self.add(light.CLOTH, texture, gloss=gloss, power=18, bump=bump, two_sided=1, sheen=sheen)
 
     def hair(self, texture: look.Texture, *, cards: bool) -> int:
-        """Add a material of hair: strands along v for `cards`, small cells for layers over the scalp."""
+        """Add a hair material and return its index: strands along v for `cards`, small cells for scalp layers."""
         u, v = (1.6 * self.strands, 1.0) if cards else (6 * self.strands, 6 * self.strands)
         return self.add(light.HAIR, texture, gloss=0.10, power=40, two_sided=1, strand_u=u, strand_v=v)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Wardrobe:
-    """Random clothes, shoes and hair for a body of some sex and age."""
+    """Random clothes, shoes and hair that suit the sex and age of a body."""
 
     rng: Rng
-    assets: Assets  # the packed people
-    genes: Genes  # the body's
-    skeleton: Skeleton  # its joints
-    m: Measures  # its measures
-    palette: Palette  # to which materials are added
+    assets: Assets  # MakeHuman's data
+    genes: Genes  # shape parameters of the body
+    skeleton: Skeleton  # joints of the body
+    m: Measures  # measurements of the body
+    palette: Palette  # receives the materials
 
     @property
     def female(self) -> bool:
@@ -69,22 +69,22 @@ class Wardrobe:
         return self.genes.female > 0.5
 
     def cloth(self, colour: ndarray | None = None, **style: Any) -> int:
-        """Add a material of cloth, of a random colour if None; `style` as for `look.cloth_texture`."""
+        """Add a cloth material, with a random colour if None; `style` as for `look.cloth_texture`."""
         colour = look.cloth_colour(self.rng) if colour is None else colour
         return self.palette.cloth(self.rng, look.cloth_texture(self.rng, self.palette.size, colour, **style))
 
     def leather(self, colours: tuple[ndarray, ndarray, ndarray], sole: float, gloss: tuple[float, float] | None) -> int:
-        """Add a material of shoes: colours of upper, sole and band; the sole's height; range of the gloss, or None."""
+        """Add a shoe material: colours of upper, sole and band; height of the sole; range of gloss, or None."""
         texture = look.leather_texture(self.rng, self.palette.size, *colours, sole)
         shine = 0.02 if gloss is None else float(self.rng.uniform(*gloss))
         return self.palette.add(light.LEATHER, texture, gloss=shine, power=30, bump=0.5, two_sided=1)
 
     def sew(self, cut: Cut, material: int, **shape: Any) -> Piece:
-        """A garment, see `from_tights`."""
+        """Make a garment; see `from_tights`."""
         return from_tights(self.assets, self.m, cut, material, **shape)
 
     def clothes(self) -> list[Piece]:
-        """A suit of additional assets, or trousers, shorts or a skirt with a top and perhaps a jacket."""
+        """A suit of additional assets, or trousers, shorts or a skirt with a top and possibly a jacket."""
         rng = self.rng
         suits = [n for n in self.assets.garments if "suit" in n and n.startswith("clothes/female") == self.female]
         if suits and self.genes.age > 16 and rng.random() < 0.3:
@@ -104,7 +104,7 @@ class Wardrobe:
         return self.lower(kind, upper) + upper
 
     def lower(self, kind: str, over: list[Piece]) -> list[Piece]:
-        """Trousers, shorts, leggings or skirt; they end where garments `over` them begin."""
+        """Trousers, shorts, leggings or a skirt, which end where garments `over` them begin."""
         rng, level = self.rng, self.m.level
         leg = level["crotch"] - level["ankle"]
         denim = kind in ("long", "short") and rng.random() < 0.4
@@ -131,7 +131,7 @@ class Wardrobe:
         return [self.sew(cut, material, loose=loose, flare=flare, folds=_folds(), over=over)]
 
     def tops(self, over: list[Piece]) -> list[Piece]:
-        """A top, tucked into garments `over` it, and perhaps an open jacket, cardigan or coat."""
+        """A top, tucked into garments `over` it, and possibly an open jacket, cardigan or coat."""
         rng, m, level, female = self.rng, self.m, self.m.level, self.female
         sleeves = [0.0, 0.55, 0.75, 1.3, 1.85]
         sleeve = float(rng.choice(sleeves, p=[0.12 if female else 0.05, 0.2, 0.25, 0.08, 0.35 if female else 0.42]))
@@ -157,7 +157,7 @@ class Wardrobe:
         return [self.sew(Cut(LAST, hem, reach, neck), material, hang=hang, over=[*over, *jackets], **shape), *jackets]
 
     def shoes(self) -> tuple[list[Piece], float]:
-        """Shoes and socks, or bare feet, and their lowest point in the rest pose, decimetres."""
+        """Shoes and socks, or bare feet, and their lowest point in the rest pose in decimetres."""
         rng, level, garments = self.rng, self.m.level, self.assets.garments
         kind = rng.choice(["sneaker", "shoe", "boot", "slip", "bare"], p=[0.45, 0.2, 0.15, 0.12, 0.08])
         if kind == "bare":
@@ -189,7 +189,7 @@ class Wardrobe:
         return pieces, level["floor"] - thick
 
     def hair(self, colour: ndarray) -> list[Mesh]:
-        """Hair of this colour, a cap or hat, or neither."""
+        """Hair of the given colour, a cap or hat, or neither."""
         rng, assets, v, size = self.rng, self.assets, self.m.vertices, self.palette.size
         female, african = self.female, self.genes.races[0] > 0.5
         curl = float(rng.uniform(0.6, 1.0) if african else rng.uniform(0.0, 0.5))
@@ -218,7 +218,7 @@ class Wardrobe:
         return out
 
     def style(self, curl: float, *, african: bool) -> HairStyle:
-        """A random hairstyle."""
+        """Sample a hairstyle."""
         rng, female = self.rng, self.female
         recede = float(np.clip(rng.normal(0.1, 0.2), 0, 0.5)) * float(not female and self.genes.age > 30)
         if african and rng.random() < 0.45:
@@ -251,5 +251,5 @@ class Wardrobe:
 
 
 def _folds() -> ndarray:
-    """A height map of folds, decimetres."""
+    """Height map of cloth folds in decimetres."""
     return _FOLDS[0] * look.noise("folds", 128) + _FOLDS[1] * look.noise("coarse", 128)

@@ -1,4 +1,4 @@
-"""Rasterising triangles into a depth buffer: which triangle each sample shows, and where in it."""
+"""Rasterisation of triangles into a depth buffer, with triangle index and barycentric coordinates per sample."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from mimicmotion.runtime.extras import import_extra
 njit = import_extra("numba", "synth").njit
 
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "fastmath": True, "error_model": "numpy"}
-_OPTIONS["_nrt"] = False  # kernels allocate nothing, and reference counting took a third of their time
+_OPTIONS["_nrt"] = False  # kernels allocate nothing, and reference counting takes a third of the time
 kernel, inlined = njit(**_OPTIONS), njit(**_OPTIONS, inline="always")
 
 
 @inlined
 def in_world(points, corners, w1, w2):
-    """Barycentric coordinates in the world from those in the picture; points (n, 3) with their nearness."""
+    """Perspective-correct barycentric coordinates from those in the picture; points (n, 3) with nearness."""
     a, b, c = corners
     w0 = (1.0 - w1 - w2) / points[a, 2]
     w1, w2 = w1 / points[b, 2], w2 / points[c, 2]
@@ -26,7 +26,7 @@ def in_world(points, corners, w1, w2):
 
 @inlined
 def blend1(values, corners, w):
-    """Interpolate numbers (n,) at barycentric coordinates `w`."""
+    """Interpolate scalars (n,) at barycentric coordinates `w`."""
     return w[0] * values[corners[0]] + w[1] * values[corners[1]] + w[2] * values[corners[2]]
 
 
@@ -51,7 +51,7 @@ def hash01(i, j):
 
 @inlined
 def _box(points, a, b, c, rows, columns):
-    """Twice a triangle's area in the picture, and the columns and rows of the samples it may cover."""
+    """Twice the signed area of a triangle in the picture, and the bounding box of its samples."""
     x0, y0, x1, y1, x2, y2 = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
     left, right = max(math.ceil(min(x0, x1, x2) - 0.5), 0), min(math.floor(max(x0, x1, x2) + 0.5), columns)
     top, bottom = max(math.ceil(min(y0, y1, y2) - 0.5), 0), min(math.floor(max(y0, y1, y2) + 0.5), rows)
@@ -60,7 +60,7 @@ def _box(points, a, b, c, rows, columns):
 
 @inlined
 def _shares(points, a, b, c, x, y, inv):
-    """Barycentric coordinates of a sample; one is below 0 outside the triangle."""
+    """Barycentric coordinates of a sample; at least one is negative outside the triangle."""
     x, y = x - points[a, 0], y - points[a, 1]
     x1, y1, x2, y2 = points[b, 0], points[b, 1], points[c, 0], points[c, 1]
     w1 = (x * (y2 - points[a, 1]) - (x2 - points[a, 0]) * y) * inv
@@ -70,19 +70,19 @@ def _shares(points, a, b, c, x, y, inv):
 
 @kernel
 def fill(points, triangles, two_sided, cut, fray, uv, strands, depth, ids, bary):
-    """Fill `depth` (nearness, larger is nearer), `ids` (triangle, -1 none) and `bary` (weights of corners 1 and 2).
+    """Fill `depth` (nearness), `ids` (triangle, -1 for none) and `bary` (weights of vertices 1 and 2).
 
     Args:
-        points: (n, 3) column, row, nearness (1 / distance for a perspective picture).
-        triangles: (faces, 3) corners.
-        two_sided: (faces,) whether the back is visible too.
-        cut: (n,) a sample is dropped where this is below 0 ...
-        fray: (n,) ... or below this times a random number of its strand.
-        uv: (faces, 3, 2) texture coordinates, which tell the strand.
-        strands: (faces, 2) strand cells per unit of u and of v.
-        depth: (rows, columns) float32; holds 0, or the nearness of what is already there.
-        ids: (rows, columns) int32.
-        bary: (rows, columns, 2) float32.
+        points: (n, 3) column, row and nearness (inverse depth in a perspective picture; larger is nearer).
+        triangles: (faces, 3) vertex indices.
+        two_sided: (faces,) whether back faces are visible.
+        cut: (n,) samples are dropped where this is below 0 ...
+        fray: (n,) ... or below this times a random number in 0..1 per strand.
+        uv: (faces, 3, 2) texture coordinates, which determine the strand.
+        strands: (faces, 2) strands per unit of u and v.
+        depth: (rows, columns) float32, updated in place; 0 where empty.
+        ids: (rows, columns) int32, updated in place.
+        bary: (rows, columns, 2) float32, updated in place.
     """
     rows, columns = depth.shape
     for t in range(len(triangles)):
@@ -122,7 +122,7 @@ def fill(points, triangles, two_sided, cut, fray, uv, strands, depth, ids, bary)
 
 @kernel
 def fill_depth(points, triangles, cut, depth):
-    """Fill `depth` with the nearness of the nearest surface, for shadow maps; two-sided, with cuts but no strands."""
+    """Fill `depth` with the nearness of the nearest surface, for shadow maps; two-sided, with cuts but no fraying."""
     rows, columns = depth.shape
     for t in range(len(triangles)):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]

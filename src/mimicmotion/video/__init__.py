@@ -1,1 +1,1 @@
-"""Reading and writing of videos and pictures, and the geometry transform. No torch here."""
+"""Reading and writing of videos and pictures, and the geometry transform. Independent of torch."""

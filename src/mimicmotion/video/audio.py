@@ -1,4 +1,4 @@
-"""Sound of the driving video in the result, copied if the format allows it, else re-encoded."""
+"""Audio of the driving video for the result: copied if the format allows it, otherwise re-encoded."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from mimicmotion.video.sources import open_media
 
 logger = logging.getLogger(__name__)
 
-# Audio codecs that can be copied into each kind of file, and that common players support there.
+# Audio codecs that can be copied into each kind of file and are widely supported by players.
 COPIED = {
     "mov": frozenset({"aac", "mp3", "ac3"}),
     "mkv": frozenset({"aac", "mp3", "ac3", "opus", "vorbis", "flac"}),
     "webm": frozenset({"opus", "vorbis"}),
 }
 RATE = 48000
-"""Sample rate if the encoder does not support that of the source."""
+"""Sample rate in Hz if the encoder does not support that of the source."""
 JITTER = 0.02
-"""Seconds by which time stamps may deviate from the sample count before they are used: some files round them."""
+"""Deviation in seconds of time stamps from the sample count that is ignored, because some files round them."""
 
 
 class AudioTrack:
-    """Feeds the sound of a file into a muxer, in step with the frames."""
+    """Feeds the audio of a file into a muxer, in step with the frames."""
 
     @classmethod
     def open(
         cls, path: str | os.PathLike[str] | None, output: OutputContainer, kind: str, start: float
     ) -> AudioTrack | None:
-        """Open the track. None if there is no sound: no file, a folder, or a silent or unreadable file."""
+        """Open the audio track; None without a file, for a folder, or if the file has no audio or is unreadable."""
         if path is None or not Path(path).is_file():
             return None
         try:
@@ -58,7 +58,7 @@ class AudioTrack:
         self._source, self._output = source, output
         stream = self._input = source.streams.audio[0]
         video = source.streams.video[0] if source.streams.video else stream
-        # time zero is the start of the picture, for lip sync
+        # time zero is the start of the video stream, for lip sync
         begin = Fraction((video.start_time or 0) * (video.time_base or 0))
         self._start = start + begin
         codec = stream.codec_context
@@ -77,7 +77,7 @@ class AudioTrack:
         self._held = np.zeros((1 if self._layout == "mono" else 2, 0), np.float32)
 
     def advance(self, until: Fraction) -> None:
-        """Write the sound up to second `until` of the result."""
+        """Write the audio up to second `until` of the result."""
         if self._packets is None:
             self._encode(round(until * self._rate) - self._written)
             return
@@ -89,13 +89,13 @@ class AudioTrack:
             self._next = None
 
     def finish(self) -> None:
-        """Flush the encoder; the sound stops with the last frame."""
+        """Flush the encoder; the audio ends with the last frame."""
         if self._packets is None:
             self._mux(self._stream.encode(None))
         self.close()
 
     def close(self) -> None:
-        """Close the source."""
+        """Close the source file."""
         self._source.close()
 
     def _mux(self, packets: list[Any]) -> None:
@@ -104,7 +104,7 @@ class AudioTrack:
             self._output.mux(packet)
 
     def _copied(self) -> Iterator[tuple[Fraction, Any]]:
-        """The packets and their times in the result, unchanged: gaps stay gaps."""
+        """Packets for copying, and their times in seconds of the result; gaps are kept."""
         last = None
         try:
             for packet in self._source.demux(self._input):
@@ -134,16 +134,16 @@ class AudioTrack:
         self._mux(self._stream.encode(frame))
 
     def _samples(self) -> Iterator[Float32[ndarray, "channels n"]]:
-        """The sound from the start of the result, at the encoder's rate, with silence where the source has none."""
+        """Samples from the start of the result at the rate of the encoder, with silence in gaps of the source."""
         done = 0
         for first, part in self._blocks():
-            for gap in range(done, first, self._rate):  # a second at a time: time stamps may be far off
+            for gap in range(done, first, self._rate):  # one second at a time, as wrong time stamps may cause huge gaps
                 yield np.zeros((len(part), min(self._rate, first - gap)), np.float32)
             yield part[:, max(done - first, 0) :]
             done = max(done, first + part.shape[1])
 
     def _blocks(self) -> Iterator[tuple[int, Float32[ndarray, "channels n"]]]:
-        """Blocks of sound at the encoder's rate, each with the index of its first sample in the result."""
+        """Blocks of samples at the rate of the encoder, each with the index of its first sample in the result."""
         resampler: AudioResampler | None = None
         kind, first, expected = None, 0, Fraction(0)
 

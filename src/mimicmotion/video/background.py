@@ -1,4 +1,4 @@
-"""Keep the picture's own background behind the moving person, unchanged in every frame."""
+"""Keep the background of the picture behind the moving person, unchanged in every frame."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from mimicmotion.errors import InputError
 
 Mask = UInt8[ndarray, "height width"]
 
-# Margins around the person's mask, as shares of the person's height:
-SURE = 0.02  # up to here a frame is opaque ...
-REACH = 0.04  # ... and from here transparent
-HOLE = 0.03  # up to here the picture is inpainted, to leave no fringe
-EDGE = 0.08  # of the picture's short side: distance over which the fill turns from sharp to soft
-ASIDE = 3.0  # how much wider the fill averages sideways than vertically
+# Margins around the person's mask, as fractions of the person's height:
+SURE = 0.02  # within this distance, a frame is opaque ...
+REACH = 0.04  # ... and beyond this one, transparent
+HOLE = 0.03  # within this distance, the picture is inpainted, to avoid a fringe
+EDGE = 0.08  # fraction of the picture's short side over which the fill turns from sharp to soft
+ASIDE = 3.0  # ratio of horizontal to vertical blur of the fill
 
 
 class KeptBackground:
-    """The background of a picture, to composite the person of other frames on.
+    """The background of a picture, onto which the person of other frames is composited.
 
     Args:
         picture: RGB picture.
-        person: mask of the person in it, as in `mimicmotion.pose.mask` (128 or more).
+        person: mask of the person in the picture, 0..255 (see `mimicmotion.pose.mask`); 128 or more is the person.
 
     Attributes:
-        background: the picture with the person inpainted, the same for all frames.
+        background: the picture with the person removed by inpainting.
         height: height of the person in pixels.
 
     Raises:
-        InputError: the mask has another size.
+        InputError: picture and mask differ in size, or are not uint8.
     """
 
     def __init__(self, picture: Frame, person: Mask) -> None:
@@ -45,19 +45,19 @@ class KeptBackground:
         self.background = fill_hole(picture, distance_outside(person) <= HOLE * self.height)
 
     def weight(self, person: Mask) -> Float32[ndarray, "height width"]:
-        """Opacity of a frame, 0..1: 1 on and close to the person, fading to 0 at `REACH`."""
+        """Opacity of a frame, 0..1: 1 on the person and up to `SURE`, falling to 0 at `REACH`."""
         far = distance_outside(person) / self.height
         return np.clip((REACH - far) / (REACH - SURE), 0, 1)
 
     def apply(self, frame: Frame, person: Mask) -> Frame:
-        """Composite the frame's person, with its surroundings up to `REACH`, on the picture's background.
+        """Composite the person of a frame, with a margin up to `REACH`, onto the background of the picture.
 
         Args:
             frame: RGB frame of the picture's size.
-            person: mask of the person in it.
+            person: mask of the person in the frame, 0..255.
 
         Raises:
-            InputError: a size differs.
+            InputError: frame or mask has a wrong size or dtype.
         """
         _check(frame, person, self._size)
         weight = self.weight(person)[..., None]
@@ -66,16 +66,16 @@ class KeptBackground:
 
 
 def keep_background(picture: Frame, person: Mask, frames: Iterable[Frame], people: Iterable[Mask]) -> Iterator[Frame]:
-    """Composite the person of each frame on the background of the picture, one frame at a time.
+    """Composite the person of each frame onto the background of the picture, one frame at a time.
 
     Args:
         picture: RGB picture.
-        person: mask of the person in it, 0..255.
+        person: mask of the person in the picture, 0..255.
         frames: RGB frames of the picture's size.
-        people: mask of the person in each frame.
+        people: masks of the person in the frames, 0..255.
 
     Raises:
-        InputError: a size differs.
+        InputError: a frame or mask has a wrong size or dtype.
     """
     kept = KeptBackground(picture, person)
     for frame, mask in zip(frames, people, strict=True):
@@ -83,7 +83,7 @@ def keep_background(picture: Frame, person: Mask, frames: Iterable[Frame], peopl
 
 
 def distance_outside(person: Mask) -> Float32[ndarray, "height width"]:
-    """Distance to the person in pixels; 0 on it, infinite without a person."""
+    """Distance of each pixel from the person, in pixels; 0 on the person, infinite without a person."""
     outside = (person < 128).astype(np.uint8)
     if outside.all():
         return np.full(person.shape, np.inf, np.float32)
@@ -91,7 +91,7 @@ def distance_outside(person: Mask) -> Float32[ndarray, "height width"]:
 
 
 def fill_hole(picture: Frame, hole: ndarray) -> Frame:
-    """Inpaint a hole: Telea's method at the edge, a wide blur of the surroundings in the middle, and added grain.
+    """Inpaint a hole with Telea's method at its edge, a wide blur of the surroundings in its middle, and grain.
 
     The blur is wider than it is tall, because horizons, floors and shelves continue behind a standing person.
     """
@@ -107,7 +107,7 @@ def fill_hole(picture: Frame, hole: ndarray) -> Frame:
         filled += share * (colours / np.maximum(weight, 1e-6)[..., None] - filled)
         reach /= 1.5
         share = np.clip(4 * _wide_mean(known, reach), 0, 1)[..., None]
-    telea = cv2.inpaint(picture, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)  # sharp at the edge, rays in the middle
+    telea = cv2.inpaint(picture, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)  # sharp at the edge, streaky inside
     depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     sharp = np.exp(-depth / (EDGE * min(height, width)))[..., None]
     filled += sharp * (telea - filled)
@@ -119,7 +119,7 @@ def fill_hole(picture: Frame, hole: ndarray) -> Frame:
 
 
 def _wide_mean(image: Float32[ndarray, "height width *colours"], reach: float) -> ndarray:
-    """Gaussian blur, `reach` pixels vertically and `ASIDE` times that sideways; wide ones use a smaller image."""
+    """Gaussian blur by `reach` pixels vertically and `ASIDE` times that horizontally; wide blurs are downsampled."""
     height, width = image.shape[:2]
     shrink = max(1.0, reach / 4)
     size = max(1, round(width / shrink)), max(1, round(height / shrink))

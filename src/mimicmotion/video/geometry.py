@@ -1,4 +1,4 @@
-"""A single transform, resize + crop or letterbox, for pictures, video frames and keypoints.
+"""One transform (resize and crop, or letterbox) for pictures, video frames and keypoints.
 
 Sizes are (height, width) in pixels, points are (x, y). Pixel centres are at integer + 0.5, so a frame of width w spans
 0..w, and a transform is the same affine map for pixels and keypoints.
@@ -20,15 +20,15 @@ from mimicmotion.errors import ConfigError
 
 Size = tuple[int, int]
 FitMode = Literal["crop", "letterbox", "stretch", "released"]
-MAX_ASPECT = 2.0  # of sizes chosen for a picture; the published weights were trained on 16:9
+MAX_ASPECT = 2.0  # maximum aspect ratio of automatic sizes; the published weights were trained on 16:9
 Resample = Literal["lanczos", "bicubic", "bilinear", "released"]
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The affine map target = source * scale + offset per axis, and how pixels are resampled under it.
+    """The affine map target = source * scale + offset per axis, with a resampling filter.
 
-    Outside the source the target is black.
+    The target is black outside the source.
 
     Attributes:
         source: (height, width) of the input.
@@ -51,10 +51,10 @@ class Fit:
                 raise ConfigError(f"{name} size {getattr(self, name)}", "at least 1 x 1 pixel", "check the sizes")
 
     def apply(self, image: Frame) -> UInt8[ndarray, "out_height out_width 3"]:
-        """Resample one uint8 RGB picture or frame of size `source` to size `target`.
+        """Resample a uint8 RGB picture or frame of size `source` to size `target`.
 
         Raises:
-            ConfigError: the picture does not have the size that this transform was planned for.
+            ConfigError: the picture is not of size `source`.
         """
         if image.shape[:2] != self.source:
             raise ConfigError(
@@ -81,7 +81,7 @@ class Fit:
 
     @property
     def cut(self) -> tuple[float, float, float, float]:
-        """What is cut off the source: (top, bottom, left, right), as shares of its height and width."""
+        """Cropped margins of the source: (top, bottom, left, right), as fractions of its height and width."""
         shares = []
         for scale, offset, source, target in zip(self.scale, self.offset, self.source, self.target, strict=True):
             length = scale * source
@@ -91,7 +91,7 @@ class Fit:
     def _covered(self, axis: int) -> tuple[int, int]:
         start = self.offset[axis]
         stop = start + self.scale[axis] * self.source[axis]
-        # 1e-6: the far edge of a crop must not lose its last row to rounding
+        # 1e-6: rounding must not drop the last row of a crop
         first, last = math.ceil(start - 0.5 - 1e-6), math.ceil(stop - 0.5 - 1e-6)
         return max(0, first), max(0, min(self.target[axis], last))
 
@@ -104,16 +104,16 @@ def plan_fit(
     anchor: tuple[float, float] = (0.5, 0.5),
     resample: Resample = "lanczos",
 ) -> Fit:
-    """Plan the transform of everything of size `source` to size `target`.
+    """Plan the transform from size `source` to size `target`.
 
     Args:
-        source: (height, width) of the picture, the video, or the frame that the keypoints refer to.
+        source: (height, width) of the picture or video, or of the frame that keypoints refer to.
         target: (height, width) of the output.
         mode: `crop` fills the target and cuts off the rest; `letterbox` shows the whole source and adds black bars;
             `stretch` ignores the aspect ratio; `released` is the published code's resize to whole pixels, without
             antialiasing, and centre crop.
-        anchor: part to keep in a crop, or position of a letterboxed picture: (y, x), 0 = top left, 1 = bottom right.
-        resample: filter, antialiased when shrinking. Mode `released` has its own.
+        anchor: position (y, x) of the crop, or of a letterboxed picture, from 0 (top, left) to 1 (bottom, right).
+        resample: filter, antialiased when downscaling; ignored by mode `released`.
     """
     if min(*source, *target) < 1:
         raise ConfigError(f"source {source}, target {target}", "sizes of at least 1 x 1 pixel", "check the sizes")
@@ -123,10 +123,10 @@ def plan_fit(
     if mode == "crop":  # one exact scale for both axes: a circle stays a circle
         scale = max(ratios)
         spare = [t - scale * s for t, s in zip(target, source, strict=True)]
-        # along the axis that fits exactly, rounding must not turn the offset into 1e-13
+        # on the axis that fits exactly, rounding must not make the offset 1e-13
         offset = [a * d if d < -1e-9 else 0.0 for a, d in zip(anchor, spare, strict=True)]
         return Fit(source, target, (scale, scale), (offset[0], offset[1]), resample)
-    if mode == "letterbox":  # whole pixels, so that the bars have sharp edges
+    if mode == "letterbox":  # whole pixels, for bars with sharp edges
         sizes = [min(t, max(1, round(min(ratios) * s))) for t, s in zip(target, source, strict=True)]
         starts = [float(round(a * (t - n))) for a, t, n in zip(anchor, target, sizes, strict=True)]
         scales = sizes[0] / source[0], sizes[1] / source[1]
@@ -137,7 +137,7 @@ def plan_fit(
 
 
 def similar_sizes(source: Size, model: Size, multiple: int) -> list[Size]:
-    """Sizes of about the area of `model` = (height, width), those nearest to the shape of `source` first."""
+    """Sizes with about the area of `model` = (height, width), sorted by similarity of aspect ratio to `source`."""
 
     def cost(size: Size) -> float:
         shape, area = size[0] / size[1] * source[1] / source[0], size[0] * size[1] / (model[0] * model[1])
@@ -149,15 +149,15 @@ def similar_sizes(source: Size, model: Size, multiple: int) -> list[Size]:
 
 
 def plan_size(source: Size, *, resolution: int = 576, multiple: int = 64) -> Size:
-    """The (height, width) of the published code's result for a picture of size `source`.
+    """Output (height, width) of the published code for a picture of size `source`.
 
-    The short side is `resolution`, the long one 16/9 of it, rounded down to a multiple. The result is portrait if the
-    picture is taller than wide, else landscape.
+    The short side is `resolution`; the long side is 16/9 of it, rounded down to a multiple. The result is portrait if
+    the picture is taller than wide, otherwise landscape.
 
     Args:
         source: (height, width) of the reference picture.
-        resolution: the short side (paper: 576, that is 576 x 1024).
-        multiple: 64 for the published weights (8 from the VAE x 8 from the U-Net).
+        resolution: short side in pixels (paper: 576, for 576 x 1024).
+        multiple: 64 for the published weights (factors of 8 from the VAE and 8 from the U-Net).
 
     Raises:
         ConfigError: `resolution` is not a multiple of `multiple`.
@@ -178,7 +178,7 @@ def check_size(size: Size, multiple: int = 64) -> None:
 def released_round_trip(image: Frame) -> Frame:
     """Reproduce the rounding of the published code before CLIP and the VAE.
 
-    It maps uint8 to -1..1 in float32 and back by truncation, so that some values come out one lower.
+    It maps uint8 to -1..1 in float32 and back with truncation, which decreases some values by 1.
     """
     unit = image.astype(np.float32) / np.float32(127.5) - np.float32(1)
     return ((unit + np.float32(1)) * np.float32(127.5)).astype(np.uint8)
@@ -190,14 +190,14 @@ def _plan_released(source: Size, target: Size) -> Fit:
         resized = target[0], math.ceil(target[0] / aspect)
     else:
         resized = math.ceil(target[1] * aspect), target[1]
-    # round() goes to the even number on a half, as the published code's centre crop does
+    # round() rounds half to even, like the centre crop of the published code
     offset = [-float(round((r - t) / 2)) for r, t in zip(resized, target, strict=True)]
     scale = resized[0] / source[0], resized[1] / source[1]
     return Fit(source, target, scale, (offset[0], offset[1]), "released")
 
 
 def _resize_pillow(fit: Fit, image: ndarray, rows: tuple[int, int], columns: tuple[int, int]) -> ndarray:
-    # The source region of these target pixels may extend past the image by less than a target pixel.
+    # The source region of these target pixels may extend beyond the image by less than one target pixel.
     y0, y1 = ((r - fit.offset[0]) / fit.scale[0] for r in rows)
     x0, x1 = ((c - fit.offset[1]) / fit.scale[1] for c in columns)
     over = max(-y0, -x0, y1 - fit.source[0], x1 - fit.source[1])
@@ -213,7 +213,7 @@ def _resize_pillow(fit: Fit, image: ndarray, rows: tuple[int, int], columns: tup
 
 
 def _resize_released(fit: Fit, image: ndarray, rows: tuple[int, int], columns: tuple[int, int]) -> ndarray:
-    """Bilinear without antialiasing, half-pixel centres, in float32; computes only the pixels that the crop keeps."""
+    """Bilinear in float32 with half-pixel centres, without antialiasing; computes only pixels inside the crop."""
     i, j, f = _bilinear_taps(fit, 0, rows)
     k, m, g = _bilinear_taps(fit, 1, columns)
     f, g = f[:, None, None], g[None, :, None]

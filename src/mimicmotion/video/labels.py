@@ -32,11 +32,11 @@ from mimicmotion.weights.checks import cache_folder
 from mimicmotion.weights.registry import find_asset
 
 SHOWN_SECONDS = 2
-"""Duration of the visible label at the start (GB 45438-2025: at least 2 s)."""
+"""Seconds for which the visible label is shown at the start (GB 45438-2025: at least 2 s)."""
 LETTERS, SMALLEST_LETTER = 0.05, 69
-"""Height of the smallest letters: share of the frame's shorter side (GB 45438-2025: 5 %), and pixels in the asset."""
+"""Height of the smallest letters: fraction of the short side of the frame (GB 45438-2025: 5 %), pixels in the asset."""
 SIGNABLE = ("mov", "gif", "webp")
-"""Kinds of files that can hold a C2PA manifest."""
+"""Kinds of files that can contain a C2PA manifest."""
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\
 <rdf:Description rdf:about="" xmlns:TC260="http://www.tc260.org.cn/ns/AIGC/1.0/" \
@@ -51,11 +51,11 @@ IN_XMP = re.compile(r"<TC260:AIGC>(.*?)</TC260:AIGC>|TC260:AIGC=(?:\"(.*?)\"|'(.
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """Label of a file.
+    """Label that marks a file as AI-generated.
 
     Attributes:
-        producer: creator of the video; a service provider should give its registered name or code.
-        id: id of the result; the same inputs, settings and weights give the same id.
+        producer: creator of the video; service providers should use their registered name or code.
+        id: identifier of the result; the same inputs, settings and weights give the same identifier.
         sign: whether to add a signed C2PA manifest.
         signer: PEM file with a private key and its certificate chain; None creates a self-signed one.
     """
@@ -67,7 +67,7 @@ class Label:
 
     @property
     def aigc(self) -> str:
-        """The implicit label as JSON; Label 1 says that the content is generated."""
+        """The implicit label as JSON; Label 1 means that the content is AI-generated."""
         fields = {"Label": "1", "ContentProducer": self.producer, "ProduceID": self.id, "ReservedCode1": ""}
         fields |= {"ContentPropagator": "", "PropagateID": "", "ReservedCode2": ""}
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
@@ -82,7 +82,7 @@ def embed(path: Path, kind: str, label: Label) -> None:
     """Embed the label as XMP into a complete "gif" or "webp", in place."""
     xmp = label.xmp.encode()
     with path.open("r+b") as file:
-        if kind == "gif":  # before the trailer; 256 decreasing bytes end the block for readers that expect sub-blocks
+        if kind == "gif":  # before the trailer; 256 descending bytes end the block for readers that expect sub-blocks
             file.seek(-1, 2)
             tail = bytes(range(255, -1, -1))
             file.write(b"\x21\xff\x0bXMP DataXMP" + xmp + b"\x01" + tail + b"\x00;")
@@ -108,7 +108,7 @@ def embed(path: Path, kind: str, label: Label) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read the fields of the implicit label of a video or picture; empty without a label.
+    """Read the fields of the implicit label of a video or picture; an empty dict without a label.
 
     Raises:
         MediaError: the file cannot be read.
@@ -148,7 +148,7 @@ def draw(frame: Frame) -> Frame:
 
 @functools.cache
 def _letters(short: int) -> Float32[ndarray, "height width"]:
-    """The letters for a frame whose shorter side is `short` pixels, as opacity 0..1."""
+    """Opacity (0..1) of the letters for a frame whose short side is `short` pixels."""
     mask = np.asarray(Image.open(find_asset("label/text.png")))
     scale = LETTERS * short / SMALLEST_LETTER
     size = tuple(max(1, round(side * scale)) for side in mask.shape[::-1])
@@ -159,10 +159,10 @@ def _letters(short: int) -> Float32[ndarray, "height width"]:
 
 
 def check_signing(kind: str, signer: Path | None) -> None:
-    """Check, before long work, that a file of this kind can be signed.
+    """Check in advance that a file of this kind can be signed.
 
     Raises:
-        ConfigError: the kind cannot hold a manifest, packages are missing, or the signer's file cannot be used.
+        ConfigError: the kind cannot contain a manifest, packages are missing, or the signer file cannot be used.
     """
     if kind not in SIGNABLE:
         raise ConfigError(f"label=signed for {kind}", "mp4, mov, m4v, gif or webp", "choose one, or label=visible")
@@ -171,10 +171,10 @@ def check_signing(kind: str, signer: Path | None) -> None:
 
 
 def sign(path: Path, target: Path, label: Label) -> None:
-    """Write a copy of a file with a C2PA manifest that marks it as AI-generated and reveals later changes.
+    """Write a copy of a file with a C2PA manifest, which marks it as AI-generated and makes changes detectable.
 
     Raises:
-        ConfigError: the packages of the extra `c2pa` are missing, or the signer's file cannot be used.
+        ConfigError: the packages of the extra `c2pa` are missing, or the signer file cannot be used.
         OutputError: the file cannot be signed.
     """
     from mimicmotion import __version__
@@ -198,7 +198,7 @@ def sign(path: Path, target: Path, label: Label) -> None:
 
 
 def signature(path: Path) -> tuple[str, str]:
-    """Check the C2PA manifest of a file.
+    """Verify the C2PA manifest of a file.
 
     Returns:
         Its state ("none", "valid", "trusted" or "changed"; "unknown" without the extra `c2pa`) and its signer.
@@ -209,7 +209,7 @@ def signature(path: Path) -> tuple[str, str]:
         return "unknown", ""
     try:
         reader = c2pa.Reader.try_create(path)
-    except c2pa.C2paError:  # a damaged manifest, or a kind of file that cannot hold one
+    except c2pa.C2paError:  # a damaged manifest, or a kind of file that cannot contain one
         return ("changed" if path.suffix.lower() in (".mp4", ".m4v", ".mov", ".gif", ".webp") else "none"), ""
     if reader is None:
         return "none", ""
@@ -220,7 +220,7 @@ def signature(path: Path) -> tuple[str, str]:
 
 
 def _credentials(path: Path | None) -> tuple[str, str, str]:
-    """Algorithm, certificate chain and private key of a signer's PEM file."""
+    """Read algorithm, certificate chain and private key from the PEM file of a signer."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -238,7 +238,7 @@ def _credentials(path: Path | None) -> tuple[str, str, str]:
 
 
 def _own_signer() -> Path:
-    """PEM file with a self-signed certificate, created once per user. It reveals changes but proves no identity."""
+    """PEM file with a self-signed certificate, created once per user; it detects changes but proves no identity."""
     import datetime
 
     from cryptography import x509

@@ -1,4 +1,4 @@
-"""Reading and writing of pictures, animations and folders of frames, as upright uint8 RGB arrays."""
+"""Reading and writing of pictures, animations and folders of frames as upright uint8 RGB arrays."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "
 
 
 def read_picture(path: str | os.PathLike[str]) -> Frame:
-    """Read a picture (or the first frame of an animation) as sRGB over white, oriented by its EXIF tag.
+    """Read a picture (or the first frame of an animation) as sRGB on white, with EXIF orientation applied.
 
     Args:
-        path: a file in any format that Pillow reads; 16 bits per channel are reduced to 8.
+        path: a file in any format that Pillow reads; 16 bits per channel are converted to 8.
 
     Raises:
-        MediaError: missing, empty, truncated, not a picture, or too large.
+        MediaError: the file is missing, empty, truncated, not a picture, or too large.
     """
     path = Path(path)
     check_input_file(path, "a picture")
@@ -55,7 +55,7 @@ def read_picture(path: str | os.PathLike[str]) -> Frame:
     with reading(path, "a picture", "copy or export it again", MediaError):
         try:
             with warnings.catch_warnings():
-                # our own limit is checked before decoding
+                # replaced by our limit, which is checked before decoding
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(path) as image:
                     check_limit("pixels", image.width * image.height, path, MediaError)
@@ -69,7 +69,7 @@ def read_picture(path: str | os.PathLike[str]) -> Frame:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether to read a file with Pillow, by its content: pictures, and GIF, WebP or APNG animations."""
+    """Whether the content of a file is to be read with Pillow: pictures, and GIF, WebP or APNG animations."""
     Image.init()
     try:
         with warnings.catch_warnings():
@@ -77,21 +77,21 @@ def is_picture(path: Path) -> bool:
             Image.open(path, formats=PICTURE_FORMATS).close()
     except Image.DecompressionBombError:
         return True
-    except Exception:  # FFmpeg will say what is wrong with it
+    except Exception:  # FFmpeg will report the error
         return False
     return True
 
 
 def picture_to_rgb(image: Image.Image) -> Frame:
-    """Convert a Pillow image of any mode to upright RGB over white (EXIF, palette, alpha, grey, CMYK, 16 bits, ICC)."""
+    """Convert a Pillow image of any mode to upright RGB on white (EXIF, palette, alpha, grey, CMYK, 16 bits, ICC)."""
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        # before the alpha branch: `transparency` of a 16-bit grey picture is a single grey level, which is ignored
+        # before the alpha branch: `transparency` of 16-bit grey is a single grey level, which is ignored
         return _grey_to_rgb(np.asarray(image))
     out = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, BAND_PIXELS // image.width)
-    # in bands, as each step of a conversion copies: of a whole picture that may take gigabytes
+    # in bands, because each conversion step copies: gigabytes for a large picture
     for top in range(0, image.height, rows):
         band = image.crop((0, top, image.width, min(top + rows, image.height)))
         out[top : top + rows] = np.asarray(_band_to_rgb(band))
@@ -115,21 +115,21 @@ def _band_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def write_picture(path: str | os.PathLike[str], image: Frame) -> Path:
-    """Write an RGB picture in the format of its suffix. The file appears only when complete.
+    """Write an RGB picture in the format of the suffix. The file appears only once complete.
 
     Raises:
         OutputError: the suffix is unknown or the file cannot be written.
     """
     path = check_picture_output(path)
     with atomic_path(path) as part, writing(path):
-        # PNG level 1: 3 times as fast as the default for 5-10 % more bytes
+        # PNG level 1: three times as fast as the default, 5-10 % larger
         options: dict[str, Any] = {"compress_level": 1} if part.suffix.lower() == ".png" else {"quality": 95}
         Image.fromarray(np.ascontiguousarray(image)).save(part, **options)
     return path
 
 
 def check_picture_output(path: str | os.PathLike[str]) -> Path:
-    """Raise OutputError unless the suffix is one that pictures are written with."""
+    """Raise OutputError unless the suffix is a supported picture format."""
     Image.init()
     path = Path(path)
     if path.suffix.lower() not in PICTURE_SUFFIXES or path.suffix.lower() not in Image.EXTENSION:
@@ -138,15 +138,15 @@ def check_picture_output(path: str | os.PathLike[str]) -> Path:
 
 
 def side_by_side(frames: Sequence[UInt8[ndarray, "_ _ 3"]], height: int, gap: int = 4) -> UInt8[ndarray, "_ _ 3"]:
-    """Arrange frames of any size in a row on white, for example picture | pose | result.
+    """Arrange frames of any size in a row on white, such as picture | pose | result.
 
     The size depends only on the sizes of the frames, so it is constant over a video. It is even, as video encoders
     require.
 
     Args:
-        frames: uint8 RGB.
-        height: pixels of the row.
-        gap: pixels between neighbours.
+        frames: uint8 RGB frames.
+        height: height of the row in pixels.
+        gap: distance between neighbours in pixels.
     """
     widths = [max(1, round(f.shape[1] * height / f.shape[0])) for f in frames]
     width = sum(widths) + gap * (len(frames) - 1)
@@ -159,7 +159,7 @@ def side_by_side(frames: Sequence[UInt8[ndarray, "_ _ 3"]], height: int, gap: in
 
 
 def check_picture_size(image: Frame, minimum: int = 64, name: str = "the picture") -> None:
-    """Raise MediaError if either side is below `minimum` pixels: too small to show a person."""
+    """Raise MediaError if either side is below `minimum` pixels, too small to show a person."""
     height, width = image.shape[:2]
     if min(height, width) < minimum:
         raise MediaError(
@@ -168,14 +168,14 @@ def check_picture_size(image: Frame, minimum: int = 64, name: str = "the picture
 
 
 def _grey_to_rgb(grey: ndarray) -> ndarray:
-    """Convert grey of 16 or 32 bits or floats to RGB. Whether floats are 0..1 or 0..255 follows from their maximum."""
+    """Convert 16-bit, 32-bit or float grey to RGB. The range of floats (0..1 or 0..255) follows from their maximum."""
     highest = np.nanmax(grey, initial=0)
     if np.issubdtype(grey.dtype, np.floating):
         scale = 255.0 if highest <= 1 else 1.0
     else:
         scale = 1 / 257 if grey.dtype == np.uint16 or highest > 255 else 1.0
     out = np.empty((*grey.shape, 3), np.uint8)
-    for row, values in zip(out, grey, strict=True):  # by row, as a large picture in float64 takes gigabytes
+    for row, values in zip(out, grey, strict=True):  # row by row, as a large picture in float64 takes gigabytes
         row[:] = np.clip(np.rint(np.nan_to_num(values.astype(np.float64)) * scale), 0, 255)[:, None]
     return out
 
@@ -195,7 +195,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _is_animated(path: Path) -> bool:
-    with warnings.catch_warnings(), contextlib.suppress(Exception):  # damage is found when the frames are read
+    with warnings.catch_warnings(), contextlib.suppress(Exception):  # damage is detected when the frames are read
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as image:
             return bool(getattr(image, "is_animated", False))
@@ -203,7 +203,7 @@ def _is_animated(path: Path) -> bool:
 
 
 class AnimationSource:
-    """GIF, WebP, APNG and still pictures, by Pillow: FFmpeg reads no animated WebP."""
+    """GIF, WebP, APNG and still pictures, read with Pillow, as FFmpeg does not support animated WebP."""
 
     damage = ""
 
@@ -211,7 +211,7 @@ class AnimationSource:
         self.path = path
         first = read_picture(path)
         pixels = first.shape[0] * first.shape[1] * _is_animated(path)
-        check_limit("video_pixels", pixels, path, MediaError)  # before the second frame is put on the first
+        check_limit("video_pixels", pixels, path, MediaError)  # before the second frame is composited onto the first
         durations = []
         for timed in self:
             durations.append(timed.duration)
@@ -225,7 +225,7 @@ class AnimationSource:
             duration=float(total),
             num_frames=len(durations),
             codec=path.suffix.lower().lstrip("."),
-            variable_frame_rate=len(set(durations)) > 2,  # 15 fps is 6 and 7 hundredths in a GIF
+            variable_frame_rate=len(set(durations)) > 2,  # 15 fps in a GIF alternates between 6 and 7 hundredths
         )
 
     def __iter__(self) -> Iterator[Lazy]:
@@ -239,11 +239,11 @@ class AnimationSource:
                     return
                 except MemoryError:
                     raise
-                except Exception as e:  # what Pillow raises depends on the format and on where the damage is
+                except Exception as e:  # the exception depends on the format and on the position of the damage
                     self.damage = f"damaged or truncated: {index} frames decoded ({e})"
                     logger.warning("%s is %s", self.path, self.damage)
                     return
-                # like browsers, show frames of 0 or 1 hundredth of a second for a tenth
+                # like browsers, show frames of 0 or 1 hundredths of a second for a tenth
                 milliseconds = float(image.info.get("duration", 0) or 0)
                 duration = Fraction(milliseconds if milliseconds > 10 else 100).limit_denominator(1000) / 1000
                 yield Timed(time, duration, partial(picture_to_rgb, image.copy()))
@@ -251,9 +251,9 @@ class AnimationSource:
 
 
 class FolderSource:
-    """A folder of numbered pictures, in natural order (2 before 10), shown at a given rate."""
+    """A folder of numbered pictures in natural order (2 before 10), with a given frame rate."""
 
-    damage = ""  # an unreadable picture is an error instead
+    damage = ""  # unreadable pictures raise an error instead
 
     def __init__(self, path: Path, fps: Fraction) -> None:
         self.path, self.rate = path, fps

@@ -22,16 +22,16 @@ __all__ = ["Frame", "Sampling", "VideoInfo", "VideoReader", "open_video"]
 
 Sampling = Literal["time", "released"]
 RELEASED_FPS = 15.0
-"""Frame rate of the published code's results, regardless of the driving video's rate."""
+"""Frame rate of results of the published code, regardless of the rate of the driving video."""
 READ_SUFFIXES = frozenset({
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".webp", ".apng", ".wmv", ".asf", ".flv", ".mpg", ".mpeg",
     ".mpe", ".ts", ".mts", ".m2ts", ".vob", ".3gp", ".ogv", ".mxf", ".y4m",
 })  # fmt: skip
-"""Suffixes of videos in folders of mixed files; `open_video` goes by the content instead."""
+"""Suffixes that identify videos in folders of mixed files; `open_video` checks the content instead."""
 
 
 class VideoReader:
-    """A video that can be iterated any number of times and is never entirely in memory.
+    """A video that can be iterated any number of times and is never held in memory as a whole.
 
     Args:
         path: a video file that FFmpeg can read, an animated GIF, WebP or APNG, a single picture, or a folder of
@@ -40,10 +40,10 @@ class VideoReader:
 
     Attributes:
         path: the file or folder.
-        info: size, rate, duration and so on.
+        info: size, frame rate, duration and other properties.
 
     Raises:
-        MediaError: the file is missing, empty, not a video, or has no decodable frame.
+        MediaError: the file is missing, empty, not a video, or has no decodable frames.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, folder_fps: float = RELEASED_FPS) -> None:
@@ -67,21 +67,21 @@ class VideoReader:
         end: float = math.inf,
         max_frames: int | None = None,
     ) -> Iterator[Frame]:
-        """Yield frames, uint8 RGB, all of size `info.size`; a frame shown several times in a row is one array.
+        """Yield uint8 RGB frames of size `info.size`; consecutive repeats of a frame are the same array.
 
         Args:
             fps: take the frame nearest to every k / fps seconds. The duration is kept, even for variable frame
                 rates. None takes every frame (or every `stride`-th).
             stride: take frames 0, stride, 2 stride, ... instead.
             sampling: `released` multiplies `stride` (default 2) by max(1, int(source fps / 24)), as the published code
-                does; the result is shown at 15 fps there, so its duration is not kept.
-            start: seconds from the beginning.
-            end: seconds from the beginning.
+                does; as its result is played at 15 fps, the duration is not kept.
+            start: start in seconds from the beginning.
+            end: end in seconds from the beginning.
             max_frames: maximum number of frames.
 
         Raises:
             ConfigError: the arguments contradict each other or are out of range.
-            MediaError: `start` is beyond the end of the video, or pictures of a folder differ in size.
+            MediaError: `start` is beyond the end of the video, or the pictures of a folder differ in size.
         """
         if sampling not in ("time", "released"):
             raise ConfigError(f"sampling={sampling!r}", "time or released", "choose one of these")
@@ -121,7 +121,7 @@ class VideoReader:
         with self._reading():
             for to_rgb in picked:
                 if last is None or to_rgb is not last[0]:
-                    last = None  # two frames are never held
+                    last = None  # never hold two frames
                     last = to_rgb, to_rgb()
                 yield last[1]
         if last is None:

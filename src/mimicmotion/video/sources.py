@@ -1,4 +1,4 @@
-"""Timed frames of video files, by FFmpeg (PyAV)."""
+"""Timed frames of video files, decoded by FFmpeg (PyAV)."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from mimicmotion.video.timing import Timed
 
 logger = logging.getLogger(__name__)
 
-# Frames are converted to RGB on demand: of a 60 fps video sampled at 15, three of four never are.
+# Frames are converted to RGB on demand: for a 60 fps video sampled at 15 fps, that saves three of four conversions.
 Lazy = Timed[Callable[[], Frame]]
-# FFmpeg demuxers that turn text into a "video" or open other files than the given one.
+# FFmpeg demuxers that render text as a "video" or open files other than the given one.
 _REFUSED_FORMATS = frozenset({"tty", "bin", "concat", "hls", "dash", "ffmetadata", "image2"})
 _PROBE_PACKETS = 240
 PAUSE = 10
-"""A pause of more than this many frame durations means a variable frame rate, not dropped frames."""
+"""Gaps of more than this many frame durations mean a variable frame rate rather than dropped frames."""
 WHOLE = 0.9
-"""A video with less than this share of its stated frames or seconds is truncated."""
+"""Videos with less than this fraction of their stated frames or seconds count as truncated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +43,14 @@ class VideoInfo:
     """Properties of a video, from its header and first frames.
 
     Attributes:
-        width: pixels, upright (after rotation metadata) and with square pixels.
-        height: pixels, likewise.
+        width: width in pixels, after rotation by metadata and conversion to square pixels.
+        height: height in pixels, likewise.
         fps: average frames per second.
-        duration: seconds.
+        duration: duration in seconds.
         num_frames: number of frames, estimated from header or duration if the file does not specify it.
         codec: FFmpeg's name of the codec, or `pictures`.
-        has_audio: whether there is a sound track.
-        variable_frame_rate: whether the first seconds show frames of unequal duration.
+        has_audio: whether there is an audio track.
+        variable_frame_rate: whether frames in the first seconds have unequal durations.
     """
 
     width: int
@@ -69,7 +69,7 @@ class VideoInfo:
 
 
 class AvSource:
-    """A video file, decoded by FFmpeg. Every iteration reopens it and keeps one frame in memory."""
+    """A video file decoded by FFmpeg. Each iteration reopens the file and keeps one frame in memory."""
 
     damage = ""
 
@@ -77,7 +77,7 @@ class AvSource:
         self.path = path
         with self._open() as container:
             stream = _video_stream(container, path)
-            if (tiles := len(container.streams.video)) > 1 and is_heif(path):  # FFmpeg does not assemble them
+            if (tiles := len(container.streams.video)) > 1 and is_heif(path):  # FFmpeg does not assemble tiles
                 fix = f"{install_command('heic')}, or convert it to JPEG or PNG"
                 raise MediaError(f"{path} is an HEIF file of {tiles} pictures or tiles", "one picture", fix)
             self._limit: Limit = "pixels" if is_heif(path) else "video_pixels"
@@ -89,7 +89,7 @@ class AvSource:
                 header_duration = Fraction(stream.duration * stream.time_base)
             rate = stream.average_rate or stream.guessed_rate
             tick = Fraction(stream.time_base or 0)
-            # recordings that were never closed state no duration, so all packets are read
+            # unfinalised recordings have no duration in the header, so all packets are read
             times = _packet_times(container, stream, _PROBE_PACKETS if header_duration else None)
         gaps = [b - a for a, b in pairwise(times) if b > a]
         check_limit("gap", float(max(gaps, default=0)), path, MediaError)
@@ -139,7 +139,7 @@ class AvSource:
             try:
                 for packet in container.demux():
                     own = packet.stream.index == stream.index
-                    # if only the container has a duration, the end of the sound counts as well
+                    # if only the container states a duration, the end of the audio counts as well
                     if packet.pts is not None and packet.time_base and (own or not stream.duration):
                         heard = max(heard, (packet.pts + (packet.duration or 0)) * packet.time_base)
                     if not own:
@@ -155,19 +155,19 @@ class AvSource:
                         if zero is None:
                             zero = time or Fraction(0)
                         since = last + nominal if time is None else time - zero
-                        # damaged or joined files have time stamps that repeat or go back
+                        # damaged or concatenated files have repeated or decreasing time stamps
                         before, last = last, since if since > last else last + nominal
                         check_limit("gap", float(last - before), self.path, MediaError)
-                        # frames before the first key frame refer to ones that were cut off: not damage
+                        # frames before the first key frame refer to missing ones: not damage
                         reference = reference or frame.key_frame
                         corrupt += reference and frame.is_corrupt
                         check_limit(self._limit, frame.width * frame.height, self.path, MediaError)
                         length = frame.duration * tick if frame.duration else nominal
                         # reading side data creates a reference cycle that keeps the pixels in memory until the
-                        # garbage collector runs, hundreds of frames later: read it only if the rotation changes
+                        # garbage collector runs, hundreds of frames later: only read it if the rotation changes
                         if getattr(frame, "rotation", None) != angle:
                             angle, turn = getattr(frame, "rotation", None), _orientation(frame)
-                        # if the size changes in mid-stream, all frames get the size of the first
+                        # if the size changes mid-stream, frames are scaled to the size of the first
                         size = size or _upright_size(frame, stream, turn)
                         count += 1
                         yield Timed(last, length, partial(_to_rgb, frame, turn, size))
@@ -179,13 +179,13 @@ class AvSource:
         self._judge(count, broken, corrupt, heard - begun)
 
     def _judge(self, count: int, broken: int, corrupt: int, lasted: Fraction) -> None:
-        """Set `damage` from decoder errors, and from seconds that the header states but the file lacks.
+        """Set `damage` from decoder errors, and if the file is shorter than its header states.
 
-        The number of frames in the header is no evidence: in AVI it includes dropped frames, and elsewhere frames that
-        an edit list removes.
+        The number of frames in the header is unreliable: in AVI it includes dropped frames, and in other formats frames
+        removed by an edit list.
         """
         signs = {
-            f"{broken} packets broken": broken,
+            f"{broken} broken packets": broken,
             f"{corrupt} frames with errors": corrupt,
             f"{float(lasted):.2f} of {float(self._stated):.2f} s": lasted < WHOLE * self._stated,
         }
@@ -217,16 +217,16 @@ def open_media(path: str | os.PathLike[str]) -> InputContainer:
     """Open a video or audio file with FFmpeg, regardless of the encoding of its metadata.
 
     Raises:
-        av.error.FFmpegError: it cannot be opened.
+        av.error.FFmpegError: the file cannot be opened.
     """
-    # an absolute path is never mistaken for a URL, and a disguised playlist must not fetch anything
+    # an absolute path is never mistaken for a URL, and disguised playlists must not fetch other files
     options = {"protocol_whitelist": "file"}
     return av.open(str(Path(path).absolute()), options=options, metadata_errors="replace")
 
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """One of the eight orientations; makes a frame upright by a transpose, then flips."""
+    """One of the eight orientations, as a transpose followed by flips that make a frame upright."""
 
     transpose: bool = False
     flip_x: bool = False
@@ -234,7 +234,7 @@ class _Turn:
 
 
 def _orientation(frame: VideoFrame) -> _Turn:
-    """Orientation by the display matrix (x' = a x + c y, y' = b x + d y), which includes mirroring."""
+    """Orientation from the display matrix (x' = a x + c y, y' = b x + d y), including mirroring."""
     side: Any = frame.side_data.get("DISPLAYMATRIX")
     if side is None:
         return _Turn()
@@ -247,15 +247,15 @@ def _orientation(frame: VideoFrame) -> _Turn:
 def _to_rgb(frame: VideoFrame, turn: _Turn, size: tuple[int, int]) -> Frame:
     """Convert a decoded frame to upright RGB with square pixels.
 
-    swscale uses the frame's own matrix and range. Frames without a colour tag count as BT.601 limited, which is what
-    FFmpeg and most other tools write without a tag.
+    swscale uses the colour matrix and range of the frame. Untagged frames are treated as limited-range BT.601, which is
+    what FFmpeg and most other tools write without a tag.
     """
     height, width = size[::-1] if turn.transpose else size
     alpha = frame.format.name in ("rgba", "bgra", "argb", "abgr", "ya8") or frame.format.name.startswith(
         ("yuva", "gbrap")
     )
     pixels = frame.to_ndarray(format="rgba" if alpha else "rgb24", width=width, height=height)
-    if alpha:  # over white, as pictures are
+    if alpha:  # on white, like pictures
         cover = pixels[..., 3:].astype(np.uint16)
         pixels = ((pixels[..., :3] * cover + 255 * (255 - cover) + 127) // 255).astype(np.uint8)
     if turn.transpose:
@@ -265,14 +265,14 @@ def _to_rgb(frame: VideoFrame, turn: _Turn, size: tuple[int, int]) -> Frame:
 
 
 def _upright_size(frame: VideoFrame, stream: VideoStream, turn: _Turn) -> tuple[int, int]:
-    """(height, width) with square pixels (of anamorphic video), after rotation."""
+    """(height, width) after rotation and conversion of anamorphic video to square pixels."""
     aspect = stream.sample_aspect_ratio
     width = max(1, round(frame.width * aspect)) if aspect and 0.1 < aspect < 10 else frame.width
     return (width, frame.height) if turn.transpose else (frame.height, width)
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
-    # the cover art of a music file is a video stream, too
+    # cover art of a music file is a video stream too
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams or streams[0].codec_context is None:
         kinds = sorted({s.type for s in container.streams}) or ["nothing"]
@@ -291,5 +291,5 @@ def _packet_times(container: InputContainer, stream: VideoStream, most: int | No
                 break
     except av.error.FFmpegError:
         pass  # a truncated file: use what was read
-    # packets are not in display order, so the neighbours of the last ones may be missing
+    # packets are not in display order, so neighbours of the last ones may be missing
     return sorted(times)[: max(2, len(times) - 8)] if len(times) == most else sorted(times)

@@ -1,4 +1,4 @@
-"""Frame selection by time or by the published code's stride, as pure functions over timed items."""
+"""Frame selection by time or by the stride of the published code, as pure functions of timed items."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Timed(Generic[T]):
 
 
 def exact_rate(fps: float | Fraction) -> Fraction:
-    """`fps` as the fraction it stands for: 29.97 -> 30000/1001, 15.0 -> 15. A fraction is returned unchanged.
+    """Convert `fps` to the intended fraction: 29.97 -> 30000/1001, 15.0 -> 15. Fractions are returned unchanged.
 
     Raises:
         ConfigError: `fps` is a float outside of 0.001 to 1000.
@@ -39,18 +39,18 @@ def exact_rate(fps: float | Fraction) -> Fraction:
 
 
 def _exact_seconds(seconds: float) -> Any:
-    """1.1 as 11/10, not as the nearest binary number, which may be on the other side of a frame's time."""
+    """Convert 1.1 to 11/10 rather than the nearest binary float, which may select a neighbouring frame."""
     return Fraction(seconds).limit_denominator(1_000_000) if math.isfinite(seconds) else seconds
 
 
 def resample(items: Iterable[Timed[T]], fps: float | Fraction, start: float = 0, end: float = math.inf) -> Iterator[T]:
     """Yield the item nearest to each time t = start + k / fps, until the end of the last item.
 
-    The duration is kept (to half an output frame) at any frame rates, by repeating or dropping items. The lookahead is
-    one item.
+    Items are repeated or dropped, so the duration is kept (to within half an output frame) for any frame rates. The
+    lookahead is one item.
 
     Args:
-        items: items in the order of their times; non-increasing times are nudged.
+        items: items in order of time; non-increasing times are adjusted.
         fps: frame rate of the result.
         start: seconds to skip.
         end: seconds at which to stop.
@@ -69,7 +69,7 @@ def resample(items: Iterable[Timed[T]], fps: float | Fraction, start: float = 0,
         previous = current
     if previous is None:
         return
-    # half an output frame (or one source frame) of tolerance, as rounded time stamps may add up to a little more
+    # a tolerance of half an output frame (or one source frame), as rounded time stamps may add up to slightly more
     grace = min(Fraction(1, 2) / rate, previous.duration)
     stop = min(previous.time + previous.duration - grace, end)
     while (t := first + k / rate) < stop or (k == 0 and t <= previous.time + previous.duration):
@@ -94,6 +94,6 @@ def every(items: Iterable[Timed[T]], stride: int, start: float = 0, end: float =
 def released_stride(fps: float, stride: int = 2) -> int:
     """The published code's rule: `stride` x max(1, int(fps / 24)).
 
-    The result is always played at 15 fps, so a 24 fps source runs 1.25 times too fast.
+    The result is always played at 15 fps, so a 24 fps source plays 1.25 times too fast.
     """
     return stride * max(1, int(fps / 24))

@@ -1,4 +1,4 @@
-"""Writing of results frame by frame: MP4 and related formats, WebM, GIF, WebP or a folder of PNG files."""
+"""Writing of results frame by frame: MP4 and related formats, WebM, GIF, WebP, or a folder of PNG files."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ FRAME_PATTERN = "frame_*.png"
 _GIF_MAX_FPS = 50
 BT709 = 1
 LIMITED = 1
-# Visually lossless constant quality, on the scales of VP9 and H.264.
+# Visually lossless constant quality on the scales of VP9 and H.264.
 _CRF_VP9, _CRF_H264 = 24, 16
 
 Append = Callable[[ndarray, int], None]
-"""Writes a frame; called with the frame and its number."""
+"""Function that writes a frame, given the frame and its index."""
 
 
 class FrameWriter:
@@ -47,7 +47,7 @@ class FrameWriter:
         path: path of the result.
         size: (height, width) of the frames.
         count: number of frames written so far.
-        unsigned_sha256: checksum of the complete file before signing, since signatures differ each time.
+        unsigned_sha256: SHA-256 of the complete file before signing, as signatures differ each time.
     """
 
     def __init__(self, path: Path, size: tuple[int, int], append: Append) -> None:
@@ -80,19 +80,20 @@ def open_writer(
 ) -> Iterator[FrameWriter]:
     """Write a video frame by frame. The file is replaced or created only if the block ends without an error.
 
-    The suffix selects the format: .mp4, .mov, .m4v, .mkv (H.264, yuv420p, BT.709, index in front), .webm (VP9), .gif,
-    .webp (lossless), or none or a trailing slash for a folder of frame_000000.png files. yuv420p needs even sizes, so
-    the last row or column of an odd side is repeated. Parent folders are created. The same frames give the same bytes.
+    The suffix selects the format: .mp4, .mov, .m4v, .mkv (H.264, yuv420p, BT.709, index at the front), .webm (VP9),
+    .gif, .webp (lossless), or none or a trailing slash for a folder of frame_000000.png files. yuv420p needs even
+    sizes, so the last row or column is repeated if the size is odd. Parent folders are created. The same frames give
+    the same bytes.
 
     Args:
         path: path of the result. An existing file is replaced once the new one is complete; an existing folder only if
-            it contains nothing but frames.
+            it contains only frames.
         size: (height, width) of the frames.
-        fps: frames per second; values like 29.97 mean their exact fractions.
+        fps: frames per second; values like 29.97 stand for exact fractions (30000/1001).
         crf: constant quality, 0 (best) to 51; None for a visually lossless default.
-        audio_from: media file to copy the sound from, cut to the length of the result; it may be silent.
-        audio_start: second of that file that corresponds to the first frame.
-        label: label of the file in its metadata, and whether it is signed.
+        audio_from: media file with the audio, which is cut to the length of the result; it may have none.
+        audio_start: time in that file that corresponds to the first frame, in seconds.
+        label: label for the metadata of the file, and whether to sign it; None for no label.
 
     Raises:
         ConfigError: the suffix or rate is unknown, or a frame has the wrong size or type.
@@ -131,7 +132,7 @@ def open_writer(
 
 
 def plan_output(path: str | os.PathLike[str]) -> tuple[Path, str]:
-    """Determine the output format from the suffix, without touching any file.
+    """Determine the output format from the suffix, without accessing any file.
 
     Returns:
         The path, and its kind: `mov`, `mkv`, `webm`, `gif`, `webp` or `folder`.
@@ -148,11 +149,11 @@ def plan_output(path: str | os.PathLike[str]) -> tuple[Path, str]:
 
 
 def check_output(path: str | os.PathLike[str]) -> Path:
-    """Check, before long work, that `path` can be written. Leaves nothing behind.
+    """Check in advance that `path` can be written. Leaves no files behind.
 
     Raises:
         ConfigError: the suffix is unknown.
-        OutputError: the path cannot be written or is taken.
+        OutputError: the path cannot be written, or is taken.
     """
     target, kind = plan_output(path)
     if kind == "folder":
@@ -164,7 +165,7 @@ def check_output(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def _encoding(path: Path) -> Iterator[None]:
-    """Convert errors of the disk and of FFmpeg to an OutputError."""
+    """Convert disk and FFmpeg errors to OutputError."""
     try:
         with files.writing(path):
             yield
@@ -193,9 +194,9 @@ def _encoder(
     audio_from: str | os.PathLike[str] | None,
     audio_start: float,
 ) -> Iterator[Append]:
-    """Write `part` with FFmpeg: a video track, and an optional sound track in step with the frames.
+    """Write `part` with FFmpeg: a video track, and an optional audio track in step with the frames.
 
-    Arguments are those of `open_writer`, but `path`, the path of the result, is used in messages only.
+    Arguments are those of `open_writer`; `path`, the path of the result, is only used in messages.
     """
     if kind == "gif" and rate > _GIF_MAX_FPS:
         logger.warning("%s: players show GIFs of more than %d fps too slowly", path, _GIF_MAX_FPS)
@@ -225,7 +226,7 @@ def _encoder(
 
 
 def _close_quietly(container: OutputContainer) -> None:
-    """Close a container, possibly after an error, which must not be replaced by another one."""
+    """Close a container, possibly after an error, which another one must not mask."""
     with contextlib.suppress(Exception):
         container.close()
 
@@ -234,17 +235,17 @@ def _close_quietly(container: OutputContainer) -> None:
 
 
 def _stored_size(kind: str, size: tuple[int, int]) -> tuple[int, int]:
-    """The stored (height, width): rounded up to even numbers for formats with subsampled colour."""
+    """Stored (height, width), rounded up to even numbers for formats with chroma subsampling."""
     return size if kind in ("gif", "webp") else (size[0] + size[0] % 2, size[1] + size[1] % 2)
 
 
 def open_container(path: Path, kind: str, label: Label | None = None) -> OutputContainer:
     """Open the muxer for a file of kind `mov`, `mkv`, `webm`, `gif` or `webp`, with reproducible output."""
-    options = {"fflags": "+bitexact"}  # no version string, no date: same frames, same bytes
+    options = {"fflags": "+bitexact"}  # no version or date, so the same frames give the same bytes
     if kind == "mov":
         options["movflags"] = "+faststart" if label is None else "+faststart+use_metadata_tags"
     if kind in ("gif", "webp"):
-        options["loop"] = "0"  # forever
+        options["loop"] = "0"  # loop forever
     container = av.open(str(path.absolute()), "w", options=options)
     if label is not None:
         container.metadata["AIGC"] = label.aigc

@@ -1,7 +1,7 @@
 """The small model: SVD's classes at small width, conditioned on the picture warped to each pose.
 
 This is a departure from the published model (see the model card). With `reference_warp: residual`, the model denoises
-the difference to the warped picture. An optional detail network adds detail of the warped picture to decoded frames.
+the difference to the warped picture. An optional detail network restores its detail in decoded frames.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ class TinyBackbone(SVDBackbone):
     """SVD's networks, conditioned on a warped picture.
 
     Args:
-        unet: see `SVDBackbone`, also for the next three.
+        unet: the U-Net; see `SVDBackbone` for the networks.
         vae: the autoencoder.
         image_encoder: the picture encoder.
         pose_net: encoder of pose frames.
         settings: default settings of this model; `reference_warp` is "limbs", or "residual" to denoise the difference
             to the warped picture.
-        detail: network that adds detail of the warped picture to decoded frames, or None.
-        warp: network that warps the picture pixel by pixel, and whose confident pixels are shown directly; None warps
-            limb by limb.
+        detail: network that restores detail from the warped picture in decoded frames, or None.
+        warp: network that warps the picture pixel by pixel, and whose confident pixels are copied to the result; None
+            warps limb by limb.
 
     Raises:
         ConfigError: the networks do not match, or `reference_warp` is invalid.
@@ -78,7 +78,7 @@ class TinyBackbone(SVDBackbone):
     def guide(
         self, picture: Frame, reference: PoseSequence, driving: PoseSequence, *, confidence_aware: bool = True
     ) -> tuple[PoseFrames, Frame]:
-        """Drawn poses with the picture warped to each; see `Backbone.guide`."""
+        """Draw the poses, and warp the picture to each; see `Backbone.guide`."""
         poses, own = super().guide(picture, reference, driving, confidence_aware=confidence_aware)
         if self.warp is None:
             return WarpedPoses(poses, WarpedPicture(picture, reference, driving)), own
@@ -86,11 +86,11 @@ class TinyBackbone(SVDBackbone):
         return WarpedPoses(poses, MovedPicture(self.warp, picture, reference, driving, drawer)), own
 
     def warped(self, request: Request) -> PoseFrames | None:
-        """The picture warped to each pose."""
+        """Return the picture warped to each pose."""
         return request.poses.warped if isinstance(request.poses, WarpedPoses) else None
 
     def precondition(self, network: Network, conditioning: Conditioning, slot: bool) -> Denoiser:
-        """Turn the U-Net into a denoiser of the latents, or of their difference to those of the warped picture."""
+        """Make the U-Net a denoiser of the latents, or of their difference from the latents of the warped picture."""
         denoiser = precondition_v(network)
         if self.settings["reference_warp"] != "residual":
             return denoiser
@@ -98,7 +98,7 @@ class TinyBackbone(SVDBackbone):
         return shift(denoiser, lambda slots: factor * conditioning.latent_slots(slots, slot))
 
     def finish(self, frames: Iterator[Tensor], request: Request, first: int, count: int) -> Iterator[Tensor]:
-        """Add detail of the warped picture, and copy its confident pixels if it was warped pixel by pixel."""
+        """Restore detail from the warped picture; if it was warped pixel by pixel, also copy its confident pixels."""
         if self.detail is None or not isinstance(request.poses, WarpedPoses):
             return frames
         if len(request.poses) < first + count:

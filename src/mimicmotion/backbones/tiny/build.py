@@ -1,8 +1,8 @@
 """The networks of the bundled model: the classes of the large model at small width.
 
-The only difference is that the autoencoder works on patches. The temporal decoder needs at least 32 channels at full
-resolution, which takes 220 ms per decoded 224x128 frame on one CPU core. Folding 4x4 pixels into channels first
-(`patch_size`) takes 45 ms and trains four times faster.
+The only architectural difference is that the autoencoder works on patches. The temporal decoder needs at least 32
+channels at full resolution, which takes 220 ms per 224x128 frame on one CPU core. With blocks of 4x4 pixels folded into
+channels first (`patch_size`), a frame takes 45 ms, and training is four times faster.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def unet_config(
 ) -> dict[str, Any]:
     """The `config.json` of a narrow U-Net; widths in multiples of 32.
 
-    `norm_groups` is less than diffusers' 32, because in groups of two channels, the last norm would remove mean and
-    scale of the colours.
+    `norm_groups` is lower than the 32 of diffusers: with only two channels per group, the last norm would remove the
+    mean and scale of the colours.
     """
     down = ["CrossAttnDownBlockSpatioTemporal" if a else "DownBlockSpatioTemporal" for a in attention]
     up = ["CrossAttnUpBlockSpatioTemporal" if a else "UpBlockSpatioTemporal" for a in reversed(attention)]
@@ -53,10 +53,10 @@ def unet_config(
 
 
 def build_tiny_posenet(out_channels: int, reference_pose: bool = True) -> PoseNet:
-    """Build a PoseNet for training from scratch. Its last layer is not zero, as there is no pretrained model to keep.
+    """Build a PoseNet for training from scratch, without zero-initialising its last layer.
 
-    Initial weights are larger than PyTorch's default, with which pose differences shrink to 0.001 over the nine
-    convolutions, and PoseNet needs two thousand steps before it starts to learn.
+    Initial weights are larger than PyTorch's default, with which differences between poses shrink to 0.001 over the
+    nine convolutions, and PoseNet takes two thousand steps to start learning.
     """
     net = PoseNet(out_channels, (6 if reference_pose else 3, 16, 32, 64))
     for module in net.modules():
@@ -72,7 +72,7 @@ def build_tiny_posenet(out_channels: int, reference_pose: bool = True) -> PoseNe
 
 
 def build_tiny_image_encoder(token_dim: int = 64, hidden: int = 64, layers: int = 2) -> ImageEncoder:
-    """Build a narrow CLIP picture encoder for 64x64 pixels in patches of 8."""
+    """Build a narrow CLIP picture encoder for 64x64 pixels in patches of 8x8."""
     return ImageEncoder(
         {
             "hidden_size": hidden,
@@ -87,7 +87,7 @@ def build_tiny_image_encoder(token_dim: int = 64, hidden: int = 64, layers: int 
 
 
 def autoencoder_config(patch_size: int = 8, latent_channels: int = 16) -> dict[str, Any]:
-    """The `config.json` of an autoencoder of one level, 128 channels wide."""
+    """The `config.json` of an autoencoder with one level of 128 channels."""
     return {
         "patch_size": patch_size,
         "in_channels": 3 * patch_size**2,
@@ -101,14 +101,14 @@ def autoencoder_config(patch_size: int = 8, latent_channels: int = 16) -> dict[s
 
 @torch.no_grad()
 def init_with_pca(vae: Autoencoder, mean: Float[Tensor, "3 p p"], basis: Float[Tensor, "channels 3 p p"]) -> None:
-    """Initialise an autoencoder of one level as a linear projection of patches and back.
+    """Initialise a one-level autoencoder as a linear projection of patches and its inverse.
 
-    The residual blocks start as identities. Each latent takes four channels: x, -x, and a large constant with both
-    signs, which fixes the scale of the GroupNorm before the last convolution, where SiLU(x) - SiLU(-x) = x. The other
+    The residual blocks start as identities. Each latent uses four channels: x, -x, and a large constant with both
+    signs, which fixes the scale of the GroupNorm before the last convolution. There, SiLU(x) - SiLU(-x) = x. The other
     channels keep their random initialisation.
 
     Args:
-        vae: one level, 128 channels per 16 latents.
+        vae: autoencoder with one level, 128 channels per 16 latents.
         mean: mean patch of pictures in [-1, 1].
         basis: filters; latent k = sum of basis[k] * (patch - mean).
     """
@@ -154,7 +154,7 @@ def _carry(conv: nn.Conv2d, filters: Float[Tensor, "k c"], offset: Float[Tensor,
 
 
 def _gain(constant: float, width: int) -> float:
-    """Factor that undoes the GroupNorm (32 groups) of four channels x, -x, constant, -constant, for small x."""
+    """Factor that undoes the GroupNorm (32 groups) over channels x, -x, constant, -constant, for small x."""
     if width != 128:
         raise ConfigError(f"width={width}", "128, so that a group of the GroupNorm is four channels", "use 128")
     return constant / 2**0.5

@@ -1,8 +1,8 @@
 """Detail network for decoded frames, which the published model does not have (see the model card).
 
-The warped picture is sharp, but a small autoencoder decodes it blurred. From the decoded frame, the warped picture, the
-reference picture and both poses, this network chooses at each pixel which of them to show, possibly displaced, or
-paints a new colour.
+The warped picture is sharp, but the small autoencoder blurs it. Given the decoded frame, the warped picture, the
+reference picture and both poses, this network blends the pictures at each pixel, optionally displaced, with a predicted
+colour.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.guidance.limb_warp import WarpedPoses
 
 FOLD = 2
-"""Pixels per side of a cell of the finest level; the side doubles from level to level."""
+"""Side of a cell of the finest level, in pixels; it doubles with each level."""
 LEVELS = 4
 BLURS = (1.0, 2.5)
-"""Standard deviations of the blurred candidates, in pixels."""
+"""Standard deviations of the Gaussian blurs, in pixels."""
 REACH = 8.0
 """Maximum displacement of the moved candidates along each axis, in pixels."""
 CANDIDATES = ("decoded", "decoded 1", "decoded 2.5", "warped", "warped 1", "warped 2.5", "reference")
@@ -39,15 +39,15 @@ class DetailNet(nn.Module):
     """Adds detail to decoded frames.
 
     Each pixel is a weighted mean of `CANDIDATES`: the pictures, blurred pictures (for uncertain borders), pictures
-    moved by a smooth displacement, and a colour of the network's own.
+    warped by a smooth displacement field, and a predicted colour.
 
     Args:
         widths: channels of the levels, from cells of 2x2 pixels to cells of 16x16, in multiples of 8.
-        blocks: residual blocks of two 3x3 convolutions per level, on both the way down and the way up.
+        blocks: residual blocks of two 3x3 convolutions per level, in both the encoder and the decoder.
         dropout: probability of dropping a channel of the coarsest level in training.
-        fine: channels between two final convolutions at full resolution, which correct the weights, as those of 2x2
-            cells look ragged; 0 for none.
-        sharp_lean: added to the log-weights of the warped picture, moved or not, outside of training, because the
+        fine: channels between two final convolutions at full resolution, which smooth the ragged weights of 2x2 cells;
+            0 for none.
+        sharp_lean: in evaluation mode, added to the log-weights of the warped picture, moved or not, because the
             least-squares result is blurrier than people and pose estimators prefer.
         blurred_lean: the same for the blurred candidates.
     """
@@ -107,7 +107,7 @@ class DetailNet(nn.Module):
         """Add detail to frames.
 
         Args:
-            decoded: decoded frames, about [-1, 1]; height and width are multiples of 16.
+            decoded: decoded frames, in about [-1, 1]; height and width are multiples of 16.
             warped: the picture warped to each pose, in [-1, 1].
             reference: the picture, in [-1, 1].
             pose: drawn poses of the frames, in [-1, 1].
@@ -133,7 +133,7 @@ class DetailNet(nn.Module):
         return sum(w[:, None] * p.float() for w, p in zip(weights.softmax(1).unbind(1), shown, strict=True))  # type: ignore[return-value]
 
     def _levels(self, folded: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of the finest level and of the next one."""
+        """Features of the finest and second finest level."""
         x, kept = self.enter(folded), []
         for blocks, down in zip(self.down_blocks, self.downs, strict=False):
             x = blocks(x)
@@ -153,7 +153,7 @@ class _Block(nn.Module):
         self.norm = nn.GroupNorm(_GROUPS, width)
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        with torch.no_grad():  # starts as the identity
+        with torch.no_grad():  # initialise as the identity
             for parameter in self.conv2.parameters():
                 parameter.zero_()
 
@@ -162,7 +162,7 @@ class _Block(nn.Module):
 
 
 def _corrections(made: int, channels: int) -> nn.Sequential:
-    """Convolutions that correct the `made` outputs per pixel, given these and three pictures. They start at zero."""
+    """Zero-initialised convolutions that correct the `made` outputs per pixel, given these and three pictures."""
     last = nn.Conv2d(channels, made, 3, padding=1)
     with torch.no_grad():
         for parameter in last.parameters():
@@ -181,7 +181,7 @@ def _check(widths: Sequence[int], blocks: Sequence[int], dropout: float, fine: i
 def moved(
     picture: Float[Tensor, "n 3 height width"], by: Float[Tensor, "n 2 height width"]
 ) -> Float[Tensor, "n 3 height width"]:
-    """Sample the picture bilinearly at each position plus `by` = (x, y) pixels; borders are repeated."""
+    """Sample a picture bilinearly at each pixel's position plus `by` = (x, y) pixels; the border is replicated."""
     height, width = picture.shape[-2:]
     y, x = torch.meshgrid(*(torch.arange(n, device=by.device, dtype=by.dtype) for n in (height, width)), indexing="ij")
     at = torch.stack([(2 * (x + by[:, 0]) + 1) / width - 1, (2 * (y + by[:, 1]) + 1) / height - 1], -1)
@@ -189,7 +189,7 @@ def moved(
 
 
 def blurred(picture: Float[Tensor, "n 3 height width"], sigma: float) -> Float[Tensor, "n 3 height width"]:
-    """Smooth a picture by a Gaussian of `sigma` pixels; borders are repeated."""
+    """Blur a picture with a Gaussian of `sigma` pixels; the border is replicated."""
     reach = round(2.5 * sigma)
     at = torch.arange(-reach, reach + 1, device=picture.device, dtype=torch.float32)
     kernel = (-0.5 * (at / sigma).square()).exp()
@@ -201,14 +201,14 @@ def blurred(picture: Float[Tensor, "n 3 height width"], sigma: float) -> Float[T
 def add_detail(
     net: DetailNet, frames: Iterator[Float[Tensor, "3 height width"]], request: Request, first: int = 0
 ) -> Iterator[Float[Tensor, "3 height width"]]:
-    """Add detail to decoded frames, one by one and independently.
+    """Add detail to decoded frames, each independently.
 
     Args:
         net: the network.
-        frames: decoded frames, about [-1, 1]; closed with this generator.
-        request: request of the video, whose poses include the warped picture (`WarpedPoses`). If there is no pose of
-            the picture, a black one is used.
-        first: number of the first frame in the video; frames before number 0 are passed on unchanged.
+        frames: decoded frames, in about [-1, 1]; closed with this generator.
+        request: request of the video, whose poses include the warped picture (`WarpedPoses`). Without a pose of the
+            picture, a black one is used.
+        first: index of the first frame in the video; frames with a negative index are passed on unchanged.
     """
     picture, own, poses = request.image, request.reference_pose, request.poses
     assert isinstance(poses, WarpedPoses)
@@ -223,7 +223,7 @@ def add_detail(
             for name, shown in (("warped picture", warped), ("drawn pose", pose)):
                 if shown.shape[-2:] != frame.shape[-2:]:
                     got, expected = f"a {name} of {tuple(shown.shape[-2:])} pixels", f"{tuple(frame.shape[-2:])}"
-                    raise InputError(got, expected, "make it at the size of the video")
+                    raise InputError(got, expected, "render it at the size of the video")
             inputs = (frame[None].clamp(-1, 1), warped, reference, pose, own_pose)
             with torch.inference_mode():
                 out = net(*(x.to(param.device, param.dtype) for x in inputs))[0].float()

@@ -1,9 +1,9 @@
 """Warp network: corrects the limb warp pixel by pixel (only in small models, see the model card).
 
-Its input is the warped pieces in their new places. It predicts the person's outline at full size, the piece that each
-pixel belongs to, and the offset of the pixel's source in the reference picture from where the piece's own motion puts
-it. Colours come from the reference picture alone. It also predicts which pixels are visible in the reference picture;
-the rest of the model generates the others.
+Given the pieces moved by the limb warp, it predicts the person's outline at full resolution, the piece that each pixel
+belongs to, and a residual displacement, which is added to the piece's affine motion to give the pixel's source in the
+reference picture. Colours are only sampled from the reference picture. The network also predicts which pixels are
+visible in the reference picture; the rest of the model generates the others.
 """
 
 from __future__ import annotations
@@ -33,34 +33,34 @@ from mimicmotion.pose.guidance.skeleton import DrawnPoses, PoseDrawer
 from mimicmotion.pose.keypoints import FACE, VISIBLE, PoseSequence
 
 CELL = 4
-"""Pixels per side of a cell of the finest level."""
+"""Side of a cell of the finest level, in pixels."""
 LEVELS = 4
 PARTS = len(BACK_TO_FRONT)
 RIGID = [BACK_TO_FRONT.index(part) for part in ("head", "right hand", "left hand")]
-"""Pieces that move as wholes, with what is nearest to them: a network that small dissolves faces and fingers."""
+"""Pieces displaced by one affine map each, as so small a network would smear faces and fingers."""
 HEAD = RIGID[0]
 BODY = [BACK_TO_FRONT.index("torso"), HEAD]
 PICTURES = (PARTS + 1, PARTS + 4)
-"""First channels of `WarpInput.cells` that show the warped and the reference picture."""
+"""First channel in `WarpInput.cells` of the warped picture, and of the reference picture."""
 FAR = 32.0
-"""Pixels by which displacements are divided."""
+"""Scale of the displacements among the input channels, in pixels."""
 PRIOR = 4.0
-"""By how much the piece on top leads: less, and pieces from all over the body mix."""
-_SEEN = PARTS + 4 * CELL**2 + 18  # channels of `WarpInput.cells`
+"""Scale of the piece logits, to which twice this is added for the topmost piece; lower values mix distant pieces."""
+_SEEN = PARTS + 4 * CELL**2 + 18  # number of channels of `WarpInput.cells`
 _GROUPS = 8
 
 
 class WarpInput(NamedTuple):
-    """A batch for the network.
+    """A batch of network inputs.
 
     Attributes:
-        cells: what is seen of pieces, pictures and poses, in cells of 4x4 pixels; the pieces' opacity comes first.
-        top: number of the piece that is seen at each pixel, or is nearest to it; -1 where there is none at all.
-        outline: opacity of all pieces, 0..1.
-        maps: from pixels (x, y, 1) to those of the reference picture, for each piece; 0 of pieces that are not there.
-        colours: the person's, see `Puppet.colours`, in [-1, 1].
-        background: without the person, in [-1, 1].
-        picture: the limb warp's, in [-1, 1]; the network does not look at it.
+        cells: input channels from pieces, pictures and poses, in cells of 4x4 pixels; first the opacity of each piece.
+        top: index of the topmost piece at each pixel, or of the nearest piece; -1 if the frame has no pieces.
+        outline: opacity of all pieces together, 0..1.
+        maps: affine map of each piece from pixels (x, y, 1) to pixels of the reference picture; 0 for missing pieces.
+        colours: colours of the person in [-1, 1], see `Puppet.colours`.
+        background: the background without the person, in [-1, 1].
+        picture: result of the limb warp, in [-1, 1]; not used by the network.
         face: whether the driving pose shows the face; if not, the head stays as in the limb warp.
     """
 
@@ -76,14 +76,14 @@ class WarpInput(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Warped:
-    """What the network makes of a batch.
+    """Output of the network for a batch.
 
     Attributes:
-        frames: in [-1, 1].
-        person: the person's colours alone.
-        outline: logit of each pixel's share of the person.
-        place: of each pixel in the reference picture, pixels (x, y).
-        visible: logit of the reference picture showing it, in cells.
+        frames: warped frames, in [-1, 1].
+        person: colours of the person before compositing, in [-1, 1].
+        outline: logit of the person's opacity at each pixel.
+        place: source of each pixel in the reference picture, (x, y) in pixels.
+        visible: logit of each cell being visible in the reference picture.
     """
 
     frames: Float[Tensor, "n 3 height width"]
@@ -94,19 +94,19 @@ class Warped:
 
 
 class WarpNet(nn.Module):
-    """Outline, pieces and displacements from what the limb warp shows.
+    """Predicts outline, pieces and displacements from the result of the limb warp.
 
     Args:
         widths: channels of the four levels, from cells of 4x4 pixels to cells of 32x32, in multiples of 8.
-        decided: factor of the outline's logit when the network is used (not while it learns): a hard outline looks
-            right more often than it is.
+        decided: factor of the outline's logit in evaluation mode, > 0; values above 1 sharpen the outline, which looks
+            better even where it is less accurate.
     """
 
     def __init__(self, widths: Sequence[int] = (48, 64, 88, 104), decided: float = 1.0) -> None:
         super().__init__()
         if len(widths) != LEVELS or any(w < _GROUPS or w % _GROUPS for w in widths) or decided <= 0:
             got = f"widths={tuple(widths)}, decided={decided}"
-            raise ConfigError(got, f"{LEVELS} widths in multiples of {_GROUPS}, decided > 0", "correct it")
+            raise ConfigError(got, f"{LEVELS} widths in multiples of {_GROUPS}, decided > 0", "correct the arguments")
         self.config: dict[str, Any] = {"widths": list(widths), "decided": decided}
         pairs = list(itertools.pairwise(widths))
         self.enter = nn.Conv2d(_SEEN, widths[0], 3, padding=1)
@@ -114,12 +114,12 @@ class WarpNet(nn.Module):
         self.whole = nn.Linear(widths[-1], widths[-1])
         self.up = nn.ModuleList(_Block(a + b, a) for a, b in reversed(pairs))
         self.out = nn.Conv2d(widths[0], 4 * PARTS + CELL**2 + 3, 3, padding=1)
-        with torch.no_grad():  # it starts as the limb warp
+        with torch.no_grad():  # initialise as the limb warp
             for parameter in self.out.parameters():
                 parameter.zero_()
 
     def forward(self, given: WarpInput) -> Warped:
-        """Frames of the same size; height and width in multiples of 32."""
+        """Predict warped frames; height and width must be multiples of 32."""
         x, kept = self.enter(given.cells), []
         for k, block in enumerate(self.down):
             x = block(F.avg_pool2d(x, 2) if k else x)
@@ -146,7 +146,7 @@ class WarpNet(nn.Module):
             place, person = place + share * at, person + share * _look(colours, at)
         logit = given.outline.logit(0.02) + F.pixel_shuffle(outline, CELL)[:, 0].masked_fill(held, 0.0)
         alpha = (logit if self.training else self.config["decided"] * logit).sigmoid()[:, None]
-        alpha = alpha * there.any(1)[:, None, None, None]  # a picture that shows nobody stays as it is
+        alpha = alpha * there.any(1)[:, None, None, None]  # without a person, only the background remains
         frames = alpha * person + (1 - alpha) * given.background
         return Warped(frames, person, logit, place, visible[:, 0])  # type: ignore[arg-type]
 
@@ -167,7 +167,7 @@ def _rigid(top: Float[Tensor, "n h w"]) -> Bool[Tensor, "n h w"]:
 
 
 def displacements(further: Float[Tensor, "n 2 h w"], given: WarpInput) -> Float[Tensor, "n 2 height width"]:
-    """Displacements at full size; that of a rigid piece is one affine map, the nearest to what its cells say."""
+    """Upsample displacements to full resolution; on rigid pieces, replace them by the least-squares affine fit."""
     height, width = further.shape[-2:]
     y, x = torch.meshgrid(*(torch.arange(n, device=further.device) / 8.0 for n in (height, width)), indexing="ij")
     at, says = torch.stack([x, y]).flatten(1), further.flatten(2)
@@ -186,7 +186,7 @@ def displacements(further: Float[Tensor, "n 2 h w"], given: WarpInput) -> Float[
 
 
 def _places(weights: Float[Tensor, "n 14 h w"], maps: Float[Tensor, "n 14 2 3"]) -> Float[Tensor, "n 2 h w"]:
-    """Weighted sum of where each piece says that a pixel lies in the reference."""
+    """Source of each pixel in the reference picture: weighted sum over the affine maps of the pieces."""
     height, width = weights.shape[-2:]
     y, x = torch.meshgrid(*(torch.arange(n, device=maps.device) for n in (height, width)), indexing="ij")
     a = torch.einsum("nkhw,nkij->nijhw", weights, maps)
@@ -194,20 +194,20 @@ def _places(weights: Float[Tensor, "n 14 h w"], maps: Float[Tensor, "n 14 2 3"])
 
 
 def _look(picture: Float[Tensor, "n 3 h w"], place: Float[Tensor, "n 2 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Colours at places in pixels (x, y)."""
+    """Sample a picture bilinearly at positions (x, y) in pixels."""
     height, width = picture.shape[-2:]
     at = torch.stack([(2 * place[:, 0] + 1) / width - 1, (2 * place[:, 1] + 1) / height - 1], -1)
     return F.grid_sample(picture, at, padding_mode="border", align_corners=False)
 
 
 class MovedPicture:
-    """A picture moved to each pose by the network when it is asked for; see `WarpedPicture`.
+    """A picture warped by the network to each pose, computed on access; see `WarpedPicture`.
 
     Args:
         net: the network.
-        reference: RGB.
-        own: its pose, one frame, in pixels of the picture.
-        driving: driving poses in the same pixels.
+        reference: RGB picture.
+        own: pose of the picture, a single frame, in its pixels.
+        driving: driving poses, in pixels of the picture.
         drawer: draws poses at the picture's size.
     """
 
@@ -217,8 +217,8 @@ class MovedPicture:
         check_poses(reference, own, driving)
         self.net, self.reference, self.own, self.driving, self.drawer = net, reference, own, driving, drawer
         self.puppet = cut(reference, own)
-        self.look = functools.lru_cache(maxsize=64)(self._look)  # the U-Net sees a frame before it is shown
-        """A frame, and how sure it is that the reference picture shows what is at each pixel, 0..1."""
+        self.look = functools.lru_cache(maxsize=64)(self._look)  # the U-Net and `show_moved` use each frame
+        """Warped frame of an index, and the probability (0..1) of each of its pixels being visible in the reference."""
 
     def __len__(self) -> int:
         return len(self.driving)
@@ -239,12 +239,12 @@ class MovedPicture:
 def show_moved(
     moved: MovedPicture, frames: Iterator[Float[Tensor, "3 height width"]], first: int = 0
 ) -> Iterator[Float[Tensor, "3 height width"]]:
-    """Frames with the moved picture where it is sure of what it shows.
+    """Blend the warped picture into frames, weighted by its visibility in the reference.
 
     Args:
-        moved: the picture.
-        frames: about [-1, 1]; closed with this stream.
-        first: number of the first frame in the video; frames before number 0 stay as they are.
+        moved: the warped picture.
+        frames: frames in about [-1, 1]; closed with this generator.
+        first: index of the first frame in the video; frames with a negative index are passed on unchanged.
     """
     with closing(frames):  # type: ignore[type-var]
         for number, frame in enumerate(frames, first):
@@ -258,13 +258,13 @@ def show_moved(
 def warp_input(
     puppet: Puppet, reference: Frame, own: PoseSequence, driving: PoseSequence, drawer: PoseDrawer
 ) -> WarpInput:
-    """What the network is told of a picture and some poses.
+    """Network inputs for a picture and driving poses.
 
     Args:
-        puppet: the reference picture in pieces.
-        reference: that picture.
-        own: its pose, one frame.
-        driving: the poses, in pixels of the picture.
+        puppet: the reference picture cut into pieces.
+        reference: RGB reference picture.
+        own: pose of the picture, a single frame, in its pixels.
+        driving: driving poses, in pixels of the picture.
         drawer: draws poses at the picture's size.
     """
     arrangements = [puppet.arrange(xy, c) for xy, c in zip(driving.xy, driving.confidence, strict=True)]
@@ -279,7 +279,7 @@ def warp_input(
     planes = [opacity, torch.from_numpy(person)[None, None], pictures, to_unit(reference[None]), to_unit(own_pose)]
     cells = [F.avg_pool2d(p, CELL).expand(n, -1, -1, -1) for p in planes]
     cells += [F.pixel_unshuffle(p, CELL) for p in (to_unit(poses), outline[:, None])]
-    # where the piece in the middle of each cell comes from, and how it is turned
+    # displacement and linear part of the map of the piece at the centre of each cell
     rows, columns = (torch.arange(CELL // 2, size, CELL) for size in (height, width))
     y, x = torch.meshgrid(rows, columns, indexing="ij")
     here = torch.stack([x, y, torch.ones_like(x)], -1).float()
@@ -295,7 +295,7 @@ def warp_input(
 
 
 def _spread(top: Int8[ndarray, "height width"]) -> Int8[ndarray, "height width"]:
-    """The nearest piece where none is."""
+    """Fill pixels without a piece with the index of the nearest one."""
     if (top < 0).all():
         return top
     away = (top < 0).astype(np.uint8)

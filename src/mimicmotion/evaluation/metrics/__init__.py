@@ -1,1 +1,1 @@
-"""What is measured of a video, and its intervals."""
+"""Video metrics and their confidence intervals."""

@@ -19,7 +19,7 @@ from mimicmotion.errors import InputError
 
 
 class UnequalSetsWarning(UserWarning):
-    """The two sets differ in size, and so does the bias of the distance, which is about c/n."""
+    """The two sets differ in size, which changes the bias of the distance (about c/n)."""
 
 
 def frechet_distance(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"]) -> float:
@@ -39,9 +39,9 @@ def frechet_distance(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"]) -> floa
     a, b = _checked(x, "first set"), _checked(y, "second set")
     if a.shape[1] != b.shape[1]:
         got = f"features of {a.shape[1]} and {b.shape[1]} numbers"
-        raise InputError(got, "features of the same network", "compute them again")
+        raise InputError(got, "features of the same network", "use one network for both sets")
     if len(a) != len(b):
-        text = f"Frechet distance of {len(a)} against {len(b)} features: only distances of sets of one size compare"
+        text = f"Frechet distance of {len(a)} against {len(b)} features: comparable only between sets of equal size"
         warnings.warn(text, UnequalSetsWarning, stacklevel=2)
     return _distance(a, b)
 
@@ -54,12 +54,12 @@ def _distance(a: Float64[ndarray, "n d"], b: Float64[ndarray, "m d"]) -> float:
 
 
 def _reduced(x: Float64[ndarray, "n d"]) -> Float64[ndarray, "k d"]:
-    """At most d rows with the same x^T x, which leaves traces and singular values of products unchanged."""
+    """At most d rows with the same x^T x, which preserves traces and singular values of products."""
     return x if len(x) <= x.shape[1] else np.asarray(np.linalg.qr(x, mode="r"))
 
 
 def _checked(x: Float[ndarray, "n d"], name: str) -> Float64[ndarray, "n d"]:
-    """Features as float64: a matrix of at least two rows, without NaN and infinity."""
+    """Return features as float64, checked to be a finite matrix with at least two rows."""
     x = np.asarray(x)
     if x.ndim != 2 or not x.shape[1]:
         raise InputError(f"{name} of shape {x.shape}", "(clips, numbers)", "stack the features as rows")
@@ -80,7 +80,7 @@ class Extrapolated:
     """Distances at growing set sizes, and the line fitted to them.
 
     Attributes:
-        value: the line's value at infinitely many clips; noise can push it below 0.
+        value: the extrapolated distance for infinitely many clips; can be negative because of noise.
         slope: slope of the distance against 1/n; the bias is about slope / n.
         sizes: set sizes.
         distances: mean distance at each size.
@@ -93,7 +93,7 @@ class Extrapolated:
 
     @property
     def r_squared(self) -> float:
-        """Share of the distances' variance that the line explains; NaN if they do not vary."""
+        """Coefficient of determination of the line; NaN if all distances are equal."""
         seen = np.array(self.distances)
         spread = float(((seen - seen.mean()) ** 2).sum())
         left = float(((seen - self.value - self.slope / np.array(self.sizes)) ** 2).sum())
@@ -101,9 +101,9 @@ class Extrapolated:
 
 
 def fd_infinity(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"], *, seed: int = 0) -> Extrapolated:
-    """Frechet distance without the bias of small sets: a line in 1/n, extrapolated to 0 (Chong & Forsyth 2020).
+    """Frechet distance without the bias of small sets: linear fit in 1/n, extrapolated to 0 (Chong & Forsyth 2020).
 
-    Averages four draws without replacement at each of 8 sizes, from half to all of the smaller set.
+    Each of 8 set sizes, from half the smaller set to all of it, averages four draws without replacement.
 
     Args:
         x: features of one set.
@@ -111,7 +111,7 @@ def fd_infinity(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"], *, seed: int
         seed: seed of the random draws.
 
     Raises:
-        InputError: a set has fewer than 16 features, or as `frechet_distance`.
+        InputError: a set has fewer than 16 features, or as for `frechet_distance`.
     """
     a, b = _checked(x, "first set"), _checked(y, "second set")
     most = min(len(a), len(b))

@@ -1,4 +1,4 @@
-"""Features of clips, for FVD (Unterthiner et al. 2018) and other Frechet distances of clips.
+"""Features of clips, for FVD (Unterthiner et al. 2018) and other Frechet distances between sets of clips.
 
 Features depend only on the sequence, the network and its settings, so callers can cache them, compare sets
 (`frechet.frechet_distance`) and resample sequences without running the network again.
@@ -29,15 +29,15 @@ def features(
     mode: Mode = "stride1",
     batch_size: int = 4,
 ) -> Float32[ndarray, "clips dim"]:
-    """Features of all clips of one sequence in order, one row per clip.
+    """Compute the features of all clips of one sequence in order, one row per clip.
 
     Frames are streamed, and at most `batch_size` clips are held in memory.
 
     Args:
         frames: RGB frames, uint8 or float in 0..1, all of one size.
-        network: feature network, such as `load_i3d()`; its `length` is the length of the clips.
-        mode: "stride1": a clip begins at every frame (DisCo's protocol). "disjoint": clips follow one another, and
-            frames left over at the end are dropped.
+        network: feature network, such as `load_i3d()`; its `length` is the number of frames per clip.
+        mode: "stride1": a clip starts at every frame (DisCo's protocol). "disjoint": clips do not overlap, and frames
+            left over at the end are dropped.
         batch_size: clips per forward pass.
 
     Raises:

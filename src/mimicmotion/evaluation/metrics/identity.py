@@ -1,8 +1,8 @@
 """Identity similarity: cosine similarity of the embeddings of aligned faces.
 
 Eyes, nose and mouth corners come from the pose estimator's 68 face points. A least-squares similarity transform moves
-them to where the network expects them. Frames without a reliable face are excluded from the means and
-counted separately.
+them to where the network expects them. Frames without a reliable face are excluded from the means and counted
+separately.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from mimicmotion.video.picture import read_picture
 from mimicmotion.weights.registry import known
 
 MIN_EYES = 6.0
-"""Minimum distance between the eyes in pixels; in an aligned face it is 35."""
+"""Minimum distance between the eyes, in pixels; it is 35 in an aligned face."""
 SURE = 0.5
 """Minimum confidence of a face's five points."""
 ALIKE = 0.91
-"""Cosine similarity of dlib's embeddings that corresponds to its own threshold for the same person, a distance of 0.6.
-In real clips, faces of the same person reach 0.96 and more; most different people stay below 0.89, but lookalikes reach
-0.96."""
+"""Cosine similarity that corresponds to dlib's threshold for the same person, a distance of 0.6 between embeddings.
+In real clips, faces of the same person reach 0.96 and more; most pairs of different people stay below 0.89, but
+lookalikes reach 0.96."""
 EVERY = 10
-"""Frame step of `likeness`."""
+"""`likeness` uses every n-th frame."""
 
 # indices into the 68 points: eyes, nose tip, mouth corners; the person's right is on the left
 _GROUPS = (slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55))
@@ -41,14 +41,14 @@ Embeddings = Float32[ndarray, "frames dim"]
 
 
 def five_points(poses: PoseSequence) -> tuple[Float64[ndarray, "frames 5 2"], Float64[ndarray, " frames"]]:
-    """Eyes, nose and mouth corners in pixels, and the lowest confidence among them."""
+    """Eyes, nose and mouth corners (x, y) in pixels, and the lowest confidence among them."""
     xy, confidence = poses.xy[:, FACE].astype(np.float64), poses.confidence[:, FACE].astype(np.float64)
     points = np.stack([xy[:, g].mean(1) for g in _GROUPS], 1)
     return points, np.stack([confidence[:, g].min(1) for g in _GROUPS], 1).min(1)
 
 
 def sure_faces(poses: PoseSequence) -> Bool[ndarray, " frames"]:
-    """Frames with a reliable face: all five points reach `SURE`, and the eyes are `MIN_EYES` apart."""
+    """Frames with a reliable face: all five points reach `SURE`, and the eyes are at least `MIN_EYES` apart."""
     points, confidence = five_points(poses)
     return (confidence >= SURE) & (np.hypot(*(points[:, 1] - points[:, 0]).T) >= MIN_EYES)
 
@@ -64,7 +64,7 @@ def similarity(source: Float[ndarray, "n 2"], target: Float[ndarray, "n 2"]) -> 
 
 
 def aligned_face(frame: Frame, points: Float[ndarray, "5 2"], network: FaceNetwork) -> UInt8[ndarray, "side side 3"]:
-    """The face of a frame, with eyes, nose and mouth where the network expects them."""
+    """Crop the face of a frame, with eyes, nose and mouth where the network expects them."""
     import cv2
 
     # our pixel centres are at integer + 0.5, those of OpenCV and `places` at integers
@@ -76,11 +76,11 @@ def aligned_face(frame: Frame, points: Float[ndarray, "5 2"], network: FaceNetwo
 def embeddings(
     frames: Iterable[Frame], poses: PoseSequence, network: FaceNetwork
 ) -> Iterator[Float32[ndarray, " dim"]]:
-    """Yield the embedding of each frame's face, with length 1; NaN without a reliable face.
+    """Yield the L2-normalised embedding of each frame's face; NaN without a reliable face.
 
     Args:
         frames: RGB frames.
-        poses: poses found in these frames, in their pixels.
+        poses: poses detected in these frames, in pixels.
         network: see `FaceNetwork`.
     """
     points, unknown = five_points(poses)[0], np.full(network.dim, np.nan, np.float32)
@@ -97,8 +97,8 @@ def identity_numbers(made: Embeddings, real: Embeddings, reference: Embeddings |
         reference: embedding of the reference picture, one row.
 
     Returns:
-        Mean cosines (-1..1) over the frames with both faces, and `identity_missing`: of the frames with a real face,
-        the share without a generated one. NaN if there are no such frames.
+        Mean cosines (-1..1) over the frames with both faces, and `identity_missing`: the fraction of frames with a real
+        face in which the generated face is missing. NaN if there are no such frames.
     """
     seen, known = np.isfinite(made).all(1), np.isfinite(real).all(1)
     both = seen & known

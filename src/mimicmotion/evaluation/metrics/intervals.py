@@ -1,8 +1,8 @@
-"""Means with 95 % intervals by Student's t over sequences, and corrected tests of many differences.
+"""Means with 95 % confidence intervals (Student's t over sequences), and p-values corrected for multiple comparisons.
 
-The unit is the sequence, never the frame: frames of one sequence are alike, and intervals over frames would be far too
-narrow. Student's t holds even with few sequences: for 30 differences of equal methods over 6 sequences, 2 to 5 % of the
-reports call one of them a difference (with a percentile bootstrap, 15 % for each single difference).
+The sample is the sequence, never the frame: frames of a sequence are correlated, and intervals over frames would be far
+too narrow. Student's t is valid even for few sequences: with 30 comparisons of equal methods over 6 sequences, 2 to 5 %
+of the reports contain a false positive (with a percentile bootstrap, 15 % of single comparisons are false positives).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from mimicmotion.runtime.extras import import_extra
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A number of several sequences and its 95 % interval.
+    """An estimate over sequences and its 95 % confidence interval.
 
     Attributes:
-        value: the number itself; NaN where it is unknown.
+        value: the estimate; NaN if it is unknown.
         low: lower end of the interval; NaN if there is none, as for a single sequence.
         high: upper end.
         n: number of sequences.
-        p: probability of a value at least this far from 0 if the true one is 0; NaN without an interval.
-        clips: number of clips behind a Frechet distance; 0 for other numbers.
+        p: two-sided p-value for the hypothesis that the true value is 0; NaN without an interval.
+        clips: number of clips behind a Frechet distance; 0 for other metrics.
     """
 
     value: float
@@ -45,18 +45,18 @@ class Interval:
         return self.low > 0 or self.high < 0
 
     def text(self, digits: int, sign: str = "") -> str:
-        """Format as "15.02 [14.80, 15.30]", or only the number if there is no interval.
+        """Format as "15.02 [14.80, 15.30]", or only the value if there is no interval.
 
         Args:
             digits: decimals.
-            sign: "+" to show the sign of positive numbers.
+            sign: "+" to show a plus sign before positive values.
         """
         value, low, high = (f"{v:{sign}.{digits}f}" for v in (self.value, self.low, self.high))
         return f"{value} [{low}, {high}]" if math.isfinite(self.low) else value
 
 
 def mean_interval(values: Sequence[float] | ndarray) -> Interval:
-    """Mean over sequences with its interval; give differences to compare two methods on the same sequences.
+    """Mean over sequences with its interval; pass differences to compare two methods on the same sequences.
 
     Args:
         values: one number per sequence.
@@ -70,12 +70,12 @@ def mean_interval(values: Sequence[float] | ndarray) -> Interval:
 
 
 def ratio_of_sums(parts: Sequence[float] | ndarray, wholes: Sequence[float] | ndarray) -> Interval:
-    """sum(parts) / sum(wholes) over sequences, e.g. points met / points visible, with its interval.
+    """Ratio sum(parts) / sum(wholes) over sequences, such as points found / points visible, with its interval.
 
     Sequences whose whole is 0 are left out.
 
     Raises:
-        InputError: the lengths differ, a whole is negative, all wholes are 0, or as `mean_interval`.
+        InputError: the lengths differ, a whole is negative, all wholes are 0, or as for `mean_interval`.
         ConfigError: scipy is not installed.
     """
     x, y = _checked(parts), _checked(wholes)
@@ -89,7 +89,7 @@ def ratio_of_sums(parts: Sequence[float] | ndarray, wholes: Sequence[float] | nd
 
 
 def t_interval(value: float, error: float, n: int, *, clips: int = 0) -> Interval:
-    """The interval of a value of `n` sequences with this standard error; none for a single sequence."""
+    """Interval of an estimate over `n` sequences from its standard error; none for a single sequence."""
     if n < 2:
         return Interval(value, n=n, clips=clips)
     t = import_extra("scipy.stats", "eval").t
@@ -99,7 +99,7 @@ def t_interval(value: float, error: float, n: int, *, clips: int = 0) -> Interva
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm-Bonferroni correction of p-values (Holm 1979); NaN is kept."""
+    """Holm-Bonferroni correction of p-values (Holm 1979); NaN stays NaN."""
     out, least = [float("nan")] * len(p), 0.0
     known = sorted((value, i) for i, value in enumerate(p) if not math.isnan(value))
     for rank, (value, i) in enumerate(known):

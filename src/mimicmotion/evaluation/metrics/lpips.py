@@ -20,11 +20,11 @@ Net = Literal["alex", "vgg"]
 
 
 def load_lpips(net: Net = "alex", path: Path | str | None = None, *, device: str | None = None) -> Lpips:
-    """Load LPIPS: its trunk and heads.
+    """Load LPIPS: the backbone and its linear layers.
 
     Args:
-        net: "alex" (what papers usually mean) or "vgg".
-        path: file of the weights; by default those of `mimicmotion weights fetch lpips-alex` (or lpips-vgg).
+        net: "alex" (the usual choice in papers) or "vgg".
+        path: file with the weights; by default those of `mimicmotion weights fetch lpips-alex` (or lpips-vgg).
         device: device of the network; by default a GPU if there is one.
 
     Raises:
@@ -42,7 +42,7 @@ def load_lpips(net: Net = "alex", path: Path | str | None = None, *, device: str
 
 
 def lpips(output: AnyFrames, target: AnyFrames, *, network: Lpips, batch_size: int = 8) -> Float64[ndarray, " frames"]:
-    """LPIPS of each frame, at the frames' own size; 0 for equal frames.
+    """LPIPS of each frame, without resizing; 0 for equal frames.
 
     Args:
         output: generated frames, uint8 or float in 0..1 (scaled to [-1, 1] here).

@@ -1,4 +1,4 @@
-"""Metrics of one pair of videos, computed in chunks, with the same results as on whole clips."""
+"""Metrics of a pair of videos, computed in chunks, with the same results as on whole clips."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 VERSIONS = dict.fromkeys(("psnr", "ssim", "l1", "lpips", "lpips-vgg", "poses", "identity"), 1)
 VERSIONS |= dict.fromkeys(("flicker", "warping", "seams"), 2)
-"""Incremented when a metric changes, so that old cached values are not used."""
+"""Incremented when a metric changes, to invalidate cached values."""
 
 
 FrameNumbers = Callable[[Frames, Frames], Float64[ndarray, " frames"]]
-"""Generated and real frames -> one number per frame."""
+"""Function of generated and real frames that returns one value per frame."""
 
 
 class FrameMean:
-    """Mean of a number per frame over all frames; NaN without frames.
+    """Mean of a per-frame metric over all frames; NaN without frames.
 
     Args:
         name: name of the result.
-        values: computes the numbers.
-        finish: function applied to their mean.
+        values: computes the metric of each frame.
+        finish: function applied to the mean.
     """
 
     def __init__(self, name: str, values: FrameNumbers, finish: Callable[[float], float] = float) -> None:
@@ -57,20 +57,20 @@ def _error(output: Frames, target: Frames, power: Callable[[ndarray], ndarray]) 
 
 
 def _overflown_psnr(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
-    """PSNR as in old tables of the field, whose 8-bit differences and squares wrap around at 256."""
+    """PSNR as in older published tables, whose 8-bit differences and squares wrap around at 256."""
     difference = output - target  # wraps around on purpose
     errors = (difference * difference).mean((1, 2, 3), dtype=np.float64)
     return np.where(errors == 0, 100.0, 10 * np.log10(255.0**2 / np.maximum(errors, 1e-12)))
 
 
 def _field_l1(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
-    """Mean over colours from 0 to 255, divided by the number of pixels once more."""
+    """Mean absolute error of colours in 0..255, divided once more by the number of pixels."""
     height, width = output.shape[1:3]
     return np.abs(output.astype(np.float64) - target).mean((1, 2, 3)) / (height * width)
 
 
 def _field_ssim(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
-    """SSIM of 8-bit grey frames with scikit-image's defaults: uniform 7 x 7 window, sample covariance."""
+    """SSIM of 8-bit greyscale frames with scikit-image's defaults: uniform 7 x 7 window, sample covariance."""
     import cv2
 
     if min(output.shape[1:3]) < 7:
@@ -94,7 +94,7 @@ def lpips_mean(network: Lpips, *, field: bool = False) -> FrameMean:
 
     Args:
         network: network returned by `load_lpips`.
-        field: pass pictures in 0..1, as widespread code does, although the network was trained on -1..1.
+        field: pass frames in 0..1, as much published code does, although the network was trained on -1..1.
     """
     from mimicmotion.evaluation.metrics.lpips import lpips
 
@@ -108,7 +108,7 @@ def lpips_mean(network: Lpips, *, field: bool = False) -> FrameMean:
 
 
 class Flicker:
-    """`temporal.background_flicker` of output and target, from exact sums of differences to the first frame."""
+    """`temporal.background_flicker` of output and target, from exact sums of differences from the first frame."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -124,7 +124,7 @@ class Flicker:
         self._count += len(both)
 
     def result(self) -> dict[str, float]:
-        """NaN if too little of the real video is static, or there are fewer than two frames."""
+        """Flicker, its difference from the target's, and the static fraction; NaN if too little is static."""
         flicker, own, share = (float("nan"),) * 3
         if self._count > 1:
             variance = np.maximum(self._squares / self._count - (self._sum / self._count) ** 2, 0)
@@ -139,8 +139,8 @@ class FrameChanges:
     """A metric of frame-to-frame changes.
 
     Args:
-        values: generated and real frames -> numbers for each frame but the first.
-        finish: converts the numbers of the whole sequence to results.
+        values: function of generated and real frames that returns the values of each frame but the first.
+        finish: converts the values of the whole sequence to results.
     """
 
     def __init__(
@@ -162,12 +162,12 @@ class FrameChanges:
         self._last = output[-1:], target[-1:]
 
     def result(self) -> dict[str, float]:
-        """The numbers, after `finish`."""
+        """The values, after `finish`."""
         return self.finish(np.concatenate(self._values) if self._values else np.empty(0))
 
 
 def _warping(errors: Float64[ndarray, "frames-1 2"]) -> dict[str, float]:
-    """The output's mean error, and its distance from the target's own error."""
+    """Mean warping error of the output, and its absolute difference from that of the target."""
     made, own = (temporal.mean_of_known(e) for e in errors.T) if errors.size else (float("nan"),) * 2
     return {"warping_error": made, "warping_distance": abs(made - own)}
 
@@ -179,7 +179,7 @@ def seam_score(borders: Sequence[int]) -> FrameChanges:
     """Mean of `temporal.seam_scores`; NaN without borders, or without frames between them.
 
     Args:
-        borders: first frames of new segments; those after the compared frames are ignored.
+        borders: first frames of new segments; those beyond the compared frames are ignored.
     """
 
     def mean(jumps: Float64[ndarray, " frames-1"]) -> dict[str, float]:
@@ -205,7 +205,7 @@ FIELD = EXACT | {"psnr": (FieldPsnr, FieldOverflow), "ssim": (FieldSsim,), "l1":
 
 
 def run_measures(chunks: Iterable[tuple[Frames, Frames]], measures: Sequence[Measure]) -> Iterator[int]:
-    """Feed all measures in one pass; yields the number of frames so far."""
+    """Feed all metrics in one pass; yields the number of frames processed so far."""
     done = 0
     for output, target in chunks:
         for m in measures:

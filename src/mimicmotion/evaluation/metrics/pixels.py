@@ -1,6 +1,6 @@
 """PSNR and SSIM of whole frames, of the moving region and of the hands.
 
-Clips are uint8 (0..255) or floats in 0..1; all results refer to the range 0..1. Everything is computed in float64.
+Clips are uint8 (0..255) or floats in 0..1; results refer to the range 0..1. Everything is computed in float64.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.extras import import_extra
 
 MOVED = 0.1
-"""A pixel belongs to the moving region if a colour of target and reference differs by more than this (0..1)."""
+"""A pixel is in the moving region if a colour channel of target and reference differs by more than this (0..1)."""
 FLOOR = 1e-10
-"""Least mean squared error, so that identical clips have 100 dB."""
+"""Lower bound of the mean squared error, which limits PSNR to 100 dB."""
 SSIM_SIGMA = 1.5
 SSIM_WINDOW = 11  # scikit-image's window for this sigma; smaller frames cannot be compared
 
@@ -26,7 +26,7 @@ Mask = Bool[ndarray, "frames height width"]
 
 
 def unit_frames(frames: Num[ndarray, ...], name: str = "frames") -> Float64[ndarray, "frames height width 3"]:
-    """A clip as float64 in 0..1.
+    """Convert a clip to float64 in 0..1.
 
     Raises:
         InputError: wrong shape or type, no frames, NaN, or values out of range.
@@ -48,7 +48,7 @@ def unit_frames(frames: Num[ndarray, ...], name: str = "frames") -> Float64[ndar
 
 
 def pair(output: AnyFrames, target: AnyFrames) -> tuple[Float64[ndarray, "f h w 3"], Float64[ndarray, "f h w 3"]]:
-    """Both clips as float64 in 0..1.
+    """Convert both clips to float64 in 0..1.
 
     Raises:
         InputError: they differ in length or size, or one is malformed (see `unit_frames`).
@@ -62,7 +62,7 @@ def pair(output: AnyFrames, target: AnyFrames) -> tuple[Float64[ndarray, "f h w 
 
 
 def psnr(output: AnyFrames, target: AnyFrames, mask: Mask | None = None) -> float:
-    """Peak signal-to-noise ratio in dB of the mean squared error of the whole clip, at most 100.
+    """Peak signal-to-noise ratio in dB, from the mean squared error of the whole clip; at most 100.
 
     Args:
         output: generated frames.
@@ -73,13 +73,13 @@ def psnr(output: AnyFrames, target: AnyFrames, mask: Mask | None = None) -> floa
         dB; NaN if the mask is empty.
 
     Raises:
-        InputError: as `pair`, or a mask of another shape.
+        InputError: as for `pair`, or the mask has another shape.
     """
     a, b = pair(output, target)
     errors = (a - b) ** 2
     if mask is not None and (mask.shape != errors.shape[:3] or mask.dtype != bool):
         got = f"mask {mask.shape} of {mask.dtype}"
-        raise InputError(got, f"{errors.shape[:3]} of bool", "make it from these frames")
+        raise InputError(got, f"{errors.shape[:3]} of bool", "compute it from these frames")
     chosen = errors if mask is None else errors[mask]
     return decibel(float(chosen.mean())) if chosen.size else float("nan")
 
@@ -93,11 +93,11 @@ def frame_psnr(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, " frame
 def frame_ssim(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, " frames"]:
     """Structural similarity of each frame by scikit-image, as defined by Wang et al. 2004.
 
-    Computed on grey (Rec. 601) with Gaussian weights of sigma 1.5 pixels, population variances and range 1, without
-    the border of half a window.
+    Computed on greyscale (Rec. 601) with Gaussian weights of sigma 1.5 pixels, population variances and range 1,
+    excluding a border of half a window.
 
     Raises:
-        InputError: as `pair`; frames smaller than the window; or scikit-image is missing.
+        InputError: as for `pair`; the frames are smaller than the window; or scikit-image is missing.
     """
     a, b = pair(output, target)
     if min(a.shape[1:3]) < SSIM_WINDOW:
@@ -119,7 +119,7 @@ def grey(frames: Float[ndarray, "*n 3"]) -> Float64[ndarray, "*n"]:
 
 
 def moving_region(target: AnyFrames, reference: Num[ndarray, "height width 3"], threshold: float = MOVED) -> Mask:
-    """Where target frames differ from the reference picture by more than `threshold` in any colour.
+    """Where target frames differ from the reference picture by more than `threshold` in any colour channel.
 
     Raises:
         InputError: the sizes differ, or a clip is malformed.
@@ -131,7 +131,7 @@ def moving_region(target: AnyFrames, reference: Num[ndarray, "height width 3"], 
 
 
 def hand_region(poses: PoseSequence) -> Mask:
-    """Pixels whose centre lies in the box of a hand all of whose points are reliable, at the poses' own size."""
+    """Pixels whose centre lies in the bounding box of a hand with only reliable points, at the size of the poses."""
     boxes, reliable = hand_boxes(poses.xy, poses.confidence)
     x, y = np.arange(poses.size[1]) + 0.5, np.arange(poses.size[0]) + 0.5
     left, top, right, bottom = np.moveaxis(boxes, -1, 0)[..., None]
@@ -140,7 +140,7 @@ def hand_region(poses: PoseSequence) -> Mask:
 
 
 def hand_psnr(output: AnyFrames, target: AnyFrames, poses: PoseSequence) -> float:
-    """PSNR within `hand_region`; NaN if no hand of the clip is reliable. Raises as `psnr`."""
+    """PSNR within `hand_region`; NaN if no hand of the clip is reliable. Raises the errors of `psnr`."""
     return psnr(output, target, hand_region(poses))
 
 

@@ -1,16 +1,16 @@
-"""Pose fidelity: poses found in generated frames, compared with the driving poses.
+"""Pose fidelity: poses detected in generated frames, compared with the driving poses.
 
 Lengths are in torso lengths: the distance from the neck to the middle of the hips in the true poses, median over the
-clip (in a single frame it shrinks when the person bends towards the camera). PCK@0.1 is the share of the truly visible
-points that are found within 0.1 torso lengths; a point that is not found counts as wrong. With `unit="box"`, PCK is the
-original one of Yang and Ramanan (2013): within a tenth of the longer side of the person's box, which for a standing
-person is three to four times as far.
+clip (in a single frame it shrinks when the person bends towards the camera). PCK@0.1 is the fraction of visible true
+points that are detected within 0.1 torso lengths; a missed point counts as wrong. With `unit="box"`, PCK is the
+original one of Yang and Ramanan (2013): within a tenth of the longer side of the person's bounding box, which for a
+standing person is three to four times as far.
 
-Points in generated frames can be found in two ways:
-- `redetect` runs a pose estimator. Its joints differ a little from the truth's, and it errs on true frames too: always
-  report it on the true frames as well (the ceiling), and against its results on the true frames.
-- `find_patches` searches the generated frame for the true frame's surroundings of each point. It needs the true frames
-  but no estimator, so it works on figures that an estimator cannot read.
+Points in generated frames can be located in two ways:
+- `redetect` runs a pose estimator. Its joints are defined slightly differently from the true ones, and it also errs on
+  true frames: always report its score on the true frames too (the ceiling), and compare with its results on them.
+- `find_patches` searches the generated frame for the neighbourhood of each point in the true frame. It needs the true
+  frames but no estimator, so it also works on figures that an estimator does not recognise.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from mimicmotion.pose.keypoints import (
 
 PARTS = {"body": BODY, "left_hand": LEFT_HAND, "right_hand": RIGHT_HAND, "face": FACE}
 TRULY_VISIBLE = 0.6
-"""Least true confidence of points that count; hidden points of synthetic people stay below it."""
+"""Minimum confidence of true points that count; occluded points of synthetic people stay below it."""
 PCK_RADIUS = 0.1
-"""In units of length."""
+"""Radius of PCK, in the unit of length."""
 Unit = Literal["torso", "box"]
 
 
@@ -55,10 +55,10 @@ class Fidelity:
     """Accuracy of the points of one part.
 
     Attributes:
-        error: mean distance of the found points in the unit of length; NaN if none is found.
-        pck: share of the visible points found within the radius; NaN if none is visible.
-        missing: share of the visible points that are not found; NaN if none is visible.
-        points: number of points of all frames that are visible in the truth.
+        error: mean distance of the detected points in the unit of length; NaN if none is detected.
+        pck: fraction of the visible points detected within the radius; NaN if none is visible.
+        missing: fraction of the visible points that are not detected; NaN if none is visible.
+        points: number of visible true points over all frames.
     """
 
     error: float
@@ -68,12 +68,12 @@ class Fidelity:
 
 
 def torso_length(truth: PoseSequence) -> float:
-    """Pixels from the neck to the middle of the hips, median over the frames in which they are seen.
+    """Distance in pixels from the neck to the middle of the hips, median over the frames in which they are visible.
 
-    If the hips are never seen, 1.2 times the largest shoulder width.
+    If the hips are never visible, 1.2 times the largest shoulder width.
 
     Raises:
-        PoseError: neither is seen in any frame.
+        PoseError: neither is visible in any frame.
     """
     xy, seen = truth.xy.astype(np.float64), truth.confidence > 0
     spine = np.hypot(*(xy[:, NECK] - 0.5 * (xy[:, R_HIP] + xy[:, L_HIP])).T)
@@ -90,9 +90,9 @@ def torso_length(truth: PoseSequence) -> float:
 
 
 def box_sides(truth: PoseSequence, visible: float = TRULY_VISIBLE) -> Float64[ndarray, " frames"]:
-    """Longer side (pixels) of the tight box around the visible body points of each frame.
+    """Longer side in pixels of the bounding box of the visible body points of each frame.
 
-    NaN for frames with fewer than two visible points, or with all of them in one place.
+    NaN for frames with fewer than two visible points, or if they coincide.
     """
     shown = truth.confidence[:, BODY] >= visible
     xy = np.where(shown[..., None], truth.xy[:, BODY].astype(np.float64), np.nan)
@@ -109,20 +109,20 @@ def pose_fidelity(
     unit: Unit = "torso",
     visible: float = TRULY_VISIBLE,
 ) -> dict[str, Fidelity]:
-    """Compare poses found in generated frames with the driving poses, separately for body, hands and face.
+    """Compare poses detected in generated frames with the driving poses, separately for body, hands and face.
 
     Args:
-        found: poses found in the result; scaled to the truth's size if necessary.
+        found: poses detected in the generated frames; scaled to the size of `truth` if necessary.
         truth: the driving poses.
         unit: unit of length: "torso" (`torso_length`) or "box" (`box_sides`). With "box", only the PCK of the body is
-            useful, because hands and faces are smaller than the radius. Frames without a box are left out.
-        visible: true points with a lower confidence do not count.
+            useful, because hands and faces are smaller than the radius. Frames without a box are ignored.
+        visible: true points with a lower confidence are ignored.
 
     Returns:
         `Fidelity` of "body" (18 points), "left_hand", "right_hand" (21), "face" (68).
 
     Raises:
-        PoseError: lengths differ, there are no frames, or the truth shows no torso.
+        PoseError: lengths differ, there are no frames, or no torso is visible in the true poses.
     """
     if len(found) != len(truth) or not len(truth):
         got = f"{len(found)} found and {len(truth)} true poses"
@@ -136,7 +136,7 @@ def pose_fidelity(
 
 
 def pooled(clips: list[dict[str, Fidelity]]) -> dict[str, Fidelity]:
-    """One `Fidelity` for each part over many clips, in which every visible point has the same weight."""
+    """Combine the `Fidelity` of each part over clips, with equal weight for every visible point."""
     out = {}
     for part in clips[0] if clips else ():
         rows = [c[part] for c in clips if c[part].points]
@@ -150,7 +150,7 @@ def pooled(clips: list[dict[str, Fidelity]]) -> dict[str, Fidelity]:
 
 
 DETECTION_SIDE = 128
-"""Smaller frames are enlarged to this short side for the estimator; larger ones did not help on synthetic frames."""
+"""Smaller frames are enlarged to this short side for the estimator; larger sizes did not help on synthetic frames."""
 
 
 def detection_size(size: tuple[int, int]) -> tuple[int, int]:
@@ -174,10 +174,10 @@ def redetect(frames: Frames, estimator: PoseEstimator) -> PoseSequence:
 
 
 def pose_numbers(found: PoseSequence, truth: PoseSequence) -> dict[str, float]:
-    """All numbers on pose fidelity in a report.
+    """All pose metrics of a report.
 
     Raises:
-        PoseError: lengths differ, or the truth shows no torso.
+        PoseError: lengths differ, or no torso is visible in the true poses.
     """
     out: dict[str, float] = {}
     for name, part in pose_fidelity(found, truth).items():
@@ -194,20 +194,20 @@ def pose_numbers(found: PoseSequence, truth: PoseSequence) -> dict[str, float]:
 
 
 PATCH = 0.15
-"""Half side of a patch in torso lengths."""
+"""Half the side of a patch, in torso lengths."""
 REACH = 0.4
-"""How far a patch is searched for, in torso lengths along each axis."""
+"""Search range along each axis, in torso lengths."""
 MATCH = 0.5
-"""Normalised correlation below which a patch counts as not found."""
+"""Minimum normalised correlation of a match."""
 
 
 def find_patches(output: Frames, target: Frames, truth: PoseSequence) -> PoseSequence:
-    """Find the surroundings of each true point in the generated frames.
+    """Locate each true point in the generated frames by template matching.
 
     A square of 0.3 torso lengths around each visible point of the true frame is searched for in the output, up to 0.4
-    torso lengths away along each axis, by normalised correlation of colours. On true frames the result is exact; chance
-    hits give a PCK@0.1 of about 0.05. Along plain limbs the match may slide, so distances are coarser than those of a
-    good estimator.
+    torso lengths away along each axis, by normalised cross-correlation of colours. On true frames the result is exact;
+    random matches give a PCK@0.1 of about 0.05. On limbs without texture a match can slide along the limb, so distances
+    are less accurate than those of a good estimator.
 
     Args:
         output: generated frames, RGB.
@@ -219,7 +219,7 @@ def find_patches(output: Frames, target: Frames, truth: PoseSequence) -> PoseSeq
 
     Raises:
         InputError: lengths or sizes differ, or frames are malformed.
-        PoseError: the truth shows no torso.
+        PoseError: no torso is visible in the true poses.
     """
     if output.dtype != np.uint8 or output.ndim != 4 or output.shape != target.shape or target.dtype != np.uint8:
         got = f"output {output.shape} of {output.dtype}, target {target.shape} of {target.dtype}"
@@ -253,10 +253,10 @@ class PatchErrors:
 
 
 def patch_errors(output: Frames, target: Frames, truth: PoseSequence) -> PatchErrors:
-    """`find_patches` in two numbers, for comparing models.
+    """Mean distances of `find_patches`, for comparing models.
 
-    A patch that is not found counts as 0.4 torso lengths off (the search range); otherwise a model that paints no hands
-    at all would have the smallest error. Raises as `find_patches`.
+    A patch without a match counts as 0.4 torso lengths off (the search range); otherwise a model that generates no
+    hands at all would have the smallest error. Raises the errors of `find_patches`.
     """
     found = find_patches(output, target, truth)
     distance = np.hypot(*np.moveaxis(found.xy.astype(np.float64) - truth.xy, -1, 0)) / torso_length(truth)
@@ -271,8 +271,8 @@ def patch_errors(output: Frames, target: Frames, truth: PoseSequence) -> PatchEr
 
 
 def _best(area: ndarray, patch: ndarray, reach: int) -> tuple[tuple[int, int], float]:
-    """The shift (x, y) of the best match from the middle, the nearest one in a tie, and its correlation."""
-    if patch.std() < 1:  # a plain patch matches anywhere
+    """Shift (x, y) of the best match from the centre (the nearest one in a tie), and its correlation."""
+    if patch.std() < 1:  # a uniform patch matches anywhere
         return (0, 0), 0.0
     scores = np.nan_to_num(cv2.matchTemplate(area, patch, cv2.TM_CCOEFF_NORMED), nan=-1.0, posinf=-1.0, neginf=-1.0)
     offsets = np.arange(-reach, reach + 1)

@@ -1,4 +1,4 @@
-"""Segment borders of a result, from the settings or from the OUTPUT.json that `generate` writes beside it."""
+"""Segment borders of a result, from the settings or from the OUTPUT.json that `generate` writes next to it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mimicmotion.settings import FusionConfig, parse
 
 
 def segment_borders(frames: int, config: FusionConfig) -> list[int]:
-    """Frames at which the mix of segments changes: border b lies between the frames b - 1 and b.
+    """Frames at which the blend of segments changes: border b lies between frames b - 1 and b.
 
-    With overlaps these are the first frame of every overlap and the first one after it. With hard cuts (mode "none")
-    they are the first frames of segments; the last segment is moved back, and its shared frames belong to the one
-    before.
+    With overlaps, these are the first frame of every overlap and the first one after it. With hard cuts (mode "none"),
+    they are the first frames of segments; the last segment starts early to have full length, and frames that it shares
+    with the previous segment belong to the latter.
     """
     from mimicmotion.diffusion.fusion import plan_segments
 
@@ -32,9 +32,9 @@ def has_sidecars(folder: Path) -> bool:
 
 
 def sidecar_fusion(video: Path) -> FusionConfig | None:
-    """The fusion settings of a result from its OUTPUT.json; None if there is none, or it is unreadable.
+    """Read the fusion settings of a result from its OUTPUT.json; None if there is none, or it is unreadable.
 
-    None, too, where frames are repeated: segments begin elsewhere in the file.
+    Also None if frames are repeated, because the segments then start at other frames of the file.
     """
     try:
         data = read_json(video.with_name(f"{video.name}.json"), "the OUTPUT.json of `generate`", "generate again")

@@ -1,4 +1,4 @@
-"""Metrics over time: flicker, warping error, seams between segments, and smoothness of motion."""
+"""Temporal metrics: flicker, warping error, seams between segments, and smoothness of motion."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from mimicmotion.evaluation.metrics.pixels import AnyFrames, grey, pair, unit_fr
 from mimicmotion.pose.keypoints import VISIBLE, PoseSequence
 
 STATIC = 4 / 255
-"""Largest standard deviation over time of a static pixel's colours: more than camera noise."""
+"""Maximum standard deviation over time of the colours of a static pixel; it allows for camera noise."""
 MARGIN, SMALLEST_MARGIN = 0.03, 4
-"""Width of the margin around moving pixels that is not static: share of the short side, and least number of pixels."""
+"""Width of the excluded margin around moving pixels: fraction of the short side, and minimum in pixels."""
 LEAST_SHARE = 0.01
-"""Share of the frame that must be static for its flicker to be meaningful."""
+"""Minimum fraction of the frame that must be static for flicker to be meaningful."""
 NEIGHBOURS = 3
-"""Jumps on each side of a border to compare with."""
+"""Number of jumps on each side of a border that it is compared with."""
 HELD, HELD_SHARE = 0.5 / 255, 0.1
-"""A frame repeats the one before it if it differs by less than half a grey level, and by less than this share of the
+"""A frame repeats the previous one if it differs by less than half a grey level, and by less than this fraction of the
 median jump."""
 OCCLUSION_SHARE, OCCLUSION_OFFSET = 0.01, 0.5  # forward-backward check of Sundaram et al. 2010
 
 
 def static_where(deviation: Float[ndarray, "height width 3"]) -> Bool[ndarray, "height width"]:
-    """Static pixels, away from moving ones, by each pixel's standard deviation over time; isolated noise is ignored."""
+    """Static pixels away from moving ones, from the standard deviation over time; isolated noisy pixels are ignored."""
     moving = cv2.medianBlur((deviation.max(-1) > STATIC).astype(np.uint8), 5)
     reach = max(SMALLEST_MARGIN, round(MARGIN * min(moving.shape)))
     return cv2.dilate(moving, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) == 0
@@ -37,7 +37,7 @@ def static_where(deviation: Float[ndarray, "height width 3"]) -> Bool[ndarray, "
 def background_flicker(output: AnyFrames, target: AnyFrames) -> float:
     """Standard deviation over time where the target is static, root mean square over pixels and colours (0..1).
 
-    A wrong but still background scores 0, and so does a frozen or blurred one: compare with the target's own flicker.
+    A wrong but constant background scores 0, and frozen or blurred ones score low: compare with the target's flicker.
 
     Args:
         output: generated frames, at least 2.
@@ -56,22 +56,22 @@ def background_flicker(output: AnyFrames, target: AnyFrames) -> float:
 
 
 def warping_errors(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, "frames-1 2"]:
-    """Mean squared difference of each frame from the one before it, warped along the TARGET's optical flow.
+    """Mean squared difference of each frame from the previous one, warped along the optical flow of the target.
 
-    After Lai et al. (2018), who use the flow of the judged frames themselves, by which blurred, frozen or repeated
-    frames score best. Along the true flow, frozen frames are wrong, and blurred ones score below the target itself,
-    which is not better. The flow is OpenCV's DIS (medium preset) on grey; pixels whose forward and backward flow
-    disagree, or that come from outside the frame, do not count.
+    After Lai et al. (2018), who use the flow of the evaluated frames themselves, which favours blurred, frozen or
+    repeated frames. Along the true flow, frozen frames have errors, and blurred ones score below the target itself,
+    which does not mean that they are better. The flow is OpenCV's DIS (medium preset) on greyscale; pixels whose
+    forward and backward flow disagree, or that come from outside the frame, are ignored.
 
     Args:
-        output: frames to judge.
+        output: frames to evaluate.
         target: true frames.
 
     Returns:
         Errors of the output and of the target itself (range 0..1); NaN if no pixel counts.
 
     Raises:
-        InputError: as `background_flicker`, or the frames are smaller than 16 pixels.
+        InputError: as for `background_flicker`, or the frames are smaller than 16 pixels.
     """
     a, b = pair(output, target)
     _at_least(a, 2)
@@ -88,27 +88,28 @@ def warping_errors(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, "fr
 
 
 def mean_of_known(values: Float64[ndarray, " n"]) -> float:
-    """Mean of the numbers that are not NaN; NaN if there are none."""
+    """Mean of the values that are not NaN; NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
 
 
 def jumps(output: AnyFrames) -> Float64[ndarray, " frames-1"]:
-    """Root mean square difference of each frame from the one before it (range 0..1)."""
+    """Root mean square difference of each frame from the previous one (range 0..1)."""
     frames = unit_frames(output, "output")
     return np.sqrt(((frames[1:] - frames[:-1]) ** 2).mean((1, 2, 3)))
 
 
 def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Float64[ndarray, " borders"]:
-    """How much larger the jump across each segment border is than the jumps next to it.
+    """Ratio of the jump across each segment border to the jumps next to it.
 
     The score is the jump from frame border - 1 to border, divided by the median of the 3 nearest jumps on each side
     that cross no border: 1 is an invisible seam, 2 a jump twice as large as the motion around it. Frames that repeat
-    the one before them (8 frames a second shown as 15) are not compared with, and a border before one has no score.
+    the previous one (8 frames per second shown as 15) are not used for comparison, and a border before one has no
+    score.
 
     Args:
         jump: the `jumps` of a whole clip.
-        borders: first frames of new segments (with overlap: any frame at which the mix of segments changes).
+        borders: first frames of new segments (with overlap: any frame at which the blend of segments changes).
 
     Returns:
         A score for each border; NaN before a repeated frame.
@@ -125,7 +126,7 @@ def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Fl
     between = [i for i in range(len(jump)) if i not in at]
     moving = jump[jump >= HELD]
     held = (jump < HELD) & (jump < HELD_SHARE * (np.median(moving) if len(moving) else 0.0))
-    between = [i for i in between if not held[i]] or between  # all frames of a still clip are held
+    between = [i for i in between if not held[i]] or between  # in a still clip, all frames are repeated
     scores = []
     for b in borders:
         near = [i for i in between if i < b - 1][-NEIGHBOURS:] + [i for i in between if i >= b][:NEIGHBOURS]
@@ -138,17 +139,17 @@ def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Fl
 
 
 def jerkiness(poses: PoseSequence, length: float) -> float:
-    """Motion smoothness: mean second difference of the points' positions, in `length` per frame squared.
+    """Motion smoothness: mean norm of the second difference of point positions, in `length` per frame squared.
 
-    Steady motion has 0, jitter a high value; compare with the value of the true poses. Only points that are visible in
-    three consecutive frames count.
+    It is 0 for uniform motion and high for jitter; compare with the value of the true poses. Only points that are
+    visible in three consecutive frames count.
 
     Args:
-        poses: true or found poses.
+        poses: true or detected poses.
         length: unit in pixels, such as `mimicmotion.evaluation.metrics.poses.torso_length`.
 
     Returns:
-        NaN if no point is seen in three consecutive frames.
+        The mean; NaN if no point is visible in three consecutive frames.
 
     Raises:
         InputError: length is not positive.
@@ -164,7 +165,7 @@ def jerkiness(poses: PoseSequence, length: float) -> float:
 
 
 def sample_bilinear(frame: Float[ndarray, "h w 3"], flow: Float32[ndarray, "h w 2"]) -> Float[ndarray, "h w 3"]:
-    """The frame's colours at each pixel's position plus flow, bilinear, with the border replicated."""
+    """Sample a frame bilinearly at each pixel's position plus flow; the border is replicated."""
     rows, columns = np.indices(flow.shape[:2], np.float32)
     x, y = columns + flow[..., 0], rows + flow[..., 1]
     return cv2.remap(frame.astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

@@ -1,4 +1,4 @@
-"""The small model's autoencoder: an encoder from a PCA of patches, and a trained decoder (stage `autoencoder`)."""
+"""Training of the small model's autoencoder: a fixed PCA encoder and a trained decoder (stage `autoencoder`)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from mimicmotion.training.stages.shards import held_out_shards, training_shards
 from mimicmotion.training.task import StepResult, Task, Validation
 from mimicmotion.weights.locate import FILE_NAMES, SETTINGS_FILE
 
-_STREAM = 2  # random stream of the loss; (seed, number) alone chooses the clip
-_SCALE_RECORDS, _SCALE_FRAMES = 64, 4  # records, and frames of each, for the scaling factor
+_STREAM = 2  # random stream of the loss; that of (seed, number) chooses the clip
+_SCALE_RECORDS, _SCALE_FRAMES = 64, 4  # records, and frames per record, for the scaling factor
 _SHOWN_FRAMES = 8  # per clip in a validation
 
 
@@ -40,15 +40,15 @@ def patch_basis(
 ) -> tuple[Float64[ndarray, "3 patch patch"], Float64[ndarray, "components 3 patch patch"]]:
     """Mean and first principal components of square patches of the shards' frames in [-1, 1].
 
-    Each component's latent is divided by the fourth root of its variance, and all are scaled to unit variance together.
-    With their own variances weak components would drown in the noise; with equal variances strong ones would.
+    The latent of each component is divided by the fourth root of its variance, and all are jointly scaled to unit
+    variance. Unnormalised, weak components would drown in noise; normalised to equal variance, strong ones would.
 
     Args:
         shards: the data.
         patch: side of a patch in pixels.
         components: number of components.
         samples: number of frames, with 16 patches each.
-        seed: seed of the choice of patches.
+        seed: random seed for the choice of patches.
     """
     rng = np.random.default_rng([seed, 7])
     (h, w), lengths = shards.size, np.asarray(shards.num_frames)
@@ -75,7 +75,7 @@ def patch_basis(
 def reconstruction_loss(
     output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"], mse: float, edges: float
 ) -> Float32[Tensor, ""]:
-    """L1 + mse * L2 + edges * L1 of neighbouring differences, in float32."""
+    """L1 + mse * L2 + edges * L1 of differences between neighbouring pixels, in float32."""
     difference = output.float() - target
     loss = difference.abs().mean() + mse * difference.square().mean()
     if edges:
@@ -89,7 +89,7 @@ class Clips(NamedTuple):
     Attributes:
         numbers: sample numbers.
         keys: keys of their records.
-        frames: RGB bytes.
+        frames: RGB frames.
     """
 
     numbers: list[int]
@@ -98,7 +98,7 @@ class Clips(NamedTuple):
 
 
 class AutoencoderModel(nn.Module):
-    """Encodes with the fixed encoder, adds the posterior's noise, and decodes."""
+    """Encodes with the frozen encoder, adds posterior noise, and decodes."""
 
     def __init__(self, vae: Autoencoder) -> None:
         super().__init__()
@@ -107,9 +107,9 @@ class AutoencoderModel(nn.Module):
     def forward(
         self, frames: Float[Tensor, "batch frames 3 height width"], noise: Float[Tensor, "batch frames c h w"]
     ) -> Float[Tensor, "batch frames 3 height width"]:
-        """Reconstructed frames."""
+        """Reconstruct the frames."""
         x = frames.flatten(0, 1)
-        # in float32, because the video model will be trained on these latents
+        # in float32, as the video model will be trained on these latents
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             mean, logvar = self.vae.encode(x)
         z = mean + (logvar / 2).exp() * noise.flatten(0, 1)
@@ -162,7 +162,7 @@ class AutoencoderTask(Task):
         """The decoder's parameters."""
         left_out = ["vae.encoder.", "vae.quant_conv."]
         if self.vae.config.layers_per_block == 1:
-            left_out.append("vae.decoder.mid_block.attentions.")  # only used before a second block
+            left_out.append("vae.decoder.mid_block.attentions.")  # only used with a second block
         return {k: p for k, p in self.model.named_parameters() if not k.startswith(tuple(left_out))}
 
     def batch(self, step: int, numbers: Sequence[int]) -> Clips:  # noqa: ARG002
@@ -191,15 +191,15 @@ class AutoencoderTask(Task):
         return StepResult(loss, {"psnr": psnr(out.detach(), target)}, batch.keys)
 
     def _with(self, weights: Mapping[str, Tensor]) -> Autoencoder:
-        """A frozen copy of the autoencoder with these weights."""
+        """Return a frozen copy of the autoencoder with these weights."""
         vae = copy.deepcopy(self.vae).eval().requires_grad_(False)
         vae.load_state_dict({k.removeprefix("vae."): v for k, v in weights.items()}, strict=False)
         return vae
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
-        """Write vae/ and the settings of models that will be trained with it.
+        """Write vae/ and the settings for models that will be trained with it.
 
-        The scaling factor in its config scales latents to unit deviation, like SVD's 0.18215.
+        The scaling factor in its config scales latents to unit standard deviation, like SVD's 0.18215.
         """
         vae = self._with(weights)
         if self._scaling is None:

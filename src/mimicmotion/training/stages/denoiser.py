@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 EXPORT_DTYPE = torch.float16
 LATENTS_LIMIT = 20e9
-"""Largest size in bytes of latents that are cached by default; the paper's 4,436 videos would take 197 GB."""
+"""Maximum size in bytes of latents that are cached by default; the paper's 4,436 videos would take 197 GB."""
 
 
 class DenoiserTask(Task):
@@ -59,11 +59,11 @@ class DenoiserTask(Task):
 
     Args:
         config: settings of the run; see `ModelConfig` for the initial networks and `TrainedConfig` for what is trained.
-        shards: the training data; None opens those of the config.
+        shards: the training data; None opens the shards of the config.
 
     Raises:
-        ConfigError: settings that contradict each other or the data.
-        InputError: no shards, or scenes too short for a sample.
+        ConfigError: settings contradict each other or the data.
+        InputError: shards are missing, or scenes are too short for a sample.
         WeightsError: networks are missing, damaged, or do not match.
     """
 
@@ -76,7 +76,7 @@ class DenoiserTask(Task):
         self.parts = load_networks(config.model, config.seed)
         self.settings = self._settings()
         if self.settings.get("reference_warp") == "residual" != self.parts.settings.get("reference_warp"):
-            # the U-Net predicted another quantity; with an output of zero, the result is the warped picture
+            # the pretrained U-Net predicts another quantity; with zero output, the result is the warped picture
             for p in self.parts.unet.conv_out.parameters():
                 torch.nn.init.zeros_(p)
         vae, encoder = self.parts.vae, self.parts.image_encoder
@@ -87,7 +87,7 @@ class DenoiserTask(Task):
         )
         self._trained = choose_trained(self.model, config.trained, config.seed)
         self.parts.unet.set_execution(Execution(checkpointing=checkpointing(config)))
-        # multi-GPU wrappers may leave only shards of these in the model
+        # multi-GPU wrappers may leave only shards of the parameters in the model
         self._frozen = {k: p.detach() for k, p in self.model.named_parameters() if k not in self._trained}
         self.latents: LatentCache | None = None
         if self._caches_latents():
@@ -142,7 +142,7 @@ class DenoiserTask(Task):
         return wanted
 
     def sample_maker(self, shards: Shards, latents: LatentCache | None, **changes: Any) -> SampleMaker:
-        """The sample maker of this model; in a run with phases, that of the first phase.
+        """The sample maker for this model; in a run with phases, that of the first phase.
 
         Args:
             shards: the records.
@@ -172,7 +172,7 @@ class DenoiserTask(Task):
         return self._trained
 
     def place(self, device: torch.device) -> None:
-        """Move the frozen encoders. On a GPU also cache all latents now, because data loader workers cannot use it."""
+        """Move the frozen encoders. On a GPU, also cache all latents now, as data loader workers cannot use the GPU."""
         self.device = device
         half = self.config.trained.frozen == "half" and device.type != "cpu"
         frozen = [self.parts.vae] if self.trains_encoder else [self.parts.vae, self.parts.image_encoder]
@@ -188,7 +188,7 @@ class DenoiserTask(Task):
                     logger.info("latents of %d of %d scenes, %.2g hours left", done, len(mine), hours)
 
     def batch(self, step: int, numbers: Sequence[int]) -> Batch:
-        """The samples of these numbers; with `overfit_one_clip`, the same clip with these numbers."""
+        """The samples with these numbers; with `overfit_one_clip`, one clip under all numbers."""
         options = _clip_of(self.config.phase(step))
         if not self.config.overfit_one_clip:
             return collate([self.maker(n, **options) for n in numbers])
@@ -208,7 +208,7 @@ class DenoiserTask(Task):
 
     @functools.cached_property
     def validator(self) -> Validator:
-        """Validation on fixed held-out clips, or for `overfit_one_clip` on the training clip."""
+        """Validation on fixed held-out clips, or with `overfit_one_clip`, on the training clip."""
         c = self.config
         options = _clip_of(c.phases[-1] if c.phases else None)
         if c.overfit_one_clip:
@@ -219,7 +219,7 @@ class DenoiserTask(Task):
 
     @property
     def scaling_factor(self) -> float:
-        """Factor that scales latents to about unit deviation."""
+        """Factor that scales latents to about unit standard deviation."""
         return float(self.parts.vae.config.scaling_factor)
 
     @torch.no_grad()
@@ -232,7 +232,8 @@ class DenoiserTask(Task):
         Args:
             batch: batch on the device of the encoders.
             draws: strength and noise of the augmentation.
-            image_encoder: replaces the model's own, and returns an embedding even if that one is trained.
+            image_encoder: used instead of the model's encoder; an embedding is then returned even if the model's
+                encoder is trained.
         """
         vae, encoder = self.parts.vae, image_encoder or self.parts.image_encoder
         latents = encode_frames(vae, batch.frames) if batch.latents is None else batch.latents  # type: ignore[arg-type]
@@ -254,17 +255,17 @@ class DenoiserTask(Task):
             token = image_embedding(encoder, batch.reference).clone()
         warped = None if batch.warped is None else encode_frames(vae, batch.warped)
         if warped is not None and self.config.data.sample.reference_slot:
-            warped[:, 0] = picture  # with its augmentation
+            warped[:, 0] = picture  # with augmentation noise
         poses, residual = (batch.poses, batch.reference_pose), self.settings.get("reference_warp") == "residual"
         return Encoded(latents, picture, token, pixels, *poses, batch.hand_mask, batch.fps, warped, residual)
 
     # --- out ----------------------------------------------------------------------------------------------------
 
     def assembled(self, weights: Mapping[str, Tensor], device: torch.device | str | None = None) -> Components:
-        """A plain model with these weights and LoRA merged; frozen weights are shared with the running model.
+        """Assemble a plain model with these weights and merged LoRA; frozen weights are shared with the running model.
 
         Args:
-            weights: the names of `parameters` to values.
+            weights: tensors by the names of `parameters`.
             device: device of the result; None keeps the device of each tensor.
         """
         state: dict[str, Tensor] = {}
@@ -296,7 +297,7 @@ class DenoiserTask(Task):
         return dataclasses.replace(self.parts, **networks, settings=self.settings, files=())
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
-        """Write the complete model in float16 for `MimicMotionPipeline.from_pretrained`, and LoRA's adapter."""
+        """Write the complete model in float16 for `MimicMotionPipeline.from_pretrained`, and any LoRA adapter."""
         out = save_components(self.assembled(weights), folder, dtype=EXPORT_DTYPE)
         lora = self.config.trained
         if lora.what == "lora":
@@ -310,5 +311,5 @@ class DenoiserTask(Task):
 
 
 def _clip_of(phase: PhaseConfig | None) -> dict[str, Any]:
-    """Sample settings for the length and spacing of a phase's clips; empty without phases."""
+    """Sample settings for length and frame spacing of the clips of a phase; empty without phases."""
     return {} if phase is None else {"num_frames": phase.frames, "spacing": phase.spacing}

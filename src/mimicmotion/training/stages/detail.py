@@ -1,4 +1,4 @@
-"""Training of the small model's detail network, which learns which warped pixels are correct (stage `detail`)."""
+"""Training of the small model's detail network (stage `detail`)."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ logger = logging.getLogger(__name__)
 EXPORT_DTYPE = torch.float16
 FLOOR = 2e-4
 """Added to squared errors (pixels in [-1, 1]; 43 dB) before taking the logarithm."""
-_SHOWN = 4  # frames of a clip in a validation's picture
+_SHOWN = 4  # frames per clip in the validation picture
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Predicted:
-    """A clip, and the model's prediction of it.
+    """A clip and the model's prediction of it.
 
     Attributes:
         reference: the reference picture.
         reference_pose: drawn pose of the reference picture.
-        true: frames of the clip.
-        warped: reference picture, warped to the pose of each frame.
+        true: true frames of the clip.
+        warped: reference picture warped to the pose of each frame.
         decoded: frames generated without the detail network.
         poses: drawn poses.
     """
@@ -73,7 +73,7 @@ class Predicted:
     poses: Frames
 
     def joined(self) -> Frames:
-        """All pictures in one array, for a file."""
+        """All pictures in one array, for saving."""
         still = np.stack([self.reference, self.reference_pose])
         return np.concatenate([still, self.true, self.warped, self.decoded, self.poses])
 
@@ -95,7 +95,7 @@ class FrameBatch(NamedTuple):
     Attributes:
         numbers: sample numbers.
         keys: names of the samples.
-        pictures: the network's inputs (decoded, warped, reference, pose, reference pose), and the true frame.
+        pictures: inputs of the network (decoded, warped, reference, pose, reference pose), and the true frame.
         moving: where the true frame differs from the reference (`evaluation.metrics.pixels.moving_region`).
     """
 
@@ -108,13 +108,13 @@ class FrameBatch(NamedTuple):
 def detail_loss(
     output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"], moving: Bool[Tensor, "n h w"], weight: float
 ) -> Float[Tensor, " n"]:
-    """Logarithm of each frame's mean squared error, so that frames count as in a mean of decibels.
+    """Logarithm of the mean squared error of each frame, so that the mean over frames corresponds to mean PSNR.
 
     Args:
         output: frames in about [-1, 1].
         target: true frames.
-        moving: the moving region.
-        weight: weight of the pixels in it; the others have 1.
+        moving: mask of the moving region.
+        weight: weight of the pixels in the moving region; the others have weight 1.
     """
     w = 1 + (weight - 1) * moving.float()
     error = (output.float() - target).square().mean(1)
@@ -124,7 +124,7 @@ def detail_loss(
 def recoloured(
     pictures: UInt8[ndarray, "n height width 3"], rng: np.random.Generator
 ) -> UInt8[ndarray, "n height width 3"]:
-    """Shuffle the colour channels of all pictures, and change the contrast and brightness of each channel."""
+    """Permute the colour channels of all pictures, and change contrast and brightness of each channel."""
     gain, offset = rng.uniform(0.6, 1.2, 3), rng.uniform(-25, 25, 3)
     values = np.arange(256)[:, None]
     table = np.clip(np.rint((values - 127.5) * gain + 127.5 + offset), 0, 255).astype(np.uint8)
@@ -133,13 +133,13 @@ def recoloured(
 
 
 class DetailTask(Task):
-    """Trains the detail network on frames that the frozen rest of the model generates for training clips.
+    """Trains the detail network on frames generated for training clips by the rest of the model, which is frozen.
 
     These frames are generated once, before the first step, and cached.
 
     Args:
         config: settings of a run with stage `detail`.
-        shards: the training data; None opens those of the config.
+        shards: the training data; None opens the shards of the config.
 
     Raises:
         ConfigError: the model does not use a warped picture, or frames have a wrong size.
@@ -180,7 +180,7 @@ class DetailTask(Task):
         self.held_out: _Clips | None = None
 
     def _move(self, reference: Frame, own: PoseSequence, driving: PoseSequence) -> Frames:
-        """The picture moved as in inference: by the warp network if the model has one."""
+        """Warp the picture as in inference: with the warp network, if the model has one."""
         if self.parts.warp is None:
             return limb_warp(reference, own, driving)
         drawer = PoseDrawer(self.shards.size, **self.parts.settings.get("pose_drawing", {}))
@@ -220,7 +220,7 @@ class DetailTask(Task):
         return dict(self.net.named_parameters())
 
     def place(self, device: torch.device) -> None:
-        """Generate the training frames; each process makes its share."""
+        """Generate the training frames, distributed over the processes."""
         self.device = device
         if self.lpips is not None:
             self.lpips.to(device)
@@ -233,7 +233,7 @@ class DetailTask(Task):
 
     @contextlib.contextmanager
     def _networks(self) -> Iterator[None]:
-        """Keep the frozen networks on the device while they are needed, and then on the CPU to free memory."""
+        """Keep the frozen networks on the device within the block; afterwards move them to the CPU to free memory."""
         modules: tuple[Any, ...] = (self.parts.unet, self.parts.vae, self.parts.image_encoder, self.parts.pose_net)
         try:
             for module in modules:
@@ -244,13 +244,13 @@ class DetailTask(Task):
                 nn.Module.to(module, device="cpu")
 
     def predict(self, sample: Sample) -> Predicted:
-        """The sample, and the prediction of the model without the detail network."""
+        """Generate the frames of a sample without the detail network."""
         p, slot = self.parts, int(self.config.data.sample.reference_slot)
         if sample.frames is None or sample.warped is None:
             raise InputError("a sample without frames", "frames and warped picture", "make samples with both")
         pipe = MimicMotionPipeline(TinyBackbone(p.unet, p.vae, p.image_encoder, p.pose_net, p.settings))
         warped = sample.warped[slot:]
-        fast = self.device.type != "cpu"  # on a CPU, inference is in float32
+        fast = self.device.type != "cpu"  # on a CPU, inference uses float32
         with autocast(self.config, self.device) if fast else contextlib.nullcontext():
             frames = pipe(
                 sample.reference, WarpedPoses(sample.poses[slot:], warped), sample.reference_pose, seed=sample.number
@@ -261,7 +261,7 @@ class DetailTask(Task):
         )
 
     def batch(self, step: int, numbers: Sequence[int]) -> FrameBatch:  # noqa: ARG002
-        """A frame of a random clip for each of these sample numbers."""
+        """One frame of a random clip for each of these sample numbers."""
         keys, pictures, masks = zip(*(self._frame(n) for n in numbers), strict=True)
         moving = torch.from_numpy(np.stack(masks))
         return FrameBatch(list(numbers), list(keys), torch.from_numpy(np.stack(pictures)), moving)
@@ -273,12 +273,12 @@ class DetailTask(Task):
         i = int(rng.integers(len(shown.true)))
         pictures = shown.frame(i)
         if rng.random() < self.options.recolour:
-            photos = [0, 1, 2, 5]  # not the drawn poses, whose colours distinguish left and right
+            photos = [0, 1, 2, 5]  # not the drawn poses, whose colours encode left and right
             pictures[photos] = recoloured(pictures[photos], rng)
         return f"{clip}/{i}", pictures, moving_region(pictures[5:], pictures[2])[0]
 
     def loss(self, model: nn.Module, batch: FrameBatch, step: int) -> StepResult:  # noqa: ARG002
-        """`detail_loss` and, if enabled, LPIPS; also logs the gain over the decoded frames in dB."""
+        """`detail_loss` and, if enabled, LPIPS; also reports the gain over the decoded frames in dB."""
         *given, target = (to_unit_tensor(batch.pictures[:, k]) for k in range(6))
         soft, output = given[0], model(*given)
         each = detail_loss(output, target, batch.moving, self.options.moving_weight)
@@ -338,7 +338,7 @@ class DetailTask(Task):
 
 
 class _Clips:
-    """Predicted clips on disk, in one atomically written file each, so several processes can fill one folder."""
+    """Predicted clips on disk, each in one atomically written file, so that several processes can share a folder."""
 
     def __init__(self, task: DetailTask, make: Callable[[int], Sample], folder: Path) -> None:
         self.task, self.make, self.folder = task, make, folder
@@ -358,4 +358,4 @@ class _Clips:
                 np.save(file, clip.joined())
 
     def __getitem__(self, number: int) -> Predicted:
-        return Predicted.of(np.load(self.path(number), mmap_mode="r"))  # a step reads few frames of a clip
+        return Predicted.of(np.load(self.path(number), mmap_mode="r"))  # a step reads only a few frames of a clip

@@ -1,4 +1,4 @@
-"""The shards that a run trains on, and those that it validates on."""
+"""Training and validation shards of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def shard_cache(config: TrainConfig) -> Path:
-    """Folder for copies of remote shards, latents and predicted clips."""
+    """Cache folder for copies of remote shards, latents and predicted clips."""
     return Path(config.data.cache or Path(config.run) / "cache")
 
 
@@ -21,7 +21,7 @@ def training_shards(config: TrainConfig) -> Shards:
     """Shards of the training split.
 
     Raises:
-        InputError: they are missing or empty.
+        InputError: the shards are missing or empty.
     """
     return open_shards(config.data.shards, config.data.split, cache=shard_cache(config) / "shards")
 

@@ -1,6 +1,6 @@
-"""Validation of the video model: loss per noise band, and generated clips against the true ones.
+"""Validation of the video model: loss per noise band, and comparison of generated clips with true ones.
 
-Clips, noise levels and noise are fixed, so that the scores of two steps differ only by the weights.
+Clips, noise levels and noise are fixed, so scores of different steps differ only because of the weights.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ from mimicmotion.training.objective import Draws, Encoded, denoising_loss, sigma
 from mimicmotion.training.task import Validation
 
 SEED = 20_240_628
-"""Of clips and noise: the same in all runs, so that they can be compared."""
+"""Seed of clips and noise; the same in all runs to make them comparable."""
 HIGHER_IS_BETTER = ("psnr", "ssim", "gain", "pck")
 SURE = 0.5
-"""Least confidence of points in a true clip that count in the pose scores; above `pose.keypoints.VISIBLE`, because they
-serve as the truth."""
+"""Minimum confidence of points of the true clip in the pose scores; above `pose.keypoints.VISIBLE`, because they serve
+as ground truth."""
 COLUMNS = 5
-"""Frames per clip in the picture."""
+"""Frames per clip in the validation picture."""
 LARGEST = 192
-"""Maximum short side of a frame in the picture."""
+"""Maximum short side of a frame in the validation picture, in pixels."""
 
 LARGE = 1 << 18
-"""Pixels of a frame above which fewer frames are decoded at once; 4 of 576x1024 need 4.5 GiB."""
+"""Pixels per frame above which fewer frames are decoded at once; 4 frames of 576x1024 need 4.5 GiB."""
 
 
 def band_levels(levels: LogNormal, bands: Sequence[float], draws: int) -> tuple[Float32[Tensor, "b d"], list[float]]:
-    """Fixed noise levels of each band, at equal steps of probability, and the share of training in each band.
+    """Fixed noise levels of each band, at equally spaced quantiles, and the probability of each band in training.
 
     Args:
-        levels: distribution in training.
-        bands: levels that separate the bands, rising.
-        draws: levels per band.
+        levels: distribution of noise levels in training.
+        bands: levels that separate the bands, in ascending order.
+        draws: number of levels per band.
     """
     log_sigma = NormalDist(levels.mean, levels.std)
-    # far in the tails the probability rounds to 0 or 1, which has no inverse
+    # far in the tails, probabilities round to 0 or 1, which have no finite quantile
     edges = [1e-6, *(min(max(log_sigma.cdf(float(np.log(b))), 1e-6), 1 - 1e-6) for b in bands), 1 - 1e-6]
     rows, shares = [], []
     for low, high in pairwise(edges):
@@ -70,7 +70,7 @@ def band_levels(levels: LogNormal, bands: Sequence[float], draws: int) -> tuple[
 
 
 class Validator:
-    """Evaluates weights of the video model on fixed clips, without changing the model in training.
+    """Evaluates weights of the video model on fixed clips, without modifying the model in training.
 
     Args:
         config: settings of the run.
@@ -84,14 +84,14 @@ class Validator:
         self._true_poses: dict[int, PoseSequence] = {}
 
     def __call__(self, parts: Components) -> Validation:
-        """Scores and pictures.
+        """Compute scores and pictures.
 
-        Scores are `loss` and `v_0`.. (see `band_losses`). With `generate` there are also `psnr`, `psnr_moving`, `ssim`,
-        `gain_moving` (dB over copying the reference), and a picture per clip; with `poses` also `pck_body` and
-        `pose_error` (torso lengths) of body points that the estimator finds in the true clips, if any.
+        Scores are `loss` and `v_0`, `v_1`, ... (see `band_losses`). With `generate`, there are also `psnr`,
+        `psnr_moving`, `ssim`, `gain_moving` (dB over copying the reference), and a picture per clip; with `poses`, also
+        `pck_body` and `pose_error` (torso lengths) of the body points detected in the true clips, if any.
 
         Raises:
-            InputError: the score that selects the best weights is not among these.
+            InputError: the score that selects the best weights is not one of these.
         """
         v = self.config.validation
         scores = self.band_losses(parts)
@@ -109,7 +109,7 @@ class Validator:
 
     @torch.no_grad()
     def band_losses(self, parts: Components) -> dict[str, float]:
-        """Loss per noise band without dropped conditions, and its mean with the bands weighted as in training."""
+        """Loss per noise band without conditioning dropout, and its mean with the bands weighted as in training."""
         v, o = self.config.validation, self.config.objective
         levels, shares = band_levels(sigma_distribution(o), v.bands, v.draws)
         model = DenoiserModel(parts.unet, parts.pose_net, None).eval()
@@ -158,7 +158,7 @@ class Validator:
         body = pooled(clips)["body"] if clips else None
         if body is None or not body.points:
             return {}
-        # if nothing is found there is no error, but all points count as missing
+        # without detections, there is no error, but all points count as missing
         return {"pck_body": body.pck} | ({"pose_error": body.error} if np.isfinite(body.error) else {})
 
 
@@ -176,7 +176,7 @@ def clip_scores(output: Frames, target: Frames, reference: UInt8[ndarray, "heigh
 
 
 def picture(sample: Sample, output: Frames, slot: int) -> UInt8[ndarray, "height width 3"]:
-    """Three rows of pictures: driving poses, true frames, generated frames, with the reference in the first column."""
+    """Three rows: driving poses, true frames and generated frames, with the reference in the first column."""
     target, poses = _frames(sample)[slot:], sample.poses[slot:]
     chosen = np.unique(np.linspace(0, len(target) - 1, min(COLUMNS, len(target))).round().astype(int))
     blank = np.full_like(sample.reference, 255)

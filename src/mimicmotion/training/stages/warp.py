@@ -1,4 +1,4 @@
-"""Training of the small model's warp network on exact outlines and flow (stage `warp`)."""
+"""Training of the small model's warp network on ground-truth masks and flow (stage `warp`)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from mimicmotion.training.stages.validate import SEED, clip_scores
 from mimicmotion.training.task import StepResult, Task, Validation
 
 MOVING = 3.0
-"""Loss weight of pixels in which the true frame differs from the reference picture."""
+"""Loss weight of the moving region, where the true frame differs from the reference picture."""
 
 
 GAINS = (0.6, 1.2), (-0.2, 0.2)
@@ -45,12 +45,12 @@ class WarpBatch(NamedTuple):
 
     Attributes:
         keys: names of the clips.
-        given: input of the network.
-        true: the true frames, in [-1, 1].
+        given: inputs of the network.
+        true: true frames, in [-1, 1].
         moving: where the true frames differ from the reference picture.
-        mask: the person's share of each pixel, 0..1.
-        place: position (x, y) in pixels of every second pixel in the reference picture.
-        seen: whether it is visible there.
+        mask: coverage of each pixel by the person, 0..1.
+        place: for every second pixel, its position (x, y) in the reference picture, in pixels.
+        seen: whether that position is visible in the reference picture, 0 or 1.
     """
 
     keys: list[str]
@@ -63,11 +63,11 @@ class WarpBatch(NamedTuple):
 
 
 def warp_loss(made: Warped, batch: WarpBatch) -> tuple[Float[Tensor, " n"], dict[str, float]]:
-    """Loss of each frame, and its parts.
+    """Loss of each frame and its terms.
 
-    The parts are errors of colours (L1, with a higher weight in the moving region), of the outline (cross entropy, and
-    1 - intersection over union), of visibility (cross entropy), and of positions (in pixels, logarithmic beyond two)
-    where the person is visible in both pictures.
+    The terms are errors of colours (L1, with a higher weight in the moving region), outline (cross entropy, and
+    1 - intersection over union), visibility (cross entropy), and positions (in pixels, logarithmic beyond two) where
+    the person is visible in both pictures.
     """
     weight = 1 + (MOVING - 1) * batch.moving.float()
     colours = ((made.frames - batch.true).abs().mean(1) * weight).mean((1, 2)) / weight.mean((1, 2))
@@ -87,7 +87,7 @@ def warp_loss(made: Warped, batch: WarpBatch) -> tuple[Float[Tensor, " n"], dict
 
 
 def recoloured(batch: WarpBatch, rng: np.random.Generator) -> WarpBatch:
-    """Shuffle the colour channels, and change the contrast and brightness of each; poses keep their colours."""
+    """Permute the colour channels, and change contrast and brightness of each; drawn poses keep their colours."""
     gain, offset = (torch.from_numpy(rng.uniform(*ends, 3).astype(np.float32))[:, None, None] for ends in GAINS)
     order = torch.from_numpy(rng.permutation(3))
 
@@ -103,14 +103,16 @@ def recoloured(batch: WarpBatch, rng: np.random.Generator) -> WarpBatch:
 
 
 class WarpTask(Task):
-    """The warp network on rendered clips (`mimicmotion prepare synthetic --truth`), whose first frame is the reference.
+    """Trains the warp network on rendered clips (`mimicmotion prepare synthetic --truth`).
+
+    The first frame of a clip is the reference picture.
 
     Args:
         config: settings of a run with stage `warp`.
-        shards: the training data; None opens those of the config.
+        shards: the training data; None opens the shards of the config.
 
     Raises:
-        InputError: shards are missing or empty, or hold no ground truth.
+        InputError: shards are missing or empty, or contain no ground truth.
         WeightsError: the model, or LPIPS if the loss uses it, is missing or damaged.
     """
 
@@ -143,7 +145,7 @@ class WarpTask(Task):
         return dict(self.net.named_parameters())
 
     def place(self, device: torch.device) -> None:
-        """Move LPIPS to the device of the model."""
+        """Move LPIPS to the device."""
         if self.lpips is not None:
             self.lpips.to(device)
 
@@ -154,7 +156,7 @@ class WarpTask(Task):
     def _sample(self, number: int) -> WarpBatch:
         rng = np.random.default_rng([self.config.seed, number])
         variant = int(rng.integers(self.options.clips))
-        if variant not in self._clips:  # computing it takes longer than a training step
+        if variant not in self._clips:  # cached, because computing a clip takes longer than a training step
             self._clips[variant] = self.clip(self.shards, variant, self.config.seed)
         clip = self._clips[variant]
         count = min(self.config.data.sample.num_frames - 1, len(clip.keys))
@@ -207,7 +209,7 @@ class WarpTask(Task):
 
     @torch.no_grad()
     def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002
-        """PSNR and SSIM of held-out clips, and the gain over the limb warp; a picture of four of them."""
+        """PSNR and SSIM of held-out clips, the gain over the limb warp, and a picture of four clips."""
         shards, net = held_out_shards(self.config, self.shards), self._with(weights)
         scores, rows = [], []
         for number in range(self.config.validation.clips):
@@ -223,7 +225,7 @@ class WarpTask(Task):
 
 
 def _joined(clips: Sequence[WarpBatch]) -> WarpBatch:
-    """Join the frames of several clips in one batch."""
+    """Concatenate the frames of several clips."""
     keys = [key for clip in clips for key in clip.keys]
     given = WarpInput(*(torch.cat(x) for x in zip(*(clip.given for clip in clips), strict=True)))
     return WarpBatch(keys, given, *(torch.cat(x) for x in zip(*(clip[2:] for clip in clips), strict=True)))
