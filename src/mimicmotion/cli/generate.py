@@ -74,7 +74,7 @@ def replay(
     checkpoint: str | None = None,
     resume: bool = False,
 ) -> None:
-    """Reproduce the result described by SIDECAR (the OUTPUT.json of `generate`), and check that it is the same file.
+    """Reproduce the result described by SIDECAR (the OUTPUT.json of `generate`), and check that the file is identical.
 
     Inputs and weights must have the recorded contents; different package versions are noted.
 
@@ -97,9 +97,9 @@ def replay(
 
 @app.command
 def inspect(file: Path, /) -> int:
-    """Show the labels of FILE: whether it is marked as synthetic, by whom, and whether it was changed since.
+    """Show the labels of FILE: whether it is marked as synthetic, by whom, and whether it has been changed since.
 
-    Exit code 1: it was changed.
+    Exit code 1: it has been changed.
 
     Args:
         file: A video, a picture or a folder of frames.

@@ -64,7 +64,7 @@ def guidance_ramp(
 
 
 def shift(inner: Denoiser, offset: Callable[[Sequence[int]], Latents]) -> Denoiser:
-    """Turn a denoiser of the difference to `offset` (of the given frames) into one of whole latents.
+    """Turn a denoiser of the difference from `offset` (of the given frames) into one of whole latents.
 
     x = offset + r + sigma * eps has the same noise as its difference r + sigma * eps, so the sampler is unaffected.
     """

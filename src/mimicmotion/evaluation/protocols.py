@@ -97,7 +97,7 @@ def load_protocol(name: str) -> Protocol:
 
 @dataclass(frozen=True, slots=True)
 class Fits:
-    """The maps of real and generated frames to the compared pixels, and notes on them for the report."""
+    """How real and generated frames are mapped to the pixels that are compared, with notes for the report."""
 
     real: Fit
     generated: Fit

@@ -27,7 +27,7 @@ def load_results(path: Path, label: str = "") -> tuple[Results, Mapping[str, Any
         The numbers, with NaN for missing ones; and the content of summary.json (empty for a CSV file).
 
     Raises:
-        InputError: the file is missing, has another form, or holds no numbers.
+        InputError: the file is missing, in another format, or holds no numbers.
     """
     file = path
     if path.is_dir():

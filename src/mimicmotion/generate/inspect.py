@@ -1,4 +1,4 @@
-"""The labels of a file: whether a model made it, who made it, and whether it was changed since."""
+"""The labels of a file: whether a model made it, who made it, and whether it has been changed since."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bookkeeping of a generate job: its provenance, resuming, and the facts of the sidecar."""
+"""Bookkeeping of a generate job: its provenance, resuming, and the contents of the sidecar."""
 
 from __future__ import annotations
 

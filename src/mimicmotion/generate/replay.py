@@ -1,4 +1,4 @@
-"""Reproduce a result from its sidecar, and check that it is the same file."""
+"""Reproduce a result from its sidecar, and check that the file is identical."""
 
 from __future__ import annotations
 

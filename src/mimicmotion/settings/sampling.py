@@ -21,11 +21,11 @@ class SamplingOptions(Settings):
     speed: Annotated[Speed, Help("Speed", first=True)] = "exact"
     """exact, or a faster tier with slightly different results: balanced or fast."""
     num_inference_steps: Annotated[int | None, Range(1, 1000), Help("Quality")] = None
-    """Number of denoising steps; default: the tier's, else the model's (25 for the published weights)."""
+    """Number of denoising steps; default: set by speed, else the model's (25 for the published weights)."""
     sampler: Annotated[Sampler | None, Help("Quality")] = None
-    """euler (as published) or dpmpp-2m (second order, needs fewer steps); default: the tier's."""
+    """euler (as published) or dpmpp-2m (second order, needs fewer steps); default: set by speed."""
     schedule: Annotated[Schedule | None, Help("Quality")] = None
-    """Noise schedule: karras (as published) or ays (Align Your Steps, 10 steps); default: the tier's."""
+    """Noise schedule: karras (as published) or ays (Align Your Steps, 10 steps); default: set by speed."""
     guidance_scale: Annotated[float | None, Range(0, 100), Help("Quality")] = None
     """Classifier-free guidance scale; 1 disables guidance and halves the time; default: the model's."""
     min_guidance_scale: Annotated[float | None, Range(0, 100), Help("Quality")] = None
@@ -37,7 +37,7 @@ class SamplingOptions(Settings):
     guidance_every: Annotated[int | None, Range(1, 1000), Help("Speed")] = None
     """Run the unconditional pass only in every n-th guided step; reuse the guidance difference in between."""
     block_cache: Annotated[float | None, Range(0, 10), Help("Speed")] = None
-    """Error budget for reusing outputs of deep blocks in the next step, such as 0.1; 0 is off; default: the tier's."""
+    """Error budget for reusing outputs of deep blocks in the next step, such as 0.1 (0: off); default: set by speed."""
     noise_aug_strength: Annotated[float, Range(0, 10), Help("Advanced")] = 0.0
     """Strength of the noise added to the picture (pixels in -1 to 1) before encoding."""
     motion_bucket_id: Annotated[float, Range(0, 1023), Help("Advanced")] = 127

@@ -46,7 +46,7 @@ class StudyConfig(Settings):
     repeat_share: Annotated[float, Range(0, 0.5)] = 0.15
     """Share of pairs shown to each rater twice as a consistency check; 0.15 repeats every seventh pair."""
     min_seconds: Annotated[float, Range(0, 60)] = 1.0
-    """How long a pair must play before it can be voted on; 1 prevents hasty votes."""
+    """Seconds that a pair must play before it can be voted on; 1 prevents hasty votes."""
     skip_missing: bool = False
     """Skip sequences that are missing from a folder."""
     folder_fps: Annotated[float, Range(0, 1000, above=True)] = 15.0

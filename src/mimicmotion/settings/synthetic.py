@@ -38,7 +38,7 @@ class SyntheticConfig(Settings):
     mocap: Path | None = None
     """Folder of recorded motions (BVH files, or pose files of videos), used for a third of the clips."""
     truth: bool = False
-    """Also store the exact person mask of each frame and its exact flow to the still."""
+    """Also store the exact person mask of each frame and its exact optical flow to the still."""
     records_per_shard: Annotated[int, Range(1, 1_000_000)] = 100
     """Clips per shard file."""
     processes: Annotated[int, Range(1, 4096)] = 1

@@ -72,7 +72,7 @@ class ModelConfig(Settings):
     """Train small networks from scratch instead."""
     reference_warp: Literal["none", "limbs", "residual"] | None = None
     """limbs: condition the U-Net on the picture's latents warped limb by limb to each pose, instead of on copies of
-    one latent; residual: also denoise the difference to them. Not in the paper; small models learn much faster with
+    one latent; residual: also denoise the difference from them. Not in the paper; small models learn much faster with
     it. Default: the mode of the starting weights."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Default settings of the trained model that differ from those of its starting weights: sigmas, fusion, ..."""
@@ -154,7 +154,7 @@ class OptimConfig(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if self.decay > self.steps:
-            raise ConfigError(f"decay={self.decay} of {self.steps} steps", "at most all of them", "lower decay")
+            raise ConfigError(f"decay={self.decay} of {self.steps} steps", "at most the number of steps", "lower decay")
         if self.ema == 1:
             raise ConfigError("ema=1.0", "below 1", "use 0.999, or 0 to switch it off")
 

@@ -432,7 +432,8 @@ def check_clip_lengths(config: TrainConfig, device: torch.device) -> None:
     if config.stage == "autoencoder":
         lengths = [config.autoencoder.clip_frames]
     if 2 in lengths:
-        raise ConfigError("clips of 2 frames with bf16 on a CPU", "1, or 3 and more", "use 3 frames, or precision: no")
+        got, expected = "clips of 2 frames with bf16 on a CPU", "1 frame, or at least 3"
+        raise ConfigError(got, expected, "use 3 frames, or precision: no")
 
 
 def trained_names(task: Task) -> dict[str, str]:

@@ -320,7 +320,7 @@ def _load_checkpoint(path: Path, unet: Any, target: Target) -> PoseNet:
         with torch.device("meta"):
             pose_net = PoseNet(**config)
     except (KeyError, ValueError, IndexError):
-        with torch.device("meta"):  # unknown layout: report the difference to the published PoseNet
+        with torch.device("meta"):  # unknown layout: report the difference from the published PoseNet
             pose_net = PoseNet(unet.config.block_out_channels[0])
     want = {**unet_shapes, **{f"pose_net.{k}": v.shape for k, v in pose_net.state_dict().items()}}
     check_keys(want, {k: v.shape for k, v in tensors.items()}, str(path), _guess(tensors))

@@ -148,8 +148,8 @@ class UNet(nn.Module):
             context: embedding of the picture.
             added_time_ids: micro-conditioning.
             pose: pose features, added after the first convolution; one per video or one for all. None adds nothing.
-            deep: called with the input of the levels below the outermost and a function that computes these. Returns
-                their output, computed or cached. None always computes.
+            deep: called with the input of the levels below the outermost and a function that computes their
+                output. Returns this output, computed or cached. None always computes it.
 
         Raises:
             InputError: the pose features have the wrong shape.

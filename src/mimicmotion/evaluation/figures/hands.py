@@ -139,7 +139,7 @@ def cut_hands(
     """Crop the hands from each result at the same positions.
 
     Args:
-        clips: results of one length and aspect ratio; sizes may differ.
+        clips: results of the same length and aspect ratio; sizes may differ.
         poses: true poses, with the same aspect ratio.
         numbers: numbers of the frames that `poses` holds; None means all frames.
         frames: frames to show; by default four in which a hand is visible, evenly spaced.

@@ -39,7 +39,7 @@ class FigureSpec(Settings):
 @dataclass(frozen=True, kw_only=True)
 class _ResultsSpec(FigureSpec):
     results: list[str]
-    """Videos or folders of frames, of one length and aspect ratio, each as NAME=PATH or PATH."""
+    """Videos or folders of frames, all of the same length and aspect ratio, each as NAME=PATH or PATH."""
     max_frames: Annotated[int | None, Range(1)] = None
     """Maximum number of frames of each result."""
 

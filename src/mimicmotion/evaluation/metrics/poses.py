@@ -58,7 +58,7 @@ class Fidelity:
         error: mean distance of the detected points in the unit of length; NaN if none is detected.
         pck: fraction of the visible points detected within the radius; NaN if none is visible.
         missing: fraction of the visible points that are not detected; NaN if none is visible.
-        points: number of visible true points over all frames.
+        points: number of visible ground-truth points in all frames.
     """
 
     error: float
@@ -160,7 +160,7 @@ def detection_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def enlarged(frames: Iterable[Frame], size: tuple[int, int]) -> Iterator[Frame]:
-    """Frames of (height, width) `size`, scaled to `detection_size`."""
+    """Scale frames of `size` (height, width) to their `detection_size`."""
     height, width = detection_size(size)
     for frame in frames:
         # pyrefly: ignore [bad-return]

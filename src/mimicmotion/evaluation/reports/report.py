@@ -173,7 +173,7 @@ def _sections(done: Evaluation) -> list[Section]:
     meanings = [[title(done, m), METRICS[m].what] for m in used]
     sections = [
         Section("Methods", _introduction(done, used), method_table(done), _bars(done, used)),
-        Section(f"Differences to {done.methods[0]}", [_TESTED], _differences(done)),
+        Section(f"Differences from {done.methods[0]}", [_TESTED], _differences(done)),
         Section("Infinitely many clips", [_AT_INFINITY], _fits(done)),
         Section("Failed", ["These videos could not be measured."], Table(["method", "sequence", "reason"], failed)),
         Section("Notes", [f"- {n}" for n in done.notes], Table(["method", "sequence", "note"], noted)),

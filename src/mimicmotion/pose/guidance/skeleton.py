@@ -83,7 +83,8 @@ class PoseDrawer:
         self.threshold = threshold
         self.released = canvas_short_side == RELEASED_SHORT_SIDE
         if stroke <= 0 or (self.released and stroke != 1):
-            raise PoseError(f"stroke={stroke}", "above 0, and 1 for the released look", "set canvas_short_side=None")
+            expected = f"above 0, and exactly 1 if canvas_short_side is {RELEASED_SHORT_SIDE}"
+            raise PoseError(f"stroke={stroke}", expected, "set canvas_short_side=None")
         self.size, self.confidence_aware = (height, width), confidence_aware
         short = min(size)
         target = canvas_short_side or short * (4 if short <= 256 else 3 if short <= 448 else 2)

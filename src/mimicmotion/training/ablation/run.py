@@ -1,4 +1,4 @@
-"""The paper's ablation at small scale: trainings that differ only in hand loss and confidence-aware guidance.
+"""The paper's ablation at small scale: training runs that differ only in hand loss and confidence-aware guidance.
 
 All runs start from one U-Net trained on people, with a fresh PoseNet (the paper's runs start from Stable Video
 Diffusion), because a PoseNet trained with one way of drawing poses would favour that arm. Runs with the same seed have
@@ -61,7 +61,7 @@ def ablate(config_path: str | Path, *, processes: int = 1) -> Job[Path]:
         The table (Markdown), with results.csv and effects.png in the same folder.
 
     Raises:
-        ConfigError: a setting is wrong; raised before the first training.
+        ConfigError: a setting is wrong; raised before the first training run starts.
     """
     from mimicmotion.training.ablation.report import write_report
 
@@ -88,7 +88,7 @@ def ablate(config_path: str | Path, *, processes: int = 1) -> Job[Path]:
 
 
 def load_ablation(path: str | Path) -> AblationConfig:
-    """Read an experiment, and check the settings of all its trainings.
+    """Read an experiment, and check the settings of all its training runs.
 
     Raises:
         ConfigError: the file cannot be read, or a setting is unknown or out of range.
@@ -100,7 +100,7 @@ def load_ablation(path: str | Path) -> AblationConfig:
 
 
 def runs(config: AblationConfig) -> Iterator[tuple[Arm, int]]:
-    """All trainings, seed by seed, so that a stopped experiment has complete rows."""
+    """All training runs, seed by seed, so that a stopped experiment has complete rows."""
     for seed in config.seeds:
         for name in config.arms:
             yield ARMS[name], seed

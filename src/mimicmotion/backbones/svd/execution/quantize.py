@@ -85,7 +85,7 @@ def quantized(unet: nn.Module) -> Quantized | None:
 
 
 def dequantized_bytes(unet: UNet) -> int:
-    """Bytes of the largest dequantised weight, which exists twice while it is scaled."""
+    """Bytes of the two copies of the largest dequantised weight that exist while it is scaled."""
     if quantized(unet) is None:
         return 0
     weights = [unet.get_parameter(f"{name}.weight") for name in quantized_layers(unet)]
