@@ -13,7 +13,7 @@ from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
 from mimicmotion.pipeline import MimicMotionPipeline
 from scripts_of_repository import load
 
-WORK = Workload(size=(128, 128), segment_frames=8, num_frames=11, clip_frames=3, latent_copies=2)
+WORK = Workload(size=(192, 128), segment_frames=8, num_frames=11, clip_frames=3, latent_copies=2)
 SCRATCH = 2**19
 """Bytes that kernels may take for themselves; the stages take 3 to 45 MiB."""
 WAYS = ("one batch", "two passes", "two passes, 4 chunks", "one batch, channels first")
