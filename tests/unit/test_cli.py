@@ -6,9 +6,10 @@ import logging
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cyclopts import App
@@ -16,7 +17,7 @@ from cyclopts import App
 from mimicmotion import cli
 from mimicmotion.cli import options
 from mimicmotion.cli.options import HEADINGS
-from mimicmotion.errors import printable
+from mimicmotion.errors import WeightsError, printable
 from mimicmotion.runtime.progress import Job
 from mimicmotion.settings import GenerateConfig
 
@@ -168,18 +169,24 @@ def test_a_message_keeps_its_lines_and_letters() -> None:
     assert printable(text) == text
 
 
-@pytest.mark.parametrize(("alike", "said"), [(None, ""), (0.97, "0.97 of 1\n"), (0.8, "somebody else")])
+@pytest.mark.parametrize(("alike", "said"), [(None, ""), (0.97, "0.97 of 1\n"), (0.8, "somebody else"), ("broken", "")])
 def test_generate_says_how_like_the_face_is(
-    alike: float | None, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    alike: Any, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def job(settings: GenerateConfig) -> Job[SimpleNamespace]:
         yield from ()
-        return SimpleNamespace(summary=lambda: "made", frames=iter(()))
+        return SimpleNamespace(summary=lambda: "made", frames=iter(range(90)), num_frames=90)
+
+    def likeness(picture: Path, frames: Iterable[int], person: str) -> float | None:
+        if alike == "broken":
+            raise WeightsError("faces.safetensors is damaged", "the fetched file", "fetch it again")
+        assert list(frames) == list(range(0, 90, 3))
+        return alike
 
     monkeypatch.setattr("mimicmotion.generate.job.generate", job)
-    monkeypatch.setattr("mimicmotion.evaluation.metrics.identity.likeness", lambda *_: alike)
+    monkeypatch.setattr("mimicmotion.evaluation.metrics.identity.likeness", likeness)
     assert cli.main(["generate", "person.png", "dance.mp4", "-o", "out.mp4"]) == 0
     out = capsys.readouterr().out
     assert "made" in out
-    assert ("likeness" in out) == (alike is not None)
+    assert ("likeness" in out) == isinstance(alike, float)
     assert said in out

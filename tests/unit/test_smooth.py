@@ -132,6 +132,18 @@ def test_what_was_not_found_stays_as_it_is() -> None:
     np.testing.assert_allclose(found.xy[[7, 11], LEFT_HAND.start], standing(2)[:, LEFT_HAND.start], atol=0.01)
 
 
+def test_a_point_that_is_hardly_ever_found_does_not_move_the_others() -> None:
+    noisy = standing(30) + np.random.default_rng(0).normal(0, 0.5, (30, NUM_POINTS, 2))
+    confidence = np.full((30, NUM_POINTS), 0.9)
+    confidence[:, R_WRIST] = 0
+    without = smooth(sequence(noisy, confidence)).xy
+    confidence[15:17, R_WRIST] = 0.9
+    noisy[:15, R_WRIST], noisy[17:, R_WRIST] = 0, 0
+    np.testing.assert_array_equal(
+        np.delete(smooth(sequence(noisy, confidence)).xy, R_WRIST, 1), np.delete(without, R_WRIST, 1)
+    )
+
+
 def test_short_clips_and_nobody() -> None:
     short = sequence(standing(2))
     assert smooth(short) is short

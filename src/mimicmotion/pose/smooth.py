@@ -76,8 +76,9 @@ def smooth(poses: PoseSequence) -> PoseSequence:
             off = OFF_LINE[point] * (0.25 + 0.75 * confidence[seen, point] ** 2) * (FPS / fps) ** 2
             good = seen[~outliers(xy[seen, point], unit * (JUMP + off))]
             found[:, point] = np.stack([np.interp(every, good, xy[good, point, axis]) for axis in (0, 1)], 1)
-    calm = filtered(found, confidence, unit, fps)
-    known = (confidence > 0) & ((confidence > 0).sum(0) > 2)
+    often = (confidence > 0).sum(0) > 2  # the others have no movement to filter, and must not move the mean
+    calm = filtered(found, confidence * often, unit, fps)
+    known = (confidence > 0) & often
     return dataclasses.replace(poses, xy=np.where(known[..., None], calm, xy), confidence=confidence)
 
 

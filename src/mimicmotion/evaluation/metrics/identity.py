@@ -7,7 +7,6 @@ separately.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -31,8 +30,6 @@ ALIKE = 0.91
 """Cosine similarity that corresponds to dlib's threshold for the same person, a distance of 0.6 between embeddings.
 In real clips, faces of the same person reach 0.96 and more; most pairs of different people stay below 0.89, but
 lookalikes reach 0.96."""
-EVERY = 10
-"""`likeness` uses every n-th frame."""
 
 # indices into the 68 points: eyes, nose tip, mouth corners; the person's right is on the left
 _GROUPS = (slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55))
@@ -118,7 +115,7 @@ def likeness(picture: Path, frames: Iterable[Frame], person: Person = "largest")
 
     Args:
         picture: the reference picture.
-        frames: RGB frames of the video; every tenth is used.
+        frames: RGB frames of the video.
         person: person in the picture; see `Person`.
 
     Returns:
@@ -130,10 +127,10 @@ def likeness(picture: Path, frames: Iterable[Frame], person: Person = "largest")
         return None
     network = FaceNetwork(weights)
 
-    def faces(shown: list[Frame], person: Person = "largest") -> Embeddings:
-        poses = HolisticEstimator(person=person, static=True).estimate(shown)
-        return np.stack(list(embeddings(shown, poses, network)))
+    def face(frame: Frame, estimator: HolisticEstimator) -> Float32[ndarray, " dim"]:
+        return next(embeddings([frame], estimator.estimate([frame]), network))
 
-    reference, made = faces([read_picture(picture)], person), faces(list(itertools.islice(frames, 0, None, EVERY)))
-    cosines = made @ reference[0]
+    reference = face(read_picture(picture), HolisticEstimator(person=person, static=True))
+    estimator = HolisticEstimator(static=True)
+    cosines = np.array([face(frame, estimator) @ reference for frame in frames])
     return float(np.nanmean(cosines)) if np.isfinite(cosines).any() else None
