@@ -20,8 +20,11 @@ import psutil
 import pytest
 
 from mimicmotion.client import Client, ServiceError
+from mimicmotion.errors import ConfigError
+from mimicmotion.generate.batch import batch
+from mimicmotion.runtime.progress import finish
 from mimicmotion.serve.tokens import Tokens
-from mimicmotion.settings import GenerateConfig
+from mimicmotion.settings import BatchConfig, GenerateConfig
 from mimicmotion.settings.serve import OPERATORS, callers_settings
 from mimicmotion.video.reader import open_video
 from service import STEPS, Service, wait_for
@@ -353,6 +356,30 @@ def test_slow_clients_keep_nobody_waiting(service: Service) -> None:
     for connection in slow:
         connection.close()
     wait_for(lambda: not list((service.data / "incoming").iterdir()))
+
+
+def test_a_batch_by_a_service(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = BatchConfig(jobs=tmp_path / "jobs.yaml", engine="server", address=f"http://127.0.0.1:{service.port}")
+
+    def write_jobs(*jobs: dict[str, Any]) -> None:
+        defaults = {"picture": str(service.picture), "video": str(service.video)}
+        config.jobs.write_text(json.dumps({"defaults": defaults, "jobs": jobs}))  # JSON is YAML
+
+    before = len(service.client.list())
+    write_jobs({"output": "a.mp4", "seed": 2}, {"output": "b.mp4", "model": "the operator's choice"})
+    result = finish(batch(config))
+    assert [o.state for o in result.outcomes] == ["made", "failed"]
+    assert "model" in result.outcomes[1].message
+    facts = json.loads(Path("a.mp4.json").read_text())
+    assert (facts["settings"]["seed"], facts["frames"]) == (2, 8)
+    Path("a.mp4").unlink()
+    finish(batch(config))
+    assert Path("a.mp4").is_file()
+    assert len(service.client.list()) == before + 1  # sent again, it is the same job
+    write_jobs({"output": "a.webm"})
+    with pytest.raises(ConfigError, match=r"ending in \.mp4"):
+        finish(batch(config))
 
 
 @pytest.mark.slow
