@@ -143,6 +143,7 @@ def test_the_hosted_build_runs_commands_that_there_are() -> None:
             assert cli.app.parse_args(words, print_error=False, exit_on_error=False)
 
 
+@pytest.mark.usefixtures("small_bundled")
 def test_the_colab_file_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = json.loads((ROOT / "integrations" / "colab" / "mimicmotion.ipynb").read_text())
     assert data["nbformat"] == 4
@@ -167,6 +168,7 @@ def test_the_colab_file_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert names["PUBLISHED"] is False
 
 
+@pytest.mark.usefixtures("small_bundled")
 def test_the_hosted_demo_makes_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = ROOT / "integrations" / "space"
     front = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
