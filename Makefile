@@ -55,7 +55,8 @@ demo: $(VENV)/.base  ## a rendered person and a photograph move as people in vid
 	@mkdir -p $(OUT)
 	$(BIN)/mimicmotion demo -o $(OUT)
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Files in the order of their names: integration, with the longest, comes before unit.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.dev  ## the tests
 	$(PYTEST) -m "not slow"
