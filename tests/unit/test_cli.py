@@ -169,7 +169,9 @@ def test_a_message_keeps_its_lines_and_letters() -> None:
     assert printable(text) == text
 
 
-@pytest.mark.parametrize(("alike", "said"), [(None, ""), (0.97, "0.97 (1: identical)\n"), (0.8, "somebody else"), ("broken", "")])
+@pytest.mark.parametrize(
+    ("alike", "said"), [(None, ""), (0.97, "0.97 (1: identical)\n"), (0.8, "somebody else"), ("broken", "")]
+)
 def test_generate_says_how_like_the_face_is(
     alike: Any, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
