@@ -595,7 +595,7 @@ def not_loaded(*_: object, **__: object) -> None:
 
 EARLY: dict[str, tuple[Callable[[GenerateConfig], dict[str, Any]], str]] = {
     "arguments swapped": (lambda j: {"picture": j.video, "video": j.picture}, "(?s)it is a video.*fix: swap the two"),
-    "a video twice": (lambda j: {"picture": j.video}, "(?s)it is a video.*fix: name a picture"),
+    "a video twice": (lambda j: {"picture": j.video}, "(?s)it is a video.*fix: pass a picture"),
     "no picture": (lambda j: {"picture": j.video.with_name("no.png")}, "does not exist"),
     "a start behind the end": (lambda j: {"start": 1000}, "has no frame after"),
     "a person who is not there": (lambda j: {"person": "5"}, "person 5 was never seen; the fullest frame shows 1"),

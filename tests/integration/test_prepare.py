@@ -272,7 +272,7 @@ def test_nothing_good_enough(videos: Path, tmp_path: Path) -> None:
     only = tmp_path / "videos"
     only.mkdir()
     shutil.copy(videos / "i short.mp4", only)
-    with pytest.raises(InputError, match="no scene of 1 files passes"):
+    with pytest.raises(InputError, match="no scene in 1 files passes"):
         finish(prepare(config(only, tmp_path / "shards")))
     assert (tmp_path / "shards" / "report.html").is_file()
     (only / "i short.mp4").unlink()

@@ -78,7 +78,7 @@ def test_the_model_stays_loaded(service: Service, done: str) -> None:
     (worker,) = [w for w in service.workers() if w.memory_info().rss > 300e6]  # the one that has torch
     seen = {s.stage for s in service.client.progress(service.submit(seed=8))}
     assert worker.is_running()
-    assert "denoise" in seen
+    assert seen & {"encode", "denoise", "write"}  # stages shorter than the time between two looks are not seen
 
 
 def test_one_process_has_a_data_folder(service: Service) -> None:
@@ -223,8 +223,8 @@ REFUSED: dict[str, tuple[Parts, int, str]] = {
     "a part twice": (lambda s: form()(s) * 2, 422, "'picture' for the second time"),
     "an unknown part": (lambda s: [*form()(s), ("evil", b"")], 422, "a part named 'evil'"),
     "settings of another type": (form(settings=[1]), 422, "settings of type list"),
-    "settings no JSON": (form(settings=b"{{"), 422, "settings or a priority"),
-    "settings nested deeply": (form(settings=b"[" * 60_000), 422, "settings or a priority"),
+    "settings no JSON": (form(settings=b"{{"), 422, "the settings or the priority"),
+    "settings nested deeply": (form(settings=b"[" * 60_000), 422, "the settings or the priority"),
     "settings too long": (form(settings=b" " * 70_000), 413, "64 KiB"),
     "an unknown setting": (form(settings={"sed": 1}), 422, "unknown setting 'sed'"),
     "the operator's setting": (form(settings={"model": "/etc"}), 422, "the setting 'model'"),

@@ -185,7 +185,7 @@ def test_resuming_without_the_difference_is_refused(pipe: MimicMotionPipeline, c
     with pytest.raises(InputError, match="memory guidance of shape"):
         pipe.denoise(conditioning, x, recipe, start=1, memory={"guidance": x})
     pipe.denoise(conditioning, x, recipe, start=2)
-    with pytest.raises(InputError, match="no difference is stored"):
+    with pytest.raises(InputError, match="no guidance is stored"):
         Differences([(0, 1)]).get((0, 1), x)
 
 

@@ -124,7 +124,7 @@ def test_poses_of_a_video_become_a_motion(motion: str) -> None:
 
 def test_a_video_without_a_trunk_is_refused() -> None:
     poses = PoseSequence(np.zeros((4, 134, 2), np.float32), np.zeros((4, 134), np.float32), (64, 48), 15.0)
-    with pytest.raises(InputError, match="no trunk"):
+    with pytest.raises(InputError, match="no torso"):
         lift_poses(poses, "empty.npz")
 
 
