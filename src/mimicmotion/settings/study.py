@@ -117,5 +117,5 @@ def parse_method(text: str) -> tuple[str, Path]:
     """
     name, _, folder = text.partition("=")
     if not name.strip() or not folder:
-        raise ConfigError(f"{text!r}", "NAME=DIR", "for example --ours mimicmotion=results/mimicmotion")
+        raise ConfigError(f"{text!r}", "NAME=DIR", "for example ours=results/ours")
     return name.strip(), Path(folder)

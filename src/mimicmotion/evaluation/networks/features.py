@@ -159,18 +159,6 @@ def load_strictly(module: torch.nn.Module, path: Path) -> torch.nn.Module:
     return module.eval().requires_grad_(requires_grad=False)
 
 
-def i3d_path(path: Path | str | None, length: int) -> Path:
-    """`weights_path` of I3D for clips of `length` frames.
-
-    Raises:
-        WeightsError: the weights are missing.
-        InputError: the clips are too short for this network.
-    """
-    if length < I3D_MIN_FRAMES:
-        raise InputError(f"clips of {length} frames", f"at least {I3D_MIN_FRAMES} for I3D", "use 16")
-    return weights_path("i3d", path)
-
-
 def load_i3d(
     path: Path | str | None = None, *, fit: Fit = "squash", length: int = 16, device: str | None = None
 ) -> FeatureNetwork:
@@ -190,7 +178,9 @@ def load_i3d(
 
     from mimicmotion.evaluation.networks.i3d import I3D
 
-    file, where = i3d_path(path, length), best_device(device)
+    if length < I3D_MIN_FRAMES:
+        raise InputError(f"clips of {length} frames", f"at least {I3D_MIN_FRAMES} for I3D", "use 16")
+    file, where = weights_path("i3d", path), best_device(device)
     with torch.device("meta"):
         module = I3D()
     module = load_strictly(module, file).to(where)
