@@ -18,13 +18,16 @@ from mimicmotion.data.samples.latents import LatentCache
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.pose.hands import hand_masks
-from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.pose.keypoints import VISIBLE, PoseSequence
 from mimicmotion.settings.samples import SampleConfig, Spacing
 
 if TYPE_CHECKING:
     from mimicmotion.data.shards.shards import Record, Shards
 
 logger = logging.getLogger(__name__)
+
+PLAIN = {"confidence_aware": False, "threshold": VISIBLE}
+"""How poses are drawn with `guidance: threshold`."""
 
 
 class SampleMaker:
@@ -70,8 +73,7 @@ class SampleMaker:
         self.shards, self.config, self.seed, self.latents = shards, config, seed, latents
         self.warp = warp
         self.grid = (height // downscale, width // downscale)
-        plain: dict[str, Any] = {"confidence_aware": False, "threshold": config.pose_threshold}
-        look: Mapping[str, Any] = {**drawing, **plain} if config.guidance == "threshold" else drawing
+        look: Mapping[str, Any] = {**drawing, **PLAIN} if config.guidance == "threshold" else drawing
         self.drawer = PoseDrawer(shards.size, **look)
         self.timelines = [Timeline(*s) for s in zip(shards.num_frames, shards.stills, shards.fps, strict=True)]
         self.siblings: list[Sequence[int]] = [[i] for i in range(len(self.timelines))]
@@ -129,7 +131,7 @@ class SampleMaker:
         owner = driver if choice.reference[0] == choice.record else self.shards[choice.reference[0]]  # read once
         driving, own = self._poses(driver, owner, choice)
         poses, reference_pose = self._draw(driving), self._draw(own)[0]
-        mask = hand_masks(driving, self.grid, threshold=config.hand_threshold, padding=config.hand_padding)
+        mask = hand_masks(driving, self.grid)
         if config.reference_slot:
             poses = np.concatenate([reference_pose[None], poses])
             mask = np.concatenate([np.zeros_like(mask[:1]), mask])
@@ -140,7 +142,6 @@ class SampleMaker:
             poses=poses,
             reference_pose=reference_pose,
             hand_mask=mask,
-            fps=choice.fps,
             **pictures,
             warped=self._warped(pictures["reference"], own, driving),
         )

@@ -1,4 +1,4 @@
-"""The index of a folder of shards, with the byte positions of its records: read from disk, or rebuilt."""
+"""The index of a folder of shards, with the byte positions of its records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from mimicmotion.data.shards.archive import REMAKE, Span, read_spans, scan_tar
-from mimicmotion.data.shards.frames import ENDINGS, Store
+from mimicmotion.data.shards.frames import Store
 from mimicmotion.errors import InputError, MediaError
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
 from mimicmotion.runtime.reading import read_json, reading
@@ -111,12 +111,12 @@ def scan_shard(path: Path) -> tuple[dict[str, Any], ShardEntry]:
 
     Raises:
         MediaError: the file is damaged or truncated, or a record lacks a member; the message names shard and record.
-        InputError: the name is not that of a shard, or the format is unknown.
+        InputError: the shard has another format version.
     """
-    if not re.fullmatch(_FILE, path.name):
-        raise InputError(f"{path.name} as a shard", "a name such as train-00000.tar", "rename the file")
     members = scan_tar(path)
-    head = read_head(path, members)
+    with reading(f"{path}: {HEAD}", "JSON", REMAKE, MediaError):
+        head = json.loads(read_spans(path, [members[HEAD]])[0])
+        check_version(path, head)
     groups: dict[str, dict[str, Span]] = {}
     for name, span in members.items():
         key, _, ending = name.partition(".")
@@ -127,19 +127,12 @@ def scan_shard(path: Path) -> tuple[dict[str, Any], ShardEntry]:
             if ending not in found:
                 raise MediaError(f"{path}: record {key} has no member {key}.{ending}", "complete records", REMAKE)
     texts = read_spans(path, [found["json"] for found in groups.values()])
-    records, sizes = [], set[tuple[int, ...]]()
+    records = []
     for (key, found), text in zip(groups.items(), texts, strict=True):
-        with reading(f"{path}: record {key}: {key}.json", "video, num_frames, stills, fps, size", REMAKE, MediaError):
-            meta = json.loads(text)
-            sizes.add(tuple(map(int, meta["size"])))
+        with reading(f"{path}: record {key}: {key}.json", "video, num_frames, stills, fps", REMAKE, MediaError):
             others = {k: span for k, span in found.items() if not _PICTURE.fullmatch(k)}
-            entry = _RECORD.validate_python(meta | {"key": key, "members": others, "frames": []})
+            entry = _RECORD.validate_python(json.loads(text) | {"key": key, "members": others, "frames": []})
         records.append(dataclasses.replace(entry, frames=_pictures(path, entry, found)))
-    if len(sizes) > 1:
-        names = ", ".join(sorted("x".join(map(str, s)) for s in sizes))
-        raise InputError(f"{path} holds frames of {names}", "one size", _PREPARE)
-    if records:
-        head = {"size": list(*sizes), "store": _store(groups), "settings": {}} | head
     return head, ShardEntry(path.name, path.stat().st_size, sha256_file(path), records)
 
 
@@ -153,26 +146,6 @@ def _pictures(path: Path, entry: RecordEntry, found: Mapping[str, Span]) -> list
         got = f"{len(pictures)} frames" + ("" if missing is None else f", no frame {missing}")
         raise MediaError(f"{path}: record {entry.key} has {got}", f"{entry.num_frames} frames", REMAKE)
     return [pictures[i] for i in range(entry.num_frames)]
-
-
-def _store(groups: Mapping[str, Mapping[str, Span]]) -> str:
-    endings = {e.rpartition(".")[2] for found in groups.values() for e in found}
-    return next(store for store, ending in ENDINGS.items() if ending in endings)
-
-
-def read_head(path: Path, members: Mapping[str, Span]) -> dict[str, Any]:
-    """Metadata of a shard; empty for a tar file of another tool.
-
-    Raises:
-        InputError: the shard has another format version.
-        MediaError: it cannot be read.
-    """
-    if HEAD not in members:
-        return {}
-    with reading(f"{path}: {HEAD}", "JSON", REMAKE, MediaError):
-        head = json.loads(read_spans(path, [members[HEAD]])[0])
-        check_version(path, head)
-    return head
 
 
 def check_version(where: Path, head: Mapping[str, Any]) -> None:
@@ -201,27 +174,6 @@ def make_index(head: Mapping[str, Any], shards: Iterable[ShardEntry], where: Pat
     return Index((height, width), head["store"], head["settings"], splits)
 
 
-def scan_folder(folder: Path) -> Index:
-    """Build the index of a folder from its shards.
-
-    Raises:
-        InputError: there is no shard, or no record in them, or they differ in size, store or settings.
-        MediaError: a shard is damaged.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder", "a folder of shards", "check the path")
-    scanned = [scan_shard(path) for path in shard_files(folder)]
-    if not scanned:
-        raise InputError(f"{folder} holds no shards", "train-00000.tar and so on", _PREPARE)
-    first, name = next(((head, s.file) for head, s in scanned if s.records), ({}, ""))
-    for head, shard in scanned:
-        for what in ("size", "store", "settings"):
-            if shard.records and head[what] != first[what]:
-                got = f"{folder}: {what} is {first[what]} in {name}, {head[what]} in {shard.file}"
-                raise InputError(got, "shards made with the same settings", "keep them in separate folders")
-    return make_index(first, [s for _, s in scanned], folder)
-
-
 def save_index(index: Index, folder: Path) -> None:
     """Write `index` as FOLDER/index.json.
 
@@ -239,7 +191,7 @@ def load_index(path: Path) -> Index:
     Raises:
         InputError: it is damaged or has another format.
     """
-    what, fix = "an index of shards", "delete the file: it is rebuilt from the shards"
+    what, fix = "an index of shards", "prepare again: finished shards are kept"
     data = read_json(path, what, fix)
     with reading(path, what, fix):
         check_version(path, data)

@@ -22,7 +22,6 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from mimicmotion.data.shards.archive import scan_tar
 from mimicmotion.data.shards.frames import check_store, compress_frames
 from mimicmotion.data.shards.index import (
     FORMAT,
@@ -32,7 +31,6 @@ from mimicmotion.data.shards.index import (
     ShardEntry,
     canonical,
     make_index,
-    read_head,
     save_index,
     scan_shard,
     shard_files,
@@ -269,7 +267,7 @@ def _existing(path: Path, plan: ShardPlan, shared: ShardSettings) -> ShardEntry 
     if not path.exists():
         return None
     try:
-        head = read_head(path, scan_tar(path))
+        head, entry = scan_shard(path)
     except MediaError as e:
         logger.warning("%s; rewriting it", e.got)
         return None
@@ -280,4 +278,4 @@ def _existing(path: Path, plan: ShardPlan, shared: ShardSettings) -> ShardEntry 
     if made_from != plan.digest():
         logger.info("%s holds other items than planned; rewriting it", path)
         return None
-    return scan_shard(path)[1]
+    return entry
