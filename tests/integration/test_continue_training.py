@@ -58,7 +58,7 @@ def bundled_config(people: Path, tmp_path: Path) -> TrainConfig:
                 "change_weight": 3.0,
                 "channel_weights": CHANNELS,
             },
-            "validation": {"clips": 3, "draws": 1, "generate": False},
+            "validation": {"clips": 3, "generate": False},
         },
     )
 

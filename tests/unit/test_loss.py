@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
 from mimicmotion.diffusion.denoiser import precondition_v
 from mimicmotion.diffusion.loss import (
-    SIGMA_PRESETS,
-    LogNormal,
     c_noise,
-    choose_dropped,
     drop_condition,
     hand_weights,
     network_input,
@@ -21,7 +17,7 @@ from mimicmotion.diffusion.loss import (
     weighted_mse,
 )
 from mimicmotion.diffusion.noise import added_time_ids, augment_picture
-from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.errors import InputError
 
 
 def _latents(seed: int, batch: int = 3) -> torch.Tensor:
@@ -61,15 +57,6 @@ def test_half_precision_latents_do_not_overflow_at_large_sigma() -> None:
     assert float(c_noise(sigma)[0]) == pytest.approx(math.log(700) / 4)
 
 
-@pytest.mark.parametrize(
-    ("name", "mean", "std"), [("mimicmotion", 0.5, 1.4), ("svd-320x576", 0.7, 1.6), ("svd-576x1024", 1.0, 1.6)]
-)
-def test_log_sigma_has_the_presets_mean_and_spread_not_swapped(name: str, mean: float, std: float) -> None:
-    log = SIGMA_PRESETS[name].levels(torch.randn(40_000, generator=torch.Generator().manual_seed(1))).log()
-    assert float(log.mean()) == pytest.approx(mean, abs=0.03)
-    assert float(log.std()) == pytest.approx(std, abs=0.03)
-
-
 def test_time_ids_order_and_fps_minus_one() -> None:
     assert added_time_ids(7, 127, 0.02).tolist() == [[6.0, 127.0, pytest.approx(0.02)]]
 
@@ -100,23 +87,14 @@ def test_hand_loss_is_not_renormalised() -> None:
     assert weighted_mse(out, target).tolist() == [1.0]
 
 
-def test_dropout_drops_every_condition_of_the_same_samples() -> None:
-    uniform = np.random.default_rng(0).random((1000, 4))
-    dropped = choose_dropped(uniform, 0.1, (0.0, 0.0, 0.0))
-    assert 60 < int(dropped[:, 0].sum()) < 140
-    embedding, latent, pose = torch.ones(1000, 1, 4), torch.ones(1000, 1, 4, 2, 2), torch.ones(1000, 3, 5, 2, 2)
-    for which, condition in zip(dropped.T, (embedding, latent, pose), strict=True):
-        assert torch.equal(which, dropped[:, 0])
-        left = drop_condition(which, condition).flatten(1)
-        assert torch.equal(left.amax(1) == 0, which)
-        assert torch.equal(left.amin(1) == 1, ~which)
-    assert not choose_dropped(uniform, 0.0, (0.0, 0.0, 0.0)).any()
-    assert choose_dropped(uniform, 1.0, (0.0, 0.0, 0.0)).all()
-    assert choose_dropped(uniform, 0.0, (0.0, 1.0, 0.0)).double().mean(0).tolist() == [0, 1, 0]
+def test_dropped_conditions_are_zero_and_the_others_unchanged() -> None:
+    dropped = torch.arange(1000) % 10 == 0
+    for shape in ((1, 4), (1, 4, 2, 2), (3, 5, 2, 2)):
+        left = drop_condition(dropped, torch.ones(1000, *shape)).flatten(1)
+        assert torch.equal(left.amax(1) == 0, dropped)
+        assert torch.equal(left.amin(1) == 1, ~dropped)
 
 
 def test_bad_settings_are_named() -> None:
-    with pytest.raises(ConfigError, match="std=0"):
-        LogNormal(0.0, 0.0)
     with pytest.raises(InputError, match="U-Net of this autoencoder"):
         weighted_mse(_latents(0), _latents(1)[:, 1:])

@@ -7,42 +7,12 @@ overflows at sigma ~ 700. `training.objective` combines these functions to the l
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
-from numpy import ndarray
 from torch import Tensor
 
 from mimicmotion.diffusion.denoiser import Latents
-from mimicmotion.errors import ConfigError, InputError
-
-
-@dataclass(frozen=True, slots=True)
-class LogNormal:
-    """Training noise levels: ln(sigma) ~ N(mean, std^2)."""
-
-    mean: float
-    std: float
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
-            raise ConfigError(f"mean={self.mean}, std={self.std}", "a finite mean and std > 0", "use a preset")
-
-    def levels(self, z: Float32[Tensor, " count"]) -> Float32[Tensor, " count"]:
-        """Map standard normal numbers `z` to noise levels."""
-        return (self.mean + self.std * z).exp()
-
-
-SIGMA_PRESETS = {
-    "mimicmotion": LogNormal(0.5, 1.4),
-    "svd-320x576": LogNormal(0.7, 1.6),
-    "svd-576x1024": LogNormal(1.0, 1.6),
-}
-"""Noise levels of MimicMotion and of SVD's image-to-video training."""
+from mimicmotion.errors import InputError
 
 
 def _column(sigma: Tensor, like: Tensor) -> Float32[Tensor, "batch 1 1 1 1"]:
@@ -94,20 +64,6 @@ def weighted_mse(output: Latents, target: Latents, weights: Tensor | None = None
         raise InputError(f"output {tuple(output.shape)}", f"{tuple(target.shape)}", "use a U-Net of this autoencoder")
     error = (output.float() - target.float()).square()
     return (error if weights is None else weights * error).flatten(1).mean(1)
-
-
-def choose_dropped(
-    uniform: Float[ndarray, "batch conditions_and_1"], together: float, apart: Sequence[float]
-) -> Bool[Tensor, "batch conditions"]:
-    """Choose which conditions of which samples to drop in training, as classifier-free guidance requires.
-
-    Args:
-        uniform: numbers in [0, 1). The first decides on all conditions of a sample together, each of the others on a
-            single condition.
-        together: share of samples that lose all conditions.
-        apart: additional share of samples that lose a single condition, for each condition.
-    """
-    return torch.from_numpy((uniform[:, 1:] < np.array(apart)) | (uniform[:, :1] < together))
 
 
 def drop_condition(dropped: Bool[Tensor, " batch"], condition: Tensor) -> Tensor:

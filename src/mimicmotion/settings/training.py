@@ -19,8 +19,6 @@ class DataConfig(Settings):
 
     shards: str = ""
     """Folder of shards written by `mimicmotion prepare`, or its URL (http, https, s3, gs, hf)."""
-    split: str = "train"
-    """Split to train on."""
     cache: str = ""
     """Folder for copies of remote shards and for latents; default: RUN/cache."""
     workers: Annotated[int, Range(0)] = 2
@@ -42,14 +40,8 @@ class TinyConfig(Settings):
     """Channels of the U-Net's levels, multiples of 32."""
     attention: tuple[bool, ...] = (False, True, True)
     """Whether each level has transformer blocks."""
-    layers: int = 1
-    """Residual blocks per level."""
-    norm_groups: int = 8
-    """Groups of the U-Net's GroupNorm layers."""
     token_dim: int = 64
     """Size of the picture embedding."""
-    reference_pose: bool = True
-    """Feed PoseNet both poses, as [driving pose | reference pose]."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
@@ -87,26 +79,12 @@ class ModelConfig(Settings):
 class ObjectiveConfig(Settings):
     """The loss: noise levels, dropped conditions, and weights of regions and channels."""
 
-    sigma_preset: Literal["mimicmotion", "svd-320x576", "svd-576x1024"] = "mimicmotion"
-    """Distribution of noise levels: ln(sigma) is normal with (mean, std) (0.5, 1.4), (0.7, 1.6) or (1.0, 1.6)."""
-    sigma_mean: float | None = None
-    """Mean of ln(sigma), overriding the preset."""
-    sigma_std: Annotated[float | None, Range(0, 1000, above=True)] = None
-    """Standard deviation of ln(sigma), overriding the preset."""
+    sigma_mean: float = 0.5
+    """Mean of ln(sigma), which is normal. MimicMotion uses 0.5 with a deviation of 1.4, SVD 1.0 with 1.6."""
+    sigma_std: Annotated[float, Range(0, 1000, above=True)] = 1.4
+    """Standard deviation of ln(sigma)."""
     condition_dropout: Annotated[float, Range(0, 1)] = 0.1
     """Share of samples that drop embedding, reference latent and pose together, for classifier-free guidance."""
-    drop_image: Annotated[float, Range(0, 1)] = 0.0
-    """Additional share of samples without the picture embedding."""
-    drop_latent: Annotated[float, Range(0, 1)] = 0.0
-    """Additional share of samples without the reference latent."""
-    drop_pose: Annotated[float, Range(0, 1)] = 0.0
-    """Additional share of samples without pose."""
-    noise_aug: Annotated[float, Range(0, 1)] = 0.0
-    """Share of samples whose reference picture is noised before encoding; the U-Net is conditioned on the strength."""
-    noise_aug_mean: float = -3.0
-    """Mean of the logarithm of that noise strength (pixels in -1..1)."""
-    noise_aug_std: float = 0.5
-    """Standard deviation of the logarithm of that noise strength."""
     hand_scale: Annotated[float, Range(0, 1e6)] = 10.0
     """Loss weight inside the boxes of reliable hands (hand region enhancement); 1 turns it off."""
     change_weight: Annotated[float, Range(0, 1e6)] = 1.0
@@ -114,10 +92,8 @@ class ObjectiveConfig(Settings):
     channel_weights: tuple[float, ...] = ()
     """Loss weight of each latent channel, normalised to mean 1; default: all equal. The weights do not change
     the optimum, but spend capacity where it is visible: the first channels of a PCA carry most of a picture."""
-    fps: float | None = 7.0
-    """Frames per second, passed to the U-Net as fps - 1; default: the rate of each sample."""
-    motion_bucket: float = 127.0
-    """Motion bucket passed to the U-Net."""
+    fps: float = 7.0
+    """Frames per second, passed to the U-Net as fps - 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,8 +116,6 @@ class OptimConfig(Settings):
     """Final steps over which the rate falls linearly to 0. To end a training early, lower `steps` and resume."""
     betas: Annotated[tuple[float, float], Range(0, 1)] = (0.9, 0.999)
     """AdamW's betas."""
-    eps: float = 1e-8
-    """AdamW's epsilon."""
     weight_decay: float = 0.01
     """AdamW's weight decay."""
     clip: Annotated[float, Range(0, 1e9)] = 1.0
@@ -184,34 +158,21 @@ class TrainedConfig(Settings):
     """lora: rank of the adapters."""
     alpha: Annotated[float, Range(0, 1e6, above=True)] = 32.0
     """lora: the adapters are scaled by alpha / rank."""
-    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    """lora: name suffixes of the layers that get adapters."""
     image_encoder: bool = False
     """Also train the picture encoder (CLIP stays frozen); that of new small networks is always trained."""
     frozen: Literal["float32", "half"] = "float32"
     """Data type of frozen weights. half saves memory and needs precision bf16 or fp16, in which the U-Net computes
     anyway."""
 
-    def __post_init__(self) -> None:
-        Settings.__post_init__(self)
-        if self.what == "lora" and not self.targets:
-            raise ConfigError("no targets", "suffixes of layer names", "leave it out for the attention projections")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationConfig(Settings):
-    """What is measured during training, on clips outside the training data."""
+    """What is measured during training, on clips of the split val, or of the split train if there is none."""
 
     every: Annotated[int, Range(0)] = 500
     """Steps between validations; the last step is always validated. 0 never validates."""
-    split: str = "val"
-    """Split to measure on; if the shards do not have it, fixed samples of the training split."""
     clips: Annotated[int, Range(1)] = 4
     """Number of fixed clips to measure on."""
-    bands: tuple[float, ...] = (0.5, 2.0, 8.0)
-    """Noise levels that separate the bands for which the loss is reported."""
-    draws: Annotated[int, Range(1)] = 2
-    """Noise draws per clip and band."""
     generate: bool = True
     """Also generate the clips, and write a picture grid, PSNR and SSIM."""
     poses: bool = True
@@ -220,24 +181,13 @@ class ValidationConfig(Settings):
     best: str = "loss"
     """Score that selects RUN/best."""
 
-    def __post_init__(self) -> None:
-        Settings.__post_init__(self)
-        if any(b <= 0 for b in self.bands) or list(self.bands) != sorted(set(self.bands)):
-            raise ConfigError(f"bands={self.bands}", "rising levels above 0", "use [0.5, 2, 8]")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoencoderConfig(Settings):
-    """The small autoencoder, whose encoder is a fixed PCA. Loss: L1 + `mse` x L2 + `edges` x L1 of the gradients."""
+    """The small autoencoder, whose encoder is a fixed PCA of squares of 8x8 pixels."""
 
     latent_channels: Annotated[int, Range(1, 16)] = 16
     """Number of latent channels, at most 16."""
-    patch_size: Annotated[int, Range(1)] = 8
-    """Side of the pixel square that is encoded to one latent."""
-    mse: float = 2.0
-    """Weight of the squared error."""
-    edges: float = 0.5
-    """Weight of the L1 error of horizontal and vertical differences."""
     clip_frames: Annotated[int, Range(1)] = 4
     """Consecutive frames per clip (the decoder has temporal layers)."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -15,10 +16,7 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from mimicmotion.diffusion.loss import (
-    SIGMA_PRESETS,
-    LogNormal,
     c_noise,
-    choose_dropped,
     hand_weights,
     network_input,
     v_target,
@@ -30,6 +28,8 @@ from mimicmotion.settings.training import ObjectiveConfig
 
 BANDS = (0.5, 2.0, 8.0)
 """Noise levels that separate the bands of the logged loss."""
+MOTION_BUCKET = 127.0
+"""Motion bucket that the U-Net is told, as in the released model."""
 _STREAM = 1  # another stream than that of the sample's frames, which is (seed, number) = (seed, number, 0)
 
 
@@ -40,16 +40,12 @@ class Draws:
     Attributes:
         sigma: noise level of each sample.
         eps: unit noise of the latents.
-        dropped: whether each sample drops picture embedding, picture latent, pose (the columns).
-        noise_aug: strength of the noise on the reference picture; 0 without augmentation.
-        picture_noise: unit noise for the reference picture; None without augmentation.
+        dropped: whether each sample drops picture embedding, picture latent and pose.
     """
 
     sigma: Float32[Tensor, " batch"]
     eps: Float32[Tensor, "batch slots channels h w"]
-    dropped: Bool[Tensor, "batch 3"]
-    noise_aug: Float32[Tensor, " batch"]
-    picture_noise: Float32[Tensor, "batch 3 height width"] | None
+    dropped: Bool[Tensor, " batch"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,13 +54,12 @@ class Encoded:
 
     Attributes:
         latents: latents of all slots (mode of the posterior, not scaled).
-        picture_latents: latents of the reference picture, with augmentation noise (mode, not scaled).
+        picture_latents: latents of the reference picture (mode, not scaled).
         token: embedding of the reference picture; None if the image encoder is trained, which then gets `pixels`.
         pixels: the reference picture as input of the image encoder.
         poses: drawn poses in [-1, 1].
         reference_pose: drawn pose of the reference picture.
         hand_mask: share of each latent cell in reliable hand boxes.
-        fps: frames per second of each sample.
         warped_latents: latents of the reference picture warped to the pose of each slot (mode, not scaled); None if the
             model does not use it.
         residual: whether the difference of the latents from the warped ones is denoised.
@@ -77,7 +72,6 @@ class Encoded:
     poses: Float[Tensor, "batch slots 3 height width"]
     reference_pose: Float[Tensor, "batch 3 height width"]
     hand_mask: Float[Tensor, "batch slots h w"]
-    fps: Float[Tensor, " batch"]
     warped_latents: Float[Tensor, "batch slots channels h w"] | None = None
     residual: bool = False
 
@@ -95,7 +89,7 @@ class NetworkInput:
         picture_latents: not scaled; one for all slots, or the warped ones of each slot.
         token, pixels, poses, reference_pose: see `Encoded`.
         dropped: see `Draws`.
-        time_ids: [fps - 1, motion bucket, noise augmentation], float32.
+        time_ids: [fps - 1, 127, 0], SVD's micro-conditioning, float32.
     """
 
     x: Float32[Tensor, "batch slots channels h w"]
@@ -105,7 +99,7 @@ class NetworkInput:
     pixels: Float[Tensor, "batch 3 size size"] | None
     poses: Float[Tensor, "batch slots 3 height width"]
     reference_pose: Float[Tensor, "batch 3 height width"]
-    dropped: Bool[Tensor, "batch 3"]
+    dropped: Bool[Tensor, " batch"]
     time_ids: Float32[Tensor, "batch 3"]
 
 
@@ -127,20 +121,12 @@ class Loss:
     log: dict[str, float]
 
 
-def sigma_distribution(config: ObjectiveConfig) -> LogNormal:
-    """The distribution of training noise levels."""
-    preset = SIGMA_PRESETS[config.sigma_preset]
-    mean = preset.mean if config.sigma_mean is None else config.sigma_mean
-    return LogNormal(mean, preset.std if config.sigma_std is None else config.sigma_std)
+def sigma_distribution(config: ObjectiveConfig) -> NormalDist:
+    """The distribution of ln(sigma) in training."""
+    return NormalDist(config.sigma_mean, config.sigma_std)
 
 
-def draw(
-    config: ObjectiveConfig,
-    seed: int,
-    numbers: Sequence[int],
-    latent: tuple[int, int, int, int],
-    picture: tuple[int, int],
-) -> Draws:
+def draw(config: ObjectiveConfig, seed: int, numbers: Sequence[int], latent: tuple[int, int, int, int]) -> Draws:
     """Draw all random numbers of the given samples.
 
     Args:
@@ -148,32 +134,16 @@ def draw(
         seed: seed of the run.
         numbers: sample numbers.
         latent: (slots, channels, h, w).
-        picture: (height, width) in pixels.
     """
-    rows = []
+    z, uniform, eps = [], [], []
     for number in numbers:
         rng = np.random.default_rng([seed, number, _STREAM])
-        # always draw everything, so that one option does not change the draws of another
-        z, uniform = rng.standard_normal(2, dtype=np.float32), rng.random(5)
-        rows.append((z, uniform, rng.standard_normal(latent, dtype=np.float32), rng))
-    z = torch.from_numpy(np.stack([r[0] for r in rows]))
-    uniform = np.stack([r[1] for r in rows])
-    each = (config.drop_image, config.drop_latent, config.drop_pose)
-    dropped = choose_dropped(uniform[:, :4], config.condition_dropout, each)
-    strength, noise = torch.zeros(len(rows)), None
-    if config.noise_aug:
-        drawn = (config.noise_aug_mean + config.noise_aug_std * z[:, 1]).exp()
-        strength = torch.where(torch.from_numpy(uniform[:, 4] < config.noise_aug), drawn, strength)
-        noise = torch.from_numpy(np.stack([r[3].standard_normal((3, *picture), dtype=np.float32) for r in rows]))
-    eps = torch.from_numpy(np.stack([r[2] for r in rows]))
-    return Draws(sigma_distribution(config).levels(z[:, 0]), eps, dropped, strength, noise)
-
-
-def time_ids(config: ObjectiveConfig, draws: Draws, fps: Float[Tensor, " batch"]) -> Float32[Tensor, "batch 3"]:
-    """[fps - 1, motion bucket, noise augmentation that was used] of each sample."""
-    rates = fps.tolist() if config.fps is None else [config.fps] * len(fps)
-    strengths = draws.noise_aug.tolist()
-    return torch.cat([added_time_ids(f, config.motion_bucket, s) for f, s in zip(rates, strengths, strict=True)])
+        z.append(rng.standard_normal(2, dtype=np.float32)[0])  # of two and of five numbers, only the first is used
+        uniform.append(rng.random(5)[0])
+        eps.append(rng.standard_normal(latent, dtype=np.float32))
+    levels = sigma_distribution(config)
+    sigma = (levels.mean + levels.stdev * torch.from_numpy(np.stack(z))).exp()
+    return Draws(sigma, torch.from_numpy(np.stack(eps)), torch.from_numpy(np.stack(uniform) < config.condition_dropout))
 
 
 def network_arguments(
@@ -201,7 +171,7 @@ def network_arguments(
         poses=batch.poses,
         reference_pose=batch.reference_pose,
         dropped=draws.dropped.to(device),
-        time_ids=time_ids(config, draws, batch.fps).to(device),
+        time_ids=added_time_ids(config.fps, MOTION_BUCKET, 0.0).expand(len(sigma), -1).to(device),
     )
     return shown, v_target(x0, eps, sigma)
 

@@ -5,7 +5,6 @@ Clips, noise levels and noise are fixed, so scores of different steps differ onl
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from statistics import NormalDist
@@ -22,7 +21,6 @@ from mimicmotion.backbones.base import Request
 from mimicmotion.backbones.svd.checkpoint import Components
 from mimicmotion.data.prepare.scenes import shrink
 from mimicmotion.data.samples.batch import Sample, collate
-from mimicmotion.diffusion.loss import LogNormal
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics.pixels import moving_region, psnr, ssim
 from mimicmotion.pipeline import MimicMotionPipeline
@@ -32,7 +30,7 @@ from mimicmotion.settings.training import TrainConfig
 from mimicmotion.training.bundled import contact_sheet
 from mimicmotion.training.launch import autocast
 from mimicmotion.training.networks import DenoiserModel
-from mimicmotion.training.objective import Draws, Encoded, denoising_loss, sigma_distribution
+from mimicmotion.training.objective import BANDS, Draws, Encoded, denoising_loss, sigma_distribution
 from mimicmotion.training.task import Validation
 
 SEED = 20_240_628
@@ -41,6 +39,8 @@ HIGHER_IS_BETTER = ("psnr", "ssim", "gain", "pck")
 SURE = 0.5
 """Minimum confidence of points of the true clip in the pose scores; above `pose.keypoints.VISIBLE`, because they serve
 as ground truth."""
+DRAWS = 2
+"""Noise levels per clip and band."""
 COLUMNS = 5
 """Frames per clip in the validation picture."""
 LARGEST = 192
@@ -50,21 +50,20 @@ LARGE = 1 << 18
 """Pixels per frame above which fewer frames are decoded at once; 4 frames of 576x1024 need 4.5 GiB."""
 
 
-def band_levels(levels: LogNormal, bands: Sequence[float], draws: int) -> tuple[Float32[Tensor, "b d"], list[float]]:
+def band_levels(levels: NormalDist, bands: Sequence[float], draws: int) -> tuple[Float32[Tensor, "b d"], list[float]]:
     """Fixed noise levels of each band, at equally spaced quantiles, and the probability of each band in training.
 
     Args:
-        levels: distribution of noise levels in training.
+        levels: distribution of ln(sigma) in training.
         bands: levels that separate the bands, in ascending order.
         draws: number of levels per band.
     """
-    log_sigma = NormalDist(levels.mean, levels.std)
     # far in the tails, probabilities round to 0 or 1, which have no finite quantile
-    edges = [1e-6, *(min(max(log_sigma.cdf(float(np.log(b))), 1e-6), 1 - 1e-6) for b in bands), 1 - 1e-6]
+    edges = [1e-6, *(min(max(levels.cdf(float(np.log(b))), 1e-6), 1 - 1e-6) for b in bands), 1 - 1e-6]
     rows, shares = [], []
     for low, high in pairwise(edges):
         shares.append(high - low)
-        rows.append([log_sigma.inv_cdf(low + (high - low) * (i + 0.5) / draws) for i in range(draws)])
+        rows.append([levels.inv_cdf(low + (high - low) * (i + 0.5) / draws) for i in range(draws)])
     total = sum(shares)
     return torch.tensor(rows).exp(), [s / total for s in shares]
 
@@ -110,26 +109,25 @@ class Validator:
     @torch.no_grad()
     def band_losses(self, parts: Components) -> dict[str, float]:
         """Loss per noise band without conditioning dropout, and its mean with the bands weighted as in training."""
-        v, o = self.config.validation, self.config.objective
-        levels, shares = band_levels(sigma_distribution(o), v.bands, v.draws)
+        o = self.config.objective
+        levels, shares = band_levels(sigma_distribution(o), BANDS, DRAWS)
         model = DenoiserModel(parts.unet, parts.pose_net, None).eval()
         device = next(parts.unet.parameters()).device
         scores: dict[str, list[float]] = {f"v_{b}": [] for b in range(len(levels))}
         weighted = []
         for clip, sample in enumerate(self.samples):
-            still = Draws(torch.ones(1), torch.zeros(0), torch.zeros(1, 3, dtype=torch.bool), torch.zeros(1), None)
-            encoded = self.encode(collate([sample]).to(device), still, image_encoder=parts.image_encoder)
+            encoded = self.encode(collate([sample]).to(device), image_encoder=parts.image_encoder)
             for band, row in enumerate(levels):
                 for i, sigma in enumerate(row):
                     rng = np.random.default_rng([SEED, clip, band, i])
                     eps = torch.from_numpy(rng.standard_normal(encoded.latents.shape, np.float32))
-                    draws = dataclasses.replace(still, sigma=sigma[None], eps=eps)
+                    draws = Draws(sigma[None], eps, torch.zeros(1, dtype=torch.bool))
                     scale = float(parts.vae.config.scaling_factor)
                     with autocast(self.config, device):
                         loss = denoising_loss(model, o, encoded, draws, scale, reference_slot=bool(self.slot))
                     scores[f"v_{band}"].append(loss.log["v"])
                     weighted.append(shares[band] * float(loss.value))
-        mean = sum(weighted) / (len(self.samples) * v.draws)
+        mean = sum(weighted) / (len(self.samples) * DRAWS)
         return {"loss": mean, **{k: float(np.mean(x)) for k, x in scores.items()}}
 
     @torch.no_grad()
