@@ -96,5 +96,5 @@ def test_dropped_conditions_are_zero_and_the_others_unchanged() -> None:
 
 
 def test_bad_settings_are_named() -> None:
-    with pytest.raises(InputError, match="U-Net of this autoencoder"):
+    with pytest.raises(InputError, match="U-Net made for this autoencoder"):
         weighted_mse(_latents(0), _latents(1)[:, 1:])

@@ -93,7 +93,7 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     got = f"an item of a plan holds {type(value).__name__}"
-    raise InputError(got, "plain data, paths, dataclasses", "convert it")
+    raise InputError(got, "plain data, paths, dataclasses", "convert it first")
 
 
 def shard_name(split: str, number: int) -> str:
