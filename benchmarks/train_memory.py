@@ -123,7 +123,7 @@ def step_bytes(model: DenoiserModel, batch: int, frames: int) -> dict[str, int]:
             pixels=None,
             poses=torch.zeros(batch, frames, 3, *SIZE),
             reference_pose=torch.zeros(batch, 3, *SIZE),
-            dropped=torch.zeros(batch, dtype=torch.bool),
+            dropped=torch.zeros(batch, 3, dtype=torch.bool),
             time_ids=torch.zeros(batch, 3),
         )
         with torch.autocast("cpu", torch.bfloat16):

@@ -280,8 +280,12 @@ def test_networks_that_are_not_there(tmp_path: Path) -> None:
             run(**settings | {"metrics": [asked]})
     with pytest.raises(ConfigError, match="--fid PATH"):
         run(**settings | {"metrics": ["fid"]})
-    with pytest.raises(WeightsError, match="does not exist"):
-        run(**settings | {"metrics": ["fid-vid"], "fid_vid": tmp_path / "none.pt"})
+    for given in (
+        {"metrics": ["fid-vid"], "fid_vid": tmp_path / "no.pt"},
+        {"metrics": ["fvd"], "i3d": tmp_path / "no"},
+    ):
+        with pytest.raises(WeightsError, match=r"no(\.pt)? does not exist"):
+            run(**settings | given)
 
 
 def test_poses_of_people_that_nobody_sees_are_undefined_not_zero(tmp_path: Path) -> None:
@@ -291,7 +295,7 @@ def test_poses_of_people_that_nobody_sees_are_undefined_not_zero(tmp_path: Path)
     assert "pck_body" not in done.summary.methods["ours"]
     xy = np.random.default_rng(0).uniform(4, 28, (8, NUM_POINTS, 2)).astype(np.float32)
     save_poses(PoseSequence(xy, np.ones((8, NUM_POINTS), np.float32), (48, 32), 10.0), tmp_path / "poses" / "a.npz")
-    driven = run(**settings | {"metrics": ["poses"], "driving": tmp_path / "poses"})
+    driven = run(**settings | {"metrics": None, "driving": tmp_path / "poses"})
     assert value(driven, "ours", "a", "missing_body") == 1
     assert math.isnan(value(driven, "ours", "a", "pose_error_body"))
     assert any("pose_error_body is undefined for a" in n for n in driven.notes)

@@ -153,6 +153,7 @@ UNUSED: list[tuple[type, dict[str, Any], str]] = [
     (EvaluateConfig, {"references": "r", "metrics": ["psnr"]}, "references=r without the metric identity"),
     (EvaluateConfig, {"driving": "d", "metrics": ["psnr"]}, "driving=d without the metric poses"),
     (EvaluateConfig, {"metrics": ["psnr"], "fid": "f.pt"}, "fid=f.pt without the metric fid"),
+    (EvaluateConfig, {"metrics": ["psnr"], "i3d": "i.safetensors"}, "i3d=i.safetensors without the metric fvd"),
     (EvaluateConfig, {"metrics": ["psnr"], "borders": [4]}, r"borders=\[4\] without the metric seams"),
     (EvaluateConfig, {"metrics": ["psnr"], "fd_infinity": True}, "fd_infinity=True without the metric fvd or"),
 ]

@@ -14,6 +14,7 @@ from micro import UNET, fill
 from micro_task import gradients, micro_task, weights_of
 from mimicmotion.backbones.svd.lora import LoraLinear, inject, lora_names, target_names
 from mimicmotion.backbones.svd.unet import build_unet
+from mimicmotion.errors import ConfigError
 from mimicmotion.training.objective import NetworkInput, draw, network_arguments
 from mimicmotion.training.stages.denoiser import DenoiserTask
 
@@ -21,8 +22,8 @@ LORA = {"what": "lora", "rank": 3, "alpha": 6.0}
 
 
 def shown_to(task: DenoiserTask) -> NetworkInput:
-    draws = draw(task.config.objective, 0, [0], (4, 4, 6, 4))
-    encoded = task.encode(task.batch(0, [0]))
+    draws = draw(task.config.objective, 0, [0], (4, 4, 6, 4), (48, 32))
+    encoded = task.encode(task.batch(0, [0]), draws)
     return network_arguments(task.config.objective, encoded, draws, task.scaling_factor)[0]
 
 
@@ -150,3 +151,8 @@ def test_exported_folder_needs_no_lora_and_peft_reads_the_adapter(tmp_path: Path
         torch.testing.assert_close(merged.state_dict()[name], value, rtol=2e-3, atol=2e-3)  # float16 on disk
     torch.testing.assert_close(answer(merged), answer(theirs), rtol=2e-3, atol=2e-3)
     assert not torch.allclose(answer(merged), answer(base), atol=0.01)
+
+
+def test_targets_without_a_layer_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="to_nothing"):
+        micro_task(tmp_path, trained={**LORA, "targets": ["to_nothing"]})

@@ -93,6 +93,7 @@ def select_metrics(config: EvaluateConfig) -> Selection:
 
 def _default(config: EvaluateConfig) -> list[str]:
     given = [g for g in BY_PATH if _path(g, config) is not None]
+    given += ["poses"] if config.driving else []
     given += ["identity"] if config.references or _path("identity", config) else []
     known = config.borders or any(map(has_sidecars, config.generated.values()))
     lpips = "lpips-vgg" if config.convention == "field" else "lpips"
@@ -129,7 +130,7 @@ def _network(group: str, config: EvaluateConfig) -> MetricNetwork | None:
         path = features.weights_path(f"lpips-{net}", None)
         title, length, load = "LPIPS", 0, partial(load_lpips, net, path)
     elif group == "fvd":
-        path = features.weights_path("i3d", None)
+        path = features.weights_path("i3d", config.i3d)
         title, load = "FVD", partial(features.load_i3d, path, length=length)
     elif group == "identity":
         path = _given(group, config)

@@ -23,7 +23,7 @@ class EvaluateConfig(Settings):
     output: Path
     """Folder to write the report to."""
     metrics: list[str] | None = None
-    """Metrics to compute; default: all that are available but poses and lpips-vgg."""
+    """Metrics to compute; default: all that are available but lpips-vgg; poses only with `driving`."""
     driving: Path | None = None
     """Folder of ground-truth pose files, NAME.npz per sequence, used instead of poses found in the real frames."""
     protocol: str = "plain"
@@ -36,6 +36,8 @@ class EvaluateConfig(Settings):
     """Fail on missing sequences, different lengths and damaged files instead of noting them in the report."""
     clips: Literal["stride1", "disjoint"] = "stride1"
     """Clips for Frechet distances: stride1 (one starting at every frame, as in DisCo) or disjoint (no overlap)."""
+    i3d: Path | None = None
+    """I3D weights as safetensors; default: the downloaded ones."""
     fid: Path | None = None
     """InceptionV3 as TorchScript (input 299 x 299, colours from 0 to 255)."""
     fid_vid: Path | None = None
@@ -78,6 +80,7 @@ class EvaluateConfig(Settings):
         asked = set(self.metrics or GROUPS)
         uses = {
             ("poses",): ["driving"],
+            ("fvd",): ["i3d"],
             ("fid",): ["fid"],
             ("fid-vid",): ["fid_vid"],
             ("cd-fvd",): ["cd_fvd"],

@@ -42,6 +42,8 @@ class TinyConfig(Settings):
     """Whether each level has transformer blocks."""
     token_dim: int = 64
     """Dimension of the picture embedding."""
+    reference_pose: bool = True
+    """Feed PoseNet both poses, as [driving pose | reference pose]."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
@@ -81,12 +83,22 @@ class ModelConfig(Settings):
 class ObjectiveConfig(Settings):
     """The loss: noise levels, dropped conditions, and weights of regions and channels."""
 
-    sigma_mean: float = 0.5
-    """Mean of ln(sigma), which is normal. MimicMotion uses 0.5 with a deviation of 1.4, SVD 1.0 with 1.6."""
-    sigma_std: Annotated[float, Range(0, 1000, above=True)] = 1.4
-    """Standard deviation of ln(sigma)."""
+    sigma_preset: Literal["mimicmotion", "svd-320x576", "svd-576x1024"] = "mimicmotion"
+    """Distribution of noise levels: ln(sigma) is normal with (mean, std) (0.5, 1.4), (0.7, 1.6) or (1.0, 1.6)."""
+    sigma_mean: float | None = None
+    """Mean of ln(sigma), overriding the preset."""
+    sigma_std: Annotated[float | None, Range(0, 1000, above=True)] = None
+    """Standard deviation of ln(sigma), overriding the preset."""
     condition_dropout: Annotated[float, Range(0, 1)] = 0.1
     """Share of samples that drop embedding, reference latent and pose together, for classifier-free guidance."""
+    drop_image: Annotated[float, Range(0, 1)] = 0.0
+    """Additional share of samples without the picture embedding."""
+    drop_latent: Annotated[float, Range(0, 1)] = 0.0
+    """Additional share of samples without the reference latent."""
+    drop_pose: Annotated[float, Range(0, 1)] = 0.0
+    """Additional share of samples without pose."""
+    noise_aug: Annotated[float, Range(0, 1)] = 0.0
+    """Share of samples whose reference picture is noised before encoding; the U-Net is conditioned on the strength."""
     hand_scale: Annotated[float, Range(0, 1e6)] = 10.0
     """Loss weight inside the boxes of reliable hands (hand region enhancement); 1 turns it off."""
     change_weight: Annotated[float, Range(0, 1e6)] = 1.0
@@ -94,8 +106,8 @@ class ObjectiveConfig(Settings):
     channel_weights: tuple[float, ...] = ()
     """Loss weight of each latent channel, normalised to mean 1; default: all equal. The weights do not change
     the optimum, but spend capacity where it is visible: the first channels of a PCA carry most of a picture."""
-    fps: float = 7.0
-    """Frames per second passed to the U-Net (as fps - 1)."""
+    fps: float | None = 7.0
+    """Frames per second passed to the U-Net (as fps - 1); null passes each sample's own rate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,6 +174,8 @@ class TrainedConfig(Settings):
     """lora: rank of the adapters."""
     alpha: Annotated[float, Range(0, 1e6, above=True)] = 32.0
     """lora: the adapters are scaled by alpha / rank."""
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """lora: name suffixes of the layers that get adapters."""
     image_encoder: bool = False
     """Also train the image encoder (but never CLIP's); the one of new small networks is always trained."""
     frozen: Literal["float32", "half"] = "float32"

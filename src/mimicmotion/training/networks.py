@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 BUNDLED = "tiny"
 """Name of the bundled small model in `model.base`."""
-LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
-"""Names of the layers that get adapters: the projections of attention."""
 ENCODE_PIXELS = 1 << 20
 """Pixels that the frozen autoencoder encodes at once; SVD's needs 1.4 GiB, and 22 GiB for a whole clip of 576x1024."""
 
@@ -83,7 +81,7 @@ def new_networks(config: TinyConfig, seed: int) -> Components:
             token_dim=config.token_dim,
         )
         unet = build_unet(unet_options)
-        pose_net = build_tiny_posenet(config.widths[0])
+        pose_net = build_tiny_posenet(config.widths[0], config.reference_pose)
         encoder = build_tiny_image_encoder(config.token_dim)
     return Components(unet, vae, encoder, pose_net)
 
@@ -128,9 +126,9 @@ class DenoiserModel(nn.Module):
             reference = shown.reference_pose[:, None].expand(-1, poses.shape[1], -1, -1, -1)
             poses = torch.cat([poses, reference], dim=2)
         features = self.pose_net(poses)
-        token = drop_condition(shown.dropped, token)  # type: ignore[arg-type]
-        picture = drop_condition(shown.dropped, shown.picture_latents)
-        features = drop_condition(shown.dropped, features)
+        token = drop_condition(shown.dropped[:, 0], token)  # type: ignore[arg-type]
+        picture = drop_condition(shown.dropped[:, 1], shown.picture_latents)
+        features = drop_condition(shown.dropped[:, 2], features)
         picture = picture.expand(-1, shown.x.shape[1], -1, -1, -1)
         sample = torch.cat([shown.x, picture.to(shown.x.dtype)], dim=2)
         return self.unet(sample, shown.c_noise, token, shown.time_ids, features)
@@ -166,7 +164,7 @@ def choose_trained(model: DenoiserModel, config: TrainedConfig, seed: int) -> di
         Name (such as "unet.conv_in.weight") to parameter, in the order of the module.
     """
     if config.what == "lora":
-        inject(model.unet, LORA_TARGETS, config.rank, config.alpha, seed)
+        inject(model.unet, config.targets, config.rank, config.alpha, seed)
     chosen = {f"unet.{n}" for n in unet_names(model.unet, config)}
     frozen = torch.bfloat16 if config.frozen == "half" else torch.float32
     out: dict[str, nn.Parameter] = {}
