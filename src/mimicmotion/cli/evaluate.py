@@ -19,7 +19,7 @@ app.command(figures_app)
 EVALUATE = {
     "generated": Option(kind=list[str], convert=parse_methods),
     "metrics": Option(
-        help=f"Any of {', '.join(GROUPS)}; default: all that are available but lpips-vgg; poses only with --driving."
+        help=f"Any of {', '.join(GROUPS)}; default: all available ones except lpips-vgg, and poses without --driving."
     ),
 }
 
