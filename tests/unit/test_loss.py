@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from mimicmotion.diffusion.denoiser import precondition_v
 from mimicmotion.diffusion.loss import (
     c_noise,
+    choose_dropped,
     drop_condition,
     hand_weights,
     network_input,
@@ -87,12 +89,19 @@ def test_hand_loss_is_not_renormalised() -> None:
     assert weighted_mse(out, target).tolist() == [1.0]
 
 
-def test_dropped_conditions_are_zero_and_the_others_unchanged() -> None:
-    dropped = torch.arange(1000) % 10 == 0
-    for shape in ((1, 4), (1, 4, 2, 2), (3, 5, 2, 2)):
-        left = drop_condition(dropped, torch.ones(1000, *shape)).flatten(1)
-        assert torch.equal(left.amax(1) == 0, dropped)
-        assert torch.equal(left.amin(1) == 1, ~dropped)
+def test_dropout_drops_every_condition_of_the_same_samples() -> None:
+    uniform = np.random.default_rng(0).random((1000, 4))
+    dropped = choose_dropped(uniform, 0.1, (0.0, 0.0, 0.0))
+    assert 60 < int(dropped[:, 0].sum()) < 140
+    embedding, latent, pose = torch.ones(1000, 1, 4), torch.ones(1000, 1, 4, 2, 2), torch.ones(1000, 3, 5, 2, 2)
+    for which, condition in zip(dropped.T, (embedding, latent, pose), strict=True):
+        assert torch.equal(which, dropped[:, 0])
+        left = drop_condition(which, condition).flatten(1)
+        assert torch.equal(left.amax(1) == 0, which)
+        assert torch.equal(left.amin(1) == 1, ~which)
+    assert not choose_dropped(uniform, 0.0, (0.0, 0.0, 0.0)).any()
+    assert choose_dropped(uniform, 1.0, (0.0, 0.0, 0.0)).all()
+    assert choose_dropped(uniform, 0.0, (0.0, 1.0, 0.0)).double().mean(0).tolist() == [0, 1, 0]
 
 
 def test_bad_settings_are_named() -> None:

@@ -61,13 +61,14 @@ def encoded(batch: int = 4, seed: int = 0, **changes: Any) -> Encoded:
         "poses": noise(batch, slots, 3, *PICTURE),
         "reference_pose": noise(batch, 3, *PICTURE),
         "hand_mask": torch.rand(batch, slots, h, w, generator=g),
+        "fps": torch.tensor([6.0, 7.5, 10.0, 15.0])[:batch],
     }
     return Encoded(**(fields | changes))
 
 
 def run(config: ObjectiveConfig, numbers: list[int], batch: Encoded, slot: bool = True) -> tuple[Any, NetworkInput]:
     network = Recorder()
-    draws = draw(config, 0, numbers, LATENT)
+    draws = draw(config, 0, numbers, LATENT, PICTURE)
     loss = denoising_loss(network, config, batch, draws, SCALE, reference_slot=slot)
     return loss, network.shown[0]
 
@@ -76,7 +77,7 @@ def test_loss_equals_a_naive_computation_in_double_precision() -> None:
     config = ObjectiveConfig(change_weight=3.0, channel_weights=(4.0, 2.0, 1.0, 1.0))
     batch, numbers = encoded(), [3, 1, 4, 5]
     loss, shown = run(config, numbers, batch)
-    draws = draw(config, 0, numbers, LATENT)
+    draws = draw(config, 0, numbers, LATENT, PICTURE)
     answer = Recorder()(shown).double()
     total, each = 0.0, np.array(config.channel_weights) / 2
     for b in range(4):
@@ -94,8 +95,8 @@ def test_loss_equals_a_naive_computation_in_double_precision() -> None:
                         seen = (float(clean[c]) + sigma * eps) / math.sqrt(1 + sigma**2)
                         assert float(shown.x[b, s, c, y, x]) == pytest.approx(seen, abs=1e-5)
                         total += (1 + 9 * m) * change * each[c] * (float(answer[b, s, c, y, x]) - v) ** 2
-    assert float(loss.value) == pytest.approx(total / batch.latents.numel(), rel=1e-6)
-    assert float(loss.each.mean()) == pytest.approx(float(loss.value), rel=1e-6)
+    assert float(loss.loss) == pytest.approx(total / batch.latents.numel(), rel=1e-6)
+    assert float(loss.each.mean()) == pytest.approx(float(loss.loss), rel=1e-6)
     assert shown.c_noise.tolist() == pytest.approx([math.log(s) / 4 for s in draws.sigma.tolist()], rel=1e-6)
 
 
@@ -104,13 +105,13 @@ def test_hand_scale_of_1_is_the_plain_loss_exactly() -> None:
     plain, _ = run(ObjectiveConfig(hand_scale=1.0), [0, 1, 2, 3], batch)
     no_hands, _ = run(ObjectiveConfig(), [0, 1, 2, 3], dataclasses.replace(batch, hand_mask=batch.hand_mask * 0))
     with_hands, _ = run(ObjectiveConfig(), [0, 1, 2, 3], batch)
-    assert torch.equal(plain.value, no_hands.value)
-    assert float(with_hands.value) > 2 * float(plain.value)
-    assert plain.log["v"] == pytest.approx(float(plain.value), rel=1e-6)
+    assert torch.equal(plain.loss, no_hands.loss)
+    assert float(with_hands.loss) > 2 * float(plain.loss)
+    assert plain.log["v"] == pytest.approx(float(plain.loss), rel=1e-6)
     assert plain.log["v"] == with_hands.log["v"], "the logged error is not weighted"
 
 
-@pytest.mark.parametrize("name", ["hand_weights", "weighted_mse", "v_target", "network_input"])
+@pytest.mark.parametrize("name", ["hand_weights", "weighted_mse", "choose_dropped", "v_target", "network_input"])
 def test_training_uses_the_formulas_of_the_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who edits a formula of `diffusion.loss` changes what is trained."""
     config = ObjectiveConfig(condition_dropout=0.5)
@@ -118,11 +119,13 @@ def test_training_uses_the_formulas_of_the_loss(name: str, monkeypatch: pytest.M
     formula = getattr(paper, name)
 
     def edited(*args: Any, **options: Any) -> torch.Tensor:
-        return 1 - 0.9 * formula(*args, **options)
+        out = formula(*args, **options)
+        return ~out if out.dtype == torch.bool else 1 - 0.9 * out
 
     monkeypatch.setattr(objective, name, edited, raising=False)  # has no effect on a copy of the formula
     after, shown_after = run(config, [0, 1, 2, 3], encoded())
-    assert not (torch.equal(before.each, after.each) and torch.equal(shown.x, shown_after.x))
+    pairs = [(before.each, after.each), (shown.x, shown_after.x), (shown.dropped, shown_after.dropped)]
+    assert not all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_reference_slot_keeps_weight_1_whatever_its_mask_says() -> None:
@@ -136,12 +139,17 @@ def test_reference_slot_keeps_weight_1_whatever_its_mask_says() -> None:
     assert weights.eq(10).all()
 
 
-def test_noise_levels_are_log_normal_with_mean_and_deviation_in_their_places() -> None:
-    sigma = draw(ObjectiveConfig(), 0, range(8000), (1, 1, 1, 1)).sigma  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("preset", "mean", "std"), [("mimicmotion", 0.5, 1.4), ("svd-320x576", 0.7, 1.6), ("svd-576x1024", 1.0, 1.6)]
+)
+def test_noise_levels_are_log_normal_with_mean_and_deviation_in_their_places(
+    preset: Any, mean: float, std: float
+) -> None:
+    sigma = draw(ObjectiveConfig(sigma_preset=preset), 0, range(8000), (1, 1, 1, 1), (1, 1)).sigma  # type: ignore[arg-type]
     assert sigma.dtype == torch.float32, "half precision overflows at large sigma"
     log = sigma.double().log()
-    assert float(log.mean()) == pytest.approx(0.5, abs=0.06)  # MimicMotion's
-    assert float(log.std()) == pytest.approx(1.4, abs=0.05)
+    assert float(log.mean()) == pytest.approx(mean, abs=0.06)
+    assert float(log.std()) == pytest.approx(std, abs=0.05)
     # a cosine-interpolated sampler has bounded, light-tailed levels: kurtosis well below the normal's 3
     kurtosis = float((((log - log.mean()) / log.std()) ** 4).mean())
     assert kurtosis == pytest.approx(3, abs=0.35)
@@ -151,7 +159,7 @@ def test_noise_levels_are_log_normal_with_mean_and_deviation_in_their_places() -
 
 def test_mean_and_deviation_can_be_set() -> None:
     config = ObjectiveConfig(sigma_mean=2.5, sigma_std=0.2)
-    log = draw(config, 0, range(2000), (1, 1, 1, 1)).sigma.log()  # type: ignore[arg-type]
+    log = draw(config, 0, range(2000), (1, 1, 1, 1), (1, 1)).sigma.log()  # type: ignore[arg-type]
     assert float(log.mean()) == pytest.approx(2.5, abs=0.02)
     assert float(log.std()) == pytest.approx(0.2, abs=0.02)
 
@@ -160,7 +168,7 @@ def test_half_precision_latents_of_any_size_stay_finite_and_float32() -> None:
     config = ObjectiveConfig(sigma_mean=11.5, sigma_std=0.01)  # sigma near 1e5, above the largest half
     batch = encoded()
     halves = dataclasses.replace(batch, latents=batch.latents.half(), picture_latents=batch.picture_latents.half())
-    shown, target = network_arguments(config, halves, draw(config, 0, [0, 1, 2, 3], LATENT), SCALE)
+    shown, target = network_arguments(config, halves, draw(config, 0, [0, 1, 2, 3], LATENT, PICTURE), SCALE)
     for value in (shown.x, shown.c_noise, shown.time_ids, target):
         assert value.dtype == torch.float32
         assert value.isfinite().all()
@@ -170,8 +178,22 @@ def test_half_precision_latents_of_any_size_stay_finite_and_float32() -> None:
 def test_time_ids_are_fps_minus_1_bucket_augmentation() -> None:
     _, shown = run(ObjectiveConfig(), [0, 1, 2, 3], encoded())
     assert shown.time_ids.tolist() == [[6.0, 127.0, 0.0]] * 4
-    _, shown = run(ObjectiveConfig(fps=15.0), [0, 1, 2, 3], encoded())
-    assert shown.time_ids.tolist() == [[14.0, 127.0, 0.0]] * 4
+    _, shown = run(ObjectiveConfig(fps=None), [0, 1, 2, 3], encoded())
+    assert shown.time_ids.tolist() == [[fps - 1, 127.0, 0.0] for fps in (6.0, 7.5, 10.0, 15.0)]
+
+
+def test_augmentation_id_is_the_strength_that_is_used() -> None:
+    config = ObjectiveConfig(noise_aug=0.5)
+    draws = draw(config, 0, range(400), LATENT, (2, 2))  # type: ignore[arg-type]
+    used = draws.noise_aug > 0
+    assert 140 < int(used.sum()) < 260
+    log = draws.noise_aug[used].log()
+    assert float(log.mean()) == pytest.approx(-3, abs=0.12)
+    assert float(log.std()) == pytest.approx(0.5, abs=0.08)
+    few = dataclasses.replace(draws, **{f: getattr(draws, f)[:4] for f in ("sigma", "eps", "dropped", "noise_aug")})
+    shown, _ = network_arguments(config, encoded(), few, SCALE)
+    assert torch.equal(shown.time_ids[:, 2], draws.noise_aug[:4])
+    assert draw(ObjectiveConfig(), 0, [0], LATENT, PICTURE).picture_noise is None
 
 
 def test_condition_latent_is_neither_scaled_nor_noised() -> None:
@@ -180,31 +202,42 @@ def test_condition_latent_is_neither_scaled_nor_noised() -> None:
     assert torch.equal(shown.picture_latents, batch.picture_latents[:, None])
 
 
-def test_conditions_are_dropped_in_one_sample_out_of_ten() -> None:
-    dropped = draw(ObjectiveConfig(), 0, range(3000), (1, 1, 1, 1)).dropped  # type: ignore[arg-type]
-    assert 240 < int(dropped.sum()) < 360
-    assert draw(ObjectiveConfig(condition_dropout=0), 0, range(200), (1, 1, 1, 1)).dropped.sum() == 0  # type: ignore[arg-type]
+def test_pose_is_dropped_with_the_picture() -> None:
+    draws = draw(ObjectiveConfig(), 0, range(3000), (1, 1, 1, 1), (1, 1))  # type: ignore[arg-type]
+    image, latent, pose = draws.dropped.T
+    assert torch.equal(image, latent)
+    assert torch.equal(image, pose)
+    assert 240 < int(pose.sum()) < 360
+    assert draw(ObjectiveConfig(condition_dropout=0), 0, range(200), (1, 1, 1, 1), (1, 1)).dropped.sum() == 0  # type: ignore[arg-type]
 
 
-@given(st.lists(st.integers(0, 10**9), min_size=2, max_size=6, unique=True), st.integers(0, 10**6))
-def test_a_sample_is_drawn_alike_in_every_batch(numbers: list[int], seed: int) -> None:
-    config = ObjectiveConfig()
-    whole = draw(config, seed, numbers, (2, 1, 2, 2))
-    parts = [draw(config, seed, part, (2, 1, 2, 2)) for part in (numbers[:1], numbers[1:])]
-    for name in ("sigma", "eps", "dropped"):
+def test_conditions_can_be_dropped_one_by_one_besides() -> None:
+    config = ObjectiveConfig(condition_dropout=0.0, drop_image=0.1, drop_latent=0.2, drop_pose=0.4)
+    dropped = draw(config, 0, range(3000), (1, 1, 1, 1), (1, 1)).dropped.double()  # type: ignore[arg-type]
+    assert dropped.mean(0).tolist() == pytest.approx([0.1, 0.2, 0.4], abs=0.03)
+    both = (dropped[:, 0] * dropped[:, 2]).mean()
+    assert float(both) == pytest.approx(0.04, abs=0.015), "independently of each other"
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=2, max_size=6, unique=True), st.integers(0, 10**6), st.booleans())
+def test_a_sample_is_drawn_alike_in_every_batch(numbers: list[int], seed: int, augment: bool) -> None:
+    config = ObjectiveConfig(noise_aug=0.7 if augment else 0.0)
+    whole = draw(config, seed, numbers, (2, 1, 2, 2), (2, 2))
+    parts = [draw(config, seed, part, (2, 1, 2, 2), (2, 2)) for part in (numbers[:1], numbers[1:])]
+    for name in ("sigma", "eps", "dropped", "noise_aug", *(["picture_noise"] if augment else [])):
         assert torch.equal(getattr(whole, name), torch.cat([getattr(p, name) for p in parts])), name
     assert len(set(whole.eps.flatten(1).sum(1).tolist())) == len(numbers)
 
 
 def test_one_option_does_not_change_what_another_draws() -> None:
-    plain = draw(ObjectiveConfig(), 0, [5, 6], LATENT)
-    other = draw(ObjectiveConfig(condition_dropout=0.0), 0, [5, 6], LATENT)
+    plain = draw(ObjectiveConfig(), 0, [5, 6], LATENT, PICTURE)
+    other = draw(ObjectiveConfig(noise_aug=1.0, drop_pose=0.5, condition_dropout=0.0), 0, [5, 6], LATENT, PICTURE)
     assert torch.equal(plain.sigma, other.sigma)
     assert torch.equal(plain.eps, other.eps)
 
 
 def test_inputs_of_a_batch_of_four_equal_two_batches_of_two_bitwise() -> None:
-    config, batch, numbers = ObjectiveConfig(), encoded(), [7, 2, 9, 4]
+    config, batch, numbers = ObjectiveConfig(noise_aug=1.0), encoded(), [7, 2, 9, 4]
     _, whole = run(config, numbers, batch)
     halves = []
     for rows in (slice(0, 2), slice(2, 4)):
@@ -225,7 +258,7 @@ def test_log_tells_the_error_per_noise_band() -> None:
 def test_wrong_settings_and_answers_are_named() -> None:
     with pytest.raises(ConfigError, match="channel_weights"):
         run(ObjectiveConfig(channel_weights=(1.0, 2.0)), [0, 1, 2, 3], encoded())
-    draws = draw(ObjectiveConfig(), 0, [0, 1, 2, 3], LATENT)
+    draws = draw(ObjectiveConfig(), 0, [0, 1, 2, 3], LATENT, PICTURE)
     with pytest.raises(InputError, match="output"):
         denoising_loss(lambda s: s.x[:, 1:], ObjectiveConfig(), encoded(), draws, SCALE, reference_slot=True)
 
@@ -234,7 +267,7 @@ def test_with_a_warped_picture_the_network_sees_it_and_may_denoise_the_differenc
     config, numbers = ObjectiveConfig(), [3, 1, 4, 5]
     warped = torch.randn(4, *LATENT, generator=torch.Generator().manual_seed(9))
     batch = encoded(warped_latents=warped)
-    draws = draw(config, 0, numbers, LATENT)
+    draws = draw(config, 0, numbers, LATENT, PICTURE)
     shown, target = network_arguments(config, batch, draws, SCALE)
     assert torch.equal(shown.picture_latents, warped)
     plain = v_target(batch.latents * SCALE, draws.eps, draws.sigma)

@@ -195,7 +195,7 @@ def test_reference_of_the_clip_stays_in_it_and_stills_are_references_only() -> N
 def test_switches_of_the_look_keep_the_frames() -> None:
     """The trainings of an ablation differ in nothing else."""
     plain = maker()
-    for change in ({"guidance": "threshold"}, {"detector_noise": 1.0}):
+    for change in ({"guidance": "threshold"}, {"detector_noise": 1.0}, {"hand_threshold": 0.5}):
         for number in range(5):
             assert choices(plain, number) == choices(maker(**change), number)
 
@@ -205,7 +205,8 @@ def test_a_short_scene_takes_the_interval_that_fits() -> None:
     make = maker(shards, interval=(1 / 30, 1 / 6))  # 4 driving frames: at most every second stored one
     steps = {c.frames[1] - c.frames[0] for c in (choices(make, n) for n in range(100))}
     assert steps == {1, 2}
-    make(0)
+    sample = make(0)
+    assert sample.fps in (30.0, 15.0)
 
 
 def test_scenes_that_are_too_short_are_named_before_the_work() -> None:
@@ -308,6 +309,7 @@ def test_samples_of_shards_on_disk_are_those_in_memory(tmp_path: Path) -> None:
         ({"num_frames": 1}, "at least one driving frame"),
         ({"interval": (0.2, 0.1)}, "shortest <= longest"),
         ({"interval": (0.0, 0.1)}, "shortest <= longest"),
+        ({"hand_threshold": -0.1}, "hand_threshold"),
         ({"detector_noise": 11}, "detector_noise"),
         ({"reference": "other"}, "reference"),
         ({"frames": 3}, "did you mean num_frames"),
@@ -335,6 +337,7 @@ def test_batch_is_the_samples_in_unit_range() -> None:
     assert batch.reference.shape == batch.reference_pose.shape == (2, 3, 32, 16)
     assert batch.hand_mask.shape == (2, 5, 4, 2)
     assert batch.latents is batch.reference_latents is None
+    torch.testing.assert_close(batch.fps, torch.tensor([s.fps for s in samples]))
     for i, sample in enumerate(samples):
         assert sample.frames is not None
         np.testing.assert_allclose(

@@ -7,12 +7,24 @@ overflows at sigma ~ 700. `training.objective` combines these functions to the l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
+from numpy import ndarray
 from torch import Tensor
 
 from mimicmotion.diffusion.denoiser import Latents
 from mimicmotion.errors import InputError
+
+SIGMA_PRESETS = {
+    "mimicmotion": NormalDist(0.5, 1.4),
+    "svd-320x576": NormalDist(0.7, 1.6),
+    "svd-576x1024": NormalDist(1.0, 1.6),
+}
+"""Distribution of ln(sigma) in the training of MimicMotion and of SVD's image-to-video models."""
 
 
 def _column(sigma: Tensor, like: Tensor) -> Float32[Tensor, "batch 1 1 1 1"]:
@@ -64,6 +76,20 @@ def weighted_mse(output: Latents, target: Latents, weights: Tensor | None = None
         raise InputError(f"output {tuple(output.shape)}", f"{tuple(target.shape)}", "use a U-Net of this autoencoder")
     error = (output.float() - target.float()).square()
     return (error if weights is None else weights * error).flatten(1).mean(1)
+
+
+def choose_dropped(
+    uniform: Float[ndarray, "batch conditions_and_1"], together: float, apart: Sequence[float]
+) -> Bool[Tensor, "batch conditions"]:
+    """Choose which conditions of which samples to drop in training, as classifier-free guidance requires.
+
+    Args:
+        uniform: numbers in [0, 1). The first decides on all conditions of a sample together, each of the others on a
+            single condition.
+        together: share of samples that lose all conditions.
+        apart: additional share of samples that lose a single condition, for each condition.
+    """
+    return torch.from_numpy((uniform[:, 1:] < np.array(apart)) | (uniform[:, :1] < together))
 
 
 def drop_condition(dropped: Bool[Tensor, " batch"], condition: Tensor) -> Tensor:

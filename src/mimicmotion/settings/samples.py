@@ -36,6 +36,10 @@ class SampleConfig(Settings):
     detector_noise: Annotated[float, Range(0, 10)] = 0.0
     """Strength of simulated detector errors on all poses: 0 for poses from a detector, 1 (a typical detector) for
     exact synthetic poses."""
+    hand_threshold: Annotated[float, Range(0, 1)] = 0.8
+    """A hand is reliable if the confidence of all its 21 points is above this. The paper gives no number."""
+    hand_padding: Annotated[float, Range(0, 10)] = 0.1
+    """Margin around a hand's points, on each side, as a fraction of the box's width and height."""
     reverse: Annotated[float, Range(0, 1)] = 0.0
     """Share of samples with reversed driving frames."""
 

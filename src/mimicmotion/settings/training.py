@@ -79,12 +79,22 @@ class ModelConfig(Settings):
 class ObjectiveConfig(Settings):
     """The loss: noise levels, dropped conditions, and weights of regions and channels."""
 
-    sigma_mean: float = 0.5
-    """Mean of ln(sigma), which is normal. MimicMotion uses 0.5 with a deviation of 1.4, SVD 1.0 with 1.6."""
-    sigma_std: Annotated[float, Range(0, 1000, above=True)] = 1.4
-    """Standard deviation of ln(sigma)."""
+    sigma_preset: Literal["mimicmotion", "svd-320x576", "svd-576x1024"] = "mimicmotion"
+    """Distribution of noise levels: ln(sigma) is normal with (mean, std) (0.5, 1.4), (0.7, 1.6) or (1.0, 1.6)."""
+    sigma_mean: float | None = None
+    """Mean of ln(sigma), overriding the preset."""
+    sigma_std: Annotated[float | None, Range(0, 1000, above=True)] = None
+    """Standard deviation of ln(sigma), overriding the preset."""
     condition_dropout: Annotated[float, Range(0, 1)] = 0.1
     """Share of samples that drop embedding, reference latent and pose together, for classifier-free guidance."""
+    drop_image: Annotated[float, Range(0, 1)] = 0.0
+    """Additional share of samples without the picture embedding."""
+    drop_latent: Annotated[float, Range(0, 1)] = 0.0
+    """Additional share of samples without the reference latent."""
+    drop_pose: Annotated[float, Range(0, 1)] = 0.0
+    """Additional share of samples without pose."""
+    noise_aug: Annotated[float, Range(0, 1)] = 0.0
+    """Share of samples whose reference picture is noised before encoding; the U-Net is conditioned on the strength."""
     hand_scale: Annotated[float, Range(0, 1e6)] = 10.0
     """Loss weight inside the boxes of reliable hands (hand region enhancement); 1 turns it off."""
     change_weight: Annotated[float, Range(0, 1e6)] = 1.0
@@ -92,8 +102,8 @@ class ObjectiveConfig(Settings):
     channel_weights: tuple[float, ...] = ()
     """Loss weight of each latent channel, normalised to mean 1; default: all equal. The weights do not change
     the optimum, but spend capacity where it is visible: the first channels of a PCA carry most of a picture."""
-    fps: float = 7.0
-    """Frames per second, passed to the U-Net as fps - 1."""
+    fps: float | None = 7.0
+    """Frames per second, passed to the U-Net as fps - 1; default: the rate of each sample."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -126,9 +126,9 @@ class DenoiserModel(nn.Module):
             reference = shown.reference_pose[:, None].expand(-1, poses.shape[1], -1, -1, -1)
             poses = torch.cat([poses, reference], dim=2)
         features = self.pose_net(poses)
-        token = drop_condition(shown.dropped, token)  # type: ignore[arg-type]
-        picture = drop_condition(shown.dropped, shown.picture_latents)
-        features = drop_condition(shown.dropped, features)
+        token = drop_condition(shown.dropped[:, 0], token)  # type: ignore[arg-type]
+        picture = drop_condition(shown.dropped[:, 1], shown.picture_latents)
+        features = drop_condition(shown.dropped[:, 2], features)
         picture = picture.expand(-1, shown.x.shape[1], -1, -1, -1)
         sample = torch.cat([shown.x, picture.to(shown.x.dtype)], dim=2)
         return self.unet(sample, shown.c_noise, token, shown.time_ids, features)

@@ -16,7 +16,9 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from mimicmotion.diffusion.loss import (
+    SIGMA_PRESETS,
     c_noise,
+    choose_dropped,
     hand_weights,
     network_input,
     v_target,
@@ -25,9 +27,12 @@ from mimicmotion.diffusion.loss import (
 from mimicmotion.diffusion.noise import added_time_ids
 from mimicmotion.errors import ConfigError
 from mimicmotion.settings.training import ObjectiveConfig
+from mimicmotion.training.task import StepResult
 
 BANDS = (0.5, 2.0, 8.0)
 """Noise levels that separate the bands of the logged loss."""
+NOISE_AUG = NormalDist(-3.0, 0.5)
+"""Distribution of the logarithm of the noise on the reference picture (pixels in -1..1), as in SVD's training."""
 MOTION_BUCKET = 127.0
 """Motion bucket that the U-Net is told, as in the released model."""
 _STREAM = 1  # another stream than that of the sample's frames, which is (seed, number) = (seed, number, 0)
@@ -40,12 +45,16 @@ class Draws:
     Attributes:
         sigma: noise level of each sample.
         eps: unit noise of the latents.
-        dropped: whether each sample drops picture embedding, picture latent and pose.
+        dropped: whether each sample drops picture embedding, picture latent, pose (the columns).
+        noise_aug: strength of the noise on the reference picture; 0 without augmentation.
+        picture_noise: unit noise for the reference picture; None without augmentation.
     """
 
     sigma: Float32[Tensor, " batch"]
     eps: Float32[Tensor, "batch slots channels h w"]
-    dropped: Bool[Tensor, " batch"]
+    dropped: Bool[Tensor, "batch 3"]
+    noise_aug: Float32[Tensor, " batch"]
+    picture_noise: Float32[Tensor, "batch 3 height width"] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,12 +63,13 @@ class Encoded:
 
     Attributes:
         latents: latents of all slots (mode of the posterior, not scaled).
-        picture_latents: latents of the reference picture (mode, not scaled).
+        picture_latents: latents of the reference picture, with augmentation noise (mode, not scaled).
         token: embedding of the reference picture; None if the image encoder is trained, which then gets `pixels`.
         pixels: the reference picture as input of the image encoder.
         poses: drawn poses in [-1, 1].
         reference_pose: drawn pose of the reference picture.
         hand_mask: share of each latent cell in reliable hand boxes.
+        fps: frames per second of each sample.
         warped_latents: latents of the reference picture warped to the pose of each slot (mode, not scaled); None if the
             model does not use it.
         residual: whether the difference of the latents from the warped ones is denoised.
@@ -72,6 +82,7 @@ class Encoded:
     poses: Float[Tensor, "batch slots 3 height width"]
     reference_pose: Float[Tensor, "batch 3 height width"]
     hand_mask: Float[Tensor, "batch slots h w"]
+    fps: Float[Tensor, " batch"]
     warped_latents: Float[Tensor, "batch slots channels h w"] | None = None
     residual: bool = False
 
@@ -89,7 +100,7 @@ class NetworkInput:
         picture_latents: not scaled; one for all slots, or the warped ones of each slot.
         token, pixels, poses, reference_pose: see `Encoded`.
         dropped: see `Draws`.
-        time_ids: [fps - 1, 127, 0], SVD's micro-conditioning, float32.
+        time_ids: [fps - 1, motion bucket, noise augmentation], float32.
     """
 
     x: Float32[Tensor, "batch slots channels h w"]
@@ -99,34 +110,27 @@ class NetworkInput:
     pixels: Float[Tensor, "batch 3 size size"] | None
     poses: Float[Tensor, "batch slots 3 height width"]
     reference_pose: Float[Tensor, "batch 3 height width"]
-    dropped: Bool[Tensor, " batch"]
+    dropped: Bool[Tensor, "batch 3"]
     time_ids: Float32[Tensor, "batch 3"]
 
 
 Network = Callable[[NetworkInput], Tensor]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Loss:
-    """Result of the objective.
-
-    Attributes:
-        value: mean of weight * (F - v)^2, float32.
-        each: the same per sample, detached.
-        log: unweighted mean of (F - v)^2, and the same per noise band.
-    """
-
-    value: Float32[Tensor, ""]
-    each: Float32[Tensor, " batch"]
-    log: dict[str, float]
-
-
 def sigma_distribution(config: ObjectiveConfig) -> NormalDist:
     """The distribution of ln(sigma) in training."""
-    return NormalDist(config.sigma_mean, config.sigma_std)
+    preset = SIGMA_PRESETS[config.sigma_preset]
+    mean = preset.mean if config.sigma_mean is None else config.sigma_mean
+    return NormalDist(mean, preset.stdev if config.sigma_std is None else config.sigma_std)
 
 
-def draw(config: ObjectiveConfig, seed: int, numbers: Sequence[int], latent: tuple[int, int, int, int]) -> Draws:
+def draw(
+    config: ObjectiveConfig,
+    seed: int,
+    numbers: Sequence[int],
+    latent: tuple[int, int, int, int],
+    picture: tuple[int, int],
+) -> Draws:
     """Draw all random numbers of the given samples.
 
     Args:
@@ -134,16 +138,34 @@ def draw(config: ObjectiveConfig, seed: int, numbers: Sequence[int], latent: tup
         seed: seed of the run.
         numbers: sample numbers.
         latent: (slots, channels, h, w).
+        picture: (height, width) in pixels.
     """
-    z, uniform, eps = [], [], []
+    z, uniform, eps, noise = [], [], [], []
     for number in numbers:
         rng = np.random.default_rng([seed, number, _STREAM])
-        z.append(rng.standard_normal(2, dtype=np.float32)[0])  # of two and of five numbers, only the first is used
-        uniform.append(rng.random(5)[0])
+        # always draw everything, so that one option does not change the draws of another
+        z.append(rng.standard_normal(2, dtype=np.float32))
+        uniform.append(rng.random(5))
         eps.append(rng.standard_normal(latent, dtype=np.float32))
-    levels = sigma_distribution(config)
-    sigma = (levels.mean + levels.stdev * torch.from_numpy(np.stack(z))).exp()
-    return Draws(sigma, torch.from_numpy(np.stack(eps)), torch.from_numpy(np.stack(uniform) < config.condition_dropout))
+        if config.noise_aug:
+            noise.append(rng.standard_normal((3, *picture), dtype=np.float32))
+    (level, strength), shares = torch.from_numpy(np.stack(z, 1)), np.stack(uniform)
+    levels, each = sigma_distribution(config), (config.drop_image, config.drop_latent, config.drop_pose)
+    noisy = torch.from_numpy(shares[:, 4] < config.noise_aug)
+    return Draws(
+        sigma=(levels.mean + levels.stdev * level).exp(),
+        eps=torch.from_numpy(np.stack(eps)),
+        dropped=choose_dropped(shares[:, :4], config.condition_dropout, each),
+        noise_aug=torch.where(noisy, (NOISE_AUG.mean + NOISE_AUG.stdev * strength).exp(), 0.0),
+        picture_noise=torch.from_numpy(np.stack(noise)) if noise else None,
+    )
+
+
+def time_ids(config: ObjectiveConfig, draws: Draws, fps: Float[Tensor, " batch"]) -> Float32[Tensor, "batch 3"]:
+    """[fps - 1, motion bucket, noise augmentation that was used] of each sample."""
+    rates = fps.tolist() if config.fps is None else [config.fps] * len(fps)
+    strengths = draws.noise_aug.tolist()
+    return torch.cat([added_time_ids(f, MOTION_BUCKET, s) for f, s in zip(rates, strengths, strict=True)])
 
 
 def network_arguments(
@@ -171,7 +193,7 @@ def network_arguments(
         poses=batch.poses,
         reference_pose=batch.reference_pose,
         dropped=draws.dropped.to(device),
-        time_ids=added_time_ids(config.fps, MOTION_BUCKET, 0.0).expand(len(sigma), -1).to(device),
+        time_ids=time_ids(config, draws, batch.fps).to(device),
     )
     return shown, v_target(x0, eps, sigma)
 
@@ -213,8 +235,8 @@ def denoising_loss(
     scaling_factor: float,
     *,
     reference_slot: bool,
-) -> Loss:
-    """`weighted_mse` of the network's output for a batch.
+) -> StepResult:
+    """`weighted_mse` of the network's output for a batch; the log has the unweighted error, also per noise band.
 
     Raises:
         InputError: the output has the wrong shape.
@@ -225,7 +247,7 @@ def denoising_loss(
     output = network(shown)
     each = weighted_mse(output, target, weights)
     plain = weighted_mse(output.detach(), target).cpu()
-    return Loss(each.mean(), each.detach(), {"v": float(plain.mean()), **band_log(draws.sigma, plain)})
+    return StepResult(each.mean(), {"v": float(plain.mean()), **band_log(draws.sigma, plain)}, each=each.detach())
 
 
 def band_log(sigma: Float[Tensor, " batch"], errors: Float[Tensor, " batch"]) -> dict[str, float]:

@@ -29,6 +29,7 @@ class Sample:
         reference_pose: drawn pose of the reference picture.
         hand_mask: share of each latent cell in the box of a reliable hand, 0..1 (paper section 3.4); 0 in the
             reference slot.
+        fps: frames per second of the driving slots (1 / interval), or their mean for frames spread over a scene.
         warped: the reference picture warped to each slot's pose, for models that use it; the reference itself in the
             reference slot.
     """
@@ -42,6 +43,7 @@ class Sample:
     poses: UInt8[ndarray, "slots H W 3"]
     reference_pose: UInt8[ndarray, "H W 3"]
     hand_mask: Float32[ndarray, "slots h w"]
+    fps: float
     warped: UInt8[ndarray, "slots H W 3"] | None = None
 
 
@@ -58,6 +60,7 @@ class Batch:
     poses: Float32[Tensor, "b s 3 H W"]
     reference_pose: Float32[Tensor, "b 3 H W"]
     hand_mask: Float32[Tensor, "b s h w"]
+    fps: Float32[Tensor, " b"]
     warped: Float32[Tensor, "b s 3 H W"] | None = None
 
     def __len__(self) -> int:
@@ -88,6 +91,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         # pictures: transposing bytes instead of floats takes a quarter of the memory traffic
         return torch.from_numpy(np.ascontiguousarray(np.moveaxis(stacked, -1, -3))).float().div_(127.5).sub_(1)
 
-    given = ("number", "key")
+    given = ("number", "key", "fps")
     arrays: dict[str, Any] = {f.name: stack(f.name) for f in dataclasses.fields(Sample) if f.name not in given}
-    return Batch(numbers=[s.number for s in samples], keys=[s.key for s in samples], **arrays)
+    fps = torch.tensor([s.fps for s in samples], dtype=torch.float32)
+    return Batch(numbers=[s.number for s in samples], keys=[s.key for s in samples], fps=fps, **arrays)

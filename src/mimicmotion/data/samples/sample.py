@@ -129,7 +129,7 @@ class SampleMaker:
         owner = driver if choice.reference[0] == choice.record else self.shards[choice.reference[0]]  # read once
         driving, own = self._poses(driver, owner, choice)
         poses, reference_pose = self._draw(driving), self._draw(own)[0]
-        mask = hand_masks(driving, self.grid)
+        mask = hand_masks(driving, self.grid, threshold=config.hand_threshold, padding=config.hand_padding)
         if config.reference_slot:
             poses = np.concatenate([reference_pose[None], poses])
             mask = np.concatenate([np.zeros_like(mask[:1]), mask])
@@ -140,6 +140,7 @@ class SampleMaker:
             poses=poses,
             reference_pose=reference_pose,
             hand_mask=mask,
+            fps=choice.fps,
             **pictures,
             warped=self._warped(pictures["reference"], own, driving),
         )

@@ -28,6 +28,7 @@ from mimicmotion.data.samples.batch import Batch, collate
 from mimicmotion.data.samples.latents import LatentCache
 from mimicmotion.data.samples.sample import PLAIN, SampleMaker
 from mimicmotion.data.shards.shards import Shards
+from mimicmotion.diffusion.noise import augment_picture
 from mimicmotion.errors import ConfigError
 from mimicmotion.pose.guidance.limb_warp import limb_warp
 from mimicmotion.settings.training import PhaseConfig, TrainConfig
@@ -40,7 +41,7 @@ from mimicmotion.training.networks import (
     encode_frames,
     load_networks,
 )
-from mimicmotion.training.objective import Encoded, denoising_loss, draw
+from mimicmotion.training.objective import Draws, Encoded, denoising_loss, draw
 from mimicmotion.training.stages.shards import held_out_shards, shard_cache, training_shards
 from mimicmotion.training.stages.validate import SEED, Validator
 from mimicmotion.training.task import StepResult, Task, Validation
@@ -110,7 +111,8 @@ class DenoiserTask(Task):
         """Default settings of the trained model: those of its base, updated by this run."""
         known = bundled_settings(self.shards.size) if self.config.model.new is not None else {}
         settings: dict[str, Any] = {**known, **self.parts.settings, **self.config.model.settings}
-        settings["fps"] = self.config.objective.fps
+        if self.config.objective.fps is not None:
+            settings["fps"] = self.config.objective.fps
         if self.config.model.reference_warp is not None:
             settings["reference_warp"] = self.config.model.reference_warp
         sample = self.config.data.sample
@@ -197,11 +199,11 @@ class DenoiserTask(Task):
         o = self.config.objective
         (_, slots, _, height, width), channels = batch.poses.shape, self.parts.vae.config.latent_channels
         latent = (slots, channels, height // self.downscale, width // self.downscale)
-        draws = draw(o, self.config.seed, batch.numbers, latent)
-        encoded = self.encode(batch)
+        draws = draw(o, self.config.seed, batch.numbers, latent, (height, width))
+        encoded = self.encode(batch, draws)
         slot = self.config.data.sample.reference_slot
         loss = denoising_loss(model, o, encoded, draws, self.scaling_factor, reference_slot=slot)
-        return StepResult(loss.value, loss.log, batch.keys, loss.each)
+        return dataclasses.replace(loss, samples=batch.keys)
 
     @functools.cached_property
     def validator(self) -> Validator:
@@ -220,11 +222,15 @@ class DenoiserTask(Task):
         return float(self.parts.vae.config.scaling_factor)
 
     @torch.no_grad()
-    def encode(self, batch: Batch, *, image_encoder: Any = None) -> Encoded:
+    def encode(self, batch: Batch, draws: Draws, *, image_encoder: Any = None) -> Encoded:
         """Encode a batch with the frozen networks.
+
+        The reference latents of samples with noise augmentation are encoded from the noisy picture. The picture
+        embedding always comes from the clean picture, as in inference.
 
         Args:
             batch: batch on the device of the encoders.
+            draws: strength and noise of the augmentation.
             image_encoder: used instead of the model's encoder; an embedding is then returned even if the model's
                 encoder is trained.
         """
@@ -236,6 +242,11 @@ class DenoiserTask(Task):
             picture = latents[:, 0]
         else:
             picture = encode_frames(vae, batch.reference)
+        for i in torch.nonzero(draws.noise_aug).flatten().tolist():
+            if draws.picture_noise is not None:
+                noise = draws.picture_noise[i : i + 1].to(batch.reference)
+                noisy = augment_picture(batch.reference[i : i + 1], float(draws.noise_aug[i]), noise)
+                picture = picture.index_copy(0, torch.tensor([i], device=picture.device), encode_frames(vae, noisy))
         token, pixels = None, None
         if self.trains_encoder and image_encoder is None:
             pixels = clip_pixels(batch.reference, encoder.config.image_size)
@@ -243,9 +254,9 @@ class DenoiserTask(Task):
             token = image_embedding(encoder, batch.reference).clone()
         warped = None if batch.warped is None else encode_frames(vae, batch.warped)
         if warped is not None and self.config.data.sample.reference_slot:
-            warped[:, 0] = picture
+            warped[:, 0] = picture  # with augmentation noise
         poses, residual = (batch.poses, batch.reference_pose), self.settings.get("reference_warp") == "residual"
-        return Encoded(latents, picture, token, pixels, *poses, batch.hand_mask, warped, residual)
+        return Encoded(latents, picture, token, pixels, *poses, batch.hand_mask, batch.fps, warped, residual)
 
     # --- out ----------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ Clips, noise levels and noise are fixed, so scores of different steps differ onl
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from statistics import NormalDist
@@ -111,17 +112,18 @@ class Validator:
         scores: dict[str, list[float]] = {f"v_{b}": [] for b in range(len(levels))}
         weighted = []
         for clip, sample in enumerate(self.samples):
-            encoded = self.encode(collate([sample]).to(device), image_encoder=parts.image_encoder)
+            still = Draws(torch.ones(1), torch.zeros(0), torch.zeros(1, 3, dtype=torch.bool), torch.zeros(1), None)
+            encoded = self.encode(collate([sample]).to(device), still, image_encoder=parts.image_encoder)
             for band, row in enumerate(levels):
                 for i, sigma in enumerate(row):
                     rng = np.random.default_rng([SEED, clip, band, i])
                     eps = torch.from_numpy(rng.standard_normal(encoded.latents.shape, np.float32))
-                    draws = Draws(sigma[None], eps, torch.zeros(1, dtype=torch.bool))
+                    draws = dataclasses.replace(still, sigma=sigma[None], eps=eps)
                     scale = float(parts.vae.config.scaling_factor)
                     with autocast(self.config, device):
                         loss = denoising_loss(model, o, encoded, draws, scale, reference_slot=bool(self.slot))
                     scores[f"v_{band}"].append(loss.log["v"])
-                    weighted.append(shares[band] * float(loss.value))
+                    weighted.append(shares[band] * float(loss.loss))
         mean = sum(weighted) / (len(self.samples) * DRAWS)
         return {"loss": mean, **{k: float(np.mean(x)) for k, x in scores.items()}}
 
