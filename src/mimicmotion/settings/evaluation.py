@@ -50,8 +50,6 @@ class EvaluateConfig(Settings):
     """First frame of each new segment, for the seam score; default: from the results' OUTPUT.json."""
     identity: Path | None = None
     """Face embedding network as ONNX, such as ArcFace; empty uses `mimicmotion weights fetch faces`."""
-    references: Path | None = None
-    """Folder of reference pictures, NAME.png per sequence; generated faces are also compared with these."""
     cache: bool = True
     """Cache measurements by file content and reuse them."""
 
@@ -80,7 +78,7 @@ class EvaluateConfig(Settings):
             ("fid-vid",): ["fid_vid"],
             ("cd-fvd",): ["cd_fvd"],
             ("features",): ["features"],
-            ("identity",): ["identity", "references"],
+            ("identity",): ["identity"],
             ("seams",): ["borders"],
             ("fvd", "fid", "fid-vid", "cd-fvd", "features"): ["clips", "fd_infinity"],
         }
