@@ -131,7 +131,9 @@ def fit_alignment(
     if method == "none":
         return _fill(driving.size, size)
     if not len(reference):
-        raise PoseError("an empty reference pose", "one frame", "estimate the pose of the picture first")
+        raise PoseError(
+            "an empty reference pose", "a reference pose of one frame", "estimate the pose of the picture first"
+        )
     target = reference if reference.size == size else reference.scaled(size)
     joints, trust = target.xy[0, STABLE], target.confidence[0, STABLE].astype(np.float64)
     fix = "use a picture and a video that show the same part of one person clearly, or align 'none'"

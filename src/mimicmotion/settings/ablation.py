@@ -22,14 +22,14 @@ class TestConfig(Settings):
     frames: Annotated[int, Range(2)] = 12
     """Frames per clip."""
     conditions: tuple[Condition, ...] = ("detector", "planted")
-    """Driving poses: exact, with typical simulated detector errors, or with planted errors."""
+    """Driving poses: clean (exact), detector (simulated detector errors) or planted (errors planted in them)."""
     first: int = 3000
     """Index of the first held-out clip."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if not self.conditions:
-            raise ConfigError("no conditions", "at least one", "add one")
+            raise ConfigError("no conditions", "at least one", "list at least one in 'conditions'")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +45,16 @@ class AblationConfig(Settings):
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; each arm is trained once per seed."""
     test: TestConfig = field(default_factory=TestConfig)
-    """How the trained models are measured."""
+    """What the trained models are measured on."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"seeds={self.seeds}", "distinct seeds, at least one", "add some")
+            raise ConfigError(f"seeds={self.seeds}", "distinct seeds, at least one", "correct 'seeds'")
         taken = {"run", "seed", "model"} & self.train.keys()
         if taken:
-            raise ConfigError(f"train has {sorted(taken)}", "settings that all runs share", "leave them out")
+            raise ConfigError(
+                f"train has {sorted(taken)}",
+                "only settings that all runs share",
+                "leave them out: the ablation sets them",
+            )

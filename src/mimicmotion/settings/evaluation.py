@@ -19,23 +19,23 @@ class EvaluateConfig(Settings):
     real: Path
     """Folder of real videos, with one file or folder of frames per sequence."""
     generated: dict[str, Path]
-    """NAME=DIR of each method. Its videos have the names of the real ones; the suffix may differ."""
+    """NAME=DIR for each method. Its videos must have the names of the real ones; the suffix may differ."""
     output: Path
     """Folder to write the report to."""
     metrics: list[str] | None = None
-    """Metrics to compute; default: all whose networks are available."""
+    """Metrics to compute; default: all that are available but poses and lpips-vgg."""
     driving: Path | None = None
     """Folder of ground-truth pose files, NAME.npz per sequence, used instead of poses found in the real frames."""
     protocol: str = "plain"
     """plain (whole frames), tiktok (sequences 335 to 340, central squares), or a YAML file."""
     convention: Literal["exact", "field"] = "exact"
-    """exact: by definition; field: PSNR, SSIM, L1, LPIPS as commonly used code computes them, listed separately."""
+    """exact: by definition; field: also PSNR, SSIM, L1 and LPIPS as commonly used code computes them, labelled so."""
     folder_fps: Annotated[float | None, Range(0, 1000, above=True)] = None
-    """Frames per second of folders of frames; by default, frame n is compared with frame n."""
+    """Frame rate of folders of frames; default: none, and frame n is compared with frame n."""
     strict: bool = False
     """Fail on missing sequences, different lengths and damaged files instead of noting them in the report."""
     clips: Literal["stride1", "disjoint"] = "stride1"
-    """Clips for Frechet distances: one starting at every frame (DisCo's protocol), or consecutive clips."""
+    """Clips for Frechet distances: stride1 (one starting at every frame, as in DisCo) or disjoint (no overlap)."""
     fid: Path | None = None
     """InceptionV3 as TorchScript (input 299 x 299, colours from 0 to 255)."""
     fid_vid: Path | None = None
@@ -47,9 +47,9 @@ class EvaluateConfig(Settings):
     fd_infinity: bool = False
     """Also extrapolate each Frechet distance to infinitely many clips (linear in 1/n)."""
     borders: Annotated[list[int] | None, Range(1)] = None
-    """First frame of each new segment, for the seam score; default: from the results' OUTPUT.json."""
+    """First frames of new segments, for the seam score; default: from the results' OUTPUT.json."""
     identity: Path | None = None
-    """Face embedding network as ONNX, such as ArcFace; empty uses `mimicmotion weights fetch faces`."""
+    """Face embedding network as ONNX, such as ArcFace; default: the one from `mimicmotion weights fetch faces`."""
     cache: bool = True
     """Cache measurements by file content and reuse them."""
 
@@ -60,7 +60,7 @@ class EvaluateConfig(Settings):
         if unknown or self.metrics == []:
             raise ConfigError(f"metrics={self.metrics}", f"any of {', '.join(GROUPS)}", "correct 'metrics'")
         if not self.generated:
-            raise ConfigError("no generated videos", "at least one NAME=DIR", "give --generated NAME=DIR")
+            raise ConfigError("no generated videos", "at least one NAME=DIR", "pass --generated NAME=DIR")
         bad = [n for n in self.generated if not n.strip() or n == "real" or any(c in n for c in "|=\n\r")]
         if bad:
             got = f"a method named {bad[0]!r}"
@@ -68,7 +68,9 @@ class EvaluateConfig(Settings):
         for group in ("fid", "fid_vid", "cd_fvd", "features"):
             if group.replace("_", "-") in (self.metrics or ()) and getattr(self, group) is None:
                 name = group.replace("_", "-")
-                raise ConfigError(f"metric {name} without its network", f"--{name} PATH", "give the network by path")
+                raise ConfigError(
+                    f"metric {name} without its network", f"--{name} PATH", "pass the path of the network"
+                )
 
     def _refuse_unused(self) -> None:
         asked = set(self.metrics or GROUPS)

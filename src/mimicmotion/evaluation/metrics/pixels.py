@@ -43,7 +43,7 @@ def unit_frames(frames: Num[ndarray, ...], name: str = "frames") -> Float64[ndar
         raise InputError(f"NaN or infinity in {name}, frame {bad[0]}", "finite values", "check these frames")
     if frames.min() < 0 or frames.max() > 1:
         low, high = float(frames.min()), float(frames.max())
-        raise InputError(f"{name} from {low:.3g} to {high:.3g}", "0..1", "scale the frames, or give uint8")
+        raise InputError(f"{name} from {low:.3g} to {high:.3g}", "0..1", "scale the frames, or pass uint8")
     return frames.astype(np.float64)
 
 

@@ -116,7 +116,7 @@ class FeatureNetwork:
             out = self.module(x.squeeze(2) if self.length == 1 else x)
         if not isinstance(out, torch.Tensor) or out.ndim < 2 or len(out) != len(clips):
             got = f"{self.name} returns {tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__}"
-            raise WeightsError(got, "features (clips, numbers)", "give the network without its classifier")
+            raise WeightsError(got, "features (clips, numbers)", "export the network without its classifier")
         return out.flatten(1).float().cpu().numpy()
 
 
@@ -154,7 +154,7 @@ def load_strictly(module: torch.nn.Module, path: Path) -> torch.nn.Module:
         module.load_state_dict({k: v.float() for k, v in load_file(path).items()}, assign=True)
     except Exception as e:
         reason = " ".join(str(e).split())[:300]
-        fix = "fetch it again, or give the file written by `mimicmotion weights fetch`"
+        fix = "fetch it again, or use the file written by `mimicmotion weights fetch`"
         raise WeightsError(f"{path} does not fit: {reason}", f"weights of {type(module).__name__}", fix) from e
     return module.eval().requires_grad_(requires_grad=False)
 
