@@ -21,8 +21,8 @@ LORA = {"what": "lora", "rank": 3, "alpha": 6.0}
 
 
 def shown_to(task: DenoiserTask) -> NetworkInput:
-    draws = draw(task.config.objective, 0, [0], (4, 4, 6, 4))
-    encoded = task.encode(task.batch(0, [0]))
+    draws = draw(task.config.objective, 0, [0], (4, 4, 6, 4), (48, 32))
+    encoded = task.encode(task.batch(0, [0]), draws)
     return network_arguments(task.config.objective, encoded, draws, task.scaling_factor)[0]
 
 

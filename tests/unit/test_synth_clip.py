@@ -164,7 +164,7 @@ def test_shadow_under_the_feet_goes_where_the_feet_go() -> None:
     q = np.stack([neutral()] * 2)
     q[1, LEG[0] + 1] = 0.4
     pose = pose_bones(scene.figure.skeleton, q)
-    standing, lifted = (render_moment(scene, pose, k, {}, np.zeros(2), 2) for k in (0, 1))
+    standing, lifted = (render_moment(scene, pose, k, {}, np.zeros(2)) for k in (0, 1))
     assert (standing.picture[standing.cover == 0] <= standing.background[standing.cover == 0] + 1e-6).all()
     x, y = np.mean([standing.points[i, :2] for i in (18, 20)], 0).astype(int)  # left toe and heel
     under = (slice(y, y + 6), slice(x - 6, x + 7))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fake_shards import FakeShards
-from micro_task import gradients, micro_config, micro_task, weights_of
+from micro_task import SIZE, gradients, micro_config, micro_task, weights_of
 from mimicmotion.backbones import backbone_of
 from mimicmotion.backbones.base import Request
 from mimicmotion.backbones.svd.conditioning import ConditionedUNet
@@ -25,7 +25,7 @@ from mimicmotion.pose.keypoints import LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSe
 from mimicmotion.settings import SamplingSettings
 from mimicmotion.settings.training import ModelConfig, ObjectiveConfig, TinyConfig, TrainedConfig
 from mimicmotion.training.networks import load_networks, unet_names
-from mimicmotion.training.objective import NetworkInput, draw, loss_weights, network_arguments
+from mimicmotion.training.objective import draw, loss_weights, network_arguments
 from mimicmotion.training.stages.denoiser import DenoiserTask
 
 pytestmark = pytest.mark.whole
@@ -142,43 +142,61 @@ def test_trained_forward_is_what_inference_runs(tmp_path: Path) -> None:
     task = micro_task(tmp_path, objective={"condition_dropout": 0.0})
     sample = task.maker(3)
     batch = task.batch(0, [3])
-    draws = draw(task.config.objective, 0, [3], (4, 4, 6, 4))
-    shown, _ = network_arguments(task.config.objective, task.encode(batch), draws, task.scaling_factor)
+    draws = draw(task.config.objective, 0, [3], (4, 4, 6, 4), SIZE)
+    shown, _ = network_arguments(task.config.objective, task.encode(batch, draws), draws, task.scaling_factor)
     request = Request(sample.reference, sample.poses[1:], sample.reference_pose, len(sample.poses) - 1)
     conditioning = backbone_of(task.parts).encode(request, SamplingSettings())
     with torch.no_grad():
         want = ConditionedUNet(task.parts.unet, conditioning, True).pair(shown.x, shown.c_noise, range(4))
         for dropped, answer in zip((True, False), want, strict=True):
-            without = dataclasses.replace(shown, dropped=torch.tensor([dropped]))
+            without = dataclasses.replace(shown, dropped=torch.full((1, 3), dropped))
             torch.testing.assert_close(task.model(without), answer, rtol=1e-5, atol=1e-5)
 
 
 def test_each_condition_reaches_the_network_and_dropping_removes_it(tmp_path: Path) -> None:
     task = micro_task(tmp_path, objective={"condition_dropout": 0.0})
-    draws = draw(task.config.objective, 0, [3], (4, 4, 6, 4))
-    shown, _ = network_arguments(task.config.objective, task.encode(task.batch(0, [3])), draws, task.scaling_factor)
-
-    def changed(name: str) -> NetworkInput:
-        return dataclasses.replace(shown, **{name: torch.randn_like(getattr(shown, name))})
-
+    draws = draw(task.config.objective, 0, [3], (4, 4, 6, 4), SIZE)
+    shown, _ = network_arguments(
+        task.config.objective, task.encode(task.batch(0, [3]), draws), draws, task.scaling_factor
+    )
+    others = {"token": 0, "picture_latents": 1, "poses": 2}
     with torch.no_grad():
-        for name in ("token", "picture_latents", "poses"):
-            other = changed(name)
+        for name, column in others.items():
+            other = dataclasses.replace(shown, **{name: torch.randn_like(getattr(shown, name))})
             assert not torch.equal(task.model(other), task.model(shown)), name
-            a, b = (task.model(dataclasses.replace(x, dropped=torch.tensor([True]))) for x in (other, shown))
+            dropped = torch.zeros(1, 3, dtype=torch.bool)
+            dropped[0, column] = True
+            a, b = (task.model(dataclasses.replace(x, dropped=dropped)) for x in (other, shown))
             torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
 def test_latents_are_modes_not_samples_and_not_scaled(tmp_path: Path) -> None:
     task = micro_task(tmp_path)
     batch = task.batch(0, [0, 1])
-    encoded = task.encode(batch)
+    draws = draw(task.config.objective, 0, [0, 1], (4, 4, 6, 4), SIZE)
+    encoded = task.encode(batch, draws)
     assert batch.frames is not None
     mean, logvar = task.parts.vae.encode(batch.frames.flatten(0, 1))
     torch.testing.assert_close(encoded.latents.flatten(0, 1), mean, rtol=1e-5, atol=1e-5)
     assert float((logvar / 2).exp().max()) > 1e-3, "a sample would be told apart"
     assert torch.equal(encoded.picture_latents, encoded.latents[:, 0])
-    assert torch.equal(task.encode(batch).latents, encoded.latents)
+    assert torch.equal(task.encode(batch, draws).latents, encoded.latents)
+
+
+def test_augmentation_is_in_the_picture_before_it_is_encoded(tmp_path: Path) -> None:
+    task = micro_task(tmp_path, objective={"noise_aug": 0.5})
+    numbers = list(range(6))
+    batch = task.batch(0, numbers)
+    draws = draw(task.config.objective, 0, numbers, (4, 4, 6, 4), SIZE)
+    encoded = task.encode(batch, draws)
+    used = draws.noise_aug > 0
+    assert 0 < int(used.sum()) < 6
+    assert draws.picture_noise is not None
+    for i in range(6):
+        noisy = batch.reference[i] + draws.noise_aug[i] * draws.picture_noise[i]
+        want = task.parts.vae(noisy[None])[0]
+        torch.testing.assert_close(encoded.picture_latents[i], want, rtol=1e-4, atol=1e-5)
+        assert torch.equal(encoded.picture_latents[i], encoded.latents[i, 0]) == (not used[i])
 
 
 def test_a_doubtful_second_hand_does_not_touch_the_first_hands_weight() -> None:
@@ -204,7 +222,8 @@ def test_a_doubtful_second_hand_does_not_touch_the_first_hands_weight() -> None:
 
 def test_latents_from_the_cache_are_those_of_the_frames(tmp_path: Path) -> None:
     plain, cached = micro_task(tmp_path), micro_task(tmp_path, data={"cache_latents": True})
-    a, b = (t.encode(t.batch(0, [0, 1])) for t in (plain, cached))
+    draws = draw(plain.config.objective, 0, [0, 1], (4, 4, 6, 4), SIZE)
+    a, b = (t.encode(t.batch(0, [0, 1]), draws) for t in (plain, cached))
     assert cached.batch(0, [0]).frames is None
     torch.testing.assert_close(a.latents, b.latents, rtol=2e-3, atol=2e-3)  # float16 on disk
     torch.testing.assert_close(a.picture_latents, b.picture_latents, rtol=2e-3, atol=2e-3)
