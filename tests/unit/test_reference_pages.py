@@ -45,8 +45,7 @@ def test_every_setting_stands_on_the_page(script: ModuleType) -> None:
         "| `interval` | 2 numbers | `[0.06667, 0.1667]` |",
         "| `run` | text | required |",
         "| `spacing` | `interval`, `spread` | `interval` |",
-        "| `fps` | number | `7` |",
-        "| `cache_latents` | true or false or empty | empty |",
+        "| `fps` | number or empty | `7` |",
         "| `phases` | list of groups | empty |",
         '| `precision` | `"no"`, `bf16`, `fp16` | `bf16` |',
     ):
