@@ -23,7 +23,7 @@ class EvaluateConfig(Settings):
     output: Path
     """Folder to write the report to."""
     metrics: list[str] | None = None
-    """Metrics to compute; default: all that are available but poses and lpips-vgg."""
+    """Metrics to compute; default: all available ones except poses and lpips-vgg."""
     driving: Path | None = None
     """Folder of ground-truth pose files, NAME.npz per sequence, used instead of poses found in the real frames."""
     protocol: str = "plain"
