@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import importlib.util
 import json
@@ -37,17 +36,7 @@ from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.interrupt import Stopped
 from mimicmotion.runtime.run_folder import FolderLock, durable_file, sync
 from mimicmotion.serve.uploads import FORM, GIB, RefusedError, name_by_content
-from mimicmotion.serve.worker import (
-    LOCK,
-    PROGRESS,
-    RECORD,
-    UNEXPECTED,
-    DiedError,
-    Generator,
-    Worker,
-    Workers,
-    check_upload,
-)
+from mimicmotion.serve.worker import LOCK, PROGRESS, RECORD, UNEXPECTED, Checker, DiedError, Generator, Worker, Workers
 from mimicmotion.settings import GenerateConfig, load_yaml, parse
 from mimicmotion.settings.parsing import nearest
 from mimicmotion.settings.serve import OPERATORS, ServeConfig, callers_settings
@@ -119,7 +108,7 @@ class Jobs:
         self.configure(Path(), Record(kind="generate", owner="", priority=0, settings={}, picture="-", video="-"))
         limits = {"MIMICMOTION_MAX_PIXELS": str(config.max_pixels)}
         self.devices = Workers([Worker(Generator, name, environment=limits) for name in config.devices])
-        check = (functools.partial, check_upload, config.max_seconds, config.max_result_pixels)
+        check = (Checker, config.max_seconds, config.max_result_pixels)
         self.checkers = Workers([Worker(*check, environment=limits, memory=CHECK_MEMORY) for _ in range(CHECKERS)])
         self._accepting = threading.Lock()
         self._stopping = threading.Event()

@@ -12,6 +12,7 @@ import queue
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -180,39 +181,46 @@ def _respond(
 # --- checking uploads -------------------------------------------------------------------------------------------
 
 
-def check_upload(max_seconds: float, max_result_pixels: int, config: GenerateConfig) -> int:
-    """Read the picture, open the driving video, and return the approximate number of frames of the result.
+@dataclass(frozen=True, slots=True)
+class Checker:
+    """Checks the files of a job before it is accepted.
 
-    Args:
+    Attributes:
         max_seconds: maximum length of the result.
         max_result_pixels: maximum number of pixels per frame of the result.
-        config: settings of the job.
-
-    Raises:
-        InputError: a file is invalid, or the result would be too large.
     """
-    from mimicmotion.generate.inputs import check_inputs, expected_frames, open_driving, resample_poses
-    from mimicmotion.pose.keypoints import PoseSequence
 
-    pixels = (config.height or 0) * (config.width or 0)
-    if pixels > max_result_pixels:
-        raise ConfigError(f"{pixels} pixels", f"at most {max_result_pixels}", "lower 'height' and 'width'")
-    check_inputs(config)
-    source = open_driving(config)
-    if isinstance(source, PoseSequence):
-        frames: int | None = len(resample_poses(source, config))
-    else:
-        frames = expected_frames(config, source)
-    if frames is None:
-        fix = "set 'duration', or convert the video to MP4"
-        raise MediaError(f"{config.video} does not store its length", "a video that stores its length", fix)
-    fps = config.output_fps or config.fps
-    written = frames * fps / config.fps
-    if written > max_seconds * min(fps, MAX_FPS):
-        expected = f"at most {max_seconds:g} seconds with at most {MAX_FPS} frames each"
-        fix = "set 'duration', or lower 'fps'"
-        raise InputError(f"a result of {written:.0f} frames at {fps:g} per second", expected, fix)
-    return frames
+    max_seconds: float
+    max_result_pixels: int
+
+    def __call__(self, config: GenerateConfig) -> int:
+        """Read the picture, open the driving video, and return the approximate number of frames of the result.
+
+        Raises:
+            InputError: a file is invalid, or the result would be too large.
+        """
+        from mimicmotion.generate.inputs import check_inputs, expected_frames, open_driving, resample_poses
+        from mimicmotion.pose.keypoints import PoseSequence
+
+        pixels = (config.height or 0) * (config.width or 0)
+        if pixels > self.max_result_pixels:
+            raise ConfigError(f"{pixels} pixels", f"at most {self.max_result_pixels}", "lower 'height' and 'width'")
+        check_inputs(config)
+        source = open_driving(config)
+        if isinstance(source, PoseSequence):
+            frames: int | None = len(resample_poses(source, config))
+        else:
+            frames = expected_frames(config, source)
+        if frames is None:
+            fix = "set 'duration', or convert the video to MP4"
+            raise MediaError(f"{config.video} does not store its length", "a video that stores its length", fix)
+        fps = config.output_fps or config.fps
+        written = frames * fps / config.fps
+        if written > self.max_seconds * min(fps, MAX_FPS):
+            expected = f"at most {self.max_seconds:g} seconds with at most {MAX_FPS} frames each"
+            fix = "set 'duration', or lower 'fps'"
+            raise InputError(f"a result of {written:.0f} frames at {fps:g} per second", expected, fix)
+        return frames
 
 
 # --- making results ---------------------------------------------------------------------------------------------
