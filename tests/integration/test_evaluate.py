@@ -371,21 +371,17 @@ def test_identity_by_a_network_given_by_path(tmp_path: Path) -> None:
     hidden[1] = 128  # nobody in one frame
     for name, made in (("real", clip), ("ours", blurred), ("theirs", hidden)):
         video(tmp_path / name / "a", made)
-    write_picture(tmp_path / "references" / "a.png", person)
     settings = {"real": tmp_path / "real", "output": tmp_path / "report"}
     settings |= {"generated": {n: tmp_path / n for n in ("ours", "theirs", "real again")}, "metrics": ["identity"]}
     shutil.copytree(tmp_path / "real", tmp_path / "real again")
     settings |= {"identity": quarters_network(tmp_path / "face.onnx")}
-    done = run(**settings, references=tmp_path / "references")
+    done = run(**settings)
     got = {r.method: r.values for r in done.rows}
     assert got["real again"]["identity"] == pytest.approx(1, abs=1e-5)
-    assert got["real again"]["identity_reference"] > 0.9
     assert got["ours"]["identity"] < 0.99999
     assert [got[m]["identity_missing"] for m in ("ours", "theirs")] == [0, pytest.approx(1 / 3)]
     assert got["theirs"]["identity"] == pytest.approx(1, abs=0.01)  # over the frames that show a face
-    again = run(**settings, references=tmp_path / "references")
-    assert again.reused[1] == 0
-    assert "identity_reference" not in run(**settings).rows[0].values
+    assert run(**settings).reused[1] == 0
     nobody = run(**folders(tmp_path / "x", ("a",)) | {k: settings[k] for k in ("metrics", "identity")})
     assert any("no reliable face in the real frames" in n for n in nobody.notes)
     assert math.isnan(nobody.rows[0].values["identity"])
@@ -400,8 +396,6 @@ def test_a_face_network_that_is_missing_or_none(tmp_path: Path) -> None:
         run(**gone | {"metrics": ["identity"]})
     with pytest.raises(WeightsError, match="fetch faces"):
         run(**settings | {"metrics": ["identity"]})
-    with pytest.raises(WeightsError, match="fetch faces"):
-        run(**settings | {"metrics": None, "references": tmp_path / "references"})
     wrong = settings | {"identity": quarters_network(tmp_path / "face.onnx", 16), "metrics": ["psnr", "identity"]}
     steps = evaluate(EvaluateConfig(**wrong))
     with pytest.raises(WeightsError, match="takes faces of 16 pixels"):

@@ -150,7 +150,7 @@ UNUSED: list[tuple[type, dict[str, Any], str]] = [
         "guidance_scale=2.0 with the guidance of the first and last frame",
     ),
     (PrepareConfig, {"detector": "a.onnx"}, "detector=a.onnx with estimator=holistic"),
-    (EvaluateConfig, {"references": "r", "metrics": ["psnr"]}, "references=r without the metric identity"),
+    (EvaluateConfig, {"identity": "r", "metrics": ["psnr"]}, "identity=r without the metric identity"),
     (EvaluateConfig, {"driving": "d", "metrics": ["psnr"]}, "driving=d without the metric poses"),
     (EvaluateConfig, {"metrics": ["psnr"], "fid": "f.pt"}, "fid=f.pt without the metric fid"),
     (EvaluateConfig, {"metrics": ["psnr"], "i3d": "i.safetensors"}, "i3d=i.safetensors without the metric fvd"),

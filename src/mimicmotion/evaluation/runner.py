@@ -23,7 +23,7 @@ from mimicmotion.evaluation.metrics.fvd import features
 from mimicmotion.evaluation.metrics.poses import pose_numbers
 from mimicmotion.evaluation.metrics.seams import segment_borders, sidecar_fusion
 from mimicmotion.evaluation.people import People, pair_poses
-from mimicmotion.evaluation.protocols import Protocol, load_protocol, plain_name
+from mimicmotion.evaluation.protocols import Protocol, load_protocol
 from mimicmotion.evaluation.reports.summary import Row, Sets, Summary, add_frechet, summarise_rows
 from mimicmotion.evaluation.selection import MetricNetwork, Selection, select_metrics
 from mimicmotion.evaluation.videos import Side, VideoFile, VideoPair, find_sequences, missing, open_pair
@@ -116,9 +116,8 @@ class _Run:
         self._check_missing(real, found)
         self.selection = select_metrics(config)
         groups, networks = self.selection.groups, self.selection.networks
-        rename = plain_name if self.protocol.sequences else str
         # loads the network now, so that a wrong file fails before the long work
-        self.people = People(config, self.cache, self.notes, networks.get("identity"), rename)
+        self.people = People(self.cache, self.notes, networks.get("identity"))
         pairs = yield from self._look(real, found)
         self.rows = {(p.method, p.sequence): Row(p.sequence, p.method, p.frames, {}, p.notes) for p in pairs}
         yield from self._each("measure", pairs, self._measure)

@@ -70,7 +70,7 @@ def select_metrics(config: EvaluateConfig) -> Selection:
         InputError: a requested metric cannot be computed with these settings or packages.
     """
     asked = config.metrics is not None
-    needed = set(config.metrics or (["identity"] if config.references else []))
+    needed = set(config.metrics or ())
     wanted = list(dict.fromkeys(config.metrics or _default(config)))
     groups, networks, notes = [], {}, []
     for group in wanted:
@@ -94,7 +94,7 @@ def select_metrics(config: EvaluateConfig) -> Selection:
 def _default(config: EvaluateConfig) -> list[str]:
     given = [g for g in BY_PATH if _path(g, config) is not None]
     given += ["poses"] if config.driving else []
-    given += ["identity"] if config.references or _path("identity", config) else []
+    given += ["identity"] if _path("identity", config) else []
     known = config.borders or any(map(has_sidecars, config.generated.values()))
     lpips = "lpips-vgg" if config.convention == "field" else "lpips"
     return [*PLAIN, *(["seams"] if known else []), lpips, "fvd", *given]

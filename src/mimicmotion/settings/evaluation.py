@@ -52,8 +52,6 @@ class EvaluateConfig(Settings):
     """First frames of new segments, for the seam score; default: from the results' OUTPUT.json."""
     identity: Path | None = None
     """Face embedding network as ONNX, such as ArcFace; default: the one from `mimicmotion weights fetch faces`."""
-    references: Path | None = None
-    """Folder of reference pictures, NAME.png per sequence, to compare the generated faces with as well."""
     cache: bool = True
     """Cache measurements by file content and reuse them."""
 
@@ -85,7 +83,7 @@ class EvaluateConfig(Settings):
             ("fid-vid",): ["fid_vid"],
             ("cd-fvd",): ["cd_fvd"],
             ("features",): ["features"],
-            ("identity",): ["identity", "references"],
+            ("identity",): ["identity"],
             ("seams",): ["borders"],
             ("fvd", "fid", "fid-vid", "cd-fvd", "features"): ["clips", "fd_infinity"],
         }

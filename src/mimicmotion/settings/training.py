@@ -271,7 +271,7 @@ class TrainConfig(Settings):
     """Folder for checkpoints and logs."""
     stage: Literal["denoiser", "autoencoder", "detail", "warp"] = "denoiser"
     """What to train: the video model, or the small model's autoencoder, detail network or warp network."""
-    seed: int = 0
+    seed: Annotated[int, Range(0)] = 0
     """Seed of weights, data order and noise."""
     threads: Annotated[int, Range(0)] = 0
     """Number of CPU threads; 0 uses PyTorch's default."""

@@ -53,11 +53,8 @@ def share(k: int, n: int) -> Share:
     """`Share` of k successes in n trials (Wilson 1927; exact binomial test).
 
     Raises:
-        InputError: not 0 <= k <= n.
         ConfigError: scipy is not installed.
     """
-    if not 0 <= k <= n:
-        raise InputError(f"{k} of {n}", "0 <= k <= n", "correct the counts")
     if not n:
         return Share(0, 0, math.nan, math.nan, math.nan, math.nan)
     test = import_extra("scipy.stats", "eval").binomtest(k, n)

@@ -39,7 +39,7 @@ class SampleMaker:
     Args:
         shards: the records, all of one size.
         config: settings of the samples.
-        seed: seed of the random choices.
+        seed: seed of the random choices, at least 0.
         downscale: pixels per latent along each axis.
         drawing: how poses are drawn: the model's settings "pose_drawing" (canvas_short_side, stroke).
         latents: cache of latents, to be used instead of frames.
@@ -62,14 +62,12 @@ class SampleMaker:
         warp: Callable[[Frame, PoseSequence, PoseSequence], Frames] | None = None,
     ) -> None:
         height, width = shards.size
-        if downscale < 1 or height % downscale or width % downscale:
+        if height % downscale or width % downscale:
             raise ConfigError(
                 f"frames of {height}x{width} with {downscale} pixels per latent",
                 f"height and width in multiples of {downscale}",
                 "prepare the shards again at such a size",
             )
-        if seed < 0:
-            raise ConfigError(f"seed={seed}", "0 or more", "use 0")
         self.shards, self.config, self.seed, self.latents = shards, config, seed, latents
         self.warp = warp
         self.grid = (height // downscale, width // downscale)

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +28,6 @@ _FILE = r"^([A-Za-z0-9_-]+)-\d+\.tar$"
 Count = Annotated[int, Field(ge=0)]
 SafeSpan = tuple[Count, Count]
 _PICTURE = re.compile(r"(\d{5})\.(png|jpg)")
-_PREPARE = "make the shards with 'mimicmotion prepare'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +76,7 @@ _INDEX, _RECORD = TypeAdapter(Index), TypeAdapter(RecordEntry)
 
 
 def canonical(data: Any) -> str:
-    """Canonical JSON of plain data, paths and dataclasses: equal data gives equal text.
-
-    Raises:
-        InputError: the data contains anything else.
-    """
+    """Canonical JSON of plain data, paths and dataclasses: equal data gives equal text."""
     options: dict[str, Any] = {"sort_keys": True, "separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
     return json.dumps(data, default=_plain, **options)
 
@@ -90,10 +84,7 @@ def canonical(data: Any) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return value.as_posix()
-    if dataclasses.is_dataclass(value):
-        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    got = f"an item of a plan holds {type(value).__name__}"
-    raise InputError(got, "plain data, paths, dataclasses", "convert it first")
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
 
 
 def shard_name(split: str, number: int) -> str:
@@ -157,21 +148,11 @@ def check_version(where: Path, head: Mapping[str, Any]) -> None:
         raise InputError(got, f"{FORMAT!r} version {VERSION}", "update mimicmotion, or prepare the data again")
 
 
-def make_index(head: Mapping[str, Any], shards: Iterable[ShardEntry], where: Path) -> Index:
-    """The index of shards with the size, store and settings of `head`; the splits follow from their names.
-
-    Raises:
-        InputError: there are no records, or two with one key.
-    """
+def make_index(head: Mapping[str, Any], shards: Iterable[ShardEntry]) -> Index:
+    """The index of shards with the size, store and settings of `head`; the splits follow from their names."""
     splits: dict[str, list[ShardEntry]] = {}
     for shard in sorted(shards, key=lambda s: s.file):
         splits.setdefault(shard.file.rpartition("-")[0], []).append(shard)
-    keys = Counter(r.key for some in splits.values() for s in some for r in s.records)
-    if not keys:
-        raise InputError(f"{where} holds no record", "shards with records", _PREPARE)
-    key, times = keys.most_common(1)[0]
-    if times > 1:
-        raise InputError(f"{where} has record {key} twice", "each record once", _PREPARE)
     height, width = head["size"]
     return Index((height, width), head["store"], head["settings"], splits)
 

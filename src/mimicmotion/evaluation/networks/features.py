@@ -209,9 +209,6 @@ def load_network(
         ConfigError: the folder holds a VideoMAE, but transformers is not installed.
     """
     path, where = Path(path), best_device(device)
-    if not path.exists():
-        what = "a TorchScript file or a folder with a VideoMAE"
-        raise WeightsError(f"{path} does not exist", what, "correct the path; this network is not on a package index")
     module = (_video_mae(path) if path.is_dir() else _torchscript(path)).to(where)
     # a VideoMAE's tokens are averaged, as in content-debiased FVD (Ge et al. 2024)
     run = (lambda x: module(x.transpose(1, 2)).last_hidden_state.mean(1)) if path.is_dir() else module
