@@ -88,7 +88,7 @@ def test_connections_are_limited_and_silent_ones_are_closed(monkeypatch: pytest.
             return connection.getresponse().status
         return None
 
-    monkeypatch.setattr("mimicmotion.serve.app.SILENT_SECONDS", 2.0)
+    monkeypatch.setattr("mimicmotion.serve.app.SILENT_SECONDS", 0.5)
     limits: dict[str, Any] = {"limit_concurrency": 5, "http": Connection, "lifespan": "off", "log_level": "error"}
     server = uvicorn.Server(uvicorn.Config(hello, **limits))
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as opened:

@@ -104,7 +104,7 @@ def test_recordings_move_within_reach(shared, name: str) -> None:  # type: ignor
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("motion", ["raise", "wave", "squat"])
+@pytest.mark.parametrize("motion", [*(pytest.param(m, marks=pytest.mark.slow) for m in ("raise", "wave")), "squat"])
 def test_poses_of_a_video_become_a_motion(motion: str) -> None:
     """Lifted from exact poses seen from the front, wrists and hips move as they did."""
     scene = make_scene(0, (224, 128), "full")
