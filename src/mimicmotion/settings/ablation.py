@@ -32,7 +32,7 @@ class TestConfig(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if not self.conditions:
-            raise ConfigError("no conditions", "at least one", "list at least one in 'conditions'")
+            raise ConfigError("no conditions", "at least one", "add one")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,13 +59,7 @@ class AblationConfig(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if not self.seeds or not self.arms or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(
-                f"seeds={self.seeds}, arms={self.arms}", "distinct seeds, at least one arm", "correct 'seeds' or 'arms'"
-            )
+            raise ConfigError(f"seeds={self.seeds}, arms={self.arms}", "distinct seeds, at least one arm", "fix these")
         taken = {"run", "seed", "model"} & self.train.keys()
         if taken:
-            raise ConfigError(
-                f"train has {sorted(taken)}",
-                "only settings that all runs share",
-                "leave them out: the ablation sets them",
-            )
+            raise ConfigError(f"train has {sorted(taken)}", "settings that all runs share", "leave these out")

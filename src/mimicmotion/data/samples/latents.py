@@ -95,11 +95,7 @@ class LatentCache:
     def _encode(self, record: int) -> ndarray:
         key, count = self.shards.keys[record], self.shards.num_frames[record]
         if self.encode is None:
-            raise ConfigError(
-                f"no cached latents of {key} for this model",
-                "cached latents, or an encoder to make them",
-                "pass an encoder",
-            )
+            raise ConfigError(f"no cached latents of {key} for this model", "cached ones, or an encoder", "pass one")
         source, parts = self.shards[record], []
         for start in range(0, count, CHUNK):
             frames = source.frames(range(start, min(start + CHUNK, count)))
