@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom, norm
 
 from mimicmotion import cli
 from mimicmotion.errors import ConfigError, InputError
@@ -82,6 +81,8 @@ def test_the_papers_percentages() -> None:
 def test_intervals_and_sign_test_are_those_of_the_textbook(n: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(0, n))
     got = share(k, n)
+    from scipy.stats import binom, norm  # takes a while
+
     z = norm.ppf(0.975)
     centre = (k + z * z / 2) / (n + z * z)
     half = z / (n + z * z) * math.sqrt(k * (n - k) / n + z * z / 4)
