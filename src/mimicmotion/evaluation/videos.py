@@ -110,9 +110,7 @@ class VideoPair:
             count += 1
             yield side.fit.apply(frame)
         if count < self.frames:
-            raise MediaError(
-                f"{side.reader.path} has {count} frames", f"{self.frames}", "the file has changed: evaluate again"
-            )
+            raise MediaError(f"{side.reader.path} has {count} frames", f"{self.frames}", "the file changed: run again")
 
     def chunks(self) -> Iterator[tuple[Frames, Frames]]:
         """(generated, real) frames in chunks."""

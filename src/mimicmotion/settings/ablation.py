@@ -29,7 +29,7 @@ class TestConfig(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if not self.conditions:
-            raise ConfigError("no conditions", "at least one", "list at least one in 'conditions'")
+            raise ConfigError("no conditions", "at least one", "add one")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,8 +53,4 @@ class AblationConfig(Settings):
             raise ConfigError(f"seeds={self.seeds}", "distinct seeds, at least one", "correct 'seeds'")
         taken = {"run", "seed", "model"} & self.train.keys()
         if taken:
-            raise ConfigError(
-                f"train has {sorted(taken)}",
-                "only settings that all runs share",
-                "leave them out: the ablation sets them",
-            )
+            raise ConfigError(f"train has {sorted(taken)}", "settings that all runs share", "leave these out")

@@ -70,9 +70,7 @@ class EvaluateConfig(Settings):
         for group in ("fid", "fid_vid", "cd_fvd", "features"):
             if group.replace("_", "-") in (self.metrics or ()) and getattr(self, group) is None:
                 name = group.replace("_", "-")
-                raise ConfigError(
-                    f"metric {name} without its network", f"--{name} PATH", "pass the path of the network"
-                )
+                raise ConfigError(f"metric {name} without its network", f"--{name} PATH", "pass its path")
 
     def _refuse_unused(self) -> None:
         asked = set(self.metrics or GROUPS)

@@ -49,9 +49,7 @@ class TinyConfig(Settings):
         Settings.__post_init__(self)
         if len(self.widths) != len(self.attention) or not self.widths:
             raise ConfigError(
-                f"{len(self.widths)} widths, {len(self.attention)} values of attention",
-                "one of each per level",
-                "make them equally long",
+                f"{len(self.widths)} widths, {len(self.attention)} attention values", "one per level", "match them"
             )
 
 
@@ -142,9 +140,7 @@ class OptimConfig(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if self.decay > self.steps:
-            raise ConfigError(
-                f"decay={self.decay} of {self.steps} steps", "at most the number of steps", "lower 'decay'"
-            )
+            raise ConfigError(f"decay={self.decay} of {self.steps} steps", "at most the number of steps", "lower decay")
         if self.ema == 1:
             raise ConfigError("ema=1.0", "below 1", "use 0.999, or 0 to turn the EMA off")
 
@@ -318,9 +314,7 @@ class TrainConfig(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if [p.until for p in self.phases] != sorted({p.until for p in self.phases}):
-            raise ConfigError(
-                "phases out of order", "each with a higher 'until' than the one before", "sort the phases"
-            )
+            raise ConfigError("phases out of order", "each with a higher 'until' than the one before", "sort them")
 
     def phase(self, step: int) -> PhaseConfig | None:
         """The phase that step `step` belongs to; None if the run has no phases."""

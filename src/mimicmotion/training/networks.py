@@ -53,9 +53,7 @@ def load_networks(config: ModelConfig, seed: int) -> Components:
             base, checkpoint = checkpoint, ""
         if not base:
             fix = "set model.base (a folder, a known name, 'tiny'), or model.new for random small networks"
-            raise ConfigError(
-                f"model.base={config.base!r}, model.checkpoint={config.checkpoint!r}", "a model to start from", fix
-            )
+            raise ConfigError(f"model.base={config.base!r}, model.checkpoint={config.checkpoint!r}", "a model", fix)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # for a fresh PoseNet, which is random except for its last layer
             parts = load_components(base, checkpoint or None, new_pose_net=True)
