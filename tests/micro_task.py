@@ -41,7 +41,7 @@ def micro_config(folder: Path, **changes: Any) -> TrainConfig:
         "data": {"workers": 0, "cache_latents": False, "sample": {"num_frames": 4}},
         "model": {"base": str(micro_model(folder / "micro"))},
         "precision": "no",
-        "validation": {"clips": 2, "draws": 1},
+        "validation": {"clips": 2},
     }
     return parse(TrainConfig, merged(base, changes))
 

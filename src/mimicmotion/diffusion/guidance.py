@@ -80,11 +80,7 @@ class Differences:
     def get(self, frames: Sequence[int], like: Latents) -> Latents:
         """The difference of the segment with these rows, on the device and in the dtype of `like`."""
         if self.stored is None:
-            raise InputError(
-                "no guidance is stored to reuse",
-                "an earlier step with both passes",
-                "start at a step that runs both passes",
-            )
+            raise InputError("no guidance is stored", "an earlier step with both passes", "start where both passes run")
         return self.stored[:, self.positions[tuple(frames)]].to(like)
 
     def memory(self) -> dict[str, Tensor]:
