@@ -16,12 +16,12 @@ from torch import nn
 from micro import copied, micro_pipeline
 from mimicmotion.backbones import backbone_of
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.pose.estimators.base import StaticPose
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.settings import GenerateConfig
 from mimicmotion.video.picture import write_picture
 from mimicmotion.video.reader import open_video
 from mimicmotion.video.writer import open_writer
+from static_pose import StaticPose
 
 SIZE = (64, 48)
 FRAMES = 8
@@ -75,7 +75,7 @@ def loaded_once(model: Path | None) -> Iterator[None]:
         if base != (model and str(model)):
             return load(base, *args, **options)
         key = str((args, options))
-        loaded[key] = parts = loaded.get(key) or load(base, *args, **options).backbone.components
+        loaded[key] = parts = loaded.get(key) or load(base, *args, **options).backbone.parts
         networks = {f.name: getattr(parts, f.name) for f in dataclasses.fields(parts)}
         networks = {name: copied(part) for name, part in networks.items() if isinstance(part, nn.Module)}
         own = dataclasses.replace(parts, settings=dict(parts.settings), **networks)

@@ -115,6 +115,10 @@ class FusionPlan:
         """Number of frames of the video, plus one with a reference slot."""
         return 1 + max(map(max, self.segments))
 
+    def video(self, latents: Latents) -> Latents:
+        """The latents of the video's frames out of those of all rows."""
+        return latents[:, int(self.reference_slot) :]
+
     @property
     def weights(self) -> Float64[Tensor, "segments rows"]:
         """The shares as a dense table, for inspection; its size grows with the square of the video length."""
