@@ -45,7 +45,7 @@ STABLE: dict[str, tuple[dict[str, str], list[tuple[str, str]]]] = {
             "person": "STRING",
             "detector": "STRING",
         }
-        | {"pose_model": "STRING", "pose_device": "COMBO", "pose_threads": "INT"},
+        | {"pose_model": "STRING", "pose_device": "COMBO"},
         [("poses", "MIMICMOTION_POSES"), ("fps", "FLOAT")],
     ),
     "MimicMotionAlign": (
@@ -66,7 +66,7 @@ STABLE: dict[str, tuple[dict[str, str], list[tuple[str, str]]]] = {
     ),
     "MimicMotionDecode": (
         {"model": "MIMICMOTION_MODEL", "latents": "MIMICMOTION_LATENTS", "decode_chunk_size": "INT"}
-        | {"decode_overlap": "INT", "background": "COMBO"},
+        | {"background": "COMBO"},
         [("images", "IMAGE")],
     ),
     "MimicMotionSave": (

@@ -59,7 +59,7 @@ class MaskConfig(DrivingOptions, PoseOptions):
     video: Path
     """The video."""
     output: Annotated[Path, Help("Output")]
-    """Output, person white on black: .mp4, a folder name ending in / for PNG frames, or .npz for exact masks."""
+    """Output, person white on black: .mp4, or a folder name ending in / for PNG frames, which are exact."""
     fps: float | None = None  # type: ignore[assignment]
     """Frames per second of the masks; default: that of the video."""
 
@@ -175,8 +175,6 @@ class BatchConfig(Settings):
     """local: devices, such as cuda:0 cuda:1, each running one job at a time; default: all GPUs, else the CPU."""
     address: str | None = None
     """ray: address of the cluster, such as auto or ray://host:10001; default: a new one. server: its URL."""
-    report: Path | None = None
-    """Also write the outcome of each job to this JSON file."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

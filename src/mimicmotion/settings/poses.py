@@ -26,8 +26,6 @@ class PoseOptions(Settings):
     """dwpose only: whole-body network (dw-ll_ucoco_384.onnx, RTMW); by default, it is downloaded from the hub."""
     pose_device: Annotated[Literal["auto", "cpu", "cuda"], Help("Speed")] = "auto"
     """Device of the pose estimator."""
-    pose_threads: Annotated[int, Range(0), Help("Speed")] = 0
-    """Threads of the pose estimator; 0 lets onnxruntime choose."""
     pose_cache: Annotated[bool, Help("Speed")] = True
     """Cache poses by video content and settings, and reuse them."""
 

@@ -75,8 +75,6 @@ class SamplingSettings(SamplingOptions):
     """Required height of the picture in pixels; default: the height it has."""
     width: int | None = None
     """Required width of the picture in pixels; default: the width it has."""
-    decode_overlap: int | None = None
-    """Frames blended between decoded chunks; default: half a chunk; 0 does not blend."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

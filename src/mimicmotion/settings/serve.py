@@ -75,7 +75,7 @@ class ServeConfig(Settings):
 
 OPERATORS = frozenset(
     {"picture", "video", "output", "model", "checkpoint", "edition", "device", "dtype", "quantize"}
-    | {"detector", "pose_model", "pose_device", "pose_threads", "pose_cache", "resume", "save_every", "side_by_side"}
+    | {"detector", "pose_model", "pose_device", "pose_cache", "resume", "save_every", "side_by_side"}
     | {"label", "producer", "signer"}
     | {f.name for f in dataclasses.fields(ExecutionOptions)}
 )
