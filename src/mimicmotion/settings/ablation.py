@@ -23,9 +23,9 @@ class TestConfig(Settings):
     frames: Annotated[int, Range(2)] = 12
     """Frames per clip."""
     conditions: tuple[Condition, ...] = ("detector", "planted")
-    """Driving poses: exact, with simulated detector errors, or with planted errors."""
+    """Driving poses: clean (exact), detector (simulated detector errors) or planted (errors planted in them)."""
     noise: float = 1.0
-    """Strength of the simulated detector errors (condition detector)."""
+    """Strength of the simulated detector errors, for the condition detector."""
     first: int = 3000
     """Index of the first held-out clip."""
 
@@ -46,15 +46,15 @@ class AblationConfig(Settings):
     start: str = "tiny"
     """Model folder that all runs start from; tiny is the bundled model."""
     fresh_pose_net: bool = True
-    """Replace the PoseNet of the starting model by one with random weights."""
+    """Replace the starting model's PoseNet with one that has random weights."""
     arms: tuple[ArmName, ...] = ("none", "hand", "confidence", "both")
-    """Arms to compare, one per cell of the table."""
+    """Arms to compare, each one cell of the table: neither component, hand loss, confidence-aware guidance, or both."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; each arm is trained once per seed."""
     hand_scale: float = 10.0
-    """Loss weight of reliable hands in the arms with the hand loss."""
+    """Loss weight of reliable hands, in the arms with the hand loss."""
     test: TestConfig = field(default_factory=TestConfig)
-    """How the trained models are measured."""
+    """What the trained models are measured on."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)

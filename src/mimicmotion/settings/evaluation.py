@@ -19,7 +19,7 @@ class EvaluateConfig(Settings):
     real: Path
     """Folder of real videos, with one file or folder of frames per sequence."""
     generated: dict[str, Path]
-    """NAME=DIR of each method. Its videos have the names of the real ones; the suffix may differ."""
+    """NAME=DIR for each method. Its videos must have the names of the real ones; the suffix may differ."""
     output: Path
     """Folder to write the report to."""
     metrics: list[str] | None = None
@@ -31,23 +31,23 @@ class EvaluateConfig(Settings):
     protocol: str = "plain"
     """plain (whole frames), tiktok (sequences 335 to 340, central squares), or a YAML file."""
     convention: Literal["exact", "field"] = "exact"
-    """exact: by definition; field: PSNR, SSIM, L1, LPIPS as commonly used code computes them, listed separately."""
+    """exact: by definition; field: also PSNR, SSIM, L1 and LPIPS as commonly used code computes them, labelled so."""
     frame_rate: Literal["resample", "refuse", "count"] = "resample"
-    """Different frame rates: resample by time, refuse, or count (compare frame n with frame n)."""
+    """What to do if frame rates differ: resample (by time), refuse, or count (compare frame n with frame n)."""
     fps: Annotated[float | None, Range(0, 1000, above=True)] = None
     """Frame rate to compare at; default: that of the real video."""
     folder_fps: Annotated[float | None, Range(0, 1000, above=True)] = None
-    """Frames per second of folders of frames; by default, frame n is compared with frame n."""
+    """Frame rate of folders of frames; default: none, and frame n is compared with frame n."""
     strict: bool = False
     """Fail on missing sequences, different lengths and damaged files instead of noting them in the report."""
     clips: Literal["stride1", "disjoint"] = "stride1"
-    """Clips for Frechet distances: one starting at every frame (DisCo's protocol), or consecutive clips."""
+    """Clips for Frechet distances: stride1 (one starting at every frame, as in DisCo) or disjoint (no overlap)."""
     clip_frames: Annotated[int, Range(1, 1000)] = 16
-    """Frames per clip."""
+    """Frames per clip for Frechet distances."""
     fit: Literal["squash", "crop"] = "squash"
-    """Fit frames to the network's square input by bicubic resizing or by a central crop; both are in common use."""
+    """How frames are fitted to the network's square input: squash or (central) crop; both are in common use."""
     equal_n: Literal["cut", "warn"] = "cut"
-    """Frechet distances of methods with different numbers of clips: use only their common clips, or just warn."""
+    """If methods have different numbers of clips: cut (use only their common ones for Frechet distances) or warn."""
     i3d: Path | None = None
     """I3D weights as safetensors; default: the downloaded ones."""
     fid: Path | None = None
@@ -61,23 +61,23 @@ class EvaluateConfig(Settings):
     fd_infinity: bool = False
     """Also extrapolate each Frechet distance to infinitely many clips (linear in 1/n)."""
     borders: Annotated[list[int] | None, Range(1)] = None
-    """First frame of each new segment, for the seam score; default: from segment_frames or the results' OUTPUT.json."""
+    """First frames of new segments, for the seam score; default: from `segment_frames` or the results' OUTPUT.json."""
     segment_frames: int | None = None
     """Frames per segment (N) of the results, from which the segment borders are computed."""
     overlap_frames: int | None = None
     """Frames shared by neighbouring segments (C); default: 6, or fewer if the segments are too short."""
     reference_slot: bool = True
-    """Whether the reference picture counts as one of these frames."""
+    """Whether the reference picture counts as one of the segment's frames."""
     fusion: FusionMode = "progressive"
     """How segments were joined; with none, only the first frame of each segment is a border."""
     identity: Path | None = None
-    """Face embedding network as ONNX, such as ArcFace; empty uses `mimicmotion weights fetch faces`."""
+    """Face embedding network as ONNX, such as ArcFace; default: the one from `mimicmotion weights fetch faces`."""
     references: Path | None = None
-    """Folder of reference pictures, NAME.png per sequence; generated faces are also compared with these."""
+    """Folder of reference pictures, NAME.png per sequence, to compare the generated faces with as well."""
     device: str = "auto"
-    """Device of the networks: auto, cpu, cuda."""
+    """Device to run the networks on: auto, cpu or cuda."""
     frechet_resamples: Annotated[int, Range(0, 1_000_000)] = 200
-    """Bootstrap resamples, of whole sequences, for the intervals of Frechet distances."""
+    """Number of bootstrap resamples (of whole sequences) for the confidence intervals of Frechet distances."""
     seed: int = 0
     """Seed of the bootstrap."""
     cache: bool = True

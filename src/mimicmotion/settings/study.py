@@ -18,7 +18,7 @@ class StudyConfig(Settings):
     """Inputs and options of a study."""
 
     ours: tuple[str, Path]
-    """NAME=DIR of our method."""
+    """NAME=DIR of your own method: its name, and its folder of results."""
     baselines: list[tuple[str, Path]]
     """NAME=DIR of a method to compare with; may be given several times."""
     output: Path
@@ -34,7 +34,7 @@ class StudyConfig(Settings):
     ties: bool = False
     """Also offer the answer "no difference"."""
     consent: Path | None = None
-    """Text file that raters have to agree to first."""
+    """Text file that raters must agree to before they start."""
     instructions: Path | None = None
     """Text file shown before the first pair."""
     practice: Annotated[int, Range(0, 20)] = 0
@@ -42,11 +42,11 @@ class StudyConfig(Settings):
     catch: Annotated[int, Range(0, 50)] = 0
     """Number of catch pairs (a result beside a pixelated copy of it), mixed in to detect careless raters."""
     open: bool = False
-    """Let anyone who knows the address vote under a random id; by default only those with a `study invite` link."""
+    """Let anyone who knows the address vote, under a random id; by default, only those with a `study invite` link."""
     repeat_share: Annotated[float, Range(0, 0.5)] = 0.15
-    """Share of pairs shown to each rater twice as a consistency check; 0.15 repeats every seventh pair."""
+    """Share of pairs that each rater sees twice, to check consistency; 0.15 repeats every seventh pair."""
     min_seconds: Annotated[float, Range(0, 60)] = 1.0
-    """Seconds that a pair must play before it can be voted on; 1 prevents hasty votes."""
+    """Seconds that a pair must play before raters can vote on it, to prevent hasty votes."""
     skip_missing: bool = False
     """Skip sequences that are missing from a folder."""
     folder_fps: Annotated[float, Range(0, 1000, above=True)] = 15.0
@@ -75,15 +75,15 @@ class Exclusion(Settings):
     """Which raters are excluded; none by default. Decide before looking at the preferences."""
 
     min_votes: Annotated[int, Range(0)] = 0
-    """Minimum number of answers per rater, not counting repetitions."""
+    """Minimum number of answers per rater, not counting repeated pairs."""
     min_consistency: Annotated[float, Range(0, 1)] = 0.0
-    """Minimum share of repeated pairs with the same answer, for raters who saw repetitions."""
+    """Minimum share of repeated pairs with the same answer both times, for raters who saw any."""
     min_caught: Annotated[float, Range(0, 1)] = 0.0
     """Minimum share of catch pairs answered correctly."""
     max_side: Annotated[float, Range(0.5, 1)] = 1.0
-    """Maximum share of answers for one side, for raters with at least 10 answers."""
+    """Maximum share of answers for the same side, left or right, for raters with at least 10 answers."""
     min_seconds: Annotated[float, Range(0)] = 0.0
-    """Minimum median time per vote."""
+    """Minimum median time per vote in seconds."""
 
     def rule(self) -> str:
         """The rule in words."""
@@ -104,7 +104,7 @@ class AnalyseConfig(Exclusion):
     folder: Path
     """Folder made by `study build`."""
     votes: list[Path] = field(default_factory=list)
-    """Databases of votes; default: FOLDER/votes.sqlite. If a rater is in several, the last one counts."""
+    """Databases of votes; default: FOLDER/votes.sqlite. If a rater is in several, the last database counts."""
     output: Path | None = None
     """Folder for the report; default: FOLDER/analysis."""
 

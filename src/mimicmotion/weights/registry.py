@@ -157,7 +157,7 @@ KNOWN: tuple[KnownWeights, ...] = (
     ),
     KnownWeights(
         "faces",
-        "dlib's face recognition network, for likeness",
+        "dlib's face recognition network, for face similarity",
         "pypi/face-recognition-models",
         (HubFile("dlib_faces.safetensors"),),
         "CC0",
