@@ -249,11 +249,6 @@ def test_wrong_person_is_refused(person: object) -> None:
         HolisticEstimator(person=person)  # type: ignore[arg-type]
 
 
-def test_wrong_threads_are_refused() -> None:
-    with pytest.raises(ConfigError, match="threads=0"):
-        HolisticEstimator(threads=0)
-
-
 @pytest.mark.parametrize(
     "frame",
     [

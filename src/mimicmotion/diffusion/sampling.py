@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mimicmotion.diffusion.denoiser import Denoiser, Latents
-from mimicmotion.errors import ConfigError, InputError, NonFiniteError
+from mimicmotion.errors import ConfigError, NonFiniteError
 from mimicmotion.settings.sampling import Sampler
 
 
@@ -74,22 +74,14 @@ def sample(
 
     Raises:
         ConfigError: `start` is not a step of the schedule.
-        InputError: the memory is missing or has the wrong shape.
+        KeyError: the memory has no `x0`, which dpmpp-2m continues from.
         NonFiniteError: the denoiser returned NaN or infinity.
     """
     total = len(sigmas) - 1
     if not 0 <= start < total:
         raise ConfigError(f"start={start}", f"0 to {total - 1}: the schedule has {total} steps", "correct 'start'")
-    second_order, known = sampler == "dpmpp-2m", {}
-    if second_order and start:
-        last = (memory or {}).get("x0")
-        if last is None or last.shape != x.shape:
-            raise InputError(
-                "no x0 in memory" if last is None else f"memory x0 of shape {tuple(last.shape)}",
-                f"the last step's clean latents {tuple(x.shape)}: {sampler} continues from two steps",
-                "pass the memory of the step that is resumed",
-            )
-        known["x0"] = last.to(x)
+    second_order = sampler == "dpmpp-2m"
+    known = {"x0": (memory or {})["x0"].to(x)} if second_order and start else {}
     return _sample(denoiser, x, sigmas, second_order, start, known, keep_x0, in_place)
 
 

@@ -225,7 +225,8 @@ class MimicMotionPipeline:
                 is requested.
 
         Raises:
-            InputError: noise, memory or conditioning do not match the recipe (raised before the first step).
+            InputError: noise or conditioning do not match the recipe (raised before the first step).
+            KeyError: a tensor is missing in `memory`.
             NonFiniteError: the network returned NaN or infinity.
         """
         plan = recipe.plan

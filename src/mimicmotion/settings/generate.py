@@ -159,7 +159,7 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
             raise ConfigError(got, "at least 'fps': frames are repeated, never dropped", "lower 'fps'")
         if (self.height is None) != (self.width is None):
             raise ConfigError(f"height={self.height}, width={self.width}", "both or neither", "give the other one too")
-        if self.audio and not self.keeps_speed:
+        if self.audio and (self.tempo != 1.0 or self.sampling != "time"):
             raise ConfigError("audio with a changed speed", "the original speed", "leave out 'audio'")
 
 

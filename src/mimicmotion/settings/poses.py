@@ -96,11 +96,6 @@ class DrivingOptions(Settings):
             )
         return int(match[2]), int(match[1])
 
-    @property
-    def keeps_speed(self) -> bool:
-        """Whether the movement has the same speed as in the video."""
-        return self.tempo == 1.0 and self.sampling == "time"
-
     def source_seconds(self, seconds: float) -> float:
         """Seconds of the driving video that `seconds` of the result show."""
         return seconds * self.tempo

@@ -67,11 +67,6 @@ class ServeConfig(Settings):
             got = f"database of kind {self.database.partition(':')[0]!r}"
             raise ConfigError(got, "postgresql://USER@HOST/NAME", "correct 'database', or leave it out for SQLite")
 
-    @property
-    def is_local(self) -> bool:
-        """Whether the service is reachable from this computer only."""
-        return self.host in LOOPBACK
-
 
 OPERATORS = frozenset(
     {"picture", "video", "output", "model", "checkpoint", "edition", "device", "dtype", "quantize"}

@@ -75,7 +75,7 @@ class BlockCache:
         light: number of light passes so far.
 
     Raises:
-        InputError: the state is invalid or empty.
+        InputError: the state is empty.
     """
 
     def __init__(self, budget: float, state: Mapping[str, Tensor] | None = None) -> None:
@@ -175,14 +175,11 @@ def cache_bytes(unet: Any, slots: int, height: int, width: int, itemsize: int) -
 def _restore(state: Mapping[str, Tensor]) -> dict[PassKey, Entry]:
     entries: dict[PassKey, Entry] = {}
     names = [n.removesuffix(".key") for n in state if n.startswith(PREFIX) and n.endswith(".key")]
-    try:
-        for name in names:
-            index, conditional, *slots = state[f"{name}.key"].tolist()
-            ratio, error, c_noise = state[f"{name}.numbers"].tolist()
-            ratio, x = None if math.isnan(ratio) else ratio, state[f"{PREFIX}{index}.x"]
-            entries[pass_key(slots, bool(conditional))] = Entry(x, c_noise, ratio=ratio, error=error)
-    except (KeyError, ValueError) as e:
-        raise InputError(f"block cache: {e!r}", "Step.memory of the step to resume from", "pass all of it") from e
+    for name in names:
+        index, conditional, *slots = state[f"{name}.key"].tolist()
+        ratio, error, c_noise = state[f"{name}.numbers"].tolist()
+        ratio, x = None if math.isnan(ratio) else ratio, state[f"{PREFIX}{index}.x"]
+        entries[pass_key(slots, bool(conditional))] = Entry(x, c_noise, ratio=ratio, error=error)
     if not entries:
         raise InputError("no block cache in memory", "Step.memory of the step to resume from", "pass it")
     return entries
