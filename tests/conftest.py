@@ -17,7 +17,8 @@ import pytest
 from hypothesis import settings
 from numpy import ndarray
 
-settings.register_profile("repo", deadline=None, derandomize=True, print_blob=False)
+settings.register_profile("repo", max_examples=30, deadline=None, derandomize=True, print_blob=False)
+settings.register_profile("many", settings.get_profile("repo"), max_examples=300)  # of `make test-slow`
 settings.load_profile("repo")
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -59,9 +59,9 @@ def random_frames(count: int, size: tuple[int, int]) -> ndarray:
 
 
 def save_micro_model(folder: Path) -> Path:
-    """The micro model in a folder, with a size of its own and two steps."""
+    """The micro model in a folder, with a size of its own and one step."""
     pipe = micro_pipeline()
-    pipe.backbone.settings |= {"height": SIZE[0], "width": SIZE[1], "num_inference_steps": 2}
+    pipe.backbone.settings |= {"height": SIZE[0], "width": SIZE[1], "num_inference_steps": 1}
     pipe.save_pretrained(folder)
     return folder
 

@@ -179,7 +179,12 @@ def test_training_settings_of_the_start_are_carried_into_the_result(tmp_path: Pa
     [
         ({}, (4, 2), 4),  # not the 72 of the weights that it started from
         ({"phases": [{"until": 9, "frames": 3, "batch": 1}, {"until": 99, "frames": 6, "batch": 1}]}, (6, 3), 6),
-        ({"model": {"settings": {"fusion": {"segment_frames": 16, "overlap_frames": 6}}}}, (16, 6), 4),
+        pytest.param(
+            {"model": {"settings": {"fusion": {"segment_frames": 16, "overlap_frames": 6}}}},
+            (16, 6),
+            4,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_result_makes_segments_of_the_length_it_was_trained_on(

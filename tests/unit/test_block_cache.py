@@ -197,7 +197,9 @@ def test_runs_side_by_side_do_not_mix(pipe: MimicMotionPipeline, conditioning: C
         assert torch.equal(state.latents, run(pipe, c)[-1].latents)
 
 
-@pytest.mark.parametrize("options", [{}, {"sampler": "dpmpp-2m", "guidance_every": 2}])
+@pytest.mark.parametrize(
+    "options", [pytest.param({}, marks=pytest.mark.slow), {"sampler": "dpmpp-2m", "guidance_every": 2}]
+)
 def test_resumed_run_is_the_uninterrupted_one(
     pipe: MimicMotionPipeline, conditioning: Conditioning, caches: list[BlockCache], options: dict[str, Any]
 ) -> None:

@@ -63,7 +63,7 @@ def test_generate_config_round_trips_through_plain_data() -> None:
         ({"height": 0, "width": 64}, "height=0"),
         ({"num_inference_steps": 0}, "num_inference_steps=0"),
         ({"guidance_scale": -1}, "guidance_scale=-1"),
-        ({"audio": True, "tempo": 0.5}, "audio with a changed speed"),
+        ({"audio": True, "tempo": 0.5}, "audio with tempo=0.5"),
         ({"stride": 0}, "stride=0"),
         ({"height": 10**400, "width": 64}, "height=1000"),
         ({"start": -2}, "start=-2"),

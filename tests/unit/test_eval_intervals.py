@@ -31,7 +31,7 @@ def test_six_sequences_hold_the_truth_as_often_as_they_say(n: int) -> None:
 
 def test_a_report_of_many_differences_finds_none_where_there_is_none() -> None:
     rng = np.random.default_rng(7)
-    reports, metrics, hits = 300, 30, 0
+    reports, metrics, hits = 100, 30, 0
     for _ in range(reports):
         hits += min(holm([mean_interval(x).p for x in rng.normal(0, 1, (metrics, 6))])) < 0.05
     assert hits / reports < 0.05 + 3 * (0.05 * 0.95 / reports) ** 0.5  # without correction nearly all

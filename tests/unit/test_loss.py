@@ -118,5 +118,5 @@ def test_dropout_drops_every_condition_of_the_same_samples() -> None:
 def test_bad_settings_are_named() -> None:
     with pytest.raises(ConfigError, match="std=0"):
         LogNormal(0.0, 0.0)
-    with pytest.raises(InputError, match="U-Net of this autoencoder"):
+    with pytest.raises(InputError, match="U-Net made for this autoencoder"):
         weighted_mse(_latents(0), _latents(1)[:, 1:])

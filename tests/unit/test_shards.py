@@ -517,7 +517,7 @@ def test_shards_behind_a_file_url(tmp_path: Path) -> None:
 )
 def test_other_urls_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(InputError, match=r"file:// or one of http://, https://, s3://"):
+    with pytest.raises(InputError, match=r"file://, http://, https://, s3://"):
         open_shards(url, cache=tmp_path / "cache")
     assert list(tmp_path.iterdir()) == []
 

@@ -109,7 +109,7 @@ def test_frozen_weights_take_half_the_memory_where_asked(tmp_path: Path) -> None
         micro_task(tmp_path, trained={"frozen": "half"})
 
 
-@pytest.mark.parametrize("kind", [True, "nested"])
+@pytest.mark.parametrize("kind", ["nested", pytest.param(True, marks=pytest.mark.slow)])
 def test_gradient_checkpointing_changes_no_number(kind: Any, tmp_path: Path) -> None:
     plain, grads = gradients(micro_task(tmp_path), [0, 1])
     saved, again = gradients(micro_task(tmp_path, gradient_checkpointing=kind), [0, 1])

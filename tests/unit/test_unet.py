@@ -86,8 +86,17 @@ def test_names_order_and_initial_values(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
 
 
-@pytest.mark.parametrize(("name", "tokens"), [("small", 1), ("deep", 3)])
-@pytest.mark.parametrize("execution", [Execution(), CHUNKS, Execution(channels_last=True, checkpointing="blocks")])
+@pytest.mark.parametrize(
+    ("name", "tokens", "execution"),
+    [
+        ("small", 1, CHUNKS),
+        ("deep", 3, Execution()),
+        ("small", 1, Execution(channels_last=True, checkpointing="blocks")),
+        pytest.param("small", 1, Execution(), marks=pytest.mark.slow),
+        pytest.param("deep", 3, CHUNKS, marks=pytest.mark.slow),
+        pytest.param("deep", 3, Execution(channels_last=True, checkpointing="blocks"), marks=pytest.mark.slow),
+    ],
+)
 def test_outputs_and_gradients(name: str, tokens: int, execution: Execution) -> None:
     """In float64 only the order of sums differs: 1e-6 of the largest value is far above that and below any mistake."""
     plain, unet, args = theirs(name), ours(name), inputs(name, tokens)
@@ -108,8 +117,19 @@ def test_outputs_and_gradients(name: str, tokens: int, execution: Execution) -> 
         assert error(unet(*args), want) < 1e-6
 
 
-@pytest.mark.parametrize("execution", [Execution(), CHUNKS, Execution(channels_last=True)])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "execution"),
+    [
+        (torch.float16, Execution()),
+        (torch.bfloat16, CHUNKS),
+        pytest.param(torch.float16, CHUNKS, marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, Execution(), marks=pytest.mark.slow),
+        *(
+            pytest.param(dtype, Execution(channels_last=True), marks=pytest.mark.slow)
+            for dtype in (torch.float16, torch.bfloat16)
+        ),
+    ],
+)
 def test_half_precision_is_as_exact_as_theirs(dtype: torch.dtype, execution: Execution) -> None:
     """Root mean square error against float64, of two thousand values."""
     unet, args = ours("small", dtype), inputs(size=(8, 10))

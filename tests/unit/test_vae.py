@@ -52,7 +52,9 @@ def test_same_as_diffusers(layers: int) -> None:
     assert_same(theirs, ours, decode, lambda vae: vae.decode(LATENTS, FRAMES))
 
 
-@pytest.mark.parametrize("frame_chunk", [1, 4, 2 * FRAMES])
+@pytest.mark.parametrize(
+    "frame_chunk", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(2 * FRAMES, marks=pytest.mark.slow)]
+)
 def test_chunks_change_nothing(frame_chunk: int) -> None:
     theirs, ours = pair()
     decode = lambda vae: vae.decode(LATENTS, num_frames=FRAMES).sample  # noqa: E731
@@ -69,8 +71,15 @@ def test_frames_run_in_chunks() -> None:
     assert seen == [4, 2] * 3
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("frame_chunk", [None, 2])
+@pytest.mark.parametrize(
+    ("frame_chunk", "dtype"),
+    [
+        (None, torch.bfloat16),
+        (2, torch.float16),
+        pytest.param(None, torch.float16, marks=pytest.mark.slow),
+        pytest.param(2, torch.bfloat16, marks=pytest.mark.slow),
+    ],
+)
 def test_error_in_half_precision(dtype: torch.dtype, frame_chunk: int | None) -> None:
     decode = lambda vae: vae.decode(LATENTS.to(vae.dtype), num_frames=FRAMES).sample  # noqa: E731
     ours = lambda vae: vae.decode(LATENTS.to(vae.quant_conv.weight.dtype), FRAMES, frame_chunk)  # noqa: E731

@@ -74,7 +74,7 @@ def test_a_given_pipeline_is_not_narrowed() -> None:
 
 
 def test_compiled_blocks_hold_their_weights() -> None:
-    with pytest.raises(ConfigError, match="compile with"):
+    with pytest.raises(ConfigError, match="compile together with"):
         ExecutionOptions(compile=True, offload="blocks")
 
 

@@ -91,7 +91,9 @@ def weighted_mse(output: Latents, target: Latents, weights: Tensor | None = None
         InputError: output and target differ in shape.
     """
     if output.shape != target.shape:
-        raise InputError(f"output {tuple(output.shape)}", f"{tuple(target.shape)}", "use a U-Net of this autoencoder")
+        raise InputError(
+            f"output {tuple(output.shape)}", f"{tuple(target.shape)}", "use a U-Net made for this autoencoder"
+        )
     error = (output.float() - target.float()).square()
     return (error if weights is None else weights * error).flatten(1).mean(1)
 

@@ -287,7 +287,7 @@ class _Run:
             known = features(pair.fitted(side), network.load(), mode=config.clips)
             if not np.isfinite(known).all():
                 got = f"NaN in the {network.title} features of {side.reader.path}"
-                raise InputError(got, "finite features", "check these frames")
+                raise InputError(got, "finite features", "check these videos for damaged frames")
             self.cache.put(key, known)
         return known
 

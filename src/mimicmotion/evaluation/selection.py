@@ -148,7 +148,7 @@ def _network(group: str, config: EvaluateConfig) -> MetricNetwork | None:
 def _given(group: str, config: EvaluateConfig) -> Path:
     path = _path(group, config)
     if path is None or not path.exists():
-        fix = f"correct --{group}; no package index has this network"
+        fix = f"correct --{group}; this network is not on a package index"
         if group == "identity":
             fix = "`mimicmotion weights fetch faces`, or correct --identity"
         raise WeightsError(f"{path} does not exist", "the network's file", fix)

@@ -110,7 +110,9 @@ class VideoPair:
             count += 1
             yield side.fit.apply(frame)
         if count < self.frames:
-            raise MediaError(f"{side.reader.path} has {count} frames", f"{self.frames}", "evaluate again")
+            raise MediaError(
+                f"{side.reader.path} has {count} frames", f"{self.frames}", "the file has changed: evaluate again"
+            )
 
     def chunks(self) -> Iterator[tuple[Frames, Frames]]:
         """(generated, real) frames in chunks."""
@@ -205,5 +207,5 @@ def _count(source: VideoFile, reader: VideoReader, fps: float | None, folder_fps
         cache.put(key, known)
     if known["damage"] or not known["frames"]:
         what = known["damage"] or "has no frames"
-        raise MediaError(f"{source.path}: {what}", "a complete video", "make or copy it again")
+        raise MediaError(f"{source.path}: {what}", "a complete video", "create or copy it again")
     return int(known["frames"])

@@ -193,7 +193,7 @@ def open_driving(config: PoseJob) -> VideoReader | PoseSequence:
     for name in unneeded:
         if getattr(config, name) is not None:
             got, fix = f"{name}={getattr(config, name)} with {path}", f"leave out {name!r}"
-            raise ConfigError(got, "a source that does not specify it", fix)
+            raise ConfigError(got, "a source that does not store it itself", fix)
     return source
 
 
@@ -243,7 +243,9 @@ def check_inputs(config: GenerateConfig) -> None:
     """
     if config.picture.is_file() and not is_picture(config.picture) and _is_driver(config.picture):
         got = f"{config.picture} as the picture: it is a video or a pose file"
-        raise MediaError(got, "PICTURE, then VIDEO", "swap the two" if is_picture(config.video) else "name a picture")
+        raise MediaError(
+            got, "PICTURE, then VIDEO", "swap the two" if is_picture(config.video) else "pass a picture first"
+        )
     check_picture_size(read_picture(config.picture), name=str(config.picture))
     source = open_driving(config)
     if isinstance(source, PoseSequence):

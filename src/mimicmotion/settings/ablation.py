@@ -32,7 +32,7 @@ class TestConfig(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if not self.conditions:
-            raise ConfigError("no conditions", "at least one", "add one")
+            raise ConfigError("no conditions", "at least one", "list at least one in 'conditions'")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,13 @@ class AblationConfig(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if not self.seeds or not self.arms or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"seeds={self.seeds}, arms={self.arms}", "distinct seeds, at least one arm", "add some")
+            raise ConfigError(
+                f"seeds={self.seeds}, arms={self.arms}", "distinct seeds, at least one arm", "correct 'seeds' or 'arms'"
+            )
         taken = {"run", "seed", "model"} & self.train.keys()
         if taken:
-            raise ConfigError(f"train has {sorted(taken)}", "settings that all runs share", "leave them out")
+            raise ConfigError(
+                f"train has {sorted(taken)}",
+                "only settings that all runs share",
+                "leave them out: the ablation sets them",
+            )

@@ -23,7 +23,7 @@ class EvaluateConfig(Settings):
     output: Path
     """Folder to write the report to."""
     metrics: list[str] | None = None
-    """Metrics to compute; default: all whose networks are available."""
+    """Metrics to compute; default: all that are available but poses and lpips-vgg."""
     poses: bool = False
     """Also estimate poses in real and generated frames with the bundled estimator, and compare them."""
     driving: Path | None = None
@@ -89,14 +89,14 @@ class EvaluateConfig(Settings):
         super().__post_init__()
         if self.borders is not None and self.segment_frames is not None:
             got = f"borders={self.borders}, segment_frames={self.segment_frames}"
-            raise ConfigError(got, "borders from 1, or segment_frames", "leave one out")
+            raise ConfigError(got, "one of the two", "leave one out")
         self.segments()
         self._refuse_unused()
         unknown = [m for m in self.metrics or () if m not in GROUPS]
         if unknown or self.metrics == []:
             raise ConfigError(f"metrics={self.metrics}", f"any of {', '.join(GROUPS)}", "correct 'metrics'")
         if not self.generated:
-            raise ConfigError("no generated videos", "at least one NAME=DIR", "give --generated NAME=DIR")
+            raise ConfigError("no generated videos", "at least one NAME=DIR", "pass --generated NAME=DIR")
         bad = [n for n in self.generated if not n.strip() or n == "real" or any(c in n for c in "|=\n\r")]
         if bad:
             got = f"a method named {bad[0]!r}"
@@ -104,7 +104,9 @@ class EvaluateConfig(Settings):
         for group in ("fid", "fid_vid", "cd_fvd", "features"):
             if group.replace("_", "-") in (self.metrics or ()) and getattr(self, group) is None:
                 name = group.replace("_", "-")
-                raise ConfigError(f"metric {name} without its network", f"--{name} PATH", "give the network by path")
+                raise ConfigError(
+                    f"metric {name} without its network", f"--{name} PATH", "pass the path of the network"
+                )
 
     def _refuse_unused(self) -> None:
         asked = set(self.metrics or GROUPS)

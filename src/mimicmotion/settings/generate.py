@@ -28,7 +28,9 @@ class ExecutionOptions(Settings):
         super().__post_init__()
         if self.compile and self.offload == "blocks":
             raise ConfigError(
-                "compile with offload blocks", "one of the two: compiled blocks hold their weights", "drop one of them"
+                "compile together with offload=blocks",
+                "one of the two: weights of compiled blocks cannot be offloaded",
+                "leave one of them out",
             )
 
 
@@ -156,11 +158,14 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
             refuse_unused(self, ["signer"], f"with label={self.label}")
         if self.output_fps is not None and self.output_fps < self.fps:
             got = f"output_fps={self.output_fps:g} below fps={self.fps:g}"
-            raise ConfigError(got, "at least 'fps': frames are repeated, never dropped", "lower 'fps'")
+            raise ConfigError(
+                got, "at least 'fps': frames are repeated, never dropped", "lower 'fps', or raise 'output_fps'"
+            )
         if (self.height is None) != (self.width is None):
-            raise ConfigError(f"height={self.height}, width={self.width}", "both or neither", "give the other one too")
+            raise ConfigError(f"height={self.height}, width={self.width}", "both or neither", "set the other one too")
         if self.audio and (self.tempo != 1.0 or self.sampling != "time"):
-            raise ConfigError("audio with a changed speed", "the original speed", "leave out 'audio'")
+            got = f"audio with tempo={self.tempo:g}, sampling={self.sampling}"
+            raise ConfigError(got, "tempo=1, sampling=time", "leave out 'audio'")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ def person_choice(text: str) -> Literal["largest"] | int | tuple[float, ...]:
     except ValueError:
         pass
     expected = "largest, an index such as 0, a point such as 320,200 or a box such as 300,100,420,460"
-    raise ConfigError(f"person={text!r}", expected, "correct it")
+    raise ConfigError(f"person={text!r}", expected, "correct 'person'")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,9 @@ class SamplingOptions(Settings):
             low, high = self.guidance_interval
             if not 0 <= low < high:
                 raise ConfigError(
-                    f"guidance_interval={low}, {high}", "0 <= lowest < highest noise level", "swap or correct them"
+                    f"guidance_interval={low}, {high}",
+                    "0 <= lowest < highest noise level",
+                    "correct 'guidance_interval'",
                 )
 
 

@@ -60,9 +60,9 @@ class StudyConfig(Settings):
         if len(names) < 2:
             raise ConfigError(f"one method ({names[0]})", "at least one baseline", "add --baseline NAME=DIR")
         if len(set(names)) < len(names) or not all(names):
-            raise ConfigError(f"the names {', '.join(names)}", "a name of its own for each method", "rename one")
+            raise ConfigError(f"the names {', '.join(names)}", "a different name for each method", "rename one")
         if not self.questions or not all(self.questions):
-            raise ConfigError("no question", "at least one", "give --question TEXT")
+            raise ConfigError("no question", "at least one", "pass --question TEXT")
 
     @property
     def methods(self) -> list[tuple[str, Path]]:

@@ -55,7 +55,9 @@ class TinyConfig(Settings):
         Settings.__post_init__(self)
         if len(self.widths) != len(self.attention) or not self.widths:
             raise ConfigError(
-                f"{len(self.widths)} widths, {len(self.attention)} attention switches", "one per level", "match them"
+                f"{len(self.widths)} widths, {len(self.attention)} values of attention",
+                "one of each per level",
+                "make them equally long",
             )
 
 
@@ -154,9 +156,11 @@ class OptimConfig(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if self.decay > self.steps:
-            raise ConfigError(f"decay={self.decay} of {self.steps} steps", "at most the number of steps", "lower decay")
+            raise ConfigError(
+                f"decay={self.decay} of {self.steps} steps", "at most the number of steps", "lower 'decay'"
+            )
         if self.ema == 1:
-            raise ConfigError("ema=1.0", "below 1", "use 0.999, or 0 to switch it off")
+            raise ConfigError("ema=1.0", "below 1", "use 0.999, or 0 to turn the EMA off")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,7 +199,9 @@ class TrainedConfig(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if self.what == "lora" and not self.targets:
-            raise ConfigError("no targets", "suffixes of layer names", "leave it out for the attention projections")
+            raise ConfigError(
+                "no targets", "suffixes of layer names", "leave out 'targets' to train the attention projections"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,7 +229,7 @@ class ValidationConfig(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if any(b <= 0 for b in self.bands) or list(self.bands) != sorted(set(self.bands)):
-            raise ConfigError(f"bands={self.bands}", "rising levels above 0", "use [0.5, 2, 8]")
+            raise ConfigError(f"bands={self.bands}", "increasing levels above 0", "use [0.5, 2, 8]")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -350,7 +356,9 @@ class TrainConfig(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if [p.until for p in self.phases] != sorted({p.until for p in self.phases}):
-            raise ConfigError("phases out of order", "each with a higher 'until' than the one before", "sort them")
+            raise ConfigError(
+                "phases out of order", "each with a higher 'until' than the one before", "sort the phases"
+            )
 
     def phase(self, step: int) -> PhaseConfig | None:
         """The phase that step `step` belongs to; None if the run has no phases."""
@@ -378,7 +386,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set {item}", "KEY=VALUE, such as optim.lr=1e-4", "write it so")
+            raise ConfigError(f"--set {item}", "KEY=VALUE, such as optim.lr=1e-4", "write KEY=VALUE")
         *parents, last = key.strip().split(".")
         inner = data
         for name in parents:
@@ -386,7 +394,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
                 inner[name] = {}
             inner = inner[name]
             if not isinstance(inner, dict):
-                raise ConfigError(f"--set {item}", f"a group of settings at {name!r}", "correct the name")
+                raise ConfigError(f"--set {item}", f"a group of settings named {name!r}", "correct the name")
         try:
             inner[last] = yaml.safe_load(text)
         except yaml.YAMLError as e:

@@ -164,7 +164,11 @@ def analyse_votes(study: Study, key: Key, votes: Sequence[Vote], exclusion: Excl
     for vote in votes:
         questions, choices = range(len(study.questions)), {*key.videos, TIE}
         if vote.pair not in key.pairs or vote.choice not in choices or vote.question not in questions:
-            raise InputError(f"vote of {vote.rater} on pair {vote.pair!r}", "pairs of this study", "check the files")
+            raise InputError(
+                f"vote of {vote.rater} on pair {vote.pair!r}",
+                "votes on pairs of this study",
+                "check that the votes belong to the study",
+            )
     practice = {p.id for p in study.pairs if p.kind == "practice"}
     votes = [v for v in votes if v.pair not in practice]
     if not votes:
@@ -172,7 +176,9 @@ def analyse_votes(study: Study, key: Key, votes: Sequence[Vote], exclusion: Excl
     raters = [_rater(study, key, name, own, rule) for (name,), own in sorted(_by(votes, "rater").items())]
     names = {r.name for r in raters if not r.excluded}
     if not names:
-        raise InputError(f"all {len(raters)} raters are excluded", "at least one", f"relax the rule ({rule.rule()})")
+        raise InputError(
+            f"all {len(raters)} raters are excluded", "at least one rater who counts", f"relax the rule ({rule.rule()})"
+        )
     first = [v for v in votes if v.repeat == 0 and v.rater in names and key.pairs[v.pair].baseline]
     agreement = _agreement(first)
     raters = [replace(r, agreement=agreement.get(r.name, math.nan)) for r in raters]

@@ -117,9 +117,9 @@ def _check(seed: int, num_frames: int, size: tuple[int, int], fps: float, supers
         if int(value) != value or value < low:
             raise InputError(f"{name}={value!r}", f"an integer >= {low}", f"correct {name}")
     if len(size) != 2 or min(size) < 16:
-        raise InputError(f"size={size!r}", "(height, width), both >= 16", "give the size of the frames in pixels")
+        raise InputError(f"size={size!r}", "(height, width), both >= 16", "pass the size of the frames in pixels")
     if not 0 < fps < 1000:
-        raise InputError(f"fps={fps!r}", "0 < fps < 1000", "give the frames per second")
+        raise InputError(f"fps={fps!r}", "0 < fps < 1000", "pass the frames per second")
 
 
 def _params(rng: np.random.Generator, motion: str | Mocap, num_frames: int, fps: float) -> Float64[ndarray, "n+1 54"]:

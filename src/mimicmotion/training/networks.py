@@ -52,8 +52,10 @@ def load_networks(config: ModelConfig, seed: int) -> Components:
         if checkpoint and (Path(checkpoint) / "unet").is_dir():  # a complete model, which needs no base
             base, checkpoint = checkpoint, ""
         if not base:
-            fix = "give model.base (a folder, a known name, 'tiny'), or model.new for random small networks"
-            raise ConfigError(f"model.base={config.base!r}, model.checkpoint={config.checkpoint!r}", "a model", fix)
+            fix = "set model.base (a folder, a known name, 'tiny'), or model.new for random small networks"
+            raise ConfigError(
+                f"model.base={config.base!r}, model.checkpoint={config.checkpoint!r}", "a model to start from", fix
+            )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # for a fresh PoseNet, which is random except for its last layer
             parts = load_components(base, checkpoint or None, new_pose_net=True)
@@ -97,7 +99,7 @@ def find_autoencoder(name: str) -> Path:
     for folder in (path, path / "model", *(p / "model" for p in newest)) if name else ():
         if (folder / "vae" / "config.json").is_file():
             return folder
-    fix = "train one with `stage: autoencoder` and give its run folder, or use 'tiny', the bundled one"
+    fix = "train one with `stage: autoencoder` and name its run folder, or use 'tiny', the bundled one"
     raise WeightsError(f"model.new.autoencoder={name!r} has no vae/", "a model folder or a run", fix)
 
 

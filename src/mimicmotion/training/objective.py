@@ -228,7 +228,7 @@ def loss_weights(
         channels = batch.latents.shape[2]
         if len(config.channel_weights) != channels:
             got = f"{len(config.channel_weights)} channel_weights"
-            raise ConfigError(got, f"{channels}, one per latent channel", "match them")
+            raise ConfigError(got, f"{channels}, one per latent channel", "correct objective.channel_weights")
         each = torch.tensor(config.channel_weights, dtype=torch.float32, device=batch.latents.device)
         each = (each / each.mean()).view(-1, 1, 1)
         weights = each.expand_as(batch.latents) if weights is None else weights * each

@@ -165,7 +165,9 @@ def check_signing(kind: str, signer: Path | None) -> None:
         ConfigError: the kind cannot contain a manifest, packages are missing, or the signer file cannot be used.
     """
     if kind not in SIGNABLE:
-        raise ConfigError(f"label=signed for {kind}", "mp4, mov, m4v, gif or webp", "choose one, or label=visible")
+        raise ConfigError(
+            f"label=signed for {kind}", "mp4, mov, m4v, gif or webp", "choose one of these, or label=visible"
+        )
     import_extra("c2pa", "c2pa")
     _credentials(signer)
 
@@ -194,7 +196,7 @@ def sign(path: Path, target: Path, label: Label) -> None:
             builder.sign_file(path, target, signer)
     except c2pa.C2paError as e:
         fix = "check the certificates ('signer'), or leave out the signature"
-        raise OutputError(f"{path.name} cannot be signed ({e})", "a signature", fix) from e
+        raise OutputError(f"{path.name} cannot be signed ({e})", "a file that can be signed", fix) from e
 
 
 def signature(path: Path) -> tuple[str, str]:

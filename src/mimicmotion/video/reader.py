@@ -111,7 +111,7 @@ class VideoReader:
         if last is None:
             raise MediaError(
                 f"{self.path} has no frame after {start:g} s (it lasts {self.info.duration:.2f} s)",
-                "a start inside the video",
+                "a start before its end",
                 "lower start",
             )
 

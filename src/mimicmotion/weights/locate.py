@@ -25,10 +25,10 @@ def find_base(base: str | Path, full: bool = True) -> Path:
         if (path / SETTINGS_FILE).is_file() or ((path / "unet").is_dir() and (path / "vae").is_dir()):
             return path
         holds = ", ".join(sorted(p.name for p in path.iterdir())[:LISTED]) or "nothing"
-        fix = "give the folder that holds model_index.json, unet/, vae/ and image_encoder/"
+        fix = "pass the folder that holds model_index.json, unet/, vae/ and image_encoder/"
         raise WeightsError(f"{path} holds {holds}", "a model folder in diffusers' layout", fix)
     if path.exists():
-        fix = "give the folder, and this file as the checkpoint"
+        fix = "pass the folder of a base model as the model, and this file as the checkpoint"
         raise WeightsError(f"{path} is a file", "a model folder in diffusers' layout", fix)
     for w in weights.KNOWN:
         if str(base) in (w.name, w.repo) and "unet/config.json" in [f.path for f in w.files]:
@@ -59,7 +59,9 @@ def read_model_file(folder: Path) -> dict[str, Any]:
     except (AttributeError, KeyError, TypeError):
         sizes = None
     if sizes is None or not isinstance(settings, dict) or not isinstance(data.get("backbone", ""), str):
-        raise WeightsError(f"{path} is damaged", "settings, backbone and files of a model", "copy or fetch it again")
+        raise WeightsError(
+            f"{path} is damaged", "a file with the settings, backbone and files of a model", "copy or fetch it again"
+        )
     for file, want in sizes.items():
         size = file.stat().st_size if file.is_file() else None
         if size != want:
@@ -80,7 +82,9 @@ def find_checkpoint(checkpoint: str | Path) -> Path:
             return found[0]
         names = ", ".join(p.name for p in found) or "none"
         raise WeightsError(
-            f"{path} holds {len(found)} checkpoints: {names}", "one .pth or .safetensors", "name the file"
+            f"{path} holds {len(found)} checkpoints: {names}",
+            "one .pth or .safetensors",
+            "pass the path of the one to use",
         )
     if path.exists():
         return path

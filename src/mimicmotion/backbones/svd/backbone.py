@@ -65,7 +65,7 @@ class SVDBackbone(Backbone):
             raise ConfigError(got, "reference_warp: limbs or residual", "leave out the detail network")
         if self.pose_net.downscale != self.downscale:
             raise ConfigError(
-                f"PoseNet downscales by {self.pose_net.downscale}, the autoencoder by {self.downscale}",
+                f"PoseNet downscales by {self.pose_net.downscale}, but the autoencoder by {self.downscale}",
                 "the same factor",
                 "use the PoseNet and the autoencoder of one model",
             )
@@ -248,7 +248,7 @@ class SVDBackbone(Backbone):
         self.check(request)
         if sampling.noise_aug_strength and image_noise is None:
             got = f"noise_aug_strength={sampling.noise_aug_strength} without image_noise"
-            raise InputError(got, "unit noise of the picture's size", "pass image_noise")
+            raise InputError(got, "unit Gaussian noise of the picture's size", "pass image_noise")
         picture, size = to_unit(request.image[None]), request.size
         noisy = picture
         if image_noise is not None:

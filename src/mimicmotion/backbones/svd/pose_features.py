@@ -243,6 +243,6 @@ def read_frames(
         raise PoseError(
             f"{name} {start}..{stop - 1}: {part.dtype} of shape {part.shape}",
             f"uint8 of shape ({stop - start}, {size[0]}, {size[1]}, 3)",
-            "make them at the height and width of the generated video",
+            "draw them at the height and width of the generated video",
         )
     return part

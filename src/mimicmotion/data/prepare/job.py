@@ -224,8 +224,8 @@ class _Preparation:
         if not plan:
             lines = "; ".join(unused[:5])
             raise InputError(
-                f"no scene of {len(reports)} files passes the filters ({lines})",
-                "at least one",
+                f"no scene in {len(reports)} files passes the filters ({lines})",
+                "at least one scene",
                 f"see {config.output / PAGE} and change the thresholds",
             )
         for path in shard_files(config.output):  # left by an earlier, larger set of videos

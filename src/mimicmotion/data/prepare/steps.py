@@ -95,7 +95,7 @@ def run_steps(
     suspects = [f for f in rest if (folder / _MARK.format(f.sha256)).exists()]
     if not suspects:
         raise MimicMotionError(
-            "worker processes die at startup", "processes that can work", "use --processes 1 to see the reason"
+            "the worker processes crash at startup", "processes that start", "run with --processes 1 to see why"
         )
     logger.warning("a worker process died; trying its files one by one")
     for file in suspects:

@@ -88,7 +88,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         InputError: there are none, or their shapes or kinds (frames or latents) differ.
     """
     if not samples:
-        raise InputError("a batch of 0 samples", "at least 1", "ask for at least one sample")
+        raise InputError("a batch of 0 samples", "at least 1", "request at least one sample")
 
     def stack(name: str) -> Tensor | None:
         values = [getattr(s, name) for s in samples]
@@ -96,7 +96,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         if len(shapes) > 1:
             keys = ", ".join(s.key for s in samples)
             got = f"{name} of {sorted(map(str, shapes))} in one batch ({keys})"
-            raise InputError(got, "one shape", "split the batch")
+            raise InputError(got, "one shape", "put samples of different shapes into separate batches")
         if values[0] is None:
             return None
         stacked = np.stack(values)

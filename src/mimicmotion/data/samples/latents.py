@@ -96,7 +96,9 @@ class LatentCache:
         key, count = self.shards.keys[record], self.shards.num_frames[record]
         if self.encode is None:
             raise ConfigError(
-                f"no cached latents of {key} for this model", "cached latents, or an encoder", "give an encoder"
+                f"no cached latents of {key} for this model",
+                "cached latents, or an encoder to make them",
+                "pass an encoder",
             )
         source, parts = self.shards[record], []
         for start in range(0, count, CHUNK):

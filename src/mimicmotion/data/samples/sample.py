@@ -63,7 +63,7 @@ class SampleMaker:
             raise ConfigError(
                 f"frames of {height}x{width} with {downscale} pixels per latent",
                 f"height and width in multiples of {downscale}",
-                "prepare shards of such a size",
+                "prepare the shards again at such a size",
             )
         if seed < 0:
             raise ConfigError(f"seed={seed}", "0 or more", "use 0")

@@ -55,17 +55,17 @@ def compress_frames(
     """
     check_store(store, size)
     if count > MAX_FRAMES:
-        raise InputError(f"{count} frames", f"at most {MAX_FRAMES}", "cut the scene")
+        raise InputError(f"{count} frames", f"at most {MAX_FRAMES}", "split the scene")
 
     def checked() -> Iterator[Frame]:
         i = -1
         for i, frame in enumerate(frames):
             if frame.shape != (*size, 3) or frame.dtype != np.uint8:
                 got = f"frame {i} is {frame.dtype} {frame.shape}"
-                raise InputError(got, f"uint8 ({size[0]}, {size[1]}, 3)", "give RGB frames of one size")
+                raise InputError(got, f"uint8 ({size[0]}, {size[1]}, 3)", "pass RGB frames of one size")
             yield np.ascontiguousarray(frame)
         if i + 1 != count:
-            raise InputError(f"{i + 1} frames", f"{count}, one per pose", "give as many frames as poses")
+            raise InputError(f"{i + 1} frames", f"{count}, one per pose", "pass as many frames as poses")
 
     if store == "video":
         return {"mp4": _encode_video(checked(), size, fps)}

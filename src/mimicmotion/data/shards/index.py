@@ -93,7 +93,7 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     got = f"an item of a plan holds {type(value).__name__}"
-    raise InputError(got, "plain data, paths, dataclasses", "convert it")
+    raise InputError(got, "plain data, paths, dataclasses", "convert it first")
 
 
 def shard_name(split: str, number: int) -> str:
@@ -114,7 +114,7 @@ def scan_shard(path: Path) -> tuple[dict[str, Any], ShardEntry]:
         InputError: the name is not that of a shard, or the format is unknown.
     """
     if not re.fullmatch(_FILE, path.name):
-        raise InputError(f"{path.name} as a shard", "a name such as train-00000.tar", "rename the file")
+        raise InputError(f"{path.name} as the name of a shard", "a name such as train-00000.tar", "rename the file")
     members = scan_tar(path)
     head = read_head(path, members)
     groups: dict[str, dict[str, Span]] = {}

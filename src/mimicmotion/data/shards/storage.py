@@ -39,7 +39,7 @@ def find_storage(where: str | Path, cache: Path | None = None) -> Folder | Remot
         return Folder(Path(where))
     if url.scheme not in SCHEMES:
         schemes = ", ".join(f"{s}://" for s in SCHEMES)
-        raise InputError(f"shards at {text}", f"a folder, file:// or one of {schemes}", "copy them to one of these")
+        raise InputError(f"shards at {text}", f"a folder or a URL with file://, {schemes}", "copy them to one of these")
     return Remote(text, cache)
 
 
@@ -66,7 +66,7 @@ class Folder:
             size = path.stat().st_size if path.exists() else -1
             if size != shard.bytes:
                 got = f"{path} is missing" if size < 0 else f"{path} has {size} bytes"
-                raise MediaError(got, f"{shard.bytes} bytes by {INDEX}", f"copy it again, or delete {INDEX}")
+                raise MediaError(got, f"{shard.bytes} bytes according to {INDEX}", f"copy it again, or delete {INDEX}")
         return index
 
     def find(self, shard: ShardEntry) -> Path:

@@ -256,12 +256,14 @@ def _check(record: RecordData, shared: ShardSettings, keys: set[str]) -> None:
     if record.key in keys:
         raise InputError(f"{name} occurs twice", "each key once", "choose another key")
     if record.poses.size != tuple(shared.size):
-        raise InputError(f"{name}: poses of frames {record.poses.size}", f"{shared.size}", "scale the poses")
+        raise InputError(
+            f"{name}: poses of frames {record.poses.size}", f"{shared.size}", "scale the poses to the frames"
+        )
     if not 0 <= record.stills <= count or not count:
         got = f"{name}: {count} frames, {record.stills} stills"
         raise InputError(got, "at least 1 frame, and no more stills than frames", "correct the record")
     if not record.poses.fps > 0:
-        raise InputError(f"{name}: fps={record.poses.fps}", "fps above 0", "give the poses their frame rate")
+        raise InputError(f"{name}: fps={record.poses.fps}", "fps above 0", "set the frame rate of the poses")
 
 
 def _existing(path: Path, plan: ShardPlan, shared: ShardSettings) -> ShardEntry | None:

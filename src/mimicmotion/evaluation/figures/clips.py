@@ -80,11 +80,11 @@ def parse_names(texts: Sequence[str]) -> list[tuple[str, Path]]:
             raise InputError(f"{text!r}", "NAME=PATH or PATH", "for example progressive=results/dance.mp4")
         named.append((name.strip(), Path(path)))
     if not named:
-        raise InputError("no result", "at least one NAME=PATH", "give the videos or folders of frames to show")
+        raise InputError("no result", "at least one NAME=PATH", "pass the videos or folders of frames to show")
     names = [n for n, _ in named]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is not None:
-        fix = "give each a name: first=a/dance.mp4 second=b/dance.mp4"
+        fix = "name each, for example first=a/dance.mp4 second=b/dance.mp4"
         raise InputError(f"two results named {twice!r}", "different names", fix)
     return named
 
@@ -126,10 +126,10 @@ def check_same_length(clips: Sequence[Clip], counts: Mapping[str, int], least: i
     if len(set(counts.values())) > 1:
         got = "; ".join(f"{c} has {counts[c.name]} frames" for c in clips)
         fewest = min(counts.values())
-        raise InputError(got, "equal lengths", f"cut them to one length with --max-frames {fewest}")
+        raise InputError(got, "equal lengths", f"cut them to the same length with --max-frames {fewest}")
     frames = counts[clips[0].name]
     if frames < least:
-        raise InputError(f"{clips[0]} has {frames} frame(s)", f"at least {least}", "give a longer video")
+        raise InputError(f"{clips[0]} has {frames} frame(s)", f"at least {least}", "use a longer video")
     return frames
 
 

@@ -65,9 +65,9 @@ def _checked(x: Float[ndarray, "n d"], name: str) -> Float64[ndarray, "n d"]:
         raise InputError(f"{name} of shape {x.shape}", "(clips, numbers)", "stack the features as rows")
     if len(x) < 2:
         raise InputError(
-            f"{len(x)} feature(s) in the {name}: the Frechet distance is undefined, there is no covariance",
+            f"{len(x)} feature(s) in the {name}: the Frechet distance is undefined without a covariance",
             "at least two clips",
-            "give more or longer clips, or clips at stride 1",
+            "use more or longer clips, or clips=stride1",
         )
     if not np.isfinite(x).all():
         row = int(np.flatnonzero(~np.isfinite(x).all(1))[0])

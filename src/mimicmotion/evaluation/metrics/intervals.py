@@ -81,7 +81,7 @@ def ratio_of_sums(parts: Sequence[float] | ndarray, wholes: Sequence[float] | nd
     x, y = _checked(parts), _checked(wholes)
     if len(x) != len(y) or (y < 0).any() or not y.sum() > 0:
         got = f"{len(x)} parts and {len(y)} wholes, sum {y.sum():g}"
-        raise InputError(got, "one whole >= 0 for each part, not all 0", "give the counts of each sequence")
+        raise InputError(got, "one whole >= 0 for each part, not all 0", "pass the counts of each sequence")
     x, y = x[y > 0], y[y > 0]
     value, n = float(x.sum() / y.sum()), len(x)
     residuals = x - value * y
@@ -111,7 +111,7 @@ def holm(p: Sequence[float]) -> list[float]:
 def _checked(values: Sequence[float] | ndarray) -> Float64[ndarray, " n"]:
     x = np.asarray(values, np.float64)
     if x.ndim != 1 or not len(x):
-        raise InputError(f"values of shape {x.shape}", "one number per sequence, at least one", "give a flat list")
+        raise InputError(f"values of shape {x.shape}", "one number per sequence, at least one", "pass a flat list")
     if not np.isfinite(x).all():
         i = int(np.flatnonzero(~np.isfinite(x))[0])
         raise InputError(f"value {i} is {x[i]}", "finite numbers", "leave out such sequences")

@@ -121,7 +121,7 @@ def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Fl
     bad = [b for b in borders if not 1 <= b < frames]
     if bad:
         got = f"border {bad[0]} in a clip of {frames} frames"
-        raise InputError(got, "1 to frames - 1", "give first frames of segments")
+        raise InputError(got, "1 to frames - 1", "pass the first frame of each new segment")
     at = {b - 1 for b in borders}
     between = [i for i in range(len(jump)) if i not in at]
     moving = jump[jump >= HELD]
@@ -131,7 +131,7 @@ def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Fl
     for b in borders:
         near = [i for i in between if i < b - 1][-NEIGHBOURS:] + [i for i in between if i >= b][:NEIGHBOURS]
         if not near:
-            raise InputError(f"border {b} among borders", "some frames between borders", "give fewer borders")
+            raise InputError(f"border {b} among borders", "at least two frames between borders", "pass fewer borders")
         # 1e-4 (a fortieth of a grey level) keeps still clips at 1
         score = (jump[b - 1] + 1e-4) / (np.median(jump[near]) + 1e-4)
         scores.append(np.nan if held[b - 1] else score)

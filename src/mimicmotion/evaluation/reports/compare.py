@@ -70,7 +70,7 @@ def compare(sources: Sequence[str], *, with_published: bool = True, metrics: Seq
     for text in sources:
         label, path = _split(text)
         if label in {e.source for e in entries}:
-            raise InputError(f"two sources named {label!r}", "a different name for each", "give NAME=PATH")
+            raise InputError(f"two sources named {label!r}", "a different name for each", "name them: NAME=PATH")
         found, report = load_results(path, label)
         known = {m: {k: i for k, i in of.items() if math.isfinite(i.value)} for m, of in found.items()}
         entries += [Entry(m, label, cells) for m, cells in known.items() if cells]
@@ -85,7 +85,7 @@ def compare(sources: Sequence[str], *, with_published: bool = True, metrics: Seq
     shown = [m for m in METRICS if m in every] + [m for m in every if m not in METRICS]
     unknown = [m for m in metrics if m not in shown]
     if unknown:
-        raise InputError(f"metric {unknown[0]!r}", ", ".join(shown), "choose from these")
+        raise InputError(f"metric {unknown[0]!r}", ", ".join(shown), "choose among these")
     return Comparison(entries, list(metrics) or shown, _notes(conditions, with_published))
 
 

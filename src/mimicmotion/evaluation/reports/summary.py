@@ -178,7 +178,7 @@ def equal_sets(sets: Sets, rule: str) -> tuple[Sets, list[str]]:
 
 def _distance(pairs: Sequence[tuple[ndarray, ndarray]]) -> float:
     if not pairs:
-        raise InputError("no sequence that all methods have", "at least one", "add missing videos")
+        raise InputError("no sequence is common to all methods", "at least one", "add the missing videos")
     return frechet_distance(*_joined(pairs))
 
 

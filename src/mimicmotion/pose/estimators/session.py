@@ -22,9 +22,7 @@ def open_session(path: Path, *, threads: int | None = None, device: str = "auto"
     import onnxruntime as ort
 
     if not path.is_file():
-        raise WeightsError(
-            f"{path} does not exist", "an ONNX file", "give the path of the file, or reinstall the package"
-        )
+        raise WeightsError(f"{path} does not exist", "an ONNX file", "correct the path, or reinstall mimicmotion")
     options, wanted = ort.SessionOptions(), providers(device)
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0

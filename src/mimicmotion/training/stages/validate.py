@@ -103,7 +103,7 @@ class Validator:
         if shown and v.poses:
             scores |= self.pose_scores(outputs)
         if v.best not in scores:
-            raise InputError(f"validation.best={v.best!r}", ", ".join(scores), "name one of these scores")
+            raise InputError(f"validation.best={v.best!r}", ", ".join(scores), "choose one of these scores")
         pictures = {f"clip-{i}": picture(s, output, self.slot) for i, (s, output) in enumerate(shown)}
         return Validation(scores, pictures, v.best, v.best.startswith(HIGHER_IS_BETTER))
 

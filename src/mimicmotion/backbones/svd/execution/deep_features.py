@@ -181,5 +181,5 @@ def _restore(state: Mapping[str, Tensor]) -> dict[PassKey, Entry]:
         ratio, x = None if math.isnan(ratio) else ratio, state[f"{PREFIX}{index}.x"]
         entries[pass_key(slots, bool(conditional))] = Entry(x, c_noise, ratio=ratio, error=error)
     if not entries:
-        raise InputError("no block cache in memory", "Step.memory of the step to resume from", "pass it")
+        raise InputError("no block cache in memory", "Step.memory of the step to resume from", "pass that memory")
     return entries
