@@ -8,7 +8,7 @@ the points that the error moved (`psnr_near`), and how far the true points' surr
 (`point_error`, torso lengths). `difference` is on less off, paired by clip; 95 % bootstrap intervals over clips.
 
 A model that is given the warped picture gets it from the same wrong poses (`found`), as in normal use, and once more
-from the exact poses (`exact`), so that the pose map alone is wrong. `none` has exact poses: what the drawing costs there.
+from the exact poses (`exact`), so that the pose map alone is wrong. `none` has exact poses: the cost of the drawing.
 
     python benchmarks/confidence_quality.py --log run.jsonl --sheet docs/images/confidence.png > confidence.json
     python benchmarks/confidence_quality.py --tables confidence.json --page docs/lab/confidence.md
