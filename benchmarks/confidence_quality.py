@@ -7,8 +7,8 @@ threshold. Each clip is made twice with the same noise: poses drawn with their c
 the points that the error moved (`psnr_near`), and how far the true points' surroundings lie from where they belong
 (`point_error`, torso lengths). `difference` is on less off, paired by clip; 95 % bootstrap intervals over clips.
 
-A model that is given the warped picture gets it from the same wrong poses (`found`), as in normal use, and once more
-from the exact poses (`exact`), so that the pose map alone is wrong. `none` has exact poses: the cost of the drawing.
+A model that is given the warped picture gets it from the same wrong poses (`found`), as usual, and once more from the
+exact poses (`exact`), so that the pose map alone is wrong. `none` has exact poses: what the drawing costs there.
 
     python benchmarks/confidence_quality.py --log run.jsonl --sheet docs/images/confidence.png > confidence.json
     python benchmarks/confidence_quality.py --tables confidence.json --page docs/lab/confidence.md

@@ -243,7 +243,7 @@ def test_plan_says_and_shows_what_is_cut_off(job: GenerateConfig, no_long_work: 
     said = planned(height=48, width=128, fit="crop")
     assert "the crop cuts off the feet of the person in the picture: --fit letterbox keeps all of it" in said
     said = planned(height=48, width=128)
-    assert "a crop to 128x48 would cut the person: the picture gets bars; --fit crop fills the frame" in said
+    assert "a crop to 128x48 would lose part of the person, so bars are added; --fit crop fills the frame" in said
     assert "cut off" not in said
 
 
@@ -450,7 +450,7 @@ def test_what_the_source_cannot_give_is_said(job: GenerateConfig, tmp_path: Path
     folder = openpose(tmp_path / "json", 3, fps=None)
     config = dataclasses.replace(job, video=folder, fps=15.0)
     (note,) = inputs.source_notes(config, inputs.open_driving(config))
-    assert "not say the frame rate: 15 per second are assumed; give --video-fps" in note
+    assert "not store its frame rate, so 15 is assumed; set it with --video-fps" in note
     assert note in finish(plan(dataclasses.replace(config, output=tmp_path / "plan.png"))).summary()
     config = dataclasses.replace(config, video_fps=8.0)
     (note,) = inputs.source_notes(config, inputs.open_driving(config))
@@ -719,8 +719,8 @@ def test_several_people_in_the_picture_are_said(job: GenerateConfig, monkeypatch
     config = dataclasses.replace(job, output=job.output.with_suffix(".png"))
     said = finish(plan(config)).summary()
     assert "people    2 in the picture, 1 in the video" in said
-    assert "the picture shows 2 people, and the largest is taken: --picture-person chooses" in said
-    assert "the largest is taken" not in finish(plan(dataclasses.replace(config, picture_person="0"))).summary()
+    assert "the picture shows 2 people; the largest is used: --picture-person chooses another" in said
+    assert "the largest is used" not in finish(plan(dataclasses.replace(config, picture_person="0"))).summary()
 
 
 def test_person_missing_in_some_frames_is_said(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -417,7 +417,7 @@ def test_sound_from_where_there_is_none(tmp_path: Path, caplog: pytest.LogCaptur
     write(tmp_path / "b.mp4", audio_from=tmp_path)  # a folder of pictures
     (tmp_path / "text").write_text("no media")
     write(tmp_path / "c.mp4", audio_from=tmp_path / "text")
-    assert "no sound taken" in caplog.text
+    assert "cannot be used" in caplog.text
     write(tmp_path / "d.gif", audio_from=tmp_path / "silent.mp4")
     assert "has no sound" in caplog.text
     assert not open_video(tmp_path / "a.mp4").info.has_audio

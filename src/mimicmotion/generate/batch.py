@@ -79,7 +79,7 @@ class BatchResult:
     def summary(self) -> str:
         """A short summary for the user."""
         states = [outcome.state for outcome in self.outcomes]
-        counts = f"{states.count('made')} made, {states.count('there')} there before, {states.count('failed')} failed"
+        counts = f"{states.count('made')} made, {states.count('there')} already there, {states.count('failed')} failed"
         return "\n".join([*(f"{o.output}: {o.message}" for o in self.failed), f"{counts} in {self.seconds:.1f} s"])
 
 

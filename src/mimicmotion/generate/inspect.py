@@ -39,11 +39,11 @@ class Inspection:
 
     def summary(self) -> str:
         """A short summary for the user."""
-        label = MEANINGS.get(str(self.label.get("Label")), "says nothing of how it was made")
+        label = MEANINGS.get(str(self.label.get("Label")), "does not say how it was made")
         by = f", by {self.label['ContentProducer']}" if self.label.get("ContentProducer") else ""
         signatures = {
             "none": "none",
-            "unknown": f"not looked for: {install_command('c2pa')}",
+            "unknown": f"not checked: {install_command('c2pa')}",
             "valid": f"unchanged since it was signed; the signer ({self.signer}) is on no trust list",
             "trusted": f"unchanged since it was signed by {self.signer}",
             "changed": "CHANGED since it was signed",

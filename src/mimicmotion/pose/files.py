@@ -325,7 +325,7 @@ class PoseCache:
         try:
             return load_poses(path)
         except PoseError as e:
-            logger.warning("the cached poses %s are damaged and will be estimated again: %s", path, e.got)
+            logger.warning("the cached poses %s are damaged; estimating them again: %s", path, e.got)
             return None
 
     def put(self, path: Path, poses: PoseSequence) -> None:

@@ -23,7 +23,7 @@ class EvaluateConfig(Settings):
     output: Path
     """Folder to write the report to."""
     metrics: list[str] | None = None
-    """Metrics to compute; default: all that are available but poses and lpips-vgg."""
+    """Metrics to compute; default: all available ones except poses and lpips-vgg."""
     poses: bool = False
     """Also estimate poses in real and generated frames with the bundled estimator, and compare them."""
     driving: Path | None = None

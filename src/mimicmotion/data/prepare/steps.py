@@ -97,7 +97,7 @@ def run_steps(
         raise MimicMotionError(
             "the worker processes crash at startup", "processes that start", "run with --processes 1 to see why"
         )
-    logger.warning("a worker process died; trying its files one by one")
+    logger.warning("a worker process crashed; trying its files one by one")
     for file in suspects:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             try:

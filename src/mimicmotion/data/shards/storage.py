@@ -58,7 +58,9 @@ class Folder:
         """
         if not (self.folder / INDEX).exists():
             index = scan_folder(self.folder)
-            logger.warning("%s has no %s (an unfinished preparation?); built from its shards", self.folder, INDEX)
+            logger.warning(
+                "%s has no %s (was it prepared completely?); it is rebuilt from the shards", self.folder, INDEX
+            )
             return index
         index = load_index(self.folder / INDEX)
         for shard in (s for some in index.splits.values() for s in some):

@@ -33,7 +33,7 @@ def open_session(path: Path, *, threads: int | None = None, device: str = "auto"
     except Exception as e:  # onnxruntime's errors have no common base class other than Exception
         raise WeightsError(f"{path}: {e}", "an ONNX network", "download the file again") from e
     if session.get_providers()[0] != wanted[0]:
-        logger.warning("onnxruntime could not start CUDA for %s and computes on the CPU", path.name)
+        logger.warning("onnxruntime could not start CUDA for %s and runs it on the CPU", path.name)
     return session
 
 
