@@ -236,7 +236,7 @@ def test_noise_levels_of_another_node(ui: ComfyUI) -> None:
     nodes[number]["inputs"]["sigmas"] = torch.tensor([80.0, 5.0, 0.0])
     (latents,) = ui.run(nodes)[number]
     assert latents.recipe.sigmas.tolist() == [80.0, 5.0, 0.0]
-    assert latents.state.total == 2
+    assert latents.step.total == 2
 
 
 def test_the_workflows_are_those_of_the_script(tmp_path: Path) -> None:
