@@ -30,7 +30,7 @@ from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.settings import FusionConfig
 
 pytestmark = pytest.mark.whole
-SIZE, FRAMES, STEPS, BUDGET = (32, 48), 8, 5, 0.25
+SIZE, FRAMES, STEPS, BUDGET = (32, 48), 8, 4, 0.25
 
 
 @pytest.fixture(scope="module")

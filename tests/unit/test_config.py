@@ -149,13 +149,11 @@ UNUSED: list[tuple[type, dict[str, Any], str]] = [
         "guidance_scale=2.0 with the guidance of the first and last frame",
     ),
     (PrepareConfig, {"detector": "a.onnx"}, "detector=a.onnx with estimator=holistic"),
-    (EvaluateConfig, {"references": "r", "metrics": ["psnr"]}, "references=r without the metric identity"),
-    (EvaluateConfig, {"overlap_frames": 4}, "overlap_frames=4 without segment_frames"),
-    (EvaluateConfig, {"driving": "d"}, "driving=d without poses"),
-    (EvaluateConfig, {"cache": False, "cache_dir": "c"}, "cache_dir=c without cache"),
+    (EvaluateConfig, {"identity": "r", "metrics": ["psnr"]}, "identity=r without the metric identity"),
+    (EvaluateConfig, {"driving": "d", "metrics": ["psnr"]}, "driving=d without the metric poses"),
     (EvaluateConfig, {"metrics": ["psnr"], "fid": "f.pt"}, "fid=f.pt without the metric fid"),
+    (EvaluateConfig, {"metrics": ["psnr"], "i3d": "i.safetensors"}, "i3d=i.safetensors without the metric fvd"),
     (EvaluateConfig, {"metrics": ["psnr"], "borders": [4]}, r"borders=\[4\] without the metric seams"),
-    (EvaluateConfig, {"metrics": ["fid"], "fid": "f.pt", "clip_frames": 8}, "clip_frames=8 without the metric fvd or"),
     (EvaluateConfig, {"metrics": ["psnr"], "fd_infinity": True}, "fd_infinity=True without the metric fvd or"),
 ]
 NEEDED: dict[type, dict[str, Any]] = {

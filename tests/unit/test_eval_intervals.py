@@ -4,9 +4,8 @@ import sys
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.errors import ConfigError
 from mimicmotion.evaluation.metrics.intervals import Interval, holm, mean_interval, ratio_of_sums
 
 
@@ -14,6 +13,8 @@ def test_the_interval_is_students() -> None:
     values = np.random.default_rng(0).gamma(2.0, size=60)
     found = mean_interval(values)
     assert found.value == pytest.approx(values.mean())
+    from scipy import stats  # takes a while
+
     known = stats.ttest_1samp(values, 0)
     assert (found.low, found.high) == pytest.approx(tuple(known.confidence_interval()))
     assert found.p == pytest.approx(known.pvalue)
@@ -79,12 +80,3 @@ def test_ratio_of_sums_draws_clips_together() -> None:
     assert x.low < 0.8 < x.high
     same = ratio_of_sums(0.25 * points, points)
     assert (same.low, same.value, same.high) == pytest.approx((0.25, 0.25, 0.25))
-
-
-def test_bad_input() -> None:
-    with pytest.raises(InputError, match="value 1 is nan"):
-        mean_interval([1.0, float("nan")])
-    with pytest.raises(InputError, match="at least one"):
-        mean_interval([])
-    with pytest.raises(InputError, match="not all 0"):
-        ratio_of_sums([0, 0], [0, 0])

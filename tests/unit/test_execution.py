@@ -66,7 +66,7 @@ executions = st.builds(
 )
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     execution=executions,
     batch=st.integers(1, 2),
@@ -91,7 +91,7 @@ def exactly(unet: UNet) -> UNet:
     return copied(unet).double()
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(execution=executions, frames=st.integers(1, 5))
 def test_bfloat16_is_no_worse_in_chunks(execution: Execution, frames: int) -> None:
     """Both round in bfloat16; measured by the exact network, errors may be up to twice those of all at once."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 
-from against_library import assert_same, half_errors, save, twins
+from against_library import assert_same, half_errors, library, save, twins
 from mimicmotion.backbones.svd.checkpoint import load_part
 from mimicmotion.backbones.svd.vae import Autoencoder, encode_mode
 from mimicmotion.errors import ConfigError
@@ -25,7 +24,7 @@ FRAMES = 3
 
 def pair(**change: Any) -> tuple[Any, Any]:
     config = SMALL | change
-    return twins(diffusers.AutoencoderKLTemporalDecoder(**config), Autoencoder(config))
+    return twins(library("diffusers", "AutoencoderKLTemporalDecoder")(**config), Autoencoder(config))
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -90,7 +89,7 @@ def test_error_in_half_precision(dtype: torch.dtype, frame_chunk: int | None) ->
 
 def test_files_open_in_both(tmp_path: Path) -> None:
     theirs, ours = (m.float() for m in pair(scaling_factor=0.3))
-    opened = diffusers.AutoencoderKLTemporalDecoder.from_pretrained(save(ours, tmp_path / "ours")).eval()
+    opened = library("diffusers", "AutoencoderKLTemporalDecoder").from_pretrained(save(ours, tmp_path / "ours")).eval()
     assert opened.config.scaling_factor == 0.3
     theirs.save_pretrained(tmp_path / "vae")
     again = load_part(tmp_path, "vae")

@@ -18,7 +18,9 @@ app.command(figures_app)
 
 EVALUATE = {
     "generated": Option(kind=list[str], convert=parse_methods),
-    "metrics": Option(help=f"Any of {', '.join(GROUPS)}; default: all available ones except poses and lpips-vgg."),
+    "metrics": Option(
+        help=f"Any of {', '.join(GROUPS)}; default: all available ones except lpips-vgg, and poses without --driving."
+    ),
 }
 
 

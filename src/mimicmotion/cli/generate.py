@@ -15,9 +15,7 @@ logger = logging.getLogger(__name__)
 
 FACES = 30
 """Frames of a result, roughly, whose faces are compared with the picture's."""
-PLAN_OUTPUT = Option(
-    default=Path("plan.png"), help="Picture to write, with the aligned driving pose over the reference."
-)
+PLAN_OUTPUT = Option(default=Path("plan.png"), help="Picture to write: the aligned driving pose over the picture.")
 
 
 @settings_command(app, GenerateConfig, "picture", "video", name="generate")

@@ -128,11 +128,7 @@ def read_jobs(path: Path) -> list[GenerateConfig]:
     if isinstance(rows, dict) and set(rows) <= {"defaults", "jobs"}:
         defaults, rows = rows.get("defaults", {}), rows.get("jobs")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in (*rows, defaults)):
-        raise ConfigError(
-            f"{path} is not a list of jobs",
-            "a list with the settings of `generate` for each job",
-            "see the guide 'Batches'",
-        )
+        raise ConfigError(f"{path} is not a list of jobs", "a list of `generate` settings", "see the guide 'Batches'")
     jobs = []
     for i, row in enumerate(rows):
         try:

@@ -243,9 +243,7 @@ def check_inputs(config: GenerateConfig) -> None:
     """
     if config.picture.is_file() and not is_picture(config.picture) and _is_driver(config.picture):
         got = f"{config.picture} as the picture: it is a video or a pose file"
-        raise MediaError(
-            got, "PICTURE, then VIDEO", "swap the two" if is_picture(config.video) else "pass a picture first"
-        )
+        raise MediaError(got, "PICTURE, then VIDEO", "swap the two" if is_picture(config.video) else "pass a picture")
     check_picture_size(read_picture(config.picture), name=str(config.picture))
     source = open_driving(config)
     if isinstance(source, PoseSequence):

@@ -72,9 +72,7 @@ def inspect(path: Path) -> Inspection:
     """
     file = next(iter(sorted(path.glob(FRAME_PATTERN))), path) if path.is_dir() else path
     if file.is_dir():
-        raise MediaError(
-            f"{path} is a folder without frames", "a video, a picture or a folder of frames", "pass one of these"
-        )
+        raise MediaError(f"{path} is a folder without frames", "a video, a picture or a folder of frames", "choose one")
     sidecar = sidecar_path(path)
     beside = (
         compare(path, read_sidecar(sidecar, ["output_sha256"])["output_sha256"]) if sidecar.exists() else "not there"

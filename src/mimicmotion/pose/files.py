@@ -127,7 +127,7 @@ def load_openpose(
     points: list[PosePoints] = []
     counts = []
     for file, data in ((path, frame) for path in files for frame in _read_json(path)):
-        with reading(file, "OpenPose JSON", "create the file again", PoseError):
+        with reading(file, "OpenPose JSON", "create it again", PoseError):
             people = [_parse_person(p, file) for p in data["people"]]
             size = size or _canvas(data, file)
             rate = data.get("fps")
@@ -230,18 +230,14 @@ def _canvas(data: dict[str, Any], file: Path) -> tuple[int, int] | None:
 
 def _parse_person(person: Any, file: Path) -> PosePoints:
     if not isinstance(person, dict):
-        raise PoseError(
-            f"{file}: a person is {person!r:.60}", "a mapping with pose_keypoints_2d", "create the file again"
-        )
+        raise PoseError(f"{file}: a person is {person!r:.60}", "a mapping with pose_keypoints_2d", "create it again")
 
     def part(name: str, *counts: int) -> Float64[ndarray, "points 3"]:
         values = person.get(name) or []
         try:
             numbers = np.asarray(values, np.float64).reshape(-1, 3)
         except (TypeError, ValueError, OverflowError) as e:
-            raise PoseError(
-                f"{file}: {name} is {values!r:.60}", "x, y, confidence for each point", "correct the file"
-            ) from e
+            raise PoseError(f"{file}: {name} is {values!r:.60}", "x, y, confidence per point", "correct it") from e
         if len(numbers) not in (0, *counts):
             wanted = " or ".join(map(str, counts))
             raise PoseError(f"{file}: {name} has {len(numbers)} points", wanted, "use the body models COCO or BODY_25")

@@ -274,9 +274,7 @@ class Jobs:
                 break
             time.sleep(0.1)
         else:
-            raise RefusedError(
-                409, "a job that is still being stopped", "a job that has ended", "try again in a moment"
-            )
+            raise RefusedError(409, "a job that is being stopped", "a job that has ended", "try again in a moment")
         deleted.parent.mkdir(exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             folder.rename(deleted)

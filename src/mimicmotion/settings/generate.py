@@ -27,11 +27,8 @@ class ExecutionOptions(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.compile and self.offload == "blocks":
-            raise ConfigError(
-                "compile together with offload=blocks",
-                "one of the two: weights of compiled blocks cannot be offloaded",
-                "leave one of them out",
-            )
+            expected = "one of the two: compiled blocks cannot be offloaded"
+            raise ConfigError("compile together with offload=blocks", expected, "leave one of them out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +42,7 @@ class PosesConfig(DrivingOptions, PoseOptions):
     draw: Annotated[Path | None, Help("Output")] = None
     """Also write a video of the drawn poses to this path."""
     confidence_aware: Annotated[bool, Help("Output")] = True
-    """Let the estimator's confidence set the brightness of each point (paper); if off, points above 0.3 are drawn at
-    full brightness."""
+    """Let the estimator's confidence set the brightness of points (paper); if off, all above 0.3 are fully bright."""
     fps: float | None = None  # type: ignore[assignment]
     """Frames per second of the poses; default: that of the video."""
 
@@ -107,15 +103,13 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     smooth: Annotated[bool, Help("Motion")] = True
     """Remove jitter, outliers and left-right swaps from the driving poses; never done with align=released."""
     confidence_aware: Annotated[bool, Help("Motion")] = True
-    """Let the estimator's confidence set the brightness of each point (paper); if off, points above 0.3 are drawn at
-    full brightness."""
+    """Let the estimator's confidence set the brightness of points (paper); if off, all above 0.3 are fully bright."""
     face: Annotated[Literal["all", "eyes-mouth", "none"], Help("Motion")] = "all"
     """Face points to draw. With fewer, the face follows the picture more, which helps with drawings and cartoons."""
     background: Annotated[Literal["model", "keep"], Help("Output")] = "model"
     """model: let the model generate it; keep: use the picture's own, inpainted where the person stood."""
     fusion: Annotated[FusionMode | None, Help("Quality")] = None
-    """How overlapping segments are joined: progressive (paper), released (as in the published code), average or none;
-    default: the model's."""
+    """How segments are joined: progressive (paper), released (published code), average, none; default: the model's."""
     segment_frames: Annotated[int | None, Range(1, 100_000), Help("Quality")] = None
     """Frames per segment (paper: N); default: the model's."""
     overlap_frames: Annotated[int | None, Range(0, 100_000), Help("Quality")] = None
@@ -158,14 +152,12 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
             refuse_unused(self, ["signer"], f"with label={self.label}")
         if self.output_fps is not None and self.output_fps < self.fps:
             got = f"output_fps={self.output_fps:g} below fps={self.fps:g}"
-            raise ConfigError(
-                got, "at least 'fps': frames are repeated, never dropped", "lower 'fps', or raise 'output_fps'"
-            )
+            raise ConfigError(got, "at least 'fps': frames are repeated, never dropped", "raise it, or lower 'fps'")
         if (self.height is None) != (self.width is None):
             raise ConfigError(f"height={self.height}, width={self.width}", "both or neither", "set the other one too")
         if self.audio and (self.tempo != 1.0 or self.sampling != "time"):
-            got = f"audio with tempo={self.tempo:g}, sampling={self.sampling}"
-            raise ConfigError(got, "tempo=1, sampling=time", "leave out 'audio'")
+            got = f"audio with tempo={self.tempo:g} and sampling={self.sampling}"
+            raise ConfigError(got, "tempo=1 and sampling=time", "leave out 'audio'")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,11 +117,7 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> T:
             raise ConfigError(f"{where}: {error.got}" if first["loc"] else error.got, error.expected, error.fix) from e
         if first["type"].startswith("missing"):
             place = "with -o" if where == "output" else "on the command line"
-            raise ConfigError(
-                f"no {where!r}",
-                f"a value for {where!r}, which has no default",
-                f"set it {place}, or in the --config file",
-            ) from e
+            raise ConfigError(f"no {where!r}", f"a value for {where!r}", f"set it {place}, or in the file") from e
         raise ConfigError(f"{where} = {_SHORT.repr(first['input'])}", first["msg"], fix) from e
 
 
@@ -160,11 +156,7 @@ def refuse_unused(settings: Any, names: Iterable[str], why: str) -> None:
     defaults = {f.name: f.default for f in dataclasses.fields(settings)}
     for name in names:
         if (value := getattr(settings, name)) != defaults[name]:
-            raise ConfigError(
-                f"{name}={value} {why}, where it has no effect",
-                "only options that have an effect",
-                f"leave out {name!r}",
-            )
+            raise ConfigError(f"{name}={value} {why}, where it has no effect", "options in use", f"leave out {name!r}")
 
 
 def recipes() -> dict[str, Path]:

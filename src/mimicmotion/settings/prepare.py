@@ -35,7 +35,7 @@ class PrepareConfig(PoseOptions):
     """Storage format of frames: video (H.264, smallest), jpeg (faster random access), png (lossless)."""
     min_seconds: Annotated[float, Range(0, 3600)] = 2.0
     """Drop scenes shorter than this, in seconds. A sample of 16 frames needs 1.1 to 2.7 seconds by default."""
-    max_seconds: Annotated[float, Range(0.1, 3600)] = 20.0
+    max_seconds: Annotated[float, Range(0.1, 400)] = 20.0
     """Split scenes longer than this, in seconds, into several of equal length."""
     cut_ratio: Annotated[float, Range(1, 1000)] = 3.0
     """A scene cut is a frame that changes at least this many times as much as its neighbours, and by `cut_change`."""

@@ -32,9 +32,7 @@ class SampleConfig(Settings):
     """Put the reference picture and its own pose into slot 0, as in inference; if off, all slots are driving frames."""
     guidance: Literal["confidence", "threshold"] = "confidence"
     """confidence: draw with the estimator's confidence as brightness (paper). threshold, for the ablation: draw only
-    points above pose_threshold, at full brightness, as other methods do."""
-    pose_threshold: Annotated[float, Range(0, 1)] = 0.3
-    """guidance threshold only: minimum confidence of drawn points."""
+    points above 0.3, at full brightness, as other methods do."""
     detector_noise: Annotated[float, Range(0, 10)] = 0.0
     """Strength of simulated detector errors on all poses: 0 for poses from a detector, 1 (a typical detector) for
     exact synthetic poses."""

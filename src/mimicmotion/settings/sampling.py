@@ -57,7 +57,7 @@ class SamplingOptions(Settings):
                 raise ConfigError(
                     f"guidance_interval={low}, {high}",
                     "0 <= lowest < highest noise level",
-                    "correct 'guidance_interval'",
+                    "swap or correct the levels",
                 )
 
 

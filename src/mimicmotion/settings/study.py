@@ -9,9 +9,6 @@ from typing import Annotated
 from mimicmotion.errors import ConfigError
 from mimicmotion.settings.parsing import Range, Settings
 
-SIDE_VOTES = 10
-"""Minimum number of votes to judge a side preference."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(Settings):
@@ -74,25 +71,16 @@ class StudyConfig(Settings):
 class Exclusion(Settings):
     """Which raters are excluded; none by default. Decide before looking at the preferences."""
 
-    min_votes: Annotated[int, Range(0)] = 0
-    """Minimum number of answers per rater, not counting repeated pairs."""
     min_consistency: Annotated[float, Range(0, 1)] = 0.0
     """Minimum share of repeated pairs with the same answer both times, for raters who saw any."""
     min_caught: Annotated[float, Range(0, 1)] = 0.0
     """Minimum share of catch pairs answered correctly."""
-    max_side: Annotated[float, Range(0.5, 1)] = 1.0
-    """Maximum share of answers for the same side, left or right, for raters with at least 10 answers."""
-    min_seconds: Annotated[float, Range(0)] = 0.0
-    """Minimum median time per vote in seconds."""
 
     def rule(self) -> str:
         """The rule in words."""
         parts = [
-            (self.min_votes > 0, f"fewer than {self.min_votes} answers"),
             (self.min_consistency > 0, f"fewer than {self.min_consistency:.0%} of repeated pairs answered alike"),
             (self.min_caught > 0, f"fewer than {self.min_caught:.0%} of catch pairs answered correctly"),
-            (self.max_side < 1, f"more than {self.max_side:.0%} of at least {SIDE_VOTES} answers for one side"),
-            (self.min_seconds > 0, f"a median of less than {self.min_seconds:g} s per vote"),
         ]
         return "; ".join(text for used, text in parts if used) or "none excluded"
 
@@ -117,5 +105,5 @@ def parse_method(text: str) -> tuple[str, Path]:
     """
     name, _, folder = text.partition("=")
     if not name.strip() or not folder:
-        raise ConfigError(f"{text!r}", "NAME=DIR", "for example --ours mimicmotion=results/mimicmotion")
+        raise ConfigError(f"{text!r}", "NAME=DIR", "for example ours=results/ours")
     return name.strip(), Path(folder)

@@ -19,8 +19,6 @@ class DataConfig(Settings):
 
     shards: str = ""
     """Folder of shards written by `mimicmotion prepare`, or its URL (http, https, s3, gs, hf)."""
-    split: str = "train"
-    """Split to train on."""
     cache: str = ""
     """Folder to cache remote shards and latents in; default: RUN/cache."""
     workers: Annotated[int, Range(0)] = 2
@@ -42,10 +40,6 @@ class TinyConfig(Settings):
     """Channels of the U-Net's levels, multiples of 32."""
     attention: tuple[bool, ...] = (False, True, True)
     """Whether each level has transformer blocks."""
-    layers: int = 1
-    """Residual blocks per level."""
-    norm_groups: int = 8
-    """Groups of the U-Net's GroupNorm layers."""
     token_dim: int = 64
     """Dimension of the picture embedding."""
     reference_pose: bool = True
@@ -55,9 +49,7 @@ class TinyConfig(Settings):
         Settings.__post_init__(self)
         if len(self.widths) != len(self.attention) or not self.widths:
             raise ConfigError(
-                f"{len(self.widths)} widths, {len(self.attention)} values of attention",
-                "one of each per level",
-                "make them equally long",
+                f"{len(self.widths)} widths, {len(self.attention)} attention values", "one per level", "match them"
             )
 
 
@@ -105,10 +97,6 @@ class ObjectiveConfig(Settings):
     """Additional share of samples without pose."""
     noise_aug: Annotated[float, Range(0, 1)] = 0.0
     """Share of samples whose reference picture is noised before encoding; the U-Net is conditioned on the strength."""
-    noise_aug_mean: float = -3.0
-    """Mean of the logarithm of that noise strength (pixels in -1..1)."""
-    noise_aug_std: float = 0.5
-    """Standard deviation of the logarithm of that noise strength."""
     hand_scale: Annotated[float, Range(0, 1e6)] = 10.0
     """Loss weight inside the boxes of reliable hands (hand region enhancement); 1 turns it off."""
     change_weight: Annotated[float, Range(0, 1e6)] = 1.0
@@ -118,8 +106,6 @@ class ObjectiveConfig(Settings):
     the optimum, but spend capacity where it is visible: the first channels of a PCA carry most of a picture."""
     fps: float | None = 7.0
     """Frames per second passed to the U-Net (as fps - 1); null passes each sample's own rate."""
-    motion_bucket: float = 127.0
-    """Motion bucket passed to the U-Net."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,8 +128,6 @@ class OptimConfig(Settings):
     """Number of final steps over which the rate falls linearly to 0. To end a run early, lower `steps` and resume."""
     betas: Annotated[tuple[float, float], Range(0, 1)] = (0.9, 0.999)
     """AdamW's betas."""
-    eps: float = 1e-8
-    """AdamW's epsilon."""
     weight_decay: float = 0.01
     """AdamW's weight decay."""
     clip: Annotated[float, Range(0, 1e9)] = 1.0
@@ -156,9 +140,7 @@ class OptimConfig(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if self.decay > self.steps:
-            raise ConfigError(
-                f"decay={self.decay} of {self.steps} steps", "at most the number of steps", "lower 'decay'"
-            )
+            raise ConfigError(f"decay={self.decay} of {self.steps} steps", "at most the number of steps", "lower decay")
         if self.ema == 1:
             raise ConfigError("ema=1.0", "below 1", "use 0.999, or 0 to turn the EMA off")
 
@@ -196,28 +178,15 @@ class TrainedConfig(Settings):
     """Data type of frozen weights. half saves memory; it needs precision bf16 or fp16, in which the U-Net then computes
     anyway."""
 
-    def __post_init__(self) -> None:
-        Settings.__post_init__(self)
-        if self.what == "lora" and not self.targets:
-            raise ConfigError(
-                "no targets", "suffixes of layer names", "leave out 'targets' to train the attention projections"
-            )
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationConfig(Settings):
-    """What is measured during training, on clips outside the training data."""
+    """What is measured during training, on clips of the split val, or of the split train if there is none."""
 
     every: Annotated[int, Range(0)] = 500
     """Steps between validations; the last step is always validated. 0 never validates."""
-    split: str = "val"
-    """Split to measure on; if the shards have no such split, fixed samples of the training split are used."""
     clips: Annotated[int, Range(1)] = 4
     """Number of fixed clips to measure on."""
-    bands: tuple[float, ...] = (0.5, 2.0, 8.0)
-    """Noise levels that separate the bands for which the loss is reported."""
-    draws: Annotated[int, Range(1)] = 2
-    """Noise draws per clip and band."""
     generate: bool = True
     """Also generate the clips, and report PSNR, SSIM and a grid of pictures."""
     poses: bool = True
@@ -226,24 +195,13 @@ class ValidationConfig(Settings):
     best: str = "loss"
     """Score by which the best checkpoint, RUN/best, is chosen."""
 
-    def __post_init__(self) -> None:
-        Settings.__post_init__(self)
-        if any(b <= 0 for b in self.bands) or list(self.bands) != sorted(set(self.bands)):
-            raise ConfigError(f"bands={self.bands}", "increasing levels above 0", "use [0.5, 2, 8]")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoencoderConfig(Settings):
-    """The small autoencoder, whose encoder is a fixed PCA. Loss: L1 + `mse` x L2 + `edges` x L1 of the gradients."""
+    """The small autoencoder, whose encoder is a fixed PCA of squares of 8x8 pixels."""
 
     latent_channels: Annotated[int, Range(1, 16)] = 16
     """Number of latent channels, at most 16."""
-    patch_size: Annotated[int, Range(1)] = 8
-    """Side, in pixels, of the square that is encoded to one latent."""
-    mse: float = 2.0
-    """Weight of the squared error."""
-    edges: float = 0.5
-    """Weight of the L1 error of horizontal and vertical differences."""
     clip_frames: Annotated[int, Range(1)] = 4
     """Consecutive frames per clip (the decoder has temporal layers)."""
 
@@ -309,7 +267,7 @@ class TrainConfig(Settings):
     """Folder for checkpoints and logs."""
     stage: Literal["denoiser", "autoencoder", "detail", "warp"] = "denoiser"
     """What to train: the video model, or the small model's autoencoder, detail network or warp network."""
-    seed: int = 0
+    seed: Annotated[int, Range(0)] = 0
     """Seed of weights, data order and noise."""
     threads: Annotated[int, Range(0)] = 0
     """Number of CPU threads; 0 uses PyTorch's default."""
@@ -356,9 +314,7 @@ class TrainConfig(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if [p.until for p in self.phases] != sorted({p.until for p in self.phases}):
-            raise ConfigError(
-                "phases out of order", "each with a higher 'until' than the one before", "sort the phases"
-            )
+            raise ConfigError("phases out of order", "each with a higher 'until' than the one before", "sort them")
 
     def phase(self, step: int) -> PhaseConfig | None:
         """The phase that step `step` belongs to; None if the run has no phases."""

@@ -53,9 +53,7 @@ def load_networks(config: ModelConfig, seed: int) -> Components:
             base, checkpoint = checkpoint, ""
         if not base:
             fix = "set model.base (a folder, a known name, 'tiny'), or model.new for random small networks"
-            raise ConfigError(
-                f"model.base={config.base!r}, model.checkpoint={config.checkpoint!r}", "a model to start from", fix
-            )
+            raise ConfigError(f"model.base={config.base!r}, model.checkpoint={config.checkpoint!r}", "a model", fix)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # for a fresh PoseNet, which is random except for its last layer
             parts = load_components(base, checkpoint or None, new_pose_net=True)
@@ -77,10 +75,8 @@ def new_networks(config: TinyConfig, seed: int) -> Components:
         unet_options = unet_config(
             widths=config.widths,
             attention=config.attention,
-            layers=config.layers,
             latent_channels=vae.config.latent_channels,
             token_dim=config.token_dim,
-            norm_groups=config.norm_groups,
         )
         unet = build_unet(unet_options)
         pose_net = build_tiny_posenet(config.widths[0], config.reference_pose)

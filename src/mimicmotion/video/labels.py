@@ -165,9 +165,7 @@ def check_signing(kind: str, signer: Path | None) -> None:
         ConfigError: the kind cannot contain a manifest, packages are missing, or the signer file cannot be used.
     """
     if kind not in SIGNABLE:
-        raise ConfigError(
-            f"label=signed for {kind}", "mp4, mov, m4v, gif or webp", "choose one of these, or label=visible"
-        )
+        raise ConfigError(f"label=signed for {kind}", "mp4, mov, m4v, gif or webp", "choose one, or label=visible")
     import_extra("c2pa", "c2pa")
     _credentials(signer)
 

@@ -133,9 +133,7 @@ def check_picture_output(path: str | os.PathLike[str]) -> Path:
     Image.init()
     path = Path(path)
     if path.suffix.lower() not in PICTURE_SUFFIXES or path.suffix.lower() not in Image.EXTENSION:
-        raise OutputError(
-            f"{path} has the suffix {path.suffix!r}", "the suffix of a picture", "use .png, .jpg or .webp"
-        )
+        raise OutputError(f"{path} has the suffix {path.suffix!r}", "a picture suffix", "use .png, .jpg or .webp")
     return path
 
 
@@ -165,7 +163,7 @@ def check_picture_size(image: Frame, name: str) -> None:
     height, width = image.shape[:2]
     if min(height, width) < 64:
         got = f"{name} is {width} x {height} pixels"
-        raise MediaError(got, "at least 64 on the short side", "use a larger picture")
+        raise MediaError(got, "at least 64 on the short side", "use a larger one")
 
 
 def _grey_to_rgb(grey: ndarray) -> ndarray:

@@ -276,9 +276,7 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams or streams[0].codec_context is None:
         kinds = sorted({s.type for s in container.streams}) or ["nothing"]
-        raise MediaError(
-            f"{path} has no video stream ({', '.join(kinds)} only)", "a video", "pass a file with a video stream"
-        )
+        raise MediaError(f"{path} has no video stream ({', '.join(kinds)} only)", "a video", "pass a video file")
     return streams[0]
 
 

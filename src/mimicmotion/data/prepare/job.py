@@ -172,7 +172,7 @@ class _Preparation:
                 set_aside(f, "unreadable" if named else "no video", failures[f.source])
         surveys |= {f.source: known_survey(config, f) for f in rest()}
         left = rest()
-        prints = [surveys[f.source].fingerprint for f in left]
+        prints = [(s.num_frames / s.fps, s.hashes) for s in (surveys[f.source] for f in left)]
         for i, (k, apart) in near_duplicates(prints, config.near_duplicates).items():
             reason = f"looks like {left[k].source}: {apart:.1%} of the picture hash differs"
             set_aside(left[i], "near-duplicate", reason)

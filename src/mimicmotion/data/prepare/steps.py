@@ -95,7 +95,7 @@ def run_steps(
     suspects = [f for f in rest if (folder / _MARK.format(f.sha256)).exists()]
     if not suspects:
         raise MimicMotionError(
-            "the worker processes crash at startup", "processes that start", "run with --processes 1 to see why"
+            "worker processes crash at startup", "processes that start", "see why with --processes 1"
         )
     logger.warning("a worker process crashed; trying its files one by one")
     for file in suspects:

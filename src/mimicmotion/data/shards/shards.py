@@ -135,9 +135,7 @@ class Shards:
         self._entries = [(s, r) for s in shards for r in s.records]
         if not self._entries:
             there = ", ".join(f"{k} ({sum(len(s.records) for s in v)})" for k, v in index.splits.items())
-            raise InputError(
-                f"{storage.name} has no records of split {split!r}", there, "choose another split, or prepare one"
-            )
+            raise InputError(f"{storage.name} has no records of split {split!r}", there, "choose or prepare another")
         self.keys = [r.key for _, r in self._entries]
         self.num_frames = [r.num_frames for _, r in self._entries]
         self.stills = [r.stills for _, r in self._entries]

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from mimicmotion.errors import ConfigError
-from mimicmotion.settings import FusionConfig
 from mimicmotion.settings.parsing import Range, Settings
 
 
@@ -48,29 +46,8 @@ class _ResultsSpec(FigureSpec):
 class SegmentsSpec(_ResultsSpec):
     """Settings of figures that mark segment borders."""
 
-    resize: bool = False
-    """Resize all results to the size of the first."""
     borders: list[int] | None = None
     """First frames of new segments, to mark."""
-    segment_frames: int | None = None
-    """Mark the borders of segments of this many frames (N), instead of `borders`."""
-    overlap_frames: int = 6
-    """Frames shared by neighbouring segments (C)."""
-    reference_slot: bool = True
-    """Whether the reference picture takes one frame of each segment, as `generate` does by default."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.borders and self.segment_frames is not None:
-            raise ConfigError("both borders and segment_frames", "one of them", "leave one out")
-        self.fusion()
-
-    def fusion(self) -> FusionConfig | None:
-        """The fusion settings that determine the borders; None unless `segment_frames` is set."""
-        if self.segment_frames is None:
-            return None
-        plan = {"segment_frames": self.segment_frames, "overlap_frames": self.overlap_frames}
-        return FusionConfig(**plan, reference_slot=self.reference_slot)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,8 +79,6 @@ class PosesSpec(FigureSpec):
     """The video's pose file; by default, the bundled estimator runs on the frames shown."""
     frames: list[int] | None = None
     """Frames to show, counted from 0; default: four, evenly spaced."""
-    whole: bool = False
-    """Show whole frames instead of only the part with the person."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +90,7 @@ class HandsSpec(_ResultsSpec):
     """Pose file in pixels of the results, or the RESULT.json that `generate` wrote (for the driving poses as fitted to
     the picture). By default, hands are detected in the first result, which should be the real video."""
     frames: list[int] | None = None
-    """Frames to show, counted from 0; default: four in which a hand is visible."""
-    threshold: Annotated[float, Range(0, 1)] = 0.3
-    """Show a hand if the confidence of all its 21 points is above this."""
+    """Frames to show, counted from 0; default: four in which a hand is visible (all its 21 points are above 0.3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +106,6 @@ class FusionSpec(FigureSpec):
     """Number of frames of the video."""
     mode: list[str] | None = None
     """Fusion mode to show: progressive (default), released, average or none; may be given several times."""
-    reference_slot: bool = False
-    """Whether the reference picture takes one frame of each segment; with mode released, it always does."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -159,18 +159,6 @@ def load_strictly(module: torch.nn.Module, path: Path) -> torch.nn.Module:
     return module.eval().requires_grad_(requires_grad=False)
 
 
-def i3d_path(path: Path | str | None, length: int) -> Path:
-    """`weights_path` of I3D for clips of `length` frames.
-
-    Raises:
-        WeightsError: the weights are missing.
-        InputError: the clips are too short for this network.
-    """
-    if length < I3D_MIN_FRAMES:
-        raise InputError(f"clips of {length} frames", f"at least {I3D_MIN_FRAMES} for I3D", "use 16")
-    return weights_path("i3d", path)
-
-
 def load_i3d(
     path: Path | str | None = None, *, fit: Fit = "squash", length: int = 16, device: str | None = None
 ) -> FeatureNetwork:
@@ -190,7 +178,9 @@ def load_i3d(
 
     from mimicmotion.evaluation.networks.i3d import I3D
 
-    file, where = i3d_path(path, length), best_device(device)
+    if length < I3D_MIN_FRAMES:
+        raise InputError(f"clips of {length} frames", f"at least {I3D_MIN_FRAMES} for I3D", "use 16")
+    file, where = weights_path("i3d", path), best_device(device)
     with torch.device("meta"):
         module = I3D()
     module = load_strictly(module, file).to(where)
@@ -219,9 +209,6 @@ def load_network(
         ConfigError: the folder holds a VideoMAE, but transformers is not installed.
     """
     path, where = Path(path), best_device(device)
-    if not path.exists():
-        what = "a TorchScript file or a folder with a VideoMAE"
-        raise WeightsError(f"{path} does not exist", what, "correct the path; this network is not on a package index")
     module = (_video_mae(path) if path.is_dir() else _torchscript(path)).to(where)
     # a VideoMAE's tokens are averaged, as in content-debiased FVD (Ge et al. 2024)
     run = (lambda x: module(x.transpose(1, 2)).last_hidden_state.mean(1)) if path.is_dir() else module

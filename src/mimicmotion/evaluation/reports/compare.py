@@ -100,8 +100,7 @@ def _split(text: str) -> tuple[str, Path]:
 def _condition(data: Mapping[str, Any]) -> dict[str, Any]:
     """What two reports must have in common for their rows to be comparable."""
     protocol = {k: v for k, v in data.get("protocol", {}).items() if k not in ("shows", "name", "what")}
-    free = {"strict", "metrics", "frechet_resamples", "seed", "fd_infinity"}
-    free |= {"borders", "segment_frames", "overlap_frames", "reference_slot", "fusion"}  # each method has its own
+    free = {"strict", "metrics", "fd_infinity", "borders"}  # each method has its own borders
     settings = {k: v for k, v in data.get("settings", {}).items() if k not in free}
     return {"protocol": protocol, "settings": settings, "real videos": data.get("inputs", {}).get("real")}
 

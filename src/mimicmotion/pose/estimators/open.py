@@ -42,11 +42,7 @@ def open_estimator(
         raise ConfigError(f"device {device!r} for poses", "auto, cpu or cuda", "choose one of these")
     if name == "holistic":
         if detector_path or pose_path:
-            raise ConfigError(
-                "model files with the holistic estimator",
-                "no model files",
-                "use the estimator dwpose, which takes them",
-            )
+            raise ConfigError("model files with the holistic estimator", "no model files", "use dwpose for them")
         from mimicmotion.pose.estimators.holistic import HolisticEstimator
 
         return HolisticEstimator(person=person, threads=threads, device=device, static=static)

@@ -43,9 +43,7 @@ def quantize_weights(unet: UNet, format: Format) -> None:
     if before == format:
         return
     if before != "none":
-        raise ConfigError(
-            f"quantize={format!r} for {before} weights", "weights that are not quantised yet", "load it again"
-        )
+        raise ConfigError(f"quantize={format!r} for {before} weights", "unquantised weights", "reload the model")
     names = set(quantized_layers(unet))
     if not names:
         got = f"quantize={format!r} for a network without linear layers of at least {MIN_SIZE} x {MIN_SIZE}"
