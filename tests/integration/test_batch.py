@@ -64,7 +64,7 @@ def test_a_batch_is_its_jobs_one_by_one(
     assert cli.main(["batch", str(path)]) == 1
     out = capsys.readouterr().out
     assert "missing.png" in out
-    assert "1 made, 1 there before, 1 failed" in out
+    assert "1 made, 1 already there, 1 failed" in out
     assert Path("third.mp4").read_bytes() == alone
     assert json.loads(Path("third.mp4.json").read_text())["resumed_at"] == [1]
 
