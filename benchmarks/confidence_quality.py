@@ -39,7 +39,7 @@ from mimicmotion.evaluation.metrics.poses import TRULY_VISIBLE, find_patches, to
 from mimicmotion.evaluation.planted_errors import PLANTED
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.guidance.limb_warp import WarpedPicture, WarpedPoses
-from mimicmotion.pose.guidance.skeleton import draw_poses
+from mimicmotion.pose.guidance.skeleton import DrawnPoses, PoseDrawer
 from mimicmotion.pose.keypoints import L_ELBOW, LEFT_HAND, R_ELBOW, RIGHT_HAND, PoseSequence
 from mimicmotion.runtime.files import atomic_path
 from mimicmotion.settings.synthetic import HELD_OUT_SEED
@@ -60,7 +60,7 @@ Versions = dict[tuple[str, str], ndarray]
 
 def pose_maps(pipe: MimicMotionPipeline, poses: PoseSequence, *, aware: bool) -> ndarray:
     look = dict(pipe.backbone.settings.get("pose_drawing", {})) | {"confidence_aware": aware}
-    return np.stack(list(draw_poses(poses, poses.size, **look)))
+    return DrawnPoses(poses, PoseDrawer(poses.size, **look))[:]
 
 
 class Warps:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 SIZE = (96, 64)
@@ -35,7 +36,6 @@ def one(frames: int) -> dict[str, Any]:
 
     from mimicmotion.generate import inputs
     from mimicmotion.generate.job import generate
-    from mimicmotion.pose.estimators.base import StaticPose
     from mimicmotion.pose.files import save_poses
     from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
     from mimicmotion.runtime.progress import finish
@@ -46,7 +46,8 @@ def one(frames: int) -> dict[str, Any]:
     xy = (rng.random((1, NUM_POINTS, 2)) * 60 + 2 + rng.random((frames, 1, 2))).astype(np.float32)
     poses = PoseSequence(xy, np.full((frames, NUM_POINTS), 0.9, np.float32), SIZE, 15.0, "planted")
     first = PoseSequence(xy[:1].copy(), poses.confidence[:1].copy(), SIZE, 15.0, "planted")
-    inputs.find_estimator = lambda _: lambda static=False: StaticPose(first)  # noqa: ARG005
+    planted = SimpleNamespace(estimate=lambda _: first)  # of the picture
+    inputs.find_estimator = lambda _: lambda static=False: planted  # noqa: ARG005
     with tempfile.TemporaryDirectory() as folder:
         save_poses(poses, Path(folder) / "poses.npz")
         del poses, xy  # they are no part of the job

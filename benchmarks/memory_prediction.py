@@ -25,6 +25,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from drawing import cpu_model
 from mimicmotion.backbones.svd.backbone import SVDBackbone
+from mimicmotion.backbones.svd.checkpoint import Components
 from mimicmotion.backbones.svd.execution.levels import TOKENS_PER_THREAD, in_chunks
 from mimicmotion.backbones.svd.execution.memory import weight_bytes
 from mimicmotion.backbones.svd.execution.options import Execution
@@ -84,7 +85,7 @@ def ways(frames: int, positions: int) -> dict[str, ExecutionPlan]:
 
 def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, work: Workload, segments: int) -> dict[str, int]:
     """Run all stages as a job does (in place) and see what they took."""
-    pipe.configure(plan)
+    pipe.backbone.configure(plan)
     generator = np.random.default_rng(1)
     picture = generator.integers(0, 256, (*work.size, 3), dtype=np.uint8)
     poses = generator.integers(0, 256, (work.num_frames, *work.size, 3), dtype=np.uint8)
@@ -108,7 +109,7 @@ def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, work: Workload, segm
             del conditioning, noise
             *_, state = states
         with recorder.stage("decode"):
-            for _ in pipe.decode_state(state, recipe):
+            for _ in pipe.decode_step(state, recipe):
                 pass
     found = recorder.peaks
     weights = weight_bytes(pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, pipe.backbone.pose_net)
@@ -166,7 +167,8 @@ def build_pipeline(quick: bool = False, dtype: torch.dtype = torch.float32) -> M
         }
     )
     pose_net = PoseNet(width, (3, 4, 8, 16))
-    pipe = MimicMotionPipeline(SVDBackbone(unet.eval(), vae.eval(), encoder.eval(), pose_net.eval())).to(dtype=dtype)
+    parts = Components(unet.eval(), vae.eval(), encoder.eval(), pose_net.eval())
+    pipe = MimicMotionPipeline(SVDBackbone(parts)).to(dtype=dtype)
     for network in (pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, pipe.backbone.pose_net):
         for p in network.parameters():
             p.requires_grad_(False)
@@ -184,7 +186,7 @@ def seconds(pipe: MimicMotionPipeline, work: Workload, repeats: int) -> dict[str
     taken: dict[str, list[float]] = {name: [] for name in orders}
     for _ in range(repeats + 1):
         for name, plan in orders.items():
-            pipe.configure(plan)
+            pipe.backbone.configure(plan)
             start = time.perf_counter()
             list(pipe.denoise(conditioning, noise, recipe, keep_x0=False))
             taken[name].append(time.perf_counter() - start)

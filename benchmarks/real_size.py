@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from mimicmotion.backbones.svd.backbone import SVDBackbone
+from mimicmotion.backbones.svd.checkpoint import Components
 from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
 from mimicmotion.backbones.svd.decode import decode_frames
 from mimicmotion.backbones.svd.execution.levels import plan_execution
@@ -68,7 +69,7 @@ def pipeline(dtype: torch.dtype = torch.float16) -> MimicMotionPipeline:
     unet = build_unet(SVD_UNET, device="meta", dtype=dtype)
     for module in (vae, clip, pose_net):
         nn.Module.to(module.eval(), device="meta", dtype=dtype)
-    return MimicMotionPipeline(SVDBackbone(unet, vae, clip, pose_net))
+    return MimicMotionPipeline(SVDBackbone(Components(unet, vae, clip, pose_net)))
 
 
 def randomise(pipe: MimicMotionPipeline, device: torch.device | str = "cpu") -> None:
@@ -98,7 +99,7 @@ class MadeFeatures:
 @torch.inference_mode()
 def measured(pipe: MimicMotionPipeline, plan: ExecutionPlan, work: Workload, device: torch.device) -> dict[str, Any]:
     """Run one guided pass and one clip on the GPU."""
-    pipe.configure(plan, device)
+    pipe.backbone.configure(plan, device)
     rows, h, w = work.segment_frames, work.size[0] // 8, work.size[1] // 8
     options: dict[str, Any] = {"device": device, "dtype": torch.float16}
     conditioning = Conditioning(

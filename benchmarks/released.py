@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ from numpy import ndarray
 
 from drawing import cpu_model, dancer, draw_plainly
 from mimicmotion.backbones.svd.backbone import SVDBackbone
-from mimicmotion.backbones.svd.checkpoint import config_of
+from mimicmotion.backbones.svd.checkpoint import Components, config_of
 from mimicmotion.backbones.svd.decode import decode_float, to_uint8
 from mimicmotion.backbones.svd.unet import UNet
 from mimicmotion.backbones.svd.vae import Autoencoder
@@ -121,7 +122,7 @@ class Watch:
 # --- the published code's way ---------------------------------------------------------------------------------------
 
 
-def diffusers_decoder(vae: Autoencoder) -> Callable[[Any, torch.Tensor], torch.Tensor]:
+def diffusers_decoder(vae: Autoencoder) -> Callable[[torch.Tensor], torch.Tensor]:
     """Decodes the latents of a clip by diffusers' autoencoder on the same weights."""
     from diffusers import AutoencoderKLTemporalDecoder
 
@@ -132,7 +133,7 @@ def diffusers_decoder(vae: Autoencoder) -> Callable[[Any, torch.Tensor], torch.T
     theirs.eval()
 
     @torch.inference_mode()
-    def decode(_: Any, latents: torch.Tensor) -> torch.Tensor:
+    def decode(latents: torch.Tensor) -> torch.Tensor:
         z = (latents.to(theirs.device) / known["scaling_factor"]).to(theirs.dtype)
         frames = theirs.decode(z, num_frames=len(z)).sample
         return torch.nn.functional.pixel_shuffle(frames, vae.patch_size).float()
@@ -233,7 +234,7 @@ def run_released(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str,
     latents = released_latents(pipe, *inputs, steps, config.seed, watch, (tile, overlap))
     with watch("decode"):
         decode = diffusers_decoder(pipe.backbone.vae)
-        decoded = decode_float(pipe.backbone.vae, latents[0], 8, mode="released", decode=decode)
+        decoded = decode_float(pipe.backbone.vae, latents[0], 8, released=True, decode=decode)
         frames = np.stack([to_uint8(frame, truncate=True) for frame in decoded])[1:]
     with watch("write"), open_writer(config.output, size, config.fps) as writer:
         for frame in frames:
@@ -296,9 +297,8 @@ def build_pipeline(dtype: torch.dtype = torch.float32, seed: int = 0, vae: str =
     for p in pose_net.final_proj.parameters():
         torch.nn.init.normal_(p, std=0.5)  # it starts at zero: then nothing would show whether poses are used
     settings = {"height": SIZE[0], "width": SIZE[1], "guidance_scale": 2.0}
-    return MimicMotionPipeline(SVDBackbone(unet, autoencoder.eval(), encoder.eval(), pose_net.eval(), settings)).to(
-        dtype=dtype
-    )
+    parts = Components(unet, autoencoder.eval(), encoder.eval(), pose_net.eval(), settings)
+    return MimicMotionPipeline(SVDBackbone(parts)).to(dtype=dtype)
 
 
 def build_real_pipeline(dtype: torch.dtype, device: str, size: tuple[int, int]) -> MimicMotionPipeline:
@@ -308,17 +308,12 @@ def build_real_pipeline(dtype: torch.dtype, device: str, size: tuple[int, int]) 
     pipe = pipeline(dtype)
     randomise(pipe, device)
     settings = {"height": size[0], "width": size[1], "guidance_scale": 2.0}
-    return MimicMotionPipeline(
-        SVDBackbone(
-            pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, pipe.backbone.pose_net, settings
-        )
-    )
+    return MimicMotionPipeline(SVDBackbone(dataclasses.replace(pipe.backbone.parts, settings=settings)))
 
 
 def plant_poses(folder: Path, frames: int, size: tuple[int, int]) -> tuple[Path, Path]:
     """A picture and a pose file; the picture's pose is the first one."""
     from mimicmotion.generate import inputs
-    from mimicmotion.pose.estimators.base import StaticPose
     from mimicmotion.pose.files import save_poses
     from mimicmotion.video.picture import write_picture
 
@@ -326,7 +321,8 @@ def plant_poses(folder: Path, frames: int, size: tuple[int, int]) -> tuple[Path,
     poses = PoseSequence(xy.astype(np.float32), confidence.astype(np.float32), size, 15.0, "planted")
     save_poses(poses, folder / "poses.npz")
     write_picture(folder / "person.png", np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
-    inputs.find_estimator = lambda _: lambda static=False: StaticPose(poses[:1])  # noqa: ARG005
+    planted = SimpleNamespace(estimate=lambda _: poses[:1])  # of the picture
+    inputs.find_estimator = lambda _: lambda static=False: planted  # noqa: ARG005
     return folder / "person.png", folder / "poses.npz"
 
 

@@ -41,6 +41,7 @@ from numpy import ndarray
 from PIL import Image
 
 from mimicmotion.backbones.base import Request
+from mimicmotion.backbones.svd.execution.memory import weight_bytes
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.backbones.svd.execution.quantize import quantize_weights
 from mimicmotion.errors import MimicMotionError
@@ -115,7 +116,7 @@ def arguments() -> argparse.Namespace:
 
 def generate(pipe: MimicMotionPipeline, clip: SynthClip, plan: Variant, seed: int) -> tuple[ndarray, dict[str, float]]:
     """Frames, and CPU seconds of denoising and of all stages (drawing the poses left out)."""
-    pipe.configure(ExecutionPlan(unet=pipe.backbone.unet.execution, guidance_in_one_batch=False))
+    pipe.backbone.configure(ExecutionPlan(unet=pipe.backbone.unet.execution, guidance_in_one_batch=False))
     poses, reference = pipe.guide(clip.reference_frame, clip.reference_pose, clip.poses)
     request = Request(clip.reference_frame, poses, reference, len(poses), seed)
     start = time.process_time()
@@ -124,7 +125,7 @@ def generate(pipe: MimicMotionPipeline, clip: SynthClip, plan: Variant, seed: in
     encoded = time.process_time()
     *_, state = pipe.denoise(conditioning, pipe.draw_noise(recipe, request.size, seed=seed).latents, recipe)
     denoised = time.process_time()
-    frames = np.stack(list(pipe.decode_state(state, recipe, request)))
+    frames = np.stack(list(pipe.decode_step(state, recipe, request)))
     return frames, {"denoise": denoised - encoded, "all": time.process_time() - start}
 
 
@@ -250,11 +251,9 @@ class Bench:
         if quantize not in self.pipes:
             pipe = MimicMotionPipeline.from_pretrained(self.options.model)
             if quantize != "none":
-                done = quantize_weights(pipe.backbone.unet, quantize)  # type: ignore[arg-type]
-                self.weights[quantize] = {
-                    "layers": done.layers,
-                    "share": round(done.bytes_after / done.bytes_before, 3),
-                }
+                before = weight_bytes(pipe.backbone.unet)
+                quantize_weights(pipe.backbone.unet, quantize)  # type: ignore[arg-type]
+                self.weights[quantize] = {"share": round(weight_bytes(pipe.backbone.unet) / before, 3)}
             self.pipes[quantize] = pipe
         return self.pipes[quantize]
 

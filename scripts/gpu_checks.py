@@ -155,10 +155,10 @@ def golden_run(pipe: Any, want: Any) -> tuple[np.ndarray, np.ndarray]:
         motion_bucket_id=case["bucket"],
         noise_aug_strength=case["aug"],
     )
-    noise = pipe.draw_noise(recipe, image.shape[:2], latents=torch.from_numpy(want["init_noise"])).latents
+    noise = periodic_noise(torch.from_numpy(want["init_noise"]), recipe.plan.num_rows)
     *_, last = pipe.denoise(conditioning, noise, recipe)
-    frames = np.stack(list(pipe.decode_state(last, recipe)))
-    return last.step.latents.float().cpu().numpy(), frames
+    frames = np.stack(list(pipe.decode_step(last, recipe)))
+    return last.latents.float().cpu().numpy(), frames
 
 
 def plans(setup: Setup) -> Iterator[Row]:
@@ -192,7 +192,7 @@ def plans(setup: Setup) -> Iterator[Row]:
 
 def plan_run(pipe: Any, plan: Any, setup: Setup) -> dict[str, Row]:
     """One guided step of a segment and one decoded clip, by a plan; each once before it is measured."""
-    pipe.configure(plan, torch.device(setup.device))
+    pipe.backbone.configure(plan, torch.device(setup.device))
     conditioning, recipe, noise = told(pipe, setup, setup.frames - 1)
 
     def step() -> None:
@@ -276,7 +276,7 @@ def exact(setup: Setup) -> Iterator[Row]:
             ExecutionOptions(compile=compiled),
         )
         plan = plan_execution(Predictor(pipe.backbone, torch.device(setup.device)), work, None, options)
-        pipe.configure(plan, torch.device(setup.device))
+        pipe.backbone.configure(plan, torch.device(setup.device))
         conditioning, recipe, noise = told(pipe, setup, frames)
 
         def ours(conditioning: Any = conditioning, recipe: Any = recipe, noise: Any = noise) -> None:

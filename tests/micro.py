@@ -93,13 +93,9 @@ def micro_pipeline(
         "guidance_scale": 2.0,
         "fusion": {"segment_frames": 6, "overlap_frames": 3},
     }
-    backbone = (
-        SVDBackbone(*networks, settings)
-        if warp is None
-        else TinyBackbone(*networks, settings | {"reference_warp": warp})
-    )
-    backbone.detail = detail
-    return MimicMotionPipeline(backbone)
+    if warp is None:
+        return MimicMotionPipeline(SVDBackbone(Components(*networks, settings)))
+    return MimicMotionPipeline(TinyBackbone(Components(*networks, settings | {"reference_warp": warp}, detail=detail)))
 
 
 def one_step_pipeline() -> MimicMotionPipeline:

@@ -15,12 +15,12 @@ from numpy import ndarray
 from micro import copied_parts, micro_pipeline
 from mimicmotion.backbones import backbone_of
 from mimicmotion.pipeline import MimicMotionPipeline
-from mimicmotion.pose.estimators.base import StaticPose
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.settings import GenerateConfig
 from mimicmotion.video.picture import write_picture
 from mimicmotion.video.reader import open_video
 from mimicmotion.video.writer import open_writer
+from static_pose import StaticPose
 
 SIZE = (64, 48)
 FRAMES = 8
@@ -74,7 +74,7 @@ def loaded_once(model: Path | None) -> Iterator[None]:
         if base != (model and str(model)):
             return load(base, *args, **options)
         key = str((args, options))
-        loaded[key] = parts = loaded.get(key) or load(base, *args, **options).backbone.components
+        loaded[key] = parts = loaded.get(key) or load(base, *args, **options).backbone.parts
         return MimicMotionPipeline(backbone_of(copied_parts(parts)))  # a job configures its model
 
     with mock.patch.object(MimicMotionPipeline, "from_pretrained", load_once):

@@ -18,7 +18,6 @@ class Told:
 
     picture: torch.Tensor
     poses: torch.Tensor
-    batch_size: int = 1
 
     @property
     def num_frames(self) -> int:
@@ -61,6 +60,6 @@ class ToyBackbone(Backbone):
 
         return ConditionedNetwork(conditional, pair, precondition=lambda network: network)
 
-    def decode(self, latents, *, chunk=8, overlap=None, released=False, request=None, first=0):
+    def decode(self, latents, *, chunk=8, released=False, request=None, first=0):
         for frame in latents.repeat_interleave(8, -1).repeat_interleave(8, -2):
             yield ((frame + 1) * 127.5).round().clamp(0, 255).byte().movedim(0, -1).numpy()

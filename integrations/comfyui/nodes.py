@@ -15,18 +15,17 @@ from mimicmotion import MimicMotionPipeline, PoseSequence
 from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.backbones.base import Plan, Request
 from mimicmotion.diffusion.recipe import Recipe
+from mimicmotion.diffusion.sampling import Step
 from mimicmotion.errors import PoseError
 from mimicmotion.generate.inputs import Inputs, driving_poses, fit_inputs, open_driving
 from mimicmotion.generate.job import animate
 from mimicmotion.generate.outputs import with_background
 from mimicmotion.generate.setup import fusion_config, load_pipeline, run_device, with_estimator
-from mimicmotion.pipeline import StepState
 from mimicmotion.pose.estimators.open import find_estimator
 from mimicmotion.pose.keypoints import BODY, FEET, LEFT_HAND, RIGHT_HAND, VISIBLE
 from mimicmotion.runtime.progress import Progress, finish
 from mimicmotion.settings import FusionConfig, GenerateConfig, SamplingSettings, parse
 from mimicmotion.video import labels
-from mimicmotion.video.geometry import check_size
 from mimicmotion.video.picture import write_picture
 from mimicmotion.video.reader import RELEASED_FPS
 from mimicmotion.video.writer import open_writer, plan_output
@@ -67,7 +66,7 @@ class Aligned:
 class Latents:
     """What goes from Sample to Decode: the last state, and all that decoding depends on."""
 
-    state: StepState
+    step: Step
     recipe: Recipe
     request: Request
     plan: Plan
@@ -97,7 +96,7 @@ class MimicMotionPoses(io.ComfyNode):
     settings = NodeSettings(
         GenerateConfig,
         *("fps", "start", "duration", "tempo", "video_fps"),
-        *("estimator", "person", "detector", "pose_model", "pose_device", "pose_threads"),
+        *("estimator", "person", "detector", "pose_model", "pose_device"),
     )
 
     @classmethod
@@ -165,7 +164,6 @@ class MimicMotionAlign(io.ComfyNode):
             got, want = f"the pose of a picture of {found.size}", f"that of this picture, {picture.shape[:2]}"
             raise PoseError(got, want, "connect image_poses to the poses of 'image'")
         size = pipe.video_size(found, config.height, config.width, config.fit)
-        check_size(size, pipe.backbone.size_multiple)
         inputs = fit_inputs(config, picture, found, poses, size)
         for note in inputs.warnings:
             logger.warning(note)
@@ -209,21 +207,21 @@ class MimicMotionSample(io.ComfyNode):
         api.free_gpu()
         device = run_device(config, pipe)
         plan = pipe.backbone.plan_run(request.size, recipe, config, device=device)
-        pipe.configure(plan, device)
+        pipe.backbone.configure(plan, device)
         noise = pipe.draw_noise(recipe, request.size, seed=config.seed)
         report(Progress("encode", 0, 1))
         conditioning = pipe.backbone.encode(request, recipe.sampling, noise.picture)
         steps = pipe.denoise(conditioning, noise.latents, recipe, keep_x0=False)
         del conditioning  # the steps hold it as long as they need it
-        for state in steps:
-            report(Progress("denoise", state.index + 1, state.total))
-        return io.NodeOutput(Latents(state, recipe, request, plan, aligned.inputs))
+        for step in steps:
+            report(Progress("denoise", step.index + 1, step.total))
+        return io.NodeOutput(Latents(step, recipe, request, plan, aligned.inputs))
 
 
 class MimicMotionDecode(io.ComfyNode):
     """Decode latents to frames; the model's weights leave the GPU then."""
 
-    settings = NodeSettings(SamplingSettings, "decode_chunk_size", "decode_overlap")
+    settings = NodeSettings(SamplingSettings, "decode_chunk_size")
     of_job = NodeSettings(GenerateConfig, "background")
 
     @classmethod
@@ -241,8 +239,8 @@ class MimicMotionDecode(io.ComfyNode):
         recipe = dataclasses.replace(
             recipe, sampling=dataclasses.replace(recipe.sampling, **cls.settings.values(given))
         )
-        pipe.configure(latents.plan, run_device(config, pipe))
-        frames = with_background(config, latents.inputs, pipe.decode_state(latents.state, recipe, latents.request))
+        pipe.backbone.configure(latents.plan, run_device(config, pipe))
+        frames = with_background(config, latents.inputs, pipe.decode_step(latents.step, recipe, latents.request))
         found = []
         for frame in frames:
             found.append(frame)

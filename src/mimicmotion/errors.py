@@ -55,18 +55,6 @@ def out_of_memory(error: BaseException) -> bool:
     return full or any(words in str(error) for words in _MEMORY_FULL)
 
 
-def memory_error(error: BaseException, what: str = "this command") -> ConfigError:
-    """Convert an out-of-memory error of a library to one of this package.
-
-    Args:
-        error: the library's error.
-        what: what the memory was for.
-    """
-    said = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
-    fix = "close other programs, lower the resolution or the number of processes, or shorten the video"
-    return ConfigError(f"not enough free memory for {what} ({said})", "more free memory", fix)
-
-
 def system_error(error: BaseException, what: str = "this") -> InputError | None:
     """What to say of an error of the system, wherever it comes up: memory is full, or a path is no good; else None.
 
@@ -75,7 +63,9 @@ def system_error(error: BaseException, what: str = "this") -> InputError | None:
         what: what the memory was for.
     """
     if out_of_memory(error):
-        return memory_error(error, what)
+        said = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
+        fix = "close other programs, lower the resolution or the number of processes, or shorten the video"
+        return ConfigError(f"not enough free memory for {what} ({said})", "more free memory", fix)
     if not isinstance(error, OSError) or isinstance(error, MimicMotionError) or not error.strerror:
         return None
     gone = isinstance(error, FileNotFoundError) and error.filename is None

@@ -39,6 +39,7 @@ from micro import micro_pipeline
 from mimicmotion.data.prepare.analysis import _load as load_analysis
 from mimicmotion.data.shards.shards import open_shards
 from mimicmotion.data.shards.writing import RecordData, ShardSettings
+from mimicmotion.diffusion.sampling import Step
 from mimicmotion.errors import MimicMotionError
 from mimicmotion.evaluation.metrics.seams import sidecar_fusion
 from mimicmotion.evaluation.protocols import load_protocol
@@ -47,7 +48,7 @@ from mimicmotion.generate import inputs
 from mimicmotion.generate.outputs import read_sidecar
 from mimicmotion.generate.poses import poses as find_poses
 from mimicmotion.generate.replay import NEEDED, replay_config
-from mimicmotion.generate.run_state import RunState, SavedStep
+from mimicmotion.generate.run_state import RunState
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.estimators.session import open_session
 from mimicmotion.pose.files import PoseCache, save_openpose, save_poses
@@ -267,7 +268,7 @@ def make_states(folder: Path) -> None:
     with RunState(folder / "r.mp4") as state:
         state.origin = {"settings": {"seed": 1}}
         state.save_inputs(found, {"seconds": {"picture": 1.0}, "resumed_at": []})
-        state.save_step(SavedStep(1, 2, 0.5, torch.zeros(1, 4, 2, 2)), {"seconds": {}})
+        state.save_step(Step(0, 2, 0.5, torch.zeros(1, 4, 2, 2), None), {"seconds": {}})
     settings = {"picture": "p.png", "video": "v.mp4", "output": str(folder / "r.mp4"), "segment_frames": 16, "seed": 42}
     facts = {
         "format": "mimicmotion.result", "version": 1, "settings": settings, "output_sha256": "0" * 64,

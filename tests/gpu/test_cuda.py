@@ -23,7 +23,7 @@ pytestmark = [
 def run(device: str, dtype: torch.dtype, plan: ExecutionPlan | None = None) -> np.ndarray:
     pipe = micro_pipeline().to(device, dtype)
     if plan is not None:
-        pipe.configure(plan)
+        pipe.backbone.configure(plan)
     picture, pose = random_frames(0, 48, 32, 3), random_frames(1, 48, 32, 3)
     return pipe(picture, random_frames(2, 9, 48, 32, 3), pose, num_inference_steps=3, seed=1).frames
 

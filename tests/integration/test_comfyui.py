@@ -45,7 +45,7 @@ STABLE: dict[str, tuple[dict[str, str], list[tuple[str, str]]]] = {
             "person": "STRING",
             "detector": "STRING",
         }
-        | {"pose_model": "STRING", "pose_device": "COMBO", "pose_threads": "INT"},
+        | {"pose_model": "STRING", "pose_device": "COMBO"},
         [("poses", "MIMICMOTION_POSES"), ("fps", "FLOAT")],
     ),
     "MimicMotionAlign": (
@@ -66,7 +66,7 @@ STABLE: dict[str, tuple[dict[str, str], list[tuple[str, str]]]] = {
     ),
     "MimicMotionDecode": (
         {"model": "MIMICMOTION_MODEL", "latents": "MIMICMOTION_LATENTS", "decode_chunk_size": "INT"}
-        | {"decode_overlap": "INT", "background": "COMBO"},
+        | {"background": "COMBO"},
         [("images", "IMAGE")],
     ),
     "MimicMotionSave": (
@@ -236,7 +236,7 @@ def test_noise_levels_of_another_node(ui: ComfyUI) -> None:
     nodes[number]["inputs"]["sigmas"] = torch.tensor([80.0, 5.0, 0.0])
     (latents,) = ui.run(nodes)[number]
     assert latents.recipe.sigmas.tolist() == [80.0, 5.0, 0.0]
-    assert latents.state.total == 2
+    assert latents.step.total == 2
 
 
 def test_the_workflows_are_those_of_the_script(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def failing(call: int) -> Callable[..., Any]:
 def test_signal_while_frames_are_decoded_stops_at_once(
     job: GenerateConfig, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = MimicMotionPipeline.decode_state
+    decode = MimicMotionPipeline.decode_step
 
     def signalled(*args: Any, **kwargs: Any) -> Iterator[Any]:
         for frame in decode(*args, **kwargs):
@@ -198,7 +198,7 @@ def test_signal_while_frames_are_decoded_stops_at_once(
 
     reports: list[Progress] = []
     with monkeypatch.context() as patch:
-        patch.setattr(MimicMotionPipeline, "decode_state", signalled)
+        patch.setattr(MimicMotionPipeline, "decode_step", signalled)
         with pytest.raises(Stopped, match="5 of 5 steps are kept in .*--resume"):
             finish(generate(job), reports.append)
     assert [r.done for r in reports if r.stage == "write"] == [1]  # no further frame was made
@@ -234,22 +234,13 @@ def test_nothing_to_resume_is_a_start(job: GenerateConfig) -> None:
     assert result.resumed_at == []
 
 
-def test_without_resume_an_old_state_is_kept_until_the_new_result_is_complete(
-    begun: GenerateConfig, caplog: pytest.LogCaptureFixture
-) -> None:
-    old = sorted(p.read_bytes() for p in state_path(begun.output).iterdir())
-    other = dataclasses.replace(begun, seed=1)
-    stop_after(other, "denoise", 1)
-    assert "add --resume" in caplog.text
-    aside = state_path(begun.output).with_name("result.mp4.state.old")
-    assert sorted(p.read_bytes() for p in aside.iterdir()) == old
-    finish(generate(again(other)))
-    assert left_over(begun) == ["result.mp4", "result.mp4.json"]
-
-
-def test_a_run_without_states_leaves_an_old_one_alone(begun: GenerateConfig) -> None:
-    finish(generate(dataclasses.replace(begun, save_every=0)))
-    assert left_over(begun) == ["result.mp4", "result.mp4.json", "result.mp4.state"]
+def test_an_old_state_is_never_replaced(begun: GenerateConfig) -> None:
+    state = state_path(begun.output)
+    old = sorted(p.read_bytes() for p in state.iterdir())
+    for other in (dataclasses.replace(begun, seed=1), dataclasses.replace(begun, save_every=0)):
+        with pytest.raises(ConfigError, match="add --resume"):
+            finish(generate(other))
+    assert sorted(p.read_bytes() for p in state.iterdir()) == old
     finish(generate(again(begun, save_every=0)))
     assert left_over(begun) == ["result.mp4", "result.mp4.json"]
 
@@ -310,7 +301,7 @@ def test_other_weights_are_refused(job: GenerateConfig, tmp_path: Path) -> None:
 def test_what_does_not_change_the_result_may_differ(begun: GenerateConfig, tmp_path: Path, whole: bytes) -> None:
     moved = tmp_path / "moved.png"
     shutil.move(begun.picture, moved)
-    config = again(begun, picture=moved, side_by_side=True, preview=True, save_every=1, memory=3.0, pose_threads=1)
+    config = again(begun, picture=moved, side_by_side=True, preview=True, save_every=1, memory=3.0)
     finish(generate(config))
     assert begun.output.read_bytes() == whole
     assert side_by_side_path(begun.output).is_file()
@@ -385,8 +376,8 @@ def test_full_disk_while_saving_is_only_said(
     write, calls = resume.dump_step, []
 
     def full(step: Any, path: Path) -> None:
-        calls.append(step.done)
-        if step.done == 4:
+        calls.append(step.index + 1)
+        if step.index == 3:
             path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         write(step, path)

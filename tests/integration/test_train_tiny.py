@@ -25,5 +25,5 @@ def test_the_whole_chain_gives_a_model(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[-3000:]
     backbone = MimicMotionPipeline.from_pretrained(tmp_path / "runs" / "tiny" / "model").backbone
     assert backbone.name == "tiny"
-    assert backbone.components.detail is not None
-    assert backbone.components.warp is not None
+    assert backbone.parts.detail is not None
+    assert backbone.parts.warp is not None

@@ -10,7 +10,7 @@ import pytest
 from numpy import ndarray
 
 from mimicmotion.pose.align import fit_alignment
-from mimicmotion.pose.guidance.skeleton import draw_poses
+from mimicmotion.pose.guidance.skeleton import DrawnPoses, PoseDrawer
 from mimicmotion.pose.keypoints import BODY, FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
 
 DATA = Path(__file__).with_name("data")
@@ -57,9 +57,10 @@ def _check(path: Path) -> None:
             theirs = file[f"out{i}/{part}"].reshape(-1, 2)
             np.testing.assert_allclose(aligned.xy[i, place] / (width, height), theirs, atol=1e-6)
 
-    pictures = list(draw_poses(aligned))
+    drawer = PoseDrawer(aligned.size)
+    pictures = DrawnPoses(aligned, drawer)[:]
     assert len(pictures) == len(file["images"])
     for ours, theirs in zip(pictures, file["images"].transpose(0, 2, 3, 1), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    (own,) = draw_poses(reference)
+    own = drawer.draw(reference.xy[0], reference.confidence[0])
     np.testing.assert_array_equal(own, file["ref_image_pose"].transpose(1, 2, 0))

@@ -60,7 +60,7 @@ def compare(shared: Callable[[str], Path], clip: str, count: int | None) -> tupl
     frames = read_frames(video, [int(i) for i in golden["frame_index"][picked]], size)
     distances: dict[str, list[ndarray]] = {name: [] for name in LIMITS}
     differ = total = 0
-    for k, found in zip(picked, HolisticEstimator(threads=1, static=True).estimate_raw(frames), strict=True):
+    for k, (found, _) in zip(picked, HolisticEstimator(threads=1, static=True)._follow(frames), strict=True):
         for name in LIMITS:
             theirs, ours = golden[name][k][:, :2] * size[::-1], part(found, name)
             total += 1

@@ -90,7 +90,7 @@ def test_released_decode(model: Components, shared: Find, name: str, start: int)
     """The last chunks of a case (a chunk does not see the others), one of them short."""
     with np.load(shared(f"parity/goldens/pipeline/{name}.npz")) as z:
         latents, raw, uint8 = (torch.from_numpy(z[k]) for k in ("latents", "frames_raw", "frames_uint8"))
-    frames = torch.stack(list(decode_float(model.vae, latents[0, start:], 8, mode="released")))
+    frames = torch.stack(list(decode_float(model.vae, latents[0, start:], 8, released=True)))
     close(frames.transpose(0, 1), raw[0, :, start:], 1e-4)
     got = to_uint8(frames, truncate=True).astype(int)
     want = uint8[start - 1 :].numpy().transpose(0, 2, 3, 1)  # the first frame was dropped
@@ -109,7 +109,7 @@ def test_blended_decode_is_nearer_to_the_whole_decode(model: Components, shared:
         steps = (frames.diff(dim=0) - whole.diff(dim=0)).square().mean((1, 2, 3)).sqrt()
         return (frames - whole).square().mean().sqrt().item(), steps.max().item()
 
-    plain, blend = error(mode="released"), error()
+    plain, blend = error(released=True), error()
     assert blend[0] < plain[0] / 5
     assert blend[1] < plain[1] / 5
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
 from mimicmotion.backbones.svd.decode import decode_float
 from mimicmotion.diffusion.denoiser import guide
+from mimicmotion.diffusion.noise import periodic_noise
 from mimicmotion.diffusion.recipe import Recipe
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.settings import FusionConfig
@@ -70,7 +71,7 @@ class Case:
             noise_aug_strength=self.set["aug"],
             image_noise=self.tensor("image_noise"),
         )
-        self.noise = pipe.draw_noise(self.recipe, self.image.shape[:2], latents=self.tensor("init_noise")).latents
+        self.noise = periodic_noise(self.tensor("init_noise"), self.recipe.plan.num_rows)
 
     def run(self, pipe: MimicMotionPipeline) -> ndarray:
         """One call, with the noise of the seed."""
@@ -191,11 +192,11 @@ def test_small_cases(name: str, small: MimicMotionPipeline, outputs: list[tuple[
     _close(drawn.latents, case.noise, NOISE)
 
     states = list(small.denoise(c, case.noise, recipe))
-    _close(states[0].step.latents, want["latents_after_first_step"], 1e-3)
+    _close(states[0].latents, want["latents_after_first_step"], 1e-3)
     last = outputs[-len(recipe.plan.segments) :]
     _close(_fused(last, case).float(), want["noise_pred_last_step"], 2e-4)
-    _close(states[-1].step.latents, want["latents"], 1e-4)
-    frames = np.stack(list(small.decode_state(states[-1], recipe)))
+    _close(states[-1].latents, want["latents"], 1e-4)
+    frames = np.stack(list(small.decode_step(states[-1], recipe)))
     assert len(frames) == case.set["frames"] - 1
     _close_frames(frames[want["frames_kept"]], want["frames_uint8"])
 
@@ -234,14 +235,14 @@ def _whole(case: Case, pipe: MimicMotionPipeline, outputs: list[tuple[Tensor, Te
         states.append(state)
         # a step multiplies the error of v by the fall of sigma, 629 in the first one
         fall = float(case.recipe.sigmas[state.index] - case.recipe.sigmas[state.index + 1])
-        _close(state.step.latents, want["latents_steps"][state.index + 1], 1e-4 + 2e-6 * fall)
+        _close(state.latents, want["latents_steps"][state.index + 1], 1e-4 + 2e-6 * fall)
         _close(_fused(outputs, case).float(), want["noise_pred"][state.index], 1e-4)
         outputs.clear()
-    final = states[-1].step.latents
+    final = states[-1].latents
     _close(final, want["latents"], 1e-4)
-    raw = torch.stack(list(decode_float(pipe.backbone.vae, final[0], case.set["chunk"], mode="released")))
+    raw = torch.stack(list(decode_float(pipe.backbone.vae, final[0], case.set["chunk"], released=True)))
     _close(raw, want["frames_raw"][0].transpose(1, 0, 2, 3), 1e-4)
-    _close_frames(np.stack(list(pipe.decode_state(states[-1], case.recipe))), want["frames_uint8"])
+    _close_frames(np.stack(list(pipe.decode_step(states[-1], case.recipe))), want["frames_uint8"])
 
 
 @pytest.mark.slow

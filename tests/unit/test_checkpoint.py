@@ -93,7 +93,7 @@ def test_own_folder_round_trip(model: Components, folder: Path) -> None:
     assert not any(m.training for p in PARTS for m in getattr(got, p).modules())
     assert all(p.requires_grad for p in got.unet.parameters())
     assert len(got.files) == 4
-    assert all("recorded in" in how for path, _, how in weights.verify(folder).files if path.name != "mimicmotion.json")
+    assert all("recorded in" in how for path, _, how in weights.verify(folder) if path.name != "mimicmotion.json")
 
 
 def test_loaded_model_computes_what_the_saved_one_did(model: Components, folder: Path) -> None:

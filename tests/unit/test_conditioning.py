@@ -8,6 +8,7 @@ import torch
 from numpy import ndarray
 
 from micro import micro_pipeline, random_frames
+from mimicmotion.backbones.svd import pose_features
 from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
 from mimicmotion.backbones.svd.pose_features import RecomputedFeatures, encode_poses, to_unit
 from mimicmotion.errors import InputError, PoseError
@@ -69,11 +70,12 @@ def test_pose_slots(pipe: MimicMotionPipeline, conditioning: Conditioning) -> No
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])
 def test_pose_frames_are_taken_in_chunks_each_once(
-    pipe: MimicMotionPipeline, conditioning: Conditioning, chunk: int
+    pipe: MimicMotionPipeline, conditioning: Conditioning, monkeypatch: pytest.MonkeyPatch, chunk: int
 ) -> None:
+    monkeypatch.setattr(pose_features, "POSE_CHUNK", chunk)
     lazy = Lazy(POSES)
     with torch.inference_mode():
-        features, _ = encode_poses(pipe.backbone.pose_net, lazy, REFERENCE, (32, 48), chunk=chunk)
+        features, _ = encode_poses(pipe.backbone.pose_net, lazy, REFERENCE, (32, 48))
     everything = features.frames(range(7))
     torch.testing.assert_close(everything, conditioning.pose_features.frames(range(7)), rtol=0, atol=1e-6)
     assert [f for a, b in lazy.asked for f in range(a, b)] == list(range(7))
@@ -89,17 +91,20 @@ def test_frames_of_a_list_and_the_first_frames_alone(pipe: MimicMotionPipeline, 
     torch.testing.assert_close(features.frames(range(3)), want, rtol=0, atol=1e-6)
 
 
-def test_features_that_do_not_fit_are_made_again(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
+def test_features_that_do_not_fit_are_made_again(
+    pipe: MimicMotionPipeline, conditioning: Conditioning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pose_features, "POSE_CHUNK", 3)
     lazy = Lazy(POSES)
-    features, slot = encode_poses(pipe.backbone.pose_net, lazy, REFERENCE, (32, 48), chunk=3, budget=1000)
+    features, slot = encode_poses(pipe.backbone.pose_net, lazy, REFERENCE, (32, 48), budget=1000)
     assert isinstance(features, RecomputedFeatures)
-    assert sum(map(len, features.packed)) < POSES.nbytes * 1.01
+    assert len(features) == 7
     index = [6, 0, 3, 3]
     torch.testing.assert_close(features.frames(index), conditioning.pose_features.frames(index), rtol=0, atol=1e-6)
     assert slot is not None
     assert conditioning.reference_pose_features is not None
     torch.testing.assert_close(slot, conditioning.reference_pose_features)
-    assert [f for a, b in lazy.asked for f in range(a, b)] == list(range(7)), "each drawn once"
+    assert lazy.asked == [(i, i + 1) for i in index], "only these are drawn"
 
 
 def test_pose_net_of_two_poses_sees_the_reference_pose() -> None:
@@ -113,7 +118,7 @@ def test_pose_net_of_two_poses_sees_the_reference_pose() -> None:
     torch.testing.assert_close(slot, own)
     assert not torch.allclose(features.frames([2]), other.frames([2]))
     with pytest.raises(PoseError, match="which this model needs"):
-        encode_poses(net, POSES, None, (32, 48))
+        micro_pipeline(reference_pose_input=True).encode(IMAGE, POSES)
 
 
 @pytest.mark.parametrize(
@@ -172,12 +177,3 @@ def test_one_batch_of_two_equals_two_passes(pipe: MimicMotionPipeline, condition
     for a, b in zip(one, two, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
     assert not torch.allclose(one[0], one[1], atol=0.01)
-
-
-def test_stack(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
-    other = pipe.encode(IMAGE[::-1].copy(), POSES[::-1].copy(), REFERENCE)
-    both = Conditioning.stack([conditioning, other])
-    assert both.batch_size == 2
-    assert torch.equal(both.pose_features.frames([2, 5])[1:], other.pose_features.frames([2, 5]))
-    bare = pipe.encode(IMAGE, POSES)
-    assert Conditioning.stack([bare, bare]).reference_pose_features is None

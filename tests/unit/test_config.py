@@ -67,7 +67,6 @@ def test_generate_config_round_trips_through_plain_data() -> None:
         ({"stride": 0}, "stride=0"),
         ({"height": 10**400, "width": 64}, "height=1000"),
         ({"start": -2}, "start=-2"),
-        ({"pose_threads": -1}, "pose_threads=-1"),
     ],
 )
 def test_wrong_settings_are_named(wrong: dict[str, object], says: str) -> None:

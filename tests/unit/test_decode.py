@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from mimicmotion.backbones.svd.decode import blend_weight, decode_float, plan_chunks, to_uint8
 from mimicmotion.backbones.svd.vae import Autoencoder
-from mimicmotion.errors import ConfigError
 
 
 def make_vae(seed: int = 0) -> Autoencoder:
@@ -48,14 +47,6 @@ def test_chunks_cover_with_enough_overlap(num_frames: int, sizes: tuple[int, int
         assert b.start > a.start
 
 
-@pytest.mark.parametrize(("chunk", "overlap"), [(0, 0), (4, 4), (4, -1)])
-def test_bad_chunks(chunk: int, overlap: int, vae, latents) -> None:
-    with pytest.raises(ConfigError, match="decode_chunk_size"):
-        decode_float(vae, latents, chunk, overlap=overlap)
-    with pytest.raises(ConfigError, match="mode"):
-        decode_float(vae, latents, mode="nonsense")  # before the first frame is asked for
-
-
 def test_blend_weights_are_a_rising_partition() -> None:
     for n in (1, 2, 5):
         w = [blend_weight(j, n) for j in range(1, n + 1)]
@@ -66,8 +57,8 @@ def test_blend_weights_are_a_rising_partition() -> None:
 def test_one_chunk_is_exact(vae, latents) -> None:
     with torch.inference_mode():
         want = vae.decode(latents / 0.5, 21)
-    for mode in ("blend", "released"):
-        assert torch.equal(torch.stack(list(decode_float(vae, latents, 21, mode=mode))), want)
+    for released in (False, True):
+        assert torch.equal(torch.stack(list(decode_float(vae, latents, 21, released=released))), want)
     assert list(decode_float(vae, latents[:0])) == []
     assert len(list(decode_float(vae, latents[:1]))) == 1
 
@@ -75,18 +66,18 @@ def test_one_chunk_is_exact(vae, latents) -> None:
 def test_blend_is_nearer_to_the_whole_decode_at_the_seams(vae, latents) -> None:
     whole = torch.stack(list(decode_float(vae, latents, 21)))
     error = {}
-    for mode in ("blend", "released"):
-        frames = torch.stack(list(decode_float(vae, latents, 8, mode=mode)))
+    for released in (False, True):
+        frames = torch.stack(list(decode_float(vae, latents, 8, released=released)))
         steps = (frames.diff(dim=0) - whole.diff(dim=0)).square().mean((1, 2, 3)).sqrt()
-        error[mode] = max(steps[7], steps[15])
-    assert error["blend"] < 0.5 * error["released"]
+        error[released] = max(steps[7], steps[15])
+    assert error[False] < 0.5 * error[True]
 
 
 def test_frames_come_one_by_one_and_latents_are_read_as_needed(vae, latents, monkeypatch) -> None:
     seen: list[int] = []
     decode = vae.decode
     monkeypatch.setattr(vae, "decode", lambda z, frames, chunk: seen.append(frames) or decode(z, frames, chunk))
-    stream = map(to_uint8, decode_float(vae, latents, 4, overlap=1))
+    stream = map(to_uint8, decode_float(vae, latents, 4))
     assert seen == []
     frame = next(stream)
     assert seen == [4]

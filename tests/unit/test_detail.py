@@ -283,7 +283,7 @@ def test_wrong_settings_and_missing_pictures_are_refused() -> None:
         with pytest.raises(ConfigError):
             DetailNet(**(SMALL | wrong))
     with pytest.raises(ConfigError, match="detail network"):
-        SVDBackbone.of(replace(micro_pipeline().backbone.components, detail=small()))
+        SVDBackbone(replace(micro_pipeline().backbone.parts, detail=small()))
     pipe = detailed_pipeline(small())
     latents = torch.zeros(3, 4, SIZE[0] // 8, SIZE[1] // 8)
     with pytest.raises(InputError, match="2 frames"):

@@ -13,6 +13,7 @@ import torch
 from fake_shards import FakeShards
 from micro import micro_pipeline, one_step_pipeline
 from mimicmotion.backbones.svd.checkpoint import save_components
+from mimicmotion.backbones.tiny.backbone import TinyBackbone
 from mimicmotion.backbones.tiny.detail import DetailNet
 from mimicmotion.backbones.tiny.warp import WarpNet
 from mimicmotion.errors import ConfigError
@@ -136,7 +137,7 @@ def test_the_picture_is_moved_by_the_warp_network_if_the_model_has_one(folder: P
     net = WarpNet((8, 8, 8, 8))
     with torch.no_grad():
         net.out.bias[-19:-3] = -40.0  # it sees nobody anywhere
-    parts = MimicMotionPipeline.from_pretrained(folder).backbone.components
+    parts = MimicMotionPipeline.from_pretrained(folder).backbone.parts
     save_components(dataclasses.replace(parts, warp=net), tmp_path / "model", dtype=torch.float32)
     shards: Any = FakeShards(size=(64, 32))
     limbs, moved = (DetailTask(config(f, tmp_path), shards).train_clips.make(0) for f in (folder, tmp_path / "model"))
@@ -183,8 +184,7 @@ def test_training_lowers_the_loss_resumes_exactly_and_exports_a_whole_model(fold
     assert isinstance(old.backbone.detail, DetailNet)
     bare = DetailNet(**(old.backbone.detail.config | {"fine": 0}))
     bare.load_state_dict({k: v for k, v in old.backbone.detail.state_dict().items() if not k.startswith("fine")})
-    old.backbone.detail = bare
-    old.save_pretrained(tmp_path / "old")
+    TinyBackbone(dataclasses.replace(old.backbone.parts, detail=bare)).save(tmp_path / "old")
     gone_on = task(
         config(
             folder,

@@ -174,14 +174,6 @@ def test_a_gpu_that_onnxruntime_cannot_use_is_warned_of(
         DWPoseEstimator(*files, device="cuda")
 
 
-def test_settings_name_the_files_by_content(files: tuple[Path, Path], tmp_path: Path) -> None:
-    copy = tmp_path / "other_name.onnx"
-    copy.write_bytes(files[0].read_bytes())
-    a, b = (DWPoseEstimator(f, files[1], device="cpu").settings for f in (files[0], copy))
-    assert a == b
-    assert a != DWPoseEstimator(*files, person=1, device="cpu").settings
-
-
 def test_it_opens_by_name(files: tuple[Path, Path]) -> None:
     opened = open_estimator("dwpose", detector_path=files[0], pose_path=files[1], device="cpu")
     assert isinstance(opened, DWPoseEstimator)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from mimicmotion.errors import ConfigError, PoseError
-from mimicmotion.pose.estimators.base import PoseEstimator, StaticPose, nobody
+from mimicmotion.pose.estimators.base import PoseEstimator, nobody
 from mimicmotion.pose.estimators.open import open_estimator
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
+from static_pose import StaticPose
 
 
 def moving(frames: int = 2) -> PoseSequence:

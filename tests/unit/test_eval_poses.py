@@ -21,8 +21,8 @@ from mimicmotion.evaluation.metrics.poses import (
     redetect,
     torso_length,
 )
-from mimicmotion.pose.estimators.base import StaticPose
 from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
+from static_pose import StaticPose
 
 
 def poses(frames: int = 4, seed: int = 0) -> PoseSequence:

@@ -44,9 +44,10 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 def test_a_plan_changes_nothing(plain: torch.Tensor) -> None:
-    pipe = micro_pipeline().configure(ExecutionPlan(unet=CHUNKS, guidance_in_one_batch=False))
+    pipe = micro_pipeline()
+    pipe.backbone.configure(ExecutionPlan(unet=CHUNKS, guidance_in_one_batch=False))
     close(latents(pipe), plain)
-    pipe.configure(ExecutionPlan())
+    pipe.backbone.configure(ExecutionPlan())
     assert torch.equal(latents(pipe), plain)
 
 
@@ -74,7 +75,7 @@ def test_no_plan_changes_anything_at_any_length(
         guidance_in_one_batch=one_batch,
         offload="modules" if on_host else "none",
     )
-    pipe.configure(plan)
+    pipe.backbone.configure(plan)
     found = run()
     # With a network in float64 only what happens to the latents outside of it is rounded to float32. One in float32 is
     # off by 2.9e-6 from that (AVX-512, AVX2 and SSE4.1), so two ways through it may differ by twice as much.
@@ -138,11 +139,12 @@ def test_decoding_goes_on_in_chunks() -> None:
 
 @pytest.mark.parametrize("offload", ["modules", "blocks"])
 def test_weights_that_wait_on_the_host_change_nothing(offload: Any, plain: torch.Tensor) -> None:
-    pipe = micro_pipeline().configure(ExecutionPlan(offload=offload))
+    pipe = micro_pipeline()
+    pipe.backbone.configure(ExecutionPlan(offload=offload))
     assert torch.equal(latents(pipe), plain)
-    pipe.configure(ExecutionPlan(unet=CHUNKS, offload=offload))
+    pipe.backbone.configure(ExecutionPlan(unet=CHUNKS, offload=offload))
     torch.testing.assert_close(latents(pipe), plain, rtol=1e-5, atol=1e-5)
-    pipe.configure(ExecutionPlan())
+    pipe.backbone.configure(ExecutionPlan())
     assert torch.equal(latents(pipe), plain)
 
 

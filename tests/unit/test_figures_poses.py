@@ -15,10 +15,10 @@ from mimicmotion.evaluation.figures import hands, job
 from mimicmotion.evaluation.figures.clips import open_clips, parse_names
 from mimicmotion.evaluation.figures.poses import make_maps, part_of, pose_box
 from mimicmotion.evaluation.figures.specs import HandsSpec, PosesSpec
-from mimicmotion.pose.estimators.base import StaticPose
 from mimicmotion.pose.files import save_poses
 from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
 from mimicmotion.runtime.progress import finish
+from static_pose import StaticPose
 
 SIZE = (96, 64)
 

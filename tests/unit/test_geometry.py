@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -27,7 +28,8 @@ def centre_of_mass(image: np.ndarray) -> np.ndarray:
 @settings(max_examples=150)
 @given(source=sizes, target=sizes, mode=modes, at=st.tuples(st.floats(0, 1), st.floats(0, 1)))
 def test_a_keypoint_lands_where_its_dot_is_drawn(source: Size, target: Size, mode: FitMode, at: tuple) -> None:
-    fit = plan_fit(source, target, mode, resample="bilinear")
+    fit = plan_fit(source, target, mode)
+    fit = fit if mode == "released" else dataclasses.replace(fit, resample="bicubic")  # rings less than Lanczos
     radius = max(2, round(3 / min(fit.scale)))  # a dot that neither filter can lose
     margin = radius + math.ceil(2 / min(fit.scale)) + 2  # the filter is renormalised at the rim
     assume(min(source) > 2 * margin)
@@ -116,9 +118,7 @@ def test_bad_settings_say_what_is_expected() -> None:
         plan_size((10, 10), resolution=500)
     with pytest.raises(ConfigError, match="width=500.*\n.*multiple of 64.*\n.*512"):
         check_size((512, 500))
-    with pytest.raises(ConfigError, match="mode"):
-        plan_fit((10, 10), (5, 5), "zoom")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="1 x 1"):
-        plan_fit((0, 10), (5, 5))
+        plan_fit((10, 10), (0, 5))
     with pytest.raises(ConfigError, match="10 x 10"):
         plan_fit((10, 10), (5, 5)).apply(np.zeros((11, 10, 3), np.uint8))

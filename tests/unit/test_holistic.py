@@ -70,7 +70,7 @@ def test_standing_man_is_upright_and_knows_his_sides(estimator: HolisticEstimato
 
 
 def test_face_lies_on_the_head_of_the_body() -> None:
-    raw = next(HolisticEstimator(threads=1).estimate_raw([read("astronaut")]))
+    raw, _ = next(HolisticEstimator(threads=1)._follow([read("astronaut")]))
     assert raw is not None
     assert raw.face is not None
     assert np.linalg.norm(raw.face.xy[4] - raw.body.xy[0]) < 15  # two networks, one nose
@@ -249,11 +249,6 @@ def test_wrong_person_is_refused(person: object) -> None:
         HolisticEstimator(person=person)  # type: ignore[arg-type]
 
 
-def test_wrong_threads_are_refused() -> None:
-    with pytest.raises(ConfigError, match="threads=0"):
-        HolisticEstimator(threads=0)
-
-
 @pytest.mark.parametrize(
     "frame",
     [
@@ -280,7 +275,7 @@ def test_bundled_files_are_as_their_origin_says() -> None:
 
 
 def test_the_lost_one_is_waited_for(estimator: HolisticEstimator) -> None:
-    body = next(estimator.estimate_raw([read("two")])).body  # type: ignore[union-attr]
+    body = next(estimator._follow([read("two")]))[0].body  # type: ignore[union-attr]
     here = body.next_roi
     other = replace(body, next_roi=replace(here, x=here.x + 3 * here.size))
     choose, just, long_ago = estimator._choose, _Seen(roi=here), _Seen(roi=here, frames_alone=PATIENCE + 1)
@@ -325,7 +320,7 @@ def test_missing_cuda_and_missing_network_are_explained(monkeypatch: pytest.Monk
 
 def test_people_in_a_picture_are_told_from_parts_of_people(balance: list[ndarray]) -> None:
     """A man with a woman far behind him, who is cut off by the edge: a closer look also takes his legs for somebody."""
-    pictures = find_estimator(PoseOptions(pose_threads=1))(static=True)
+    pictures = find_estimator(PoseOptions(), threads=1)(static=True)
     assert pictures.estimate(balance).people.tolist() == [2] * len(balance)
     behind = HolisticEstimator(threads=1, static=True, person=0).estimate(balance[:1])
     assert behind.xy[0, kp.NECK, 0] < 40

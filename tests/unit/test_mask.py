@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 from numpy import ndarray
 
-from mimicmotion.errors import InputError, MediaError, OutputError, PoseError
+from mimicmotion.errors import InputError, MediaError, PoseError
 from mimicmotion.generate import inputs
 from mimicmotion.generate.mask import mask as mask_job
 from mimicmotion.pose.estimators.holistic.networks import Networks
 from mimicmotion.pose.estimators.open import open_estimator
 from mimicmotion.pose.keypoints import BODY, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
 from mimicmotion.pose.mask import PersonSegmenter, SelfieSegmenter
-from mimicmotion.pose.mask_files import are_whole, load_masks, save_masks
 from mimicmotion.runtime.progress import finish
 from mimicmotion.settings import MaskConfig
 from mimicmotion.video.writer import open_writer
@@ -132,36 +131,6 @@ def test_poses_of_another_size_are_refused(segmenter: SelfieSegmenter) -> None:
         next(segmenter.masks(random_frames(1, (32, 32)), standing(1)))
 
 
-# --- files ------------------------------------------------------------------------------------------------------
-
-
-def test_saved_masks_come_back_and_open_in_numpy(tmp_path: Path) -> None:
-    path, masks = tmp_path / "masks.npz", random_frames(4, (5, 7))[..., 0]
-    np.testing.assert_array_equal(list(save_masks(masks, path, 4, (5, 7))), masks)
-    np.testing.assert_array_equal(list(load_masks(path)), masks)
-    with np.load(path) as file:
-        np.testing.assert_array_equal(file["masks"], masks)
-    assert are_whole(path)
-
-
-def test_too_few_masks_leave_no_file(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="3 masks"):
-        list(save_masks(np.zeros((3, 5, 7), np.uint8), tmp_path / "masks.npz", 4, (5, 7)))
-    assert not list(tmp_path.iterdir())
-
-
-def test_damaged_masks_are_noticed(tmp_path: Path) -> None:
-    path = tmp_path / "masks.npz"
-    list(save_masks(random_frames(4, (50, 70))[..., 0], path, 4, (50, 70)))
-    data = bytearray(path.read_bytes())
-    data[2000] ^= 255
-    path.write_bytes(data)
-    assert not are_whole(path)
-    with pytest.raises(MediaError, match="no file of masks"):
-        list(load_masks(path))
-    assert not are_whole(tmp_path / "nothing.npz")
-
-
 # --- the job ----------------------------------------------------------------------------------------------------
 
 
@@ -172,26 +141,29 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MaskConfig:
     with open_writer(tmp_path / "video.mp4", SIZE, 15.0) as writer:
         for frame in random_frames(FRAMES, SIZE):
             writer.write(frame)
-    return MaskConfig(video=tmp_path / "video.mp4", output=tmp_path / "masks.npz", pose_threads=1)
+    return MaskConfig(video=tmp_path / "video.mp4", output=tmp_path / "masks")
 
 
 def test_job_writes_what_is_asked_for_and_remembers(config: MaskConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     result = finish(mask_job(config))
     assert f"{FRAMES} masks of {SIZE[1]}x{SIZE[0]}" in result.summary()
-    with np.load(config.output) as file:
-        masks = file["masks"]
-    assert masks.shape == (FRAMES, *SIZE)
+    masks = frames_of(config.output)
+    assert masks.shape == (FRAMES, *SIZE, 3)
     assert result.share == pytest.approx(np.mean(masks >= 128))
+    (cached,) = (config.output.parent / "cache").rglob("frame_000000.png")
 
     def found(*_: object) -> Iterator[None]:
         raise AssertionError("the masks were found again")
 
     monkeypatch.setattr(SelfieSegmenter, "masks", found)
-    folder = dataclasses.replace(config, output=config.output.with_name("folder"))
-    finish(mask_job(folder))
-    np.testing.assert_array_equal(frames_of(folder.output), np.repeat(masks[..., None], 3, -1))
+    again = dataclasses.replace(config, output=config.output.with_name("again"))
+    finish(mask_job(again))
+    np.testing.assert_array_equal(frames_of(again.output), masks)
     with pytest.raises(AssertionError, match="found again"):
         finish(mask_job(dataclasses.replace(config, pose_cache=False)))
+    cached.write_bytes(cached.read_bytes()[:50])
+    with pytest.raises(AssertionError, match="found again"):
+        finish(mask_job(config))
 
 
 def test_job_refuses_poses_and_unknown_suffixes(config: MaskConfig, tmp_path: Path) -> None:
@@ -199,6 +171,6 @@ def test_job_refuses_poses_and_unknown_suffixes(config: MaskConfig, tmp_path: Pa
 
     save_poses(standing(2), tmp_path / "poses.npz")
     with pytest.raises(MediaError, match="holds poses"):
-        finish(mask_job(dataclasses.replace(config, video=tmp_path / "poses.npz", pose_threads=0)))
+        finish(mask_job(dataclasses.replace(config, video=tmp_path / "poses.npz")))
     with pytest.raises(InputError, match="xyz"):
         finish(mask_job(dataclasses.replace(config, output=tmp_path / "masks.xyz")))

@@ -185,10 +185,3 @@ def test_if_the_caller_fails_what_waits_is_dropped() -> None:
         threading.Thread(target=open_soon).start()
         raise PlantedError
     assert done == [0]
-
-
-def test_depth_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="depth"), prefetch([], 0):
-        pass
-    with pytest.raises(ValueError, match="depth"), behind(print, 0):
-        pass

@@ -201,8 +201,8 @@ def test_eight_k_and_four_pixels(tmp_path: Path) -> None:
     tiny = read_picture(tmp_path / "tiny.png")
     assert tiny.shape == (4, 4, 3)
     with pytest.raises(MediaError, match="4 x 4"):
-        check_picture_size(tiny)
-    check_picture_size(np.zeros((64, 64, 3), np.uint8))
+        check_picture_size(tiny, "it")
+    check_picture_size(np.zeros((64, 64, 3), np.uint8), "it")
 
 
 def png_of_size(width: int, height: int) -> bytes:

@@ -9,7 +9,6 @@ import pytest
 
 from mimicmotion.errors import InputError
 from mimicmotion.generate.inputs import picture_pose
-from mimicmotion.pose.estimators.base import StaticPose
 from mimicmotion.pose.files import PoseCache
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.runtime.files import sha256_file
@@ -17,6 +16,7 @@ from mimicmotion.settings import GenerateConfig
 from mimicmotion.video.picture import write_picture
 from mimicmotion.weights.registry import cache_folder
 from planted_job import standing
+from static_pose import StaticPose
 
 
 class Counter:
@@ -116,7 +116,7 @@ def test_the_pose_of_a_picture_is_found_once(tmp_path: Path, monkeypatch: pytest
         return StaticPose(standing(1, (80, 64)))
 
     first = picture_pose(config, estimator, picture)
-    again = picture_pose(dataclasses.replace(config, fps=3.0, pose_threads=1), estimator, picture)
+    again = picture_pose(dataclasses.replace(config, fps=3.0, pose_device="cpu"), estimator, picture)
     assert opened == [True]
     np.testing.assert_array_equal(again.xy, first.xy)
     assert (again.size, again.source) == (first.size, first.source)

@@ -44,12 +44,6 @@ def test_explicit_levels_are_checked(bad: list[float]) -> None:
         explicit_sigmas(bad)
 
 
-def test_no_steps_is_an_error() -> None:
-    for make in (karras_sigmas, ays_sigmas):
-        with pytest.raises(ConfigError, match="num_inference_steps=0"):
-            make(0)
-
-
 @given(seed=st.integers(-(2**70), 2**70), first=st.integers(0, 10**9), count=st.integers(1, 5))
 def test_noise_of_a_frame_depends_on_seed_and_frame_alone(seed: int, first: int, count: int) -> None:
     whole = frame_noise(seed, range(first, first + count), (2, 3))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from micro import micro_pipeline, random_frames
-from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning
+from mimicmotion.backbones.svd.conditioning import ConditionedUNet
 from mimicmotion.backbones.svd.pose_features import DiskFeatures, StoredFeatures
 from mimicmotion.backbones.svd.vae import encode_mode
 from mimicmotion.diffusion.denoiser import shift
@@ -83,7 +83,7 @@ def test_the_network_sees_the_picture_in_slot_0_and_warped_ones_elsewhere() -> N
     assert not seen[0][0, :, 4:8].any()
 
 
-def test_warped_frames_steer_the_result_and_stack_into_batches() -> None:
+def test_warped_frames_steer_the_result() -> None:
     pipe = warped_pipeline()
     image, poses, reference = random_frames(1, 32, 32, 3), random_frames(2, 2, 32, 32, 3), random_frames(3, 32, 32, 3)
     a, b = random_frames(4, 2, 32, 32, 3), random_frames(5, 2, 32, 32, 3)
@@ -91,8 +91,6 @@ def test_warped_frames_steer_the_result_and_stack_into_batches() -> None:
     assert (one != two).any()
     both = pipe([image] * 2, [WarpedPoses(poses, w) for w in (a, b)], [reference] * 2, num_inference_steps=1).frames
     np.testing.assert_array_equal(both, np.stack([one, two]))
-    encoded = [pipe.encode(image, WarpedPoses(poses, w), reference) for w in (a, b)]
-    assert Conditioning.stack(encoded).warped_latents.frames([0, 1]).shape[:2] == (2, 2)
 
 
 def test_warped_latents_that_do_not_fit_are_kept_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,8 +103,6 @@ def test_warped_latents_that_do_not_fit_are_kept_in_a_file(monkeypatch: pytest.M
     assert isinstance(spooled.warped_latents, DiskFeatures)
     for rows in ([0, 1, 20], [0, 17, 5, 16]):
         assert torch.equal(spooled.latent_slots(rows, True), kept.latent_slots(rows, True))
-    stacked = Conditioning.stack([spooled, kept])
-    assert torch.equal(stacked.latent_slots([0, 3], True), kept.latent_slots([0, 3], True).repeat(2, 1, 1, 1, 1))
 
 
 def test_missing_and_misshapen_warped_frames_are_refused() -> None:

@@ -135,11 +135,11 @@ def test_nobody_in_the_picture_leaves_it_as_it_is(clip: SynthClip) -> None:
 
 def test_the_model_shows_the_moved_picture_where_it_is_sure(clip: SynthClip) -> None:
     pipe = one_step_pipeline()
-    parts = dataclasses.replace(pipe.backbone.components, detail=DetailNet((8,) * 4, (1, 0, 0, 1)).eval())
+    parts = dataclasses.replace(pipe.backbone.parts, detail=DetailNet((8,) * 4, (1, 0, 0, 1)).eval())
     from mimicmotion.backbones.tiny.backbone import TinyBackbone
 
     net = WarpNet((8, 8, 8, 8)).eval()
-    backbone = TinyBackbone.of(dataclasses.replace(parts, warp=net))
+    backbone = TinyBackbone(dataclasses.replace(parts, warp=net))
     decoded = [torch.zeros(3, *SIZE), torch.ones(3, *SIZE)]
     for sure in (False, True):
         with torch.no_grad():

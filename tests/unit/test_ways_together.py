@@ -49,14 +49,14 @@ def test_narrow_weights_run_in_any_way(format: Any) -> None:
     assert peaks[1]["decode"] < peaks[0]["decode"] - 0.25 * wide
     narrow = latents(pipe)
     assert difference(narrow, exact) > 1e-3
-    pipe.configure(ExecutionPlan(unet=CHUNKS))
+    pipe.backbone.configure(ExecutionPlan(unet=CHUNKS))
     assert difference(latents(pipe), narrow) < 1e-4
-    pipe.configure(ExecutionPlan())
+    pipe.backbone.configure(ExecutionPlan())
     assert torch.equal(latents(pipe), narrow)
     for offload in ("modules", "blocks"):
-        pipe.configure(ExecutionPlan(offload=offload))
+        pipe.backbone.configure(ExecutionPlan(offload=offload))
         assert torch.equal(latents(pipe), narrow)
-    other.configure(ExecutionPlan(unet=CHUNKS))
+    other.backbone.configure(ExecutionPlan(unet=CHUNKS))
     quantize_weights(other.backbone.unet, format)
     assert difference(latents(other), narrow) < 1e-4
 

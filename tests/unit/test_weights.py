@@ -120,7 +120,7 @@ def test_fetches_once_records_and_verifies(hub: FakeHub, tmp_path: Path) -> None
     assert record == {"sha256": SHA, "size": len(BODY), "repo": "owner/name", "commit": "c" * 40, "endpoint": hub.url}
     assert fetch(hub) == path
     assert hub.ranges == [None]  # the second call did not download
-    ((checked, sha, how),) = weights.verify(path).files
+    ((checked, sha, how),) = weights.verify(path)
     assert (checked, sha) == (path, SHA)
     assert "recorded" in how
     path.write_bytes(BODY[:-1] + b"!")
@@ -267,12 +267,14 @@ def test_a_web_page_is_not_taken_for_the_file(hub: FakeHub, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("damage", [b"", PAGE, BODY[:-1], BODY + b"more", BODY[:-1] + b"!"])
 def test_a_damaged_file_is_fetched_again(
-    hub: FakeHub, tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+    hub: FakeHub, damage: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = fetch(hub)
     path.write_bytes(damage)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(WeightsError, match="missing or incomplete, and offline"):
-        weights.fetch_file("owner/name", "sub/net.bin", offline=True)
+        weights.fetch_file("owner/name", "sub/net.bin")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     assert "fetching it again" in caplog.text
     assert str(path) in caplog.text
     assert fetch(hub).read_bytes() == BODY
@@ -402,7 +404,9 @@ def test_endpoint_and_offline_from_the_environment(
     with pytest.raises(WeightsError, match="offline mode is on"):
         weights.fetch_file("owner/name", "net.bin")
     assert hub.ranges == []
-    assert weights.fetch_file("owner/name", "net.bin", offline=False).read_bytes() == BODY
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    assert weights.fetch_file("owner/name", "net.bin").read_bytes() == BODY
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert weights.fetch_file("owner/name", "net.bin").read_bytes() == BODY  # here already: offline is no hindrance
 
 
@@ -413,9 +417,10 @@ def test_fetch_by_name(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "not downloaded" in str(entry)
     root = weights.fetch("demo", endpoint=hub.url)
     assert root == tmp_path / "owner--name"
-    assert weights.fetch("demo", offline=True) == root
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert weights.fetch("demo") == root
     assert str(root) in str(entry)
-    assert len(weights.verify("demo").files) == 3  # two networks and the record
+    assert len(weights.verify("demo")) == 3  # two networks and the record
     (root / "a.onnx").write_bytes(BODY[:-5])
     assert entry.find() is None  # a file of the wrong size does not count
     with pytest.raises(InputError, match=r"one of: demo\n.*did you mean demo"):
@@ -426,7 +431,7 @@ def test_truncated_formats_are_found_without_checksums(tmp_path: Path) -> None:
     header = json.dumps({"w": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).encode()
     good = tmp_path / "net.safetensors"
     good.write_bytes(len(header).to_bytes(8, "little") + header + b"abcd")
-    ((_, _, how),) = weights.verify(good).files
+    ((_, _, how),) = weights.verify(good)
     assert "format is complete" in how
     for cut in (3, 20, len(good.read_bytes()) - 1):
         bad = tmp_path / "bad.safetensors"
@@ -444,7 +449,7 @@ def test_truncated_formats_are_found_without_checksums(tmp_path: Path) -> None:
 
 def test_assets_have_the_checksums_of_the_package() -> None:
     for name in weights.asset_checksums():
-        ((_, _, how),) = weights.verify(weights.find_asset(name)).files
+        ((_, _, how),) = weights.verify(weights.find_asset(name))
         assert how == "checksum of the package"
     with pytest.raises(WeightsError, match="no asset"):
         weights.find_asset("nothing.onnx")

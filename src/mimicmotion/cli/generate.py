@@ -49,7 +49,7 @@ def generate(settings: GenerateConfig) -> None:
     "picture",
     "video",
     name="plan",
-    without=["side_by_side", "preview", "audio", "resume", "save_every"],
+    without=["side_by_side", "preview", "audio", "resume", "save_every", "label", "producer", "signer", "output_fps"],
     options={"output": PLAN_OUTPUT},
 )
 def plan(settings: PlanConfig) -> None:
@@ -80,8 +80,6 @@ def replay(
     output: Annotated[Path | None, Output] = None,
     picture: Path | None = None,
     video: Path | None = None,
-    detector: Path | None = None,
-    pose_model: Path | None = None,
     model: str | None = None,
     checkpoint: str | None = None,
     resume: bool = False,
@@ -95,16 +93,14 @@ def replay(
         output: File of the new result; default: OUTPUT-replay, beside the sidecar.
         picture: New path of the picture, if it was moved.
         video: New path of the driving video or pose file.
-        detector: New path of dwpose's person detector.
-        pose_model: New path of dwpose's whole-body network.
         model: New path of the model.
         checkpoint: New path of the checkpoint.
         resume: Resume an interrupted replay.
     """
     from mimicmotion.generate.replay import replay as job
 
-    moved = {"picture": picture, "video": video, "detector": detector, "pose_model": pose_model}
-    say(run_job(job(sidecar, output, resume=resume, model=model, checkpoint=checkpoint, **moved)).summary())
+    moved = {"picture": picture, "video": video, "model": model, "checkpoint": checkpoint}
+    say(run_job(job(sidecar, output, resume=resume, **moved)).summary())
 
 
 @app.command

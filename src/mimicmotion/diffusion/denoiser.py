@@ -8,7 +8,6 @@ term for all, so guiding or fusing v is the same as guiding or fusing x0.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,31 +17,12 @@ Latents = Float[Tensor, "batch frames channels height width"]
 Sigma = Float[Tensor, ""]
 
 
-@runtime_checkable
-class Denoiser(Protocol):
-    """Predicts clean latents from noisy ones."""
-
-    def __call__(self, x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:
-        """Return x0 for noisy `x = x0 + sigma * eps` (sigma is on the CPU); `frames` are rows of the conditioning."""
-        ...
-
-
-@runtime_checkable
-class Network(Protocol):
-    """Predicts v (the raw output F) from scaled input."""
-
-    def __call__(self, x: Latents, c_noise: Sigma, frames: Sequence[int]) -> Latents:
-        """Return v for `x` already multiplied by c_in; c_noise is ln(sigma) / 4."""
-        ...
-
-
-@runtime_checkable
-class NetworkPair(Protocol):
-    """The same network without and with its conditioning."""
-
-    def __call__(self, x: Latents, c_noise: Sigma, frames: Sequence[int]) -> tuple[Latents, Latents]:
-        """Return (unconditional v, conditional v)."""
-        ...
+Denoiser = Callable[[Latents, Sigma, Sequence[int]], Latents]
+"""Called with noisy latents x = x0 + sigma * eps, sigma (on the CPU) and the rows of the conditioning; returns x0."""
+Network = Callable[[Latents, Sigma, Sequence[int]], Latents]
+"""Called with latents multiplied by c_in, c_noise = ln(sigma) / 4 and the rows; returns v (the raw output F)."""
+NetworkPair = Callable[[Latents, Sigma, Sequence[int]], tuple[Latents, Latents]]
+"""The same network without and with its conditioning: returns (unconditional v, conditional v)."""
 
 
 def precondition_v(network: Network) -> Denoiser:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from mimicmotion.diffusion.denoiser import Denoiser, Latents, Sigma
@@ -114,6 +114,10 @@ class FusionPlan:
     def num_rows(self) -> int:
         """Number of frames of the video, plus one with a reference slot."""
         return 1 + max(map(max, self.segments))
+
+    def video(self, latents: Float[Tensor, "batch rows *clip"]) -> Float[Tensor, "batch frames *clip"]:
+        """The latents of the video's frames out of those of all rows."""
+        return latents[:, int(self.reference_slot) :]
 
     @property
     def weights(self) -> Float64[Tensor, "segments rows"]:

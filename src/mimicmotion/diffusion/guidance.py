@@ -15,7 +15,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mimicmotion.diffusion.denoiser import Denoiser, Latents, Network, NetworkPair, Sigma, frame_scale, guide
-from mimicmotion.errors import InputError
 from mimicmotion.settings import SamplingSettings
 
 Pass = Literal["none", "both", "reuse"]
@@ -50,58 +49,31 @@ class Differences:
     """The last difference of both passes (conditional minus unconditional v) for each segment.
 
     Args:
-        segments: rows of each segment, of equal length.
-        device: device that stores the differences; None is the one that computes them.
+        segments: rows of each segment.
+        device: device that stores the differences.
         dtype: dtype of the stored differences; None uses that of the latents. Half precision is sufficient if the
             network itself computes in half precision.
     """
 
     def __init__(
-        self,
-        segments: Sequence[Sequence[int]],
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, segments: Sequence[tuple[int, ...]], device: torch.device | str, dtype: torch.dtype | None = None
     ) -> None:
-        length = len(segments[0])
-        self.positions = {tuple(rows): slice(i * length, (i + 1) * length) for i, rows in enumerate(segments)}
-        self.total = len(segments) * length
+        self.names = {rows: f"guidance.{i}" for i, rows in enumerate(segments)}
         self.device, self.dtype = device, dtype
-        self.stored: Float[Tensor, "batch positions channels h w"] | None = None
+        self.stored: dict[str, Latents] = {}
+        """Difference by name; the state that a resumed run needs."""
 
     def store(self, frames: Sequence[int], difference: Latents) -> None:
         """Store the difference of the segment with these rows."""
-        if self.stored is None:
-            shape = (difference.shape[0], self.total, *difference.shape[2:])
-            self.stored = torch.empty(
-                shape, dtype=self.dtype or difference.dtype, device=self.device or difference.device
-            )
-        self.stored[:, self.positions[tuple(frames)]] = difference.to(self.stored)
+        self.stored[self.names[tuple(frames)]] = difference.to(self.device, self.dtype)
 
     def get(self, frames: Sequence[int], like: Latents) -> Latents:
         """The difference of the segment with these rows, on the device and in the dtype of `like`."""
-        if self.stored is None:
-            raise InputError("no guidance is stored", "an earlier step with both passes", "start where both passes run")
-        return self.stored[:, self.positions[tuple(frames)]].to(like)
+        return self.stored[self.names[tuple(frames)]].to(like)
 
-    def memory(self) -> dict[str, Tensor]:
-        """State that a resumed run needs."""
-        return {} if self.stored is None else {"guidance": self.stored}
-
-    def restore(self, memory: Mapping[str, Tensor], shape: tuple[int, ...]) -> None:
-        """Restore the memory of a run whose latents have shape `shape`.
-
-        Raises:
-            InputError: the memory is missing or has another shape.
-        """
-        found = memory.get("guidance")
-        expected = (shape[0], self.total, *shape[2:])
-        if found is None or found.shape != expected:
-            raise InputError(
-                "no guidance in memory" if found is None else f"memory guidance of shape {tuple(found.shape)}",
-                f"the differences of all segments {expected}: the next step uses them again",
-                "pass the memory of the step to resume from",
-            )
-        self.stored = found.to(device=self.device, dtype=self.dtype, copy=True)
+    def restore(self, memory: Mapping[str, Tensor]) -> None:
+        """Restore the differences of a run. KeyError: some are missing."""
+        self.stored = {name: memory[name].to(self.device, self.dtype) for name in self.names.values()}
 
 
 def guide_reusing(conditional: Network, scale: Float[Tensor, " rows"], differences: Differences) -> Network:

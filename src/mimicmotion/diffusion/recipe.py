@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from mimicmotion.diffusion.denoiser import guidance_ramp
@@ -16,7 +16,7 @@ from mimicmotion.diffusion.fusion import FusionPlan, make_plan
 from mimicmotion.diffusion.guidance import Pass, plan_passes
 from mimicmotion.diffusion.noise import PICTURE_FRAME, REFERENCE_FRAME, frame_noise, periodic_noise, released_noise
 from mimicmotion.diffusion.schedule import explicit_sigmas, named_sigmas
-from mimicmotion.errors import InputError, PoseError
+from mimicmotion.errors import PoseError
 from mimicmotion.settings import FusionConfig, SamplingOptions, SamplingSettings, parse, resolve_tier
 from mimicmotion.settings.parsing import refuse_unused
 
@@ -121,7 +121,6 @@ def draw_noise(
     *,
     seed: int = 42,
     generator: torch.Generator | None = None,
-    latents: Float[Tensor, "1 frames channels h w"] | None = None,
 ) -> Noise:
     """Draw the noise of a video.
 
@@ -134,26 +133,13 @@ def draw_noise(
         latent: (channels, h, w) of a frame's latents.
         seed: seed of the noise.
         generator: replaces the seed; one seed is drawn from it (in mode "released", the noise itself).
-        latents: unit noise to use instead, the reference slot first. Fewer frames are repeated along time; extra
-            frames are ignored.
-
-    Raises:
-        InputError: `latents` has the wrong shape or is not finite.
     """
     slot, rows = int(recipe.plan.reference_slot), recipe.plan.num_rows
     if recipe.fusion.mode == "released":
         generator = torch.Generator().manual_seed(seed) if generator is None else generator
         picture, unit = released_noise(generator, size, latent, recipe.fusion.segment_frames)
-    else:
-        if generator is not None:
-            seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
-        picture = frame_noise(seed, [PICTURE_FRAME], (3, *size))
-        unit = frame_noise(seed, [*[REFERENCE_FRAME] * slot, *range(rows - slot)], latent)[None]
-    if latents is not None:
-        if latents.ndim != 5 or latents.shape[0] != 1 or latents.shape[2:] != latent or latents.shape[1] < 1:
-            expected = f"(1, frames, {', '.join(map(str, latent))})"
-            raise InputError(f"latents of shape {tuple(latents.shape)}", expected, "draw unit noise of this shape")
-        if not bool(torch.isfinite(latents).all()):
-            raise InputError("NaN or infinity in latents", "unit Gaussian noise", "draw new noise")
-        unit = latents.float().cpu()
-    return Noise(periodic_noise(unit, rows), picture)
+        return Noise(periodic_noise(unit, rows), picture)
+    if generator is not None:
+        seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+    unit = frame_noise(seed, [*[REFERENCE_FRAME] * slot, *range(rows - slot)], latent)[None]
+    return Noise(unit, frame_noise(seed, [PICTURE_FRAME], (3, *size)))

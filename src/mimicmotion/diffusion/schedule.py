@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
 
 import torch
 from jaxtyping import Float64
@@ -23,25 +22,13 @@ USUAL_STEPS: dict[Schedule, int] = {"karras": 25, "ays": len(AYS_SVD) - 1}
 
 
 def named_sigmas(schedule: Schedule, steps: int | None = None) -> Float64[Tensor, " levels"]:
-    """Noise levels of a schedule, given by name. With `steps=None` it has its default number of steps.
-
-    Raises:
-        ConfigError: the schedule is unknown, or `steps` is below 1.
-    """
-    if schedule not in get_args(Schedule):
-        raise ConfigError(f"schedule={schedule!r}", " or ".join(get_args(Schedule)), "correct 'schedule'")
+    """Noise levels of a schedule, given by name. With `steps=None` it has its default number of steps."""
     count = USUAL_STEPS[schedule] if steps is None else steps
     return karras_sigmas(count) if schedule == "karras" else ays_sigmas(count)
 
 
 def karras_sigmas(steps: int) -> Float64[Tensor, " {steps}+1"]:
-    """Noise levels equally spaced in sigma^(1/rho), followed by 0 (Karras et al. 2022, equation 5).
-
-    Raises:
-        ConfigError: `steps` is below 1.
-    """
-    if steps < 1:
-        raise ConfigError(f"num_inference_steps={steps}", "at least 1", "raise num_inference_steps (25 is usual)")
+    """Noise levels equally spaced in sigma^(1/rho), followed by 0 (Karras et al. 2022, equation 5)."""
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     low, high = SIGMA_MIN ** (1 / RHO), SIGMA_MAX ** (1 / RHO)
     sigmas = (high + ramp * (low - high)) ** RHO
@@ -68,8 +55,6 @@ def explicit_sigmas(values: Sequence[float]) -> Float64[Tensor, " levels"]:
 
 def ays_sigmas(steps: int = 10) -> Float64[Tensor, " {steps}+1"]:
     """The noise levels of Align Your Steps for SVD, interpolated log-linearly if `steps` is not 10."""
-    if steps < 1:
-        raise ConfigError(f"num_inference_steps={steps}", "at least 1", "raise num_inference_steps (10 is usual)")
     log = torch.tensor(AYS_SVD, dtype=torch.float64).log()
     position = torch.linspace(0, len(AYS_SVD) - 1, steps + 1, dtype=torch.float64)
     left = position.floor().long().clamp(max=len(AYS_SVD) - 2)

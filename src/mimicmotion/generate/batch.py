@@ -28,7 +28,7 @@ from mimicmotion.generate.outputs import read_sidecar, side_by_side_path, sideca
 from mimicmotion.generate.provenance import Checksums, origin_of_inputs, plain
 from mimicmotion.generate.replay import compare
 from mimicmotion.runtime.extras import import_extra
-from mimicmotion.runtime.files import atomic_path, check_not_inputs, check_writable
+from mimicmotion.runtime.files import check_not_inputs
 from mimicmotion.runtime.interrupt import Interrupts
 from mimicmotion.runtime.progress import Job, Progress, finish
 from mimicmotion.runtime.reading import check_limit, reading
@@ -97,8 +97,6 @@ def batch(config: BatchConfig) -> Job[BatchResult]:
     outputs = [path for job in jobs for path in (job.output, sidecar_path(job.output))]
     outputs += [side_by_side_path(job.output) for job in jobs if job.side_by_side]
     check_not_inputs([config.jobs], outputs)
-    if config.report is not None:
-        check_writable(config.report)
     found: dict[int, Outcome] = {i: Outcome(job.output, "there") for i, job in enumerate(jobs) if is_done(job)}
     yield Progress("jobs", len(found), len(jobs))
     waiting = {i: job for i, job in enumerate(jobs) if i not in found}
@@ -107,12 +105,7 @@ def batch(config: BatchConfig) -> Job[BatchResult]:
         for i, state, message in answers:
             found[i] = Outcome(jobs[i].output, state, message)
             yield Progress("jobs", len(found), len(jobs), f"{jobs[i].output}: {state}")
-    result = BatchResult([found[i] for i in range(len(jobs))], time.perf_counter() - start)
-    if config.report is not None:
-        with atomic_path(config.report) as part:
-            facts = [dataclasses.asdict(outcome) for outcome in result.outcomes]
-            part.write_text(json.dumps(facts, indent=1, default=str) + "\n", encoding="utf-8")
-    return result
+    return BatchResult([found[i] for i in range(len(jobs))], time.perf_counter() - start)
 
 
 def read_jobs(path: Path) -> list[GenerateConfig]:

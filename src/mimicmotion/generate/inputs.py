@@ -175,7 +175,7 @@ def open_driving(config: PoseJob) -> VideoReader | PoseSequence:
     path, fps, unneeded = config.video, config.video_fps, ["video_fps", "video_size"]
     kind = _pose_format(path)
     if kind:
-        options = ["estimator", "detector", "pose_model", "pose_device", "pose_threads"]
+        options = ["estimator", "detector", "pose_model", "pose_device"]
         refuse_unused(config, ["audio"] if isinstance(config, GenerateConfig) else options, "with a pose file")
     if kind == "json":
         return load_openpose(path, config.frame_size, fps=fps or 0.0, person=person_choice(config.person))
@@ -340,7 +340,8 @@ def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[Fram
     """Stream the frames that the settings choose."""
     end = math.inf if config.duration is None else config.start + config.duration
     if config.sampling == "released":
-        return reader.frames(stride=config.stride, sampling="released", start=config.start, end=end)
+        stride = released_stride(reader.info.fps, config.stride)
+        return reader.frames(stride=stride, start=config.start, end=end)
     rate = _source_rate(config, result_fps(config, reader.info.fps))
     return reader.frames(fps=rate, start=config.start, end=end)
 
@@ -394,7 +395,7 @@ def pose_settings(config: PoseOptions) -> dict[str, Any]:
     """All settings that change what an estimator finds, as plain data; model files by their checksum."""
     from mimicmotion import __version__
 
-    without_effect = {"pose_cache", "pose_threads", "pose_device"}
+    without_effect = {"pose_cache", "pose_device"}
     facts = {f.name: getattr(config, f.name) for f in dataclasses.fields(PoseOptions) if f.name not in without_effect}
     for name in ("detector", "pose_model"):
         facts[name] = sha256_file(facts[name]) if facts[name] else None

@@ -25,7 +25,7 @@ from mimicmotion.generate.outputs import (
 from mimicmotion.generate.provenance import Facts
 from mimicmotion.generate.record import RunRecord
 from mimicmotion.generate.run_state import RunState
-from mimicmotion.generate.setup import load, plan_run, recipe_for, result_size, run_device
+from mimicmotion.generate.setup import load, plan_run, recipe_for, run_device
 from mimicmotion.runtime.interrupt import Interrupts, Stopped
 from mimicmotion.runtime.progress import Job, Progress, finish
 from mimicmotion.settings import GenerateConfig, parse
@@ -33,7 +33,8 @@ from mimicmotion.settings import GenerateConfig, parse
 if TYPE_CHECKING:
     from mimicmotion.backbones.base import Request
     from mimicmotion.diffusion.recipe import Recipe
-    from mimicmotion.pipeline import MimicMotionPipeline, StepState
+    from mimicmotion.diffusion.sampling import Step
+    from mimicmotion.pipeline import MimicMotionPipeline
 
 logger = logging.getLogger(__name__)
 
@@ -125,14 +126,15 @@ def _generate(
     pipe = yield from load(config, pipeline)
     record.record_model(pipe)
     if found is not None:
-        inputs = prepare(record.config, found, result_size(record.config, pipe, found))
+        size = pipe.video_size(found.reference, config.height, config.width, config.fit)
+        inputs = prepare(record.config, found, size)
     else:
         assert record.saved is not None
         inputs = record.saved.inputs
         yield Progress("poses", len(inputs.driving), len(inputs.driving))
     record.save_inputs(inputs, pipe)
     inputs, found = dataclasses.replace(inputs, driving=inputs.aligned), None  # frees the poses before alignment
-    size: tuple[int, int] = inputs.picture.shape[:2]
+    size = (inputs.picture.shape[0], inputs.picture.shape[1])
     poses, reference_pose = pipe.guide(
         inputs.picture, inputs.reference, inputs.aligned, confidence_aware=config.confidence_aware
     )
@@ -142,8 +144,8 @@ def _generate(
         plan = plan_run(config, pipe, size, recipe, earlier=record.earlier_plan())
         logger.info("runs with %s", plan.describe())
         pipe.backbone.configure(plan, run_device(config, pipe))
-    state = yield from _denoise(record, pipe, request, recipe, interrupts)
-    frames = with_background(config, inputs, pipe.decode_state(state, recipe, request))
+    step = yield from _denoise(record, pipe, request, recipe, interrupts)
+    frames = with_background(config, inputs, pipe.decode_step(step, recipe, request))
     written, unsigned = yield from write_video(config, inputs, poses, frames, record.result_id(pipe))
     with contextlib.suppress(OSError):
         preview_path(config.output).unlink(missing_ok=True)
@@ -165,44 +167,40 @@ def _generate(
 
 def _denoise(
     record: RunRecord, pipe: MimicMotionPipeline, request: Request, recipe: Recipe, interrupts: Interrupts
-) -> Job[StepState]:
-    """Encode and denoise, from the saved step on if there is one, with previews. Returns the last state.
+) -> Job[Step]:
+    """Encode and denoise, from the saved step on if there is one, with previews. Returns the last step.
 
     The first Ctrl-C takes effect once the current step is finished and saved. If the job is closed, it saves the step
     that it has just finished.
     """
-    from mimicmotion.diffusion.sampling import Step
-    from mimicmotion.pipeline import StepState
-
     config = record.config
     saved = record.saved.step if record.saved else None
     record.saved = None  # so that only one copy of the latents is held
-    if saved is not None and saved.done == saved.total:
-        yield Progress("denoise", saved.done, saved.total)
-        step = Step(saved.done - 1, saved.total, saved.sigma, saved.latents, saved.latents)
-        return StepState(step, recipe.plan.reference_slot)
+    if saved is not None and saved.index + 1 == saved.total:
+        yield Progress("denoise", saved.total, saved.total)
+        return saved
     noise = pipe.draw_noise(recipe, request.size, seed=request.seed)
     yield Progress("encode", 0, 1)
     conditioning = pipe.backbone.encode(request, recipe.sampling, noise.picture)
     yield Progress("encode", 1, 1)
     latents, start, memory = noise.latents, 0, None
     if saved is not None:
-        latents, start, memory = saved.latents, saved.done, saved.memory
-    states = pipe.denoise(
+        latents, start, memory = saved.latents, saved.index + 1, saved.memory
+    steps = pipe.denoise(
         conditioning, latents, recipe, start=start, memory=memory, keep_x0=config.preview, in_place=True
     )
     notice = "this step is finished and saved, then the job stops; Ctrl-C again stops at once"
     with interrupts.patiently(notice) if record.state.enabled else contextlib.nullcontext():
-        for state in states:
-            if config.preview:
-                write_preview(config.output, state.preview[0], pipe.decode)
+        for step in steps:
+            if step.x0 is not None:
+                write_preview(config.output, recipe.plan.video(step.x0)[0], pipe.decode)
             try:
-                yield Progress("denoise", state.index + 1, state.total)
+                yield Progress("denoise", step.index + 1, step.total)
             except GeneratorExit:
-                record.save_step(state)
+                record.save_step(step)
                 raise
-            if interrupts.asked or record.is_due(state):
-                record.save_step(state)
+            if interrupts.asked or record.is_due(step):
+                record.save_step(step)
             if interrupts.asked:
                 raise Stopped
-    return state
+    return step

@@ -1,4 +1,4 @@
-"""Segment the person in a video; write the masks as a video, as PNG frames or as an array."""
+"""Segment the person in a video; write the masks as a video or as PNG frames."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from mimicmotion.generate import inputs
 from mimicmotion.pose.files import PoseCache
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.pose.mask import Mask, SelfieSegmenter
-from mimicmotion.pose.mask_files import VERSION, are_whole, load_masks, save_masks
-from mimicmotion.runtime.files import check_not_inputs, check_writable
+from mimicmotion.runtime.files import check_not_inputs
 from mimicmotion.runtime.progress import Job, Progress, Stopwatch
 from mimicmotion.settings import MaskConfig
-from mimicmotion.video.reader import VideoReader
+from mimicmotion.video.reader import VideoReader, open_video
 from mimicmotion.video.writer import check_output, open_writer
 
 logger = logging.getLogger(__name__)
+
+VERSION = 1  # of the segmentation method; part of the cache key
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,45 +68,43 @@ def mask(config: MaskConfig) -> Job[MaskResult]:
 
 
 def _mask(config: MaskConfig) -> Job[tuple[PoseSequence, float]]:
-    as_array = config.output.suffix == ".npz"
     check_not_inputs(inputs.input_files(config), [config.output])
-    (check_writable if as_array else check_output)(config.output)
+    check_output(config.output)
     source = inputs.open_driving(config)
     for note in inputs.source_notes(config, source):
         logger.warning("%s", note)
     if isinstance(source, PoseSequence):
         raise MediaError(f"{config.video} holds poses", "a video: masks need its pixels", "pass the video itself")
     poses = yield from inputs.driving_poses(config, source, inputs.find_estimator(config))
-    masks = _masks(config, source, poses)
     total = 0.0
-    with contextlib.ExitStack() as stack:
-        writer = None
-        if as_array:
-            masks = save_masks(masks, config.output, len(poses), poses.size)
-        else:
-            writer = stack.enter_context(open_writer(config.output, poses.size, poses.fps))
-        for done, one in enumerate(masks, 1):
-            if writer is not None:
-                writer.write(np.repeat(one[..., None], 3, -1))
-            total += float((one >= 128).mean())
-            yield Progress("mask", done, len(poses))
+    for done, one in enumerate(_saved(_masks(config, source, poses), config.output, poses), 1):
+        total += float((one >= 128).mean())
+        yield Progress("mask", done, len(poses))
     return poses, total / len(poses)
 
 
 def _masks(config: MaskConfig, reader: VideoReader, poses: PoseSequence) -> Iterator[Mask]:
-    """The masks, from the cache, or computed and cached."""
+    """The masks, from the cache (a folder of frames), or computed and cached."""
     path = None
     if config.pose_cache and config.video.is_file():
-        path = PoseCache().path(config.video, inputs.cache_settings(config) | {"masks": VERSION})
-        if are_whole(path):
-            return load_masks(path)
-    segmenter = SelfieSegmenter(config.pose_threads or None, config.pose_device)
-    masks = segmenter.masks(inputs.sampled_frames(config, reader), poses)
+        path = PoseCache().path(config.video, inputs.cache_settings(config) | {"masks": VERSION}).with_suffix("")
+        with contextlib.suppress(MediaError):
+            if path.is_dir() and sum(1 for _ in open_video(path)) == len(poses):  # all can be read
+                return (frame[..., 0] for frame in open_video(path))
+    masks = SelfieSegmenter(device=config.pose_device).masks(inputs.sampled_frames(config, reader), poses)
     if path is None:
         return masks
     try:
-        check_writable(path)
+        check_output(path)
     except OutputError as e:
         logger.warning("the masks cannot be cached: %s", e.got)
         return masks
-    return save_masks(masks, path, len(poses), poses.size)
+    return _saved(masks, path, poses)
+
+
+def _saved(masks: Iterator[Mask], path: Path, poses: PoseSequence) -> Iterator[Mask]:
+    """Write masks and yield each in turn."""
+    with open_writer(path, poses.size, poses.fps) as writer:
+        for mask in masks:
+            writer.write(np.repeat(mask[..., None], 3, -1))
+            yield mask

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import logging
 import math
 import os
@@ -21,7 +20,7 @@ from mimicmotion.errors import ConfigError, OutputError
 from mimicmotion.generate.inputs import Inputs, input_files, open_driving, sampled_frames
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.pose.mask import SelfieSegmenter
-from mimicmotion.runtime.files import atomic_path, check_not_inputs, check_writable
+from mimicmotion.runtime.files import check_not_inputs, check_writable, write_json
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.runtime.reading import read_json
 from mimicmotion.runtime.run_folder import clear_leftovers
@@ -139,7 +138,7 @@ def check_outputs(config: GenerateConfig, *inputs: Path) -> None:
     check_not_inputs([*input_files(config), *inputs], [*videos, *others, *state])
     for path in videos:
         check_output(path)
-    for path in (*others, *(folder.with_name(f"{folder.name}.old") for folder in state)):
+    for path in (*others, *state):
         check_writable(path)
 
 
@@ -213,7 +212,7 @@ def with_background(config: GenerateConfig, inputs: Inputs, frames: Iterator[Fra
     """The decoded frames with the background that the settings choose."""
     if config.background == "model":
         return frames
-    segmenter = SelfieSegmenter(config.pose_threads or None, config.pose_device)
+    segmenter = SelfieSegmenter(device=config.pose_device)
     (person,) = segmenter.masks([inputs.picture], inputs.reference)
     frames, seen = itertools.tee(frames)  # consumed in step, so at most one frame is held
     return keep_background(inputs.picture, person, frames, segmenter.masks(seen, inputs.aligned))
@@ -264,9 +263,7 @@ def peak_memory() -> dict[str, int]:
 
 def write_sidecar(path: Path, facts: dict[str, Any]) -> None:
     """Write the sidecar, which makes the result reproducible."""
-    data = {"format": FORMAT, "version": VERSION, **facts}
-    with atomic_path(path) as part:
-        part.write_text(json.dumps(data, indent=1, default=str) + "\n", encoding="utf-8")
+    write_json(path, {"format": FORMAT, "version": VERSION, **facts})
 
 
 def read_sidecar(path: Path, parts: Sequence[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from mimicmotion.generate import inputs as inputs_module
 from mimicmotion.generate.inputs import Inputs
 from mimicmotion.generate.poses import describe_poses
-from mimicmotion.generate.setup import load, plan_run, recipe_for, result_size, with_estimator
+from mimicmotion.generate.setup import load, plan_run, recipe_for, with_estimator
 from mimicmotion.pose.align import AlignMethod, align
 from mimicmotion.runtime.files import check_not_inputs, check_writable
 from mimicmotion.runtime.progress import Job
@@ -95,9 +95,9 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
     config, notes = with_estimator(config, pipeline)
     found = yield from inputs_module.find(config)
     pipe = yield from load(config, pipeline)
-    inputs = inputs_module.prepare(config, found, result_size(config, pipe, found))
+    size = pipe.video_size(found.reference, config.height, config.width, config.fit)
+    inputs = inputs_module.prepare(config, found, size)
     inputs.warnings[:0] = notes
-    size: tuple[int, int] = inputs.picture.shape[:2]
     recipe = recipe_for(config, pipe, len(inputs.aligned))
     write_picture(config.output, draw_overlays(config, pipe, inputs))
     return PlanReport(

@@ -29,7 +29,7 @@ Facts = dict[str, Any]
 FREE_SETTINGS = frozenset(
     {"picture", "video", "detector", "pose_model", "model", "checkpoint"}  # compared by content
     | {"device", "dtype"}  # compared by what they resolve to on this machine
-    | {"pose_cache", "pose_threads", "memory", "compile", "offload"}  # change the result by rounding at most
+    | {"pose_cache", "memory", "compile", "offload"}  # change the result by rounding at most
     | {"output", "side_by_side", "preview", "signer", "resume", "save_every"}  # do not change what is compared
 )
 """Settings that may differ in a resumed run, because the result does not depend on them. All others are compared."""
@@ -80,7 +80,7 @@ def origin_of_model(config: GenerateConfig, pipe: MimicMotionPipeline, sums: Che
 
     # the last folder and the file name are the same on every machine
     return {
-        "weights": {"/".join(p.parts[-2:]): sums[p] for p in pipe.backbone.files} or {"in memory": fingerprint(pipe)},
+        "weights": {"/".join(p.parts[-2:]): sums[p] for p in pipe.backbone.files},
         "model": plain(pipe.backbone.settings),
         "machine": {"device": run_device(config, pipe).type, "dtype": str(pipe.dtype).removeprefix("torch.")},
         "runtime": {"threads": torch.get_num_threads()},
@@ -120,18 +120,6 @@ def sha256_path(path: Path) -> str:
     total = hashlib.sha256()
     for file in sorted(p for p in path.iterdir() if p.is_file()):
         total.update(f"{file.name} {sha256_file(file)}\n".encode())
-    return total.hexdigest()
-
-
-def fingerprint(pipe: MimicMotionPipeline) -> str:
-    """Checksum of the networks of a pipeline that was not loaded from files."""
-    import torch
-
-    total = hashlib.sha256()
-    for network in pipe.backbone.networks:
-        for name, tensor in network.state_dict().items():
-            total.update(name.encode())
-            total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

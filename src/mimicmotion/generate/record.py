@@ -20,13 +20,14 @@ from mimicmotion.generate.provenance import (
     origin_of_model,
     plain,
 )
-from mimicmotion.generate.run_state import RunState, Saved, SavedStep
+from mimicmotion.generate.run_state import RunState, Saved
 from mimicmotion.generate.setup import fusion_config, with_estimator
 from mimicmotion.runtime.progress import Stopwatch
 from mimicmotion.settings import ExecutionOptions, FusionConfig, GenerateConfig, parse, resolve_tier
 
 if TYPE_CHECKING:
-    from mimicmotion.pipeline import MimicMotionPipeline, StepState
+    from mimicmotion.diffusion.sampling import Step
+    from mimicmotion.pipeline import MimicMotionPipeline
 
 
 class RunRecord:
@@ -65,7 +66,7 @@ class RunRecord:
         """
         exists = self.state.exists
         if not self.config.resume:
-            self.state.set_aside()
+            self.state.check_absent()
         elif not exists:
             self._notes.append(f"nothing to resume: {self.state.folder} does not exist")
         elif saved := self.state.read():
@@ -73,7 +74,7 @@ class RunRecord:
             if self.config.estimator is None:  # the poses were found by the one chosen then
                 self.config = dataclasses.replace(self.config, estimator=saved.origin["settings"].get("estimator"))
             self.watch.seconds.update(saved.facts.get("seconds", {}))
-            self.resumed_at = [*saved.facts.get("resumed_at", []), saved.step.done if saved.step else 0]
+            self.resumed_at = [*saved.facts.get("resumed_at", []), saved.step.index + 1 if saved.step else 0]
         if exists:
             clear_partial(self.config.output)
         if self.saved or self.expected:
@@ -133,17 +134,16 @@ class RunRecord:
                 self.state.save_inputs(inputs, self.facts())
                 self.has_saved = self.state.done is not None
 
-    def is_due(self, step: StepState) -> bool:
+    def is_due(self, step: Step) -> bool:
         """Whether to save the state after this step; always after the last one, so that decoding can be repeated."""
         every, done = self.config.save_every, step.index + 1
         return every > 0 and (done % every == 0 or done == step.total)
 
-    def save_step(self, step: StepState) -> None:
+    def save_step(self, step: Step) -> None:
         """Save the sampler's state, unless it is already saved."""
-        done, self._total = step.index + 1, step.total
-        if self.state.done != done:
-            saved = SavedStep(done, step.total, step.sigma, step.step.latents, dict(step.memory))
-            self.state.save_step(saved, self.facts())
+        self._total = step.total
+        if self.state.done != step.index + 1:
+            self.state.save_step(step, self.facts())
             self.has_saved = self.state.done is not None
 
     def describe_saved(self) -> str:

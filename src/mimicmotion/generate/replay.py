@@ -16,7 +16,7 @@ from mimicmotion.runtime.reading import reading
 from mimicmotion.settings import GenerateConfig, parse
 
 NEEDED = ("settings", "origin", "output_sha256")
-MOVABLE = ("picture", "video", "detector", "pose_model", "model", "checkpoint")
+MOVABLE = ("picture", "video", "model", "checkpoint")
 
 
 @dataclass(frozen=True, slots=True)

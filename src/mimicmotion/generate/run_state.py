@@ -15,7 +15,7 @@ import logging
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ from mimicmotion.video.geometry import Fit
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mimicmotion.diffusion.sampling import Step
+
 logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "mimicmotion.state", 1
@@ -44,38 +46,19 @@ class DamagedError(Exception):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SavedStep:
-    """The sampler's state after a step, on the CPU.
-
-    Attributes:
-        done: number of finished steps.
-        total: number of steps of the schedule.
-        sigma: noise level of the latents.
-        latents: all rows of the plan, the reference slot first.
-        memory: further tensors of the sampler, by name.
-    """
-
-    done: int
-    total: int
-    sigma: float
-    latents: Tensor
-    memory: dict[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Saved:
     """The state of an interrupted run.
 
     Attributes:
         origin: settings, checksums and versions, see `mimicmotion.generate.provenance`.
         inputs: fitted picture and poses.
-        step: None if no step was saved yet.
+        step: the last saved step, on the CPU and without `x0`; None if no step was saved yet.
         facts: facts about the run for the sidecar: seconds, peak memory, when it was resumed.
     """
 
     origin: dict[str, Any]
     inputs: Inputs
-    step: SavedStep | None
+    step: Step | None
     facts: dict[str, Any]
 
 
@@ -99,8 +82,6 @@ class RunState:
         self.warnings: list[str] = []
         self._files: dict[str, dict[str, Any]] = {}
         self._lock: FolderLock | None = None
-        self._old = self.folder.with_name(f"{self.folder.name}.old")
-        self._set_aside = False
 
     @property
     def exists(self) -> bool:
@@ -128,7 +109,7 @@ class RunState:
             except DamagedError as e:  # the inputs are intact
                 del self._files["step"]
                 self._warn(f"the latents in {self.folder} are damaged, denoising starts over: {e}")
-        self.done = step.done if step else 0
+        self.done = step.index + 1 if step else 0
         return Saved(data["origin"], inputs, step, data["facts"])
 
     def _read_json(self) -> dict[str, Any]:
@@ -158,33 +139,23 @@ class RunState:
 
     # --- writing ------------------------------------------------------------------------------------------------
 
-    def set_aside(self) -> None:
-        """Do not use an existing state; it is kept as OUTPUT.state.old until this run's result is complete.
-
-        Raises:
-            ConfigError: another process uses the state.
-        """
-        if not self.exists:
-            return
-        self._claim()
-        unused = f"{self.folder} has the state of an interrupted run: add --resume to continue it. This run starts over"
-        if self.enabled:
-            self._set_aside = True
-            self._warn(f"{unused}; that state is kept as {self._old} until this run's result is complete")
-        else:
-            self._warn(f"{unused} and saves no state; that one is kept")
-            self.close()
+    def check_absent(self) -> None:
+        """Raise ConfigError if there is a state, of an interrupted run or of another process."""
+        if self.exists:
+            self._claim()
+            got, fix = f"{self.folder} has the state of an interrupted run", "or delete the folder to start over"
+            raise ConfigError(got, "--resume, which continues it", f"add --resume, {fix}")
 
     def save_inputs(self, inputs: Inputs, facts: Mapping[str, Any]) -> None:
         """Save the inputs. From then on, the state is this run's."""
         self._files.clear()
         self._save("inputs", 0, "inputs-{}.npz", lambda path: dump_inputs(inputs, path), facts)
 
-    def save_step(self, step: SavedStep, facts: Mapping[str, Any]) -> None:
+    def save_step(self, step: Step, facts: Mapping[str, Any]) -> None:
         """Save the sampler's state."""
-        name = f"step-{step.done:05d}-{{}}.safetensors"
+        name = f"step-{step.index + 1:05d}-{{}}.safetensors"
         if "inputs" in self._files:  # else saving them failed
-            self._save("step", step.done, name, lambda path: dump_step(step, path), facts)
+            self._save("step", step.index + 1, name, lambda path: dump_step(step, path), facts)
 
     def _save(self, part: str, done: int, name: str, write: Callable[[Path], object], facts: Mapping[str, Any]) -> None:
         """Write one file, then the state that names it. A full disk only causes a warning."""
@@ -192,11 +163,6 @@ class RunState:
             return
         try:
             with writing(self.folder):
-                if self._set_aside and self.exists:
-                    shutil.rmtree(self._old, ignore_errors=True)
-                    self.close()  # the lock file moves with the folder
-                    self.folder.replace(self._old)
-                self._set_aside = False
                 self._claim()
                 path = self.folder / name.format(secrets.token_hex(4))
                 with durable_file(path) as file:
@@ -223,15 +189,14 @@ class RunState:
                     path.unlink()
 
     def remove(self) -> None:
-        """Delete the state, and one that was set aside: the result is complete."""
+        """Delete the state: the result is complete."""
         if self._lock is None:
             return
         with contextlib.suppress(OSError):
             (self.folder / STATE_FILE).unlink(missing_ok=True)  # first, so that no partial state remains
-        for folder in (self.folder, self._old):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
         self.done = None
-        self.close()
+        self._close()
 
     def __enter__(self) -> RunState:
         return self
@@ -239,16 +204,16 @@ class RunState:
     def __exit__(self, *_: object) -> None:
         if self._lock is not None and not self.exists:
             shutil.rmtree(self.folder, ignore_errors=True)
-        self.close()
+        self._close()
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Let other processes use the state."""
         if self._lock is not None:
             self._lock.release()
         self._lock = None
 
     def _claim(self) -> None:
-        """Lock the state against other processes until `close`."""
+        """Lock the state against other processes until `_close`."""
         if self._lock is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = FolderLock(self.folder / LOCK_FILE)
@@ -294,12 +259,12 @@ def _tuples(data: Any) -> Any:
     return tuple(_tuples(v) for v in data) if isinstance(data, list) else data
 
 
-def dump_step(step: SavedStep, path: Path) -> None:
+def dump_step(step: Step, path: Path) -> None:
     """Write the sampler's state as safetensors."""
     from safetensors.torch import save_file
 
     tensors = {"latents": step.latents, **{f"memory.{k}": v for k, v in step.memory.items()}}
-    numbers = {"done": str(step.done), "total": str(step.total), "sigma": repr(step.sigma)}
+    numbers = {"done": str(step.index + 1), "total": str(step.total), "sigma": repr(step.sigma)}
     save_file({k: _compact(v) for k, v in tensors.items()}, path, metadata=numbers)
 
 
@@ -309,7 +274,7 @@ def _compact(tensor: Tensor) -> Tensor:
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
-def load_step(path: Path) -> SavedStep:
+def load_step(path: Path) -> Step:
     """Read a file that `dump_step` wrote.
 
     Raises:
@@ -317,11 +282,13 @@ def load_step(path: Path) -> SavedStep:
     """
     from safetensors import safe_open
 
+    from mimicmotion.diffusion.sampling import Step
+
     try:
         with safe_open(path, "pt") as file:
             numbers = file.metadata()
             tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118
         latents, memory = tensors.pop("latents"), {k.removeprefix("memory."): v for k, v in tensors.items()}
-        return SavedStep(int(numbers["done"]), int(numbers["total"]), float(numbers["sigma"]), latents, memory)
+        return Step(int(numbers["done"]) - 1, int(numbers["total"]), float(numbers["sigma"]), latents, None, memory)
     except Exception as e:  # safetensors raises several kinds
         raise DamagedError(f"{path.name}: {e}") from e

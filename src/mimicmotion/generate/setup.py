@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from mimicmotion.backbones.base import Plan
     from mimicmotion.diffusion.recipe import Recipe
-    from mimicmotion.generate.inputs import Found
     from mimicmotion.pipeline import MimicMotionPipeline
 
 logger = logging.getLogger(__name__)
@@ -78,19 +77,6 @@ def with_estimator(config: GenerateConfig, pipeline: MimicMotionPipeline | None)
         trained_with = read_model_file(find_base(config.model)).get("settings", {}).get("estimator")
     chosen, notes = choose_estimator(config, trained_with)
     return dataclasses.replace(config, estimator=chosen), notes  # type: ignore[bad-argument-type] - one of the names
-
-
-def result_size(config: GenerateConfig, pipe: MimicMotionPipeline, found: Found) -> tuple[int, int]:
-    """(height, width) of the result: that of the settings, else one that suits picture and model.
-
-    Raises:
-        ConfigError: the model does not support this size.
-    """
-    from mimicmotion.video.geometry import check_size
-
-    size = pipe.video_size(found.reference, config.height, config.width, config.fit)
-    check_size(size, pipe.backbone.size_multiple)
-    return size
 
 
 def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig:

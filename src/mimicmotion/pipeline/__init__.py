@@ -1,5 +1,5 @@
 """The pipeline, which generates a video of any length from a picture and poses with any backbone."""
 
-from mimicmotion.pipeline.pipeline import MimicMotionPipeline, PipelineOutput, StepState
+from mimicmotion.pipeline.pipeline import MimicMotionPipeline, PipelineOutput
 
-__all__ = ["MimicMotionPipeline", "PipelineOutput", "StepState"]
+__all__ = ["MimicMotionPipeline", "PipelineOutput"]

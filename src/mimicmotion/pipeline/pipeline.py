@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.backbones import load_backbone
-from mimicmotion.backbones.base import Backbone, ConditionedNetwork, Conditioning, Plan, Request
+from mimicmotion.backbones.base import Backbone, ConditionedNetwork, Conditioning, Request
 from mimicmotion.diffusion.denoiser import Denoiser, Latents, guide
 from mimicmotion.diffusion.fusion import fuse
 from mimicmotion.diffusion.guidance import Differences, by_level, guide_and_store, guide_reusing
@@ -30,58 +30,10 @@ from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.pose.smooth import smooth
 from mimicmotion.settings import FusionConfig, SamplingSettings
 from mimicmotion.settings.parsing import from_keywords
-from mimicmotion.video import geometry
+from mimicmotion.video.geometry import check_size
 from mimicmotion.weights.registry import find_asset
 
 OutputType = Literal["np", "pil", "latent", "stream"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StepState:
-    """State after a denoising step.
-
-    To resume, call `denoise(conditioning, state.step.latents, recipe, start=state.index + 1, memory=state.memory)`.
-
-    Attributes:
-        step: the sampler's state, whose latents include the reference slot.
-        reference_slot: whether frame 0 of `step.latents` is the reference picture.
-        memory: other tensors that the next step needs, by name; empty for Euler's method with plain guidance.
-    """
-
-    step: Step
-    reference_slot: bool
-    memory: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def index(self) -> int:
-        """Index of the step, starting at 0."""
-        return self.step.index
-
-    @property
-    def total(self) -> int:
-        """Number of steps."""
-        return self.step.total
-
-    @property
-    def sigma(self) -> float:
-        """Current noise level of the latents."""
-        return self.step.sigma
-
-    @property
-    def latents(self) -> Latents:
-        """Latents of the video's frames."""
-        return self.step.latents[:, int(self.reference_slot) :]
-
-    @property
-    def preview(self) -> Latents:
-        """Estimate of the clean latents of the video's frames at this step. Decode some of them for a preview.
-
-        Raises:
-            InputError: the estimate was not kept (`denoise(keep_x0=False)`).
-        """
-        if self.step.x0 is None:
-            raise InputError("a preview of a step without x0", "denoise(keep_x0=True)", "pass keep_x0=True")
-        return self.step.x0[:, int(self.reference_slot) :]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,11 +104,6 @@ class MimicMotionPipeline:
         """Data type of the networks."""
         return self.backbone.dtype
 
-    def configure(self, plan: Plan, device: torch.device | str | None = None) -> MimicMotionPipeline:
-        """Apply an execution plan; see `Backbone.configure`."""
-        self.backbone.configure(plan, device)
-        return self
-
     # --- the stages ---------------------------------------------------------------------------------------------
 
     def guide(
@@ -192,7 +139,6 @@ class MimicMotionPipeline:
         """
         picture, found, driving = find_poses(image, video, num_frames, self.backbone.settings.get("estimator"))
         size = self.video_size(found, height, width)
-        geometry.check_size(size, self.backbone.size_multiple)
         fitted, fit = fit_picture(picture, found, size, "auto")
         reference = found.fitted(fit)
         return fitted, *self.guide(fitted, reference, align(smooth(driving), reference, size))
@@ -200,13 +146,20 @@ class MimicMotionPipeline:
     def video_size(
         self, pose: PoseSequence, height: int | None = None, width: int | None = None, fit: PictureFit = "auto"
     ) -> tuple[int, int]:
-        """(height, width) of a result: as given, else by the picture of the person in `pose`; see `choose_size`."""
+        """(height, width) of a result: as given, else by the picture of the person in `pose`; see `choose_size`.
+
+        Raises:
+            ConfigError: the model does not support this size.
+        """
         model, multiple = self.backbone.settings, self.backbone.size_multiple
         if height is not None and width is not None:
-            return height, width
-        if "height" in model and "width" in model:
-            return choose_size(pose, fit, (model["height"], model["width"]), multiple)
-        return choose_size(pose, fit, None, max(64, multiple))
+            size = height, width
+        elif "height" in model and "width" in model:
+            size = choose_size(pose, fit, (model["height"], model["width"]), multiple)
+        else:
+            size = choose_size(pose, fit, None, max(64, multiple))
+        check_size(size, multiple)
+        return size
 
     def encode(
         self,
@@ -254,37 +207,40 @@ class MimicMotionPipeline:
         memory: Mapping[str, Tensor] | None = None,
         keep_x0: bool = True,
         in_place: bool = False,
-    ) -> Iterator[StepState]:
+    ) -> Iterator[Step]:
         """Second stage: denoise, yielding after every step so that the caller can show progress, stop or resume.
 
+        The latents of a step are those of all rows of `recipe.plan`, the reference slot first if there is one.
+
         Args:
-            conditioning: conditioning of one video, or of a batch of videos of the same length.
+            conditioning: conditioning of the video.
             noise: unit noise for all frames, after the reference slot if there is one (`draw_noise().latents`); with
-                `start` > 0 the latents to resume from (`StepState.step.latents`).
+                `start` > 0 the latents to resume from (`Step.latents`).
             recipe: the recipe; see `recipe`.
             start: index of the first step to run.
-            memory: `StepState.memory` of the step before `start`.
-            keep_x0: keep the clean latents for `StepState.preview`, which doubles the memory of the latents.
+            memory: `Step.memory` of the step before `start`.
+            keep_x0: keep the clean latents `Step.x0` for previews, which doubles the memory of the latents.
             in_place: overwrite the previous step (and `noise`, if it is float32 and on the device of the latents), so
-                that only one copy of the noisy latents exists. A yielded state is then valid only until the next one
+                that only one copy of the noisy latents exists. A yielded step is then valid only until the next one
                 is requested.
 
         Raises:
-            InputError: noise, memory or conditioning do not match the recipe (raised before the first step).
+            InputError: noise or conditioning do not match the recipe (raised before the first step).
+            KeyError: a tensor is missing in `memory`.
             NonFiniteError: the network returned NaN or infinity.
         """
         plan = recipe.plan
         rows = conditioning.num_frames + plan.reference_slot
-        if noise.ndim != 5 or noise.shape[:2] != (conditioning.batch_size, plan.num_rows) or rows != plan.num_rows:
+        if noise.ndim != 5 or noise.shape[:2] != (1, plan.num_rows) or rows != plan.num_rows:
             raise InputError(
                 f"noise of shape {tuple(noise.shape)} and poses of {conditioning.num_frames} frames",
-                f"({conditioning.batch_size}, {plan.num_rows}, channels, h, w), including the reference slot",
+                f"(1, {plan.num_rows}, channels, h, w), including the reference slot",
                 "make recipe, noise and conditioning for the same number of frames",
             )
         store = self.backbone.latent_device
         differences = Differences(plan.segments, store, self.dtype if self.dtype.itemsize == 2 else None)
         if 0 < start < len(recipe.passes) and recipe.passes[start] == "reuse":
-            differences.restore(memory or {}, noise.shape)
+            differences.restore(memory or {})
         network = self.backbone.network(conditioning, recipe, (memory or {}) if start else None)
         x = noise.to(store, torch.float32)
         if start == 0:
@@ -300,7 +256,7 @@ class MimicMotionPipeline:
             keep_x0=keep_x0,
             in_place=in_place,
         )
-        return _states(run, recipe, differences, network)
+        return _steps(run, recipe, differences, network)
 
     def draw_noise(
         self,
@@ -309,38 +265,35 @@ class MimicMotionPipeline:
         *,
         seed: int = 42,
         generator: torch.Generator | None = None,
-        latents: Latents | None = None,
     ) -> Noise:
         """Draw noise for a video of `size` = (height, width) pixels; see `mimicmotion.diffusion.recipe.draw_noise`."""
         shape = self.backbone.latent_shape(size)
-        return draw_noise(recipe, size, shape, seed=seed, generator=generator, latents=latents)
+        return draw_noise(recipe, size, shape, seed=seed, generator=generator)
 
     def decode(
         self,
         latents: Float[Tensor, "frames channels h w"],
         *,
         decode_chunk_size: int = 8,
-        decode_overlap: int | None = None,
         request: Request | None = None,
     ) -> Iterator[Frame]:
         """Third stage: decode frames one by one, 0..255; see `Backbone.decode`."""
-        return self.backbone.decode(latents, chunk=decode_chunk_size, overlap=decode_overlap, request=request)
+        return self.backbone.decode(latents, chunk=decode_chunk_size, request=request)
 
-    def decode_state(self, state: StepState, recipe: Recipe, request: Request | None = None) -> Iterator[Frame]:
-        """Decode the frames of a state's first video according to its fusion mode and settings.
+    def decode_step(self, step: Step, recipe: Recipe, request: Request | None = None) -> Iterator[Frame]:
+        """Decode the frames of a step according to its fusion mode and settings.
 
         Args:
-            state: the last state.
+            step: the last step.
             recipe: recipe of the video.
             request: request of the video, for models whose decoder also uses picture and poses.
         """
         sampling, released = recipe.sampling, recipe.fusion.mode == "released"
         # The published code also decodes the reference slot and drops its frame, so chunks start one frame earlier.
-        slot = int(state.reference_slot and released)
+        slot = int(recipe.plan.reference_slot and released)
         frames = self.backbone.decode(
-            state.step.latents[0] if released else state.latents[0],
+            step.latents[0] if released else recipe.plan.video(step.latents)[0],
             chunk=sampling.decode_chunk_size,
-            overlap=sampling.decode_overlap,
             released=released,
             request=request,
             first=-slot,
@@ -359,7 +312,6 @@ class MimicMotionPipeline:
         sampling: SamplingSettings | None = None,
         fusion: FusionConfig | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        latents: Latents | None = None,
         output_type: OutputType = "np",
         callback_on_step_end: Callable[[MimicMotionPipeline, int, float, dict[str, Tensor]], object] | None = None,
         **settings: Any,
@@ -378,7 +330,6 @@ class MimicMotionPipeline:
             sampling: steps, guidance, seed and so on, unless passed as keywords.
             fusion: how long videos are split and joined; None uses the model's default.
             generator: in mode "released", source of the noise, as in the published code; otherwise one seed is drawn.
-            latents: unit noise to start from; see `draw_noise`.
             output_type: "np" for uint8 (frames, height, width, 3), with lists (items, frames, height, width, 3); "pil"
                 for a list of pictures; "latent" for clean latents (items, frames, channels, h, w); "stream" for an
                 iterator that decodes frames as it is consumed (one video only).
@@ -408,17 +359,15 @@ class MimicMotionPipeline:
             self.backbone.check(r)
         slot = requests[0].reference_pose is not None
         recipe = self.recipe(requests[0].num_frames, reference_slot=slot, fusion=fusion, sampling=sampling)
-        noises = [
-            self.draw_noise(recipe, r.size, seed=r.seed, generator=r.generator, latents=latents) for r in requests
-        ]
-        # Videos run one after another, to need the memory of one. To batch them, use `Conditioning.stack`.
-        states = [
+        noises = [self.draw_noise(recipe, r.size, seed=r.seed, generator=r.generator) for r in requests]
+        # Videos run one after another, to need the memory of one.
+        steps = [
             self._run(r, sampling, recipe, noise, callback_on_step_end)
             for r, noise in zip(requests, noises, strict=True)
         ]
         if output_type == "latent":
-            return PipelineOutput(torch.cat([s.latents for s in states]))
-        streams = (self.decode_state(s, recipe, r) for s, r in zip(states, requests, strict=True))
+            return PipelineOutput(torch.cat([recipe.plan.video(s.latents) for s in steps]))
+        streams = (self.decode_step(s, recipe, r) for s, r in zip(steps, requests, strict=True))
         if output_type == "stream":
             return PipelineOutput(next(streams))
         videos = [list(frames) for frames in streams]
@@ -430,17 +379,15 @@ class MimicMotionPipeline:
             results = np.stack([np.stack(frames) for frames in videos])
         return PipelineOutput(results if is_batch else results[0])
 
-    def _run(
-        self, request: Request, sampling: SamplingSettings, recipe: Recipe, noise: Noise, callback: Any
-    ) -> StepState:
-        """Denoise one video and return the last state."""
+    def _run(self, request: Request, sampling: SamplingSettings, recipe: Recipe, noise: Noise, callback: Any) -> Step:
+        """Denoise one video and return the last step."""
         conditioning = self.backbone.encode(request, sampling, noise.picture)
         steps = self.denoise(conditioning, noise.latents, recipe, keep_x0=False)
         del conditioning  # `steps` keeps it as long as needed
-        for state in steps:
+        for step in steps:
             if callback is not None:
-                callback(self, state.index, state.sigma, {"latents": state.latents})
-        return state
+                callback(self, step.index, step.sigma, {"latents": recipe.plan.video(step.latents)})
+        return step
 
 
 def _denoiser(network: ConditionedNetwork, recipe: Recipe, differences: Differences) -> Denoiser:
@@ -459,16 +406,16 @@ def _denoiser(network: ConditionedNetwork, recipe: Recipe, differences: Differen
     return by_level(recipe.sigmas, [denoisers[kind] for kind in kinds])
 
 
-def _states(
+def _steps(
     run: Iterator[Step], recipe: Recipe, differences: Differences, network: ConditionedNetwork
-) -> Iterator[StepState]:
-    """Turn the sampler's steps into states, and release the network's memory at the end."""
+) -> Iterator[Step]:
+    """Add the memory of guidance and network to the sampler's steps, and release the latter's at the end."""
     passes = (*recipe.passes, "none")
     try:
         for step in run:
             if passes[step.index + 1] != "reuse":
-                differences.stored = None  # not needed any more
-            memory = {**step.memory, **differences.memory(), **network.memory()}
-            yield StepState(step, recipe.plan.reference_slot, memory)
+                differences.stored.clear()  # not needed any more
+            memory = {**step.memory, **differences.stored, **network.memory()}
+            yield replace(step, memory=memory)
     finally:
         network.close()  # frees memory for decoding

@@ -13,41 +13,15 @@ import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from mimicmotion.errors import ConfigError, PoseError
-from mimicmotion.pose.keypoints import (
-    BODY,
-    FACE,
-    L_ANKLE,
-    L_EAR,
-    L_ELBOW,
-    L_EYE,
-    L_HIP,
-    L_KNEE,
-    L_SHOULDER,
-    L_WRIST,
-    LEFT_FOOT,
-    LEFT_HAND,
-    NECK,
-    NOSE,
-    R_ANKLE,
-    R_EAR,
-    R_ELBOW,
-    R_EYE,
-    R_HIP,
-    R_KNEE,
-    R_SHOULDER,
-    R_WRIST,
-    RIGHT_FOOT,
-    RIGHT_HAND,
-    VISIBLE,
-    PoseSequence,
-)
+from mimicmotion.errors import PoseError
+from mimicmotion.pose import keypoints as kp
+from mimicmotion.pose.keypoints import VISIBLE, PoseSequence
 
 logger = logging.getLogger(__name__)
 
@@ -55,15 +29,15 @@ AlignMethod: TypeAlias = Literal["limbs", "weighted", "released", "none"]
 
 # Nose, neck, shoulders, hips, knees, ankles, eyes and ears. Arms move too much to indicate size and position.
 STABLE = np.array([0, 1, 2, 5, *range(8, 18)])
-ANKLES = np.array([R_ANKLE, L_ANKLE])
-HEAD = np.array([NOSE, R_EYE, L_EYE, R_EAR, L_EAR])
+ANKLES = np.array([kp.R_ANKLE, kp.L_ANKLE])
+HEAD = np.array([kp.NOSE, kp.R_EYE, kp.L_EYE, kp.R_EAR, kp.L_EAR])
 # Keypoint pairs whose distance is the length of a body part; the left and right parts are equally long.
 PAIRS = {
-    "shoulders": [(R_SHOULDER, L_SHOULDER)],
-    "upper arms": [(R_SHOULDER, R_ELBOW), (L_SHOULDER, L_ELBOW)],
-    "forearms": [(R_ELBOW, R_WRIST), (L_ELBOW, L_WRIST)],
-    "thighs": [(R_HIP, R_KNEE), (L_HIP, L_KNEE)],
-    "shanks": [(R_KNEE, R_ANKLE), (L_KNEE, L_ANKLE)],
+    "shoulders": [(kp.R_SHOULDER, kp.L_SHOULDER)],
+    "upper arms": [(kp.R_SHOULDER, kp.R_ELBOW), (kp.L_SHOULDER, kp.L_ELBOW)],
+    "forearms": [(kp.R_ELBOW, kp.R_WRIST), (kp.L_ELBOW, kp.L_WRIST)],
+    "thighs": [(kp.R_HIP, kp.R_KNEE), (kp.L_HIP, kp.L_KNEE)],
+    "shanks": [(kp.R_KNEE, kp.R_ANKLE), (kp.L_KNEE, kp.L_ANKLE)],
 }
 LIMBS = {"arms": ("upper arms", "forearms"), "legs": ("thighs", "shanks")}
 RIGID = ("head", "shoulders", "trunk")  # foreshortened less than limbs, so they indicate a person's size
@@ -123,15 +97,10 @@ def fit_alignment(
             with one person, regardless of confidence. "none" only scales the video to fill the output, centred.
 
     Raises:
-        ConfigError: the method is unknown.
         PoseError: the picture or the video shows no person, or no joint is visible in both.
     """
-    if method not in get_args(AlignMethod):
-        raise ConfigError(f"align = {method!r}", ", ".join(get_args(AlignMethod)), "choose one of these")
     if method == "none":
         return _fill(driving.size, size)
-    if not len(reference):
-        raise PoseError("an empty reference pose", "a pose of one frame", "estimate the pose of the picture first")
     target = reference if reference.size == size else reference.scaled(size)
     joints, trust = target.xy[0, STABLE], target.confidence[0, STABLE].astype(np.float64)
     fix = "use a picture and a video that show the same part of one person clearly, or align 'none'"
@@ -216,46 +185,46 @@ def stretch(poses: PoseSequence, limbs: dict[str, float]) -> PoseSequence:
     the arms; eyes, ears and face points are scaled about the nose by the head's factor.
     """
     xy, out = _with_hidden_joints(poses), poses.xy.copy()
-    hips = xy[:, [R_HIP, L_HIP]].mean(1)
-    out[:, NECK] = hips + limbs["trunk"] * (xy[:, NECK] - hips)
+    hips = xy[:, [kp.R_HIP, kp.L_HIP]].mean(1)
+    out[:, kp.NECK] = hips + limbs["trunk"] * (xy[:, kp.NECK] - hips)
 
     def carry(points: list[int], root: int, part: str) -> None:
         out[:, points] = out[:, [root]] + limbs[part] * (xy[:, points] - xy[:, [root]])
 
-    carry([R_SHOULDER, L_SHOULDER], NECK, "shoulders")
-    carry([R_ELBOW, R_WRIST, *range(RIGHT_HAND.start, RIGHT_HAND.stop)], R_SHOULDER, "arms")
-    carry([L_ELBOW, L_WRIST, *range(LEFT_HAND.start, LEFT_HAND.stop)], L_SHOULDER, "arms")
-    carry([*range(LEFT_FOOT.start, LEFT_FOOT.stop)], L_ANKLE, "feet")
-    carry([*range(RIGHT_FOOT.start, RIGHT_FOOT.stop)], R_ANKLE, "feet")
-    carry([NOSE], NECK, "neck")
-    carry([*HEAD[1:].tolist(), *range(FACE.start, FACE.stop)], NOSE, "head")
+    carry([kp.R_SHOULDER, kp.L_SHOULDER], kp.NECK, "shoulders")
+    carry([kp.R_ELBOW, kp.R_WRIST, *range(kp.RIGHT_HAND.start, kp.RIGHT_HAND.stop)], kp.R_SHOULDER, "arms")
+    carry([kp.L_ELBOW, kp.L_WRIST, *range(kp.LEFT_HAND.start, kp.LEFT_HAND.stop)], kp.L_SHOULDER, "arms")
+    carry([*range(kp.LEFT_FOOT.start, kp.LEFT_FOOT.stop)], kp.L_ANKLE, "feet")
+    carry([*range(kp.RIGHT_FOOT.start, kp.RIGHT_FOOT.stop)], kp.R_ANKLE, "feet")
+    carry([kp.NOSE], kp.NECK, "neck")
+    carry([*HEAD[1:].tolist(), *range(kp.FACE.start, kp.FACE.stop)], kp.NOSE, "head")
     return dataclasses.replace(poses, xy=out)
 
 
 def _with_hidden_joints(poses: PoseSequence) -> Float[ndarray, "frames 134 2"]:
     """Positions, with hidden parent joints interpolated over time relative to the neck."""
     xy, seen = poses.xy.copy(), poses.confidence > VISIBLE
-    neck = np.zeros_like(xy[:, NECK])
-    for joint in (NECK, NOSE, R_SHOULDER, L_SHOULDER, R_HIP, L_HIP, R_ANKLE, L_ANKLE):
-        known, hidden = np.flatnonzero(seen[:, NECK] & seen[:, joint]), np.flatnonzero(~seen[:, joint])
+    neck = np.zeros_like(xy[:, kp.NECK])
+    for joint in (kp.NECK, kp.NOSE, kp.R_SHOULDER, kp.L_SHOULDER, kp.R_HIP, kp.L_HIP, kp.R_ANKLE, kp.L_ANKLE):
+        known, hidden = np.flatnonzero(seen[:, kp.NECK] & seen[:, joint]), np.flatnonzero(~seen[:, joint])
         if len(known):
             away = (xy[:, joint] - neck)[known]
             xy[hidden, joint] = neck[hidden] + np.stack([np.interp(hidden, known, away[:, k]) for k in (0, 1)], 1)
-        if joint == NECK:
-            neck = xy[:, NECK]
+        if joint == kp.NECK:
+            neck = xy[:, kp.NECK]
     return xy
 
 
 def part_lengths(poses: PoseSequence, head: Iterable[int] = ()) -> dict[str, float]:
     """Full length in pixels of each visible part, as in `part_scales`; for the head, the spread of these points."""
     head = list(head)
-    xy, sure = poses.xy[:, BODY], poses.confidence[:, BODY]
+    xy, sure = poses.xy[:, kp.BODY], poses.confidence[:, kp.BODY]
     gap = lambda a, b: np.hypot(*(a - b).T)  # noqa: E731
     seen = {
         part: [(gap(xy[:, a], xy[:, b]), sure[:, [a, b]].min(1)) for a, b in pairs] for part, pairs in PAIRS.items()
     }
-    hips = xy[:, [R_HIP, L_HIP]].mean(1)
-    seen["trunk"] = [(gap(xy[:, NECK], hips), sure[:, [NECK, R_HIP, L_HIP]].min(1))]
+    hips = xy[:, [kp.R_HIP, kp.L_HIP]].mean(1)
+    seen["trunk"] = [(gap(xy[:, kp.NECK], hips), sure[:, [kp.NECK, kp.R_HIP, kp.L_HIP]].min(1))]
     if len(head) >= 3:
         seen["head"] = [(np.sqrt(xy[:, head].var(1).sum(-1)), sure[:, head].min(1))]
     lengths = {part: max(_full_length(*side) for side in sides) for part, sides in seen.items()}

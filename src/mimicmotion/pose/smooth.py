@@ -14,26 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64
 from numpy import ndarray
 
+from mimicmotion.pose import keypoints as kp
 from mimicmotion.pose.align import part_lengths
-from mimicmotion.pose.keypoints import (
-    BODY,
-    FACE,
-    L_HIP,
-    L_SHOULDER,
-    MIRRORED,
-    NECK,
-    NOSE,
-    NUM_POINTS,
-    R_ANKLE,
-    R_ELBOW,
-    R_HIP,
-    R_KNEE,
-    R_SHOULDER,
-    R_WRIST,
-    RIGHT_FOOT,
-    RIGHT_HAND,
-    PoseSequence,
-)
+from mimicmotion.pose.keypoints import PoseSequence
 
 FPS = 15.0  # of poses without a frame rate
 KEPT_HZ = 3.0  # movements up to this frequency keep 97 % of their amplitude
@@ -46,10 +29,12 @@ SWAP_COST = 0.04  # torso lengths per frame: the weight of the estimator's own l
 LONGEST_FAULT = 3  # longest run of outlier frames that is repaired
 JUMP = 0.08  # torso lengths that any point may deviate
 # Torso lengths that a point of confidence 1 may also deviate from the midpoint of its neighbours, at 15 fps.
-OFF_LINE = np.full(NUM_POINTS, 0.6)
-OFF_LINE[[NOSE, NECK, R_SHOULDER, L_SHOULDER, R_HIP, L_HIP, *range(14, 18), *range(FACE.start, FACE.stop)]] = 0.25
-ARMS, LEGS = (R_SHOULDER, R_ELBOW, R_WRIST), (R_HIP, R_KNEE, R_ANKLE)
-HAND, FOOT = range(RIGHT_HAND.start, RIGHT_HAND.stop), range(RIGHT_FOOT.start, RIGHT_FOOT.stop)
+OFF_LINE = np.full(kp.NUM_POINTS, 0.6)
+OFF_LINE[[kp.NOSE, kp.NECK, kp.R_SHOULDER, kp.L_SHOULDER, kp.R_HIP, kp.L_HIP, *range(14, 18)]] = OFF_LINE[kp.FACE] = (
+    0.25
+)
+ARMS, LEGS = (kp.R_SHOULDER, kp.R_ELBOW, kp.R_WRIST), (kp.R_HIP, kp.R_KNEE, kp.R_ANKLE)
+HAND, FOOT = range(kp.RIGHT_HAND.start, kp.RIGHT_HAND.stop), range(kp.RIGHT_FOOT.start, kp.RIGHT_FOOT.stop)
 
 
 def smooth(poses: PoseSequence) -> PoseSequence:
@@ -66,11 +51,11 @@ def smooth(poses: PoseSequence) -> PoseSequence:
     for limb, end in ((ARMS, HAND), (LEGS, FOOT)):
         swap = np.flatnonzero(swapped(xy, confidence, limb, unit))[:, None]
         right = np.array([*limb, *end])
-        both = np.concatenate([right, MIRRORED[right]])
+        both = np.concatenate([right, kp.MIRRORED[right]])
         for values in (xy, confidence):
-            values[swap, both] = values[swap, MIRRORED[both]]
+            values[swap, both] = values[swap, kp.MIRRORED[both]]
     fps, every, found = poses.fps or FPS, np.arange(len(xy)), xy.copy()
-    for point in range(NUM_POINTS):
+    for point in range(kp.NUM_POINTS):
         seen = np.flatnonzero(confidence[:, point])
         if len(seen) > 2:
             off = OFF_LINE[point] * (0.25 + 0.75 * confidence[seen, point] ** 2) * (FPS / fps) ** 2
@@ -93,7 +78,7 @@ def swapped(
     Viterbi's algorithm finds the sequence of kept and swapped frames in which points move least. Each swapped frame
     costs `SWAP_COST`, so a persistent labelling by the estimator is trusted.
     """
-    right, left = np.array(limb), MIRRORED[list(limb)]
+    right, left = np.array(limb), kp.MIRRORED[list(limb)]
 
     def move(a: ndarray, b: ndarray) -> Float64[ndarray, " steps"]:
         far = np.hypot(*np.moveaxis(xy[1:, a] - xy[:-1, b], -1, 0))
@@ -142,8 +127,8 @@ def filtered(
     """
     kernel = band_kernel(fps)
     slow = convolved(xy, kernel, "odd")  # movements continue beyond the ends
-    fast, weight = xy - slow, confidence[:, BODY, None] + 1e-6
-    common = (weight * fast[:, BODY]).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
+    fast, weight = xy - slow, confidence[:, kp.BODY, None] + 1e-6
+    common = (weight * fast[:, kp.BODY]).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
 
     def above(fast: Float64[ndarray, "frames points 2"], noise: ndarray | float) -> Float64[ndarray, "frames points 2"]:
         """Suppress noise by a Wiener filter, with the power estimated from nearby frames."""

@@ -1,4 +1,4 @@
-"""Atomic writes, checks of paths before long work, checksums, and disk buffers."""
+"""Atomic writes, checks of paths before long work, and checksums."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ import os
 import re
 import secrets
 import tempfile
-import threading
-import weakref
-from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -184,53 +181,3 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
             return hashlib.file_digest(f, "sha256").hexdigest()
     except OSError as e:
         raise InputError(f"{path} cannot be read ({e.strerror})", "a readable file", "check the path") from e
-
-
-class DiskBuffer:
-    """A list of byte strings on disk instead of in memory: `buffer[i]` is the i-th one that was added.
-
-    It uses a temporary file (in TMPDIR) that is deleted with the object or the process. The system caches what is read
-    often.
-    """
-
-    def __init__(self) -> None:
-        self._path = Path(tempfile.gettempdir())
-        with writing(self._path):
-            self._file = tempfile.TemporaryFile(prefix="mimicmotion-", buffering=0)  # noqa: SIM115 - lives with self
-        weakref.finalize(self, self._file.close)
-        self._ends = array("q", [0])
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def add(self, data: bytes | memoryview) -> None:
-        """Append data.
-
-        Raises:
-            OutputError: the disk is full.
-        """
-        view = memoryview(data).cast("B")
-        with self._lock, writing(self._path):
-            self._file.seek(self._ends[-1])
-            done = 0
-            while done < len(view):
-                done += self._file.write(view[done:])
-            self._ends.append(self._ends[-1] + done)
-
-    def __getitem__(self, index: int) -> bytes:
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
-        start, stop = self._ends[index], self._ends[index + 1]
-        data = memoryview(bytearray(stop - start))
-        with self._lock:
-            self._file.seek(start)
-            done = 0
-            while done < len(data):  # a raw file may return less than requested
-                count = self._file.readinto(data[done:])
-                if not count:
-                    got = f"a temporary file in {self._path} was truncated"
-                    raise OutputError(got, "an intact file", "check the disk")
-                done += count
-        return bytes(data)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
-import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -33,48 +33,25 @@ def prefetch(source: Iterable[T], depth: int = 2) -> Iterator[Iterator[T]]:
         source: an iterable, which only the thread may use from now on.
         depth: number of items made ahead of the one in use, including the one in progress.
     """
-    room, stopped = _room(depth), threading.Event()
-    ready: queue.SimpleQueue[tuple[list[T], BaseException | None]] = queue.SimpleQueue()
+    items = iter(source)
 
-    def read() -> None:
-        error = None
-        try:
-            items = iter(source)
-            try:
-                room.acquire()
-                for item in items:
-                    ready.put(([item], None))
-                    del item
-                    room.acquire()
-                    if stopped.is_set():
-                        break
-            finally:
-                close: Any = getattr(items, "close", None)
-                if close is not None:
-                    close()
-        except BaseException as e:
-            error = e
-        ready.put(([], error))
+    def take() -> list[T]:
+        return list(islice(items, 1))
 
-    def taken() -> Generator[T, None, None]:
-        while True:
-            item, error = ready.get()
-            room.release()
-            if error is not None:
-                raise error
-            if not item:
-                return
+    def taken() -> Generator[T]:
+        while item := waiting.popleft().result():
+            waiting.append(pool.submit(take))
             yield item.pop()  # keep no reference while it is used
 
-    thread = threading.Thread(target=read, name="prefetch", daemon=True)
-    thread.start()
-    try:
-        with contextlib.closing(taken()) as ahead:
-            yield ahead
-    finally:
-        stopped.set()
-        room.release()
-        thread.join()
+    with ThreadPoolExecutor(1, "prefetch") as pool:
+        waiting = deque(pool.submit(take) for _ in range(depth))
+        try:
+            with contextlib.closing(taken()) as ahead:
+                yield ahead
+        finally:
+            for future in waiting:
+                future.cancel()
+            pool.submit(getattr(items, "close", tuple))
 
 
 @contextlib.contextmanager
@@ -89,35 +66,17 @@ def behind(work: Callable[[T], object], depth: int = 2) -> Iterator[Callable[[T]
         work: called on the thread, with one item at a time.
         depth: number of items that can be waiting or in progress before the caller blocks.
     """
-    room, pool = _room(depth), ThreadPoolExecutor(1, "behind")
-    errors: list[BaseException] = []
-
-    def do(item: T) -> None:
-        try:
-            if not errors:
-                work(item)
-        except BaseException as e:  # raised in the caller's thread
-            errors.append(e)
-        finally:
-            room.release()
+    pool, waiting = ThreadPoolExecutor(1, "behind"), deque[Future[object]]()
 
     def hand_over(item: T) -> None:
-        room.acquire()
-        if errors:
-            room.release()  # not the last one to be told
-            raise errors[0]
-        pool.submit(do, item)
+        if len(waiting) == depth:
+            waiting[0].result()  # an error is raised again by each later call
+            waiting.popleft()
+        waiting.append(pool.submit(work, item))
 
     try:
         yield hand_over
-        pool.shutdown()
-    finally:  # if the block failed or was interrupted, waiting items are dropped
+        for future in waiting:
+            future.result()
+    finally:
         pool.shutdown(cancel_futures=True)
-    if errors:
-        raise errors[0]
-
-
-def _room(depth: int) -> threading.Semaphore:
-    if depth < 1:
-        raise ValueError(f"depth={depth}: at least one item must be made ahead or wait")
-    return threading.Semaphore(depth)

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -49,7 +49,8 @@ def run_parallel(work: Work[T, R], tasks: Sequence[T], processes: int) -> Genera
         waiting: set[Future[R]] = {pool.submit(_run, work, t) for t in tasks}
         while waiting:
             finished, waiting = wait(waiting, timeout=0.1, return_when=FIRST_COMPLETED)
-            yield from _drain(reports)
+            while not reports.empty():
+                yield reports.get()
             for future in finished:
                 yield future.result()
     except BrokenProcessPool as e:
@@ -59,11 +60,6 @@ def run_parallel(work: Work[T, R], tasks: Sequence[T], processes: int) -> Genera
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _drain(reports: Any) -> Iterator[int]:
-    while not reports.empty():
-        yield reports.get()
 
 
 def _start(reports: Any, stop: Any) -> None:

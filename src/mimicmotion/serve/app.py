@@ -136,7 +136,7 @@ def create_app(config: ServeConfig) -> FastAPI:
         InputError: the study is incomplete.
     """
     jobs, tokens = Jobs(config), Tokens(config.data)
-    if not config.is_local and not tokens.all():
+    if config.host not in LOOPBACK and not tokens.all():
         fix = "create a token first: mimicmotion serve token add NAME"
         raise ConfigError(f"host={config.host} without a token", "a token, or host=127.0.0.1", fix)
 

@@ -59,7 +59,7 @@ class MaskConfig(DrivingOptions, PoseOptions):
     video: Path
     """The video."""
     output: Annotated[Path, Help("Output")]
-    """The mask, white on black: .mp4, a folder name ending in / for PNG frames, or .npz for exact masks."""
+    """The mask, white on black: .mp4, or a folder name ending in / for PNG frames, which are exact."""
     fps: float | None = None  # type: ignore[assignment]
     """Frames per second of the masks; default: that of the video."""
 
@@ -155,7 +155,7 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
             raise ConfigError(got, "at least 'fps': frames are repeated, never dropped", "raise it, or lower 'fps'")
         if (self.height is None) != (self.width is None):
             raise ConfigError(f"height={self.height}, width={self.width}", "both or neither", "set the other one too")
-        if self.audio and not self.keeps_speed:
+        if self.audio and (self.tempo != 1.0 or self.sampling != "time"):
             got = f"audio with tempo={self.tempo:g} and sampling={self.sampling}"
             raise ConfigError(got, "tempo=1 and sampling=time", "leave out 'audio'")
 
@@ -180,8 +180,6 @@ class BatchConfig(Settings):
     """local: devices such as cuda:0 cuda:1, each of which runs one job at a time; default: all GPUs, or the CPU."""
     address: str | None = None
     """server: its URL. ray: address of the cluster, such as auto or ray://host:10001; default: a new local one."""
-    report: Path | None = None
-    """Also write the outcome of each job to this JSON file."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -26,8 +26,6 @@ class PoseOptions(Settings):
     """dwpose only: ONNX file of the pose network (dw-ll_ucoco_384.onnx or RTMW); default: downloaded from the hub."""
     pose_device: Annotated[Literal["auto", "cpu", "cuda"], Help("Speed")] = "auto"
     """Device to run the pose estimator on."""
-    pose_threads: Annotated[int, Range(0), Help("Speed")] = 0
-    """Number of CPU threads for the pose estimator; 0 lets onnxruntime choose."""
     pose_cache: Annotated[bool, Help("Speed")] = True
     """Cache estimated poses, and reuse them for the same video and settings."""
 
@@ -97,11 +95,6 @@ class DrivingOptions(Settings):
                 f"video_size={self.video_size!r}", "WIDTHxHEIGHT such as 1280x720", "correct 'video_size'"
             )
         return int(match[2]), int(match[1])
-
-    @property
-    def keeps_speed(self) -> bool:
-        """Whether the movement has the same speed as in the video."""
-        return self.tempo == 1.0 and self.sampling == "time"
 
     def source_seconds(self, seconds: float) -> float:
         """Seconds of the driving video that `seconds` of the result show."""

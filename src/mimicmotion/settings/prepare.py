@@ -89,7 +89,7 @@ class PrepareConfig(PoseOptions):
 
 
 # Settings that only control where and how fast the work is done; they do not change the result.
-_PLACE = frozenset({"videos", "output", "processes", "overwrite", "pose_cache", "pose_threads", "pose_device"})
+_PLACE = frozenset({"videos", "output", "processes", "overwrite", "pose_cache", "pose_device"})
 # Settings of scene detection and pose estimation; all others only filter what was measured.
 _ANALYSIS = ("fps", "cut_ratio", "cut_change", "min_seconds", "max_seconds", "max_enlargement", "height", "width")
 

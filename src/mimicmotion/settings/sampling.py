@@ -77,8 +77,6 @@ class SamplingSettings(SamplingOptions):
     """Expected height of the picture in pixels, checked if given."""
     width: int | None = None
     """Expected width of the picture in pixels, checked if given."""
-    decode_overlap: int | None = None
-    """Frames to blend between decoded chunks; default: half a chunk; 0 turns blending off."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -67,15 +67,10 @@ class ServeConfig(Settings):
             got = f"database of kind {self.database.partition(':')[0]!r}"
             raise ConfigError(got, "postgresql://USER@HOST/NAME", "correct 'database', or leave it out for SQLite")
 
-    @property
-    def is_local(self) -> bool:
-        """Whether the service is reachable from this computer only."""
-        return self.host in LOOPBACK
-
 
 OPERATORS = frozenset(
     {"picture", "video", "output", "model", "checkpoint", "edition", "device", "dtype", "quantize"}
-    | {"detector", "pose_model", "pose_device", "pose_threads", "pose_cache", "resume", "save_every", "side_by_side"}
+    | {"detector", "pose_model", "pose_device", "pose_cache", "resume", "save_every", "side_by_side"}
     | {"label", "producer", "signer"}
     | {f.name for f in dataclasses.fields(ExecutionOptions)}
 )

@@ -21,7 +21,7 @@ from mimicmotion.errors import ConfigError
 Size = tuple[int, int]
 FitMode = Literal["crop", "letterbox", "stretch", "released"]
 MAX_ASPECT = 2.0  # maximum aspect ratio of automatic sizes; the published weights were trained on 16:9
-Resample = Literal["lanczos", "bicubic", "bilinear", "released"]
+Resample = Literal["lanczos", "bicubic", "released"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class Fit:
         target: (height, width) of the output.
         scale: target pixels per source pixel, (y, x).
         offset: position of the source's top left corner in the target, (y, x) in pixels, negative in a crop.
-        resample: `lanczos`, `bicubic`, `bilinear` (all antialiased), or `released`: bilinear without antialiasing, as
-            in the published code.
+        resample: `lanczos`, `bicubic` (both antialiased), or `released`: bilinear without antialiasing, as in the
+            published code.
     """
 
     source: Size
@@ -102,7 +102,6 @@ def plan_fit(
     mode: FitMode = "crop",
     *,
     anchor: tuple[float, float] = (0.5, 0.5),
-    resample: Resample = "lanczos",
 ) -> Fit:
     """Plan the transform from size `source` to size `target`.
 
@@ -113,27 +112,22 @@ def plan_fit(
             `stretch` ignores the aspect ratio; `released` is the published code's resize to whole pixels, without
             antialiasing, and centre crop.
         anchor: position (y, x) of the crop, or of a letterboxed picture, from 0 (top, left) to 1 (bottom, right).
-        resample: filter, antialiased when downscaling; ignored by mode `released`.
     """
-    if min(*source, *target) < 1:
-        raise ConfigError(f"source {source}, target {target}", "sizes of at least 1 x 1 pixel", "check the sizes")
     ratios = target[0] / source[0], target[1] / source[1]
     if mode == "stretch":
-        return Fit(source, target, ratios, (0.0, 0.0), resample)
+        return Fit(source, target, ratios, (0.0, 0.0))
     if mode == "crop":  # one exact scale for both axes: a circle stays a circle
         scale = max(ratios)
         spare = [t - scale * s for t, s in zip(target, source, strict=True)]
         # on the axis that fits exactly, rounding must not make the offset 1e-13
         offset = [a * d if d < -1e-9 else 0.0 for a, d in zip(anchor, spare, strict=True)]
-        return Fit(source, target, (scale, scale), (offset[0], offset[1]), resample)
+        return Fit(source, target, (scale, scale), (offset[0], offset[1]))
     if mode == "letterbox":  # whole pixels, for bars with sharp edges
         sizes = [min(t, max(1, round(min(ratios) * s))) for t, s in zip(target, source, strict=True)]
         starts = [float(round(a * (t - n))) for a, t, n in zip(anchor, target, sizes, strict=True)]
         scales = sizes[0] / source[0], sizes[1] / source[1]
-        return Fit(source, target, scales, (starts[0], starts[1]), resample)
-    if mode == "released":
-        return _plan_released(source, target)
-    raise ConfigError(f"mode={mode!r}", "crop, letterbox, stretch or released", "choose one of these")
+        return Fit(source, target, scales, (starts[0], starts[1]))
+    return _plan_released(source, target)
 
 
 def similar_sizes(source: Size, model: Size, multiple: int) -> list[Size]:
@@ -148,7 +142,7 @@ def similar_sizes(source: Size, model: Size, multiple: int) -> list[Size]:
     return sorted(sizes, key=cost)
 
 
-def plan_size(source: Size, *, resolution: int = 576, multiple: int = 64) -> Size:
+def plan_size(source: Size, *, multiple: int = 64, resolution: int = 576) -> Size:
     """Output (height, width) of the published code for a picture of size `source`.
 
     The short side is `resolution`; the long side is 16/9 of it, rounded down to a multiple. The result is portrait if

@@ -158,13 +158,12 @@ def side_by_side(frames: Sequence[UInt8[ndarray, "_ _ 3"]], height: int, gap: in
     return out
 
 
-def check_picture_size(image: Frame, minimum: int = 64, name: str = "the picture") -> None:
-    """Raise MediaError if either side is below `minimum` pixels, too small to show a person."""
+def check_picture_size(image: Frame, name: str) -> None:
+    """Raise MediaError if either side is below 64 pixels, too small to show a person."""
     height, width = image.shape[:2]
-    if min(height, width) < minimum:
-        raise MediaError(
-            f"{name} is {width} x {height} pixels", f"at least {minimum} on the short side", "use a larger one"
-        )
+    if min(height, width) < 64:
+        got = f"{name} is {width} x {height} pixels"
+        raise MediaError(got, "at least 64 on the short side", "use a larger one")
 
 
 def _grey_to_rgb(grey: ndarray) -> ndarray:

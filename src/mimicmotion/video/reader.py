@@ -1,4 +1,4 @@
-"""Driving videos as a stream of upright RGB frames, sampled by time or by the published code's stride."""
+"""Driving videos as a stream of upright RGB frames, sampled by time or by a stride."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ from contextlib import AbstractContextManager
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 from mimicmotion.arrays import Frame
-from mimicmotion.errors import ConfigError, MediaError
+from mimicmotion.errors import MediaError
 from mimicmotion.runtime.reading import check_input_file, reading
 from mimicmotion.video.picture import AnimationSource, FolderSource, is_picture
 from mimicmotion.video.sources import AvSource, VideoInfo
-from mimicmotion.video.timing import every, exact_rate, released_stride, resample
+from mimicmotion.video.timing import every, exact_rate, resample
 
-__all__ = ["Frame", "Sampling", "VideoInfo", "VideoReader", "open_video"]
+__all__ = ["VideoInfo", "VideoReader", "open_video"]
 
-Sampling = Literal["time", "released"]
 RELEASED_FPS = 15.0
 """Frame rate of results of the published code, regardless of the rate of the driving video."""
 READ_SUFFIXES = frozenset({
@@ -60,9 +58,8 @@ class VideoReader:
     def frames(
         self,
         fps: float | Fraction | None = None,
-        stride: int | None = None,
         *,
-        sampling: Sampling = "time",
+        stride: int = 1,
         start: float = 0.0,
         end: float = math.inf,
         max_frames: int | None = None,
@@ -71,33 +68,20 @@ class VideoReader:
 
         Args:
             fps: take the frame nearest to every k / fps seconds. The duration is kept, even for variable frame
-                rates. None takes every frame (or every `stride`-th).
-            stride: take frames 0, stride, 2 stride, ... instead.
-            sampling: `released` multiplies `stride` (default 2) by max(1, int(source fps / 24)), as the published code
-                does; as its result is played at 15 fps, the duration is not kept.
+                rates. None takes frames 0, `stride`, 2 `stride`, ... instead.
+            stride: see `fps`; for the published code's rule see `released_stride`.
             start: start in seconds from the beginning.
             end: end in seconds from the beginning.
             max_frames: maximum number of frames.
 
         Raises:
-            ConfigError: the arguments contradict each other or are out of range.
+            ConfigError: `fps` is out of range.
             MediaError: `start` is beyond the end of the video, or the pictures of a folder differ in size.
         """
-        if sampling not in ("time", "released"):
-            raise ConfigError(f"sampling={sampling!r}", "time or released", "choose one of these")
-        if fps is not None and (stride is not None or sampling == "released"):
-            raise ConfigError("both fps and a stride", "one way of choosing frames", "leave one of them out")
-        if stride is not None and stride < 1:
-            raise ConfigError(f"stride={stride}", "at least 1", "use 1 to take every frame")
-        if not 0 <= start < end:
-            raise ConfigError(f"start={start} with end={end}", "0 <= start < end, in seconds", "correct them")
-        if max_frames is not None and max_frames < 1:
-            raise ConfigError(f"max_frames={max_frames}", "at least 1", "leave it out to take all frames")
-        if fps is not None:
-            picked = resample(self._source, exact_rate(fps), start, end)
-        else:
-            stride = released_stride(self.info.fps, stride or 2) if sampling == "released" else stride or 1
+        if fps is None:
             picked = every(self._source, stride, start, end)
+        else:
+            picked = resample(self._source, exact_rate(fps), start, end)
         return self._convert(islice(picked, max_frames), start)
 
     def __iter__(self) -> Iterator[Frame]:

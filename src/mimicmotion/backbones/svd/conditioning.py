@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,16 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mimicmotion.arrays import PoseFrames
-from mimicmotion.backbones.svd.execution.deep_features import BlockCache, Source, pass_key, sparse
-from mimicmotion.backbones.svd.pose_features import (
-    POSE_CHUNK,
-    PoseFeatures,
-    StackedFeatures,
-    feature_budget,
-    read_chunks,
-    store_features,
-    to_unit,
-)
+from mimicmotion.backbones.svd.execution.deep_features import BlockCache, pass_key, sparse
+from mimicmotion.backbones.svd.pose_features import PoseFeatures, feature_budget, read_chunks, store_features, to_unit
 from mimicmotion.backbones.svd.unet import UNet
 from mimicmotion.backbones.svd.vae import encode_mode
 from mimicmotion.diffusion.denoiser import Latents, Sigma
@@ -53,11 +44,6 @@ class Conditioning:
     warped_latents: PoseFeatures | None = None
 
     @property
-    def batch_size(self) -> int:
-        """Number of videos."""
-        return self.image_latents.shape[0]
-
-    @property
     def num_frames(self) -> int:
         """Frames of the video, without the reference slot."""
         return len(self.pose_features)
@@ -85,20 +71,6 @@ class Conditioning:
                 latents[:, i] = self.image_latents[:, 0].to(latents)
         return latents
 
-    @staticmethod
-    def stack(items: Sequence[Conditioning]) -> Conditioning:
-        """Combine videos of equal length and size to a batch."""
-        fields: dict[str, Any] = {}
-        for field in dataclasses.fields(Conditioning):
-            values = [getattr(item, field.name) for item in items]
-            if values[0] is None:
-                fields[field.name] = None
-            elif isinstance(values[0], Tensor):
-                fields[field.name] = torch.cat(values)
-            else:
-                fields[field.name] = StackedFeatures(tuple(values))
-        return Conditioning(**fields)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConditionedUNet:
@@ -109,11 +81,11 @@ class ConditionedUNet:
 
     Attributes:
         unet: SVD's U-Net with the pose input.
-        conditioning: conditioning of a batch of videos.
+        conditioning: conditioning of a video.
         reference_slot: whether slot 0 is the reference picture.
         one_batch: run both passes of guidance as one batch (faster on a GPU) or one after the other (less memory).
-        cache: reused features of this run. With a cache each pass runs separately, so that `one_batch` and the number
-            of videos do not change what is cached. None reuses nothing.
+        cache: reused features of this run. With a cache each pass runs separately, so that `one_batch` does not change
+            what is cached. None reuses nothing.
     """
 
     unet: UNet
@@ -169,27 +141,24 @@ class ConditionedUNet:
         return self.unet(sample, time, embeddings.to(dtype), ids, pose, deep).to(x.dtype)
 
     def _pass(self, x: Latents, c_noise: Sigma, frames: Sequence[int], *, conditional: bool) -> Latents:
-        """Run one pass. With a cache, videos run separately, since reuse is decided per video."""
+        """Run one pass."""
         latents, embeddings, pose = self._inputs(frames, conditional=conditional)
         ids, cache = self.conditioning.added_time_ids, self.cache
         if cache is None:
             return self._run(x, c_noise, latents, embeddings, pose, ids)
 
-        def one(video: int, source: Source) -> Latents:
+        key = pass_key(frames, conditional)
+
+        def run(x: Latents, level: float) -> Latents:
             def deep(inside: Tensor, compute: Callable[[], Tensor]) -> Tensor:
-                return cache.deep(pass_key(frames, conditional, video), source, sparse(inside), compute)
+                return cache.deep(key, x, level, sparse(inside), compute)
 
-            at, level = slice(video, video + 1), torch.tensor(source.c_noise, dtype=c_noise.dtype)
-            own_pose = None if pose is None else pose[at]
-            return self._run(source.x.to(x.device), level, latents[at], embeddings[at], own_pose, ids[at], deep)
+            return self._run(x, torch.tensor(level, dtype=c_noise.dtype), latents, embeddings, pose, ids, deep)
 
-        outputs = []
-        for video in range(len(x)):
-            lost = cache.lost(pass_key(frames, conditional, video))
-            if lost is not None:  # after a resume: restore the features
-                one(video, lost)
-            outputs.append(one(video, Source(x[video : video + 1], float(c_noise))))
-        return torch.cat(outputs)
+        lost = cache.lost(key)
+        if lost is not None:  # after a resume: restore the features
+            run(lost.x.to(x.device), lost.c_noise)
+        return run(x, float(c_noise))
 
 
 def encode_warped(
@@ -207,6 +176,6 @@ def encode_warped(
     Raises:
         PoseError: `warped` has the wrong length, size or type.
     """
-    chunks = read_chunks(warped, num_frames, size, POSE_CHUNK, "warped pictures")
+    chunks = read_chunks(warped, num_frames, size, "warped pictures")
     latents = (encode_mode(vae, to_unit(chunk).to(device)) for chunk in chunks)
     return store_features(latents, num_frames, device, feature_budget(device) // WARPED_SHARE)

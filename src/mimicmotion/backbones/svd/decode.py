@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, get_args
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,10 +13,6 @@ from torch import Tensor
 
 from mimicmotion.backbones.svd.vae import Autoencoder
 from mimicmotion.diffusion.sampling import check_finite
-from mimicmotion.errors import ConfigError
-
-DecodeMode = Literal["blend", "released"]
-DecodeClip = Callable[[Autoencoder, Tensor], Tensor]
 
 
 def plan_chunks(num_frames: int, chunk: int, overlap: int) -> list[range]:
@@ -24,15 +20,9 @@ def plan_chunks(num_frames: int, chunk: int, overlap: int) -> list[range]:
 
     Args:
         num_frames: number of frames; 0 gives no chunks.
-        chunk: frames per chunk; a shorter video is one chunk.
+        chunk: frames per chunk, at least 1; a shorter video is one chunk.
         overlap: minimum overlap, less than `chunk`.
     """
-    if chunk < 1 or not 0 <= overlap < chunk:
-        raise ConfigError(
-            f"decode_chunk_size={chunk} with an overlap of {overlap}",
-            "decode_chunk_size >= 1 and 0 <= overlap < decode_chunk_size",
-            "raise decode_chunk_size or lower the overlap",
-        )
     if num_frames <= chunk:
         return [range(num_frames)] if num_frames else []
     last = num_frames - chunk
@@ -54,43 +44,36 @@ def blend_weight(j: int, overlap: int) -> float:
 def decode_float(
     vae: Autoencoder,
     latents: Float[Tensor, "frames channels h w"],
-    decode_chunk_size: int = 8,
+    chunk: int = 8,
     *,
-    overlap: int | None = None,
-    mode: DecodeMode = "blend",
-    decode: DecodeClip | None = None,
+    released: bool = False,
+    decode: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Float[Tensor, "3 height width"]]:
     """Decode latents to frames one by one, float32 before clamping, on the autoencoder's device.
 
     The decoder has temporal layers (29 convolutions, 28 norms), so frames decoded in chunks differ from those of a
-    whole video, and plain chunks show seams. Overlapping chunks are blended by a ramp that gives the least weight to
-    the ends of a chunk, see `blend_weight`. Only one chunk is in memory, regardless of the number of frames.
+    whole video, and plain chunks show seams. Chunks therefore overlap by half, and are blended by a ramp that gives the
+    least weight to the ends of a chunk, see `blend_weight`. Only one chunk is in memory, regardless of the number of
+    frames.
 
     Args:
         vae: the autoencoder.
         latents: latents of a video, at unit scale (divided by `vae.config.scaling_factor` here), on any device.
-        decode_chunk_size: frames decoded at once; the result is exact with all frames in one chunk.
-        overlap: minimum number of frames shared by neighbouring chunks; default is half a chunk. 0 does not blend.
-        mode: "blend", or "released" for plain chunks with a short last one, as in the published code. To reproduce
-            that, pass the latents of the reference slot as well, drop its frame, and truncate in `to_uint8`.
+        chunk: frames decoded at once; the result is exact with all frames in one chunk.
+        released: use plain chunks with a short last one, as in the published code. To reproduce that, pass the latents
+            of the reference slot as well, drop its frame, and truncate in `to_uint8`.
         decode: decodes the frames of a chunk; None is `decode_frames`, all at once.
-
-    Raises:
-        ConfigError: the chunk size or overlap is invalid.
     """
-    if mode not in get_args(DecodeMode):
-        raise ConfigError(f"decode mode {mode!r}", "blend or released", "use one of these")
-    shared = min(decode_chunk_size // 2, decode_chunk_size - 1) if overlap is None else overlap
-    chunks = plan_chunks(len(latents), decode_chunk_size, shared)
-    if mode == "released":
-        chunks = [range(s, min(s + decode_chunk_size, len(latents))) for s in range(0, len(latents), decode_chunk_size)]
-    return _decode_chunks(vae, latents, chunks, decode or decode_frames)
+    chunks = plan_chunks(len(latents), chunk, chunk // 2)
+    if released:
+        chunks = [range(s, min(s + chunk, len(latents))) for s in range(0, len(latents), chunk)]
+    return _decode_chunks(latents, chunks, decode or partial(decode_frames, vae))
 
 
-def _decode_chunks(vae: Autoencoder, latents: Tensor, chunks: list[range], decode: DecodeClip) -> Iterator[Tensor]:
+def _decode_chunks(latents: Tensor, chunks: list[range], decode: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
     held: list[Tensor] = []  # decoded frames that the next chunk will be blended into
     for i, chunk in enumerate(chunks):
-        decoded = decode(vae, latents[chunk.start : chunk.stop])
+        decoded = decode(latents[chunk.start : chunk.stop])
         check_finite(decoded, f"the decoded frames {chunk.start} to {chunk.stop - 1}")
         frames = list(decoded)
         del decoded

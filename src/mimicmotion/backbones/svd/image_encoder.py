@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mimicmotion.backbones.svd.config import Config, read_config
 from mimicmotion.backbones.svd.layers import Linear, linear_add
-from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.errors import ConfigError
 
 # Statistics of CLIP's training pictures (RGB, values in [0, 1]).
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -103,15 +103,8 @@ class ImageEncoder(nn.Module):
         """Embed pictures.
 
         Args:
-            pixels: preprocessed pictures (`clip_pixels`), in the dtype of the parameters.
-
-        Raises:
-            InputError: a picture of another size than `config.image_size`.
+            pixels: preprocessed pictures (`clip_pixels`) of size `config.image_size`, in the dtype of the parameters.
         """
-        size = self.config.image_size
-        if tuple(pixels.shape[-2:]) != (size, size):
-            got = f"a picture of {tuple(pixels.shape[-2:])}"
-            raise InputError(got, f"({size}, {size}), the encoder's size", "prepare it with clip_pixels")
         model = self.vision_model
         x = model["pre_layrnorm"](model["embeddings"](pixels))
         for layer in model["encoder"]["layers"]:

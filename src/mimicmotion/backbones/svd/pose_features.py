@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-import zlib
+import tempfile
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ from mimicmotion.arrays import Frame, PoseFrames
 from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.diffusion.sampling import check_finite
 from mimicmotion.errors import PoseError
-from mimicmotion.runtime.files import DiskBuffer
+from mimicmotion.runtime.files import writing
 from mimicmotion.runtime.threads import prefetch
 
 Features = Float[Tensor, "batch frames features h w"]
@@ -67,66 +68,64 @@ class StoredFeatures:
 class RecomputedFeatures:
     """Features recomputed on each access, for videos whose features do not fit into memory.
 
-    The drawn frames are stored compressed in a temporary file (mostly black, some 10 kB per frame). PoseNet takes 0.2 %
-    of the U-Net's work on the same frames.
+    The poses are drawn again, too. PoseNet takes 0.2 % of the U-Net's work on the same frames.
     """
 
     encoder: PoseEncoder
-    packed: DiskBuffer
+    poses: PoseFrames
+    count: int
     size: tuple[int, int]
-    chunk: int
 
     def __len__(self) -> int:
-        return len(self.packed)
+        return self.count
 
     def frames(self, index: Sequence[int]) -> Features:
         """Features of the frames of these numbers."""
         parts = []
-        for start in range(0, len(index), self.chunk):
-            pixels = b"".join(zlib.decompress(self.packed[i]) for i in index[start : start + self.chunk])
-            parts.append(self.encoder(np.frombuffer(pixels, np.uint8).reshape(-1, *self.size, 3)))
+        for start in range(0, len(index), POSE_CHUNK):
+            drawn = [read_frames(self.poses, i, i + 1, self.size) for i in index[start : start + POSE_CHUNK]]
+            parts.append(self.encoder(np.concatenate(drawn)))
         return torch.cat(parts, dim=1)
 
 
 class DiskFeatures:
-    """Features in a temporary file, for features that do not fit into memory.
+    """Features in a temporary file (in TMPDIR), for features that do not fit into memory.
+
+    The file is deleted with the object or the process. The system caches what is read often.
 
     Args:
         device: device of the returned features.
     """
 
     def __init__(self, device: torch.device | str) -> None:
-        self.device, self.buffer = device, DiskBuffer()
-        self.shape: tuple[int, ...] = ()
-        self.dtype = torch.float32
+        self.device, self.count = device, 0
+        self.folder = Path(tempfile.gettempdir())
+        with writing(self.folder):
+            self.file = tempfile.TemporaryFile(prefix="mimicmotion-")  # noqa: SIM115 - lives with self
+        weakref.finalize(self, self.file.close)
 
     def add(self, frames: Float[Tensor, "frames ..."]) -> None:
-        """Add the next frames."""
-        self.shape, self.dtype = tuple(frames.shape[1:]), frames.dtype
-        for frame in frames.cpu():
-            self.buffer.add(frame.contiguous().view(-1).view(torch.uint8).numpy().data)
+        """Add the next frames.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        self.shape, self.dtype, self.bytes = frames.shape[1:], frames.dtype, frames[0].nbytes
+        with writing(self.folder):
+            self.file.write(frames.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            self.file.flush()
+        self.count += len(frames)
 
     def __len__(self) -> int:
-        return len(self.buffer)
+        return self.count
 
     def frames(self, index: Sequence[int]) -> Float[Tensor, "1 frames ..."]:
         """Features of the frames of these numbers."""
-        data = bytearray().join(self.buffer[i] for i in index)
+        data = bytearray()
+        for i in index:
+            self.file.seek(i * self.bytes)
+            data += self.file.read(self.bytes)
         return torch.frombuffer(data, dtype=self.dtype).view(1, len(index), *self.shape).to(self.device)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StackedFeatures:
-    """Features of a batch of videos of equal length."""
-
-    videos: tuple[PoseFeatures, ...]
-
-    def __len__(self) -> int:
-        return len(self.videos[0])
-
-    def frames(self, index: Sequence[int]) -> Features:
-        """Features of the frames of these numbers, of all videos."""
-        return torch.cat([v.frames(index) for v in self.videos])
 
 
 def store_features(
@@ -157,17 +156,11 @@ class PoseEncoder:
         pose_net: the network.
         reference: drawn pose of the picture, or None.
         device: device of the features.
-
-    Raises:
-        PoseError: this PoseNet needs a reference pose.
     """
 
     def __init__(self, pose_net: PoseNet, reference: Frame | None, device: torch.device | str) -> None:
         self.pose_net, self.device = pose_net, device
         self.two_poses = pose_net.widths[0] == 6
-        if self.two_poses and reference is None:
-            expected = "the drawn pose of the picture, which this model needs"
-            raise PoseError("no reference_pose", expected, "pass reference_pose")
         self.dtype = next(pose_net.parameters()).dtype
         self.reference = None if reference is None else to_unit(reference[None]).to(device)
 
@@ -190,19 +183,17 @@ def encode_poses(
     *,
     num_frames: int | None = None,
     device: torch.device | str = "cpu",
-    chunk: int = POSE_CHUNK,
     budget: int | None = None,
 ) -> tuple[PoseFeatures, Float[Tensor, "1 1 features h w"] | None]:
     """Encode the poses of the video and the pose of the picture with PoseNet.
 
     Args:
         pose_net: encoder of pose frames.
-        poses: drawn pose frames; each is read once.
+        poses: drawn pose frames.
         reference_pose: drawn pose of the picture.
         size: (height, width) of the frames.
         num_frames: number of frames to use, from the start; None uses all.
         device: device of the features.
-        chunk: frames per call of PoseNet.
         budget: maximum bytes of features to keep; if they need more, they are recomputed for each segment. None is
             `feature_budget`.
 
@@ -210,21 +201,18 @@ def encode_poses(
         Features of the video, and of the reference slot (None without a reference pose).
 
     Raises:
-        PoseError: pose frames have the wrong size or type, or the model needs a reference pose.
+        PoseError: pose frames have the wrong size or type.
     """
     if reference_pose is not None:
-        (reference_pose,) = next(read_chunks(reference_pose[None], 1, size, 1))
+        (reference_pose,) = read_frames(reference_pose[None], 0, 1, size)
     encoder = PoseEncoder(pose_net, reference_pose, device)
     count = len(poses) if num_frames is None else num_frames
     cells = (size[0] // pose_net.downscale) * (size[1] // pose_net.downscale)
     limit = feature_budget(device) if budget is None else budget
-    with prefetch(read_chunks(poses, count, size, chunk), 1) as parts:  # draws while PoseNet computes
-        if count * cells * pose_net.out_channels * encoder.dtype.itemsize <= limit:
+    features: PoseFeatures = RecomputedFeatures(encoder, poses, count, size)
+    if count * cells * pose_net.out_channels * encoder.dtype.itemsize <= limit:
+        with prefetch(read_chunks(poses, count, size), 1) as parts:  # draws while PoseNet computes
             features = store_features((encoder(part)[0] for part in parts), count, device, limit)
-        else:
-            features = RecomputedFeatures(encoder, DiskBuffer(), size, chunk)
-            for frame in itertools.chain.from_iterable(parts):
-                features.packed.add(zlib.compress(np.ascontiguousarray(frame).data, 1))
     return features, None if reference_pose is None else encoder(reference_pose[None])
 
 
@@ -233,24 +221,28 @@ def to_unit(frames: UInt8[ndarray, "frames height width 3"]) -> Float[Tensor, "f
     return torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def read_chunks(
-    frames: PoseFrames, count: int, size: tuple[int, int], chunk: int, name: str = "pose frames"
-) -> Iterator[ndarray]:
-    """Read `count` frames in chunks and validate each chunk.
+def read_chunks(frames: PoseFrames, count: int, size: tuple[int, int], name: str = "pose frames") -> Iterator[ndarray]:
+    """Read `count` frames in chunks; see `read_frames`."""
+    for start in range(0, count, POSE_CHUNK):
+        yield read_frames(frames, start, min(start + POSE_CHUNK, count), size, name)
+
+
+def read_frames(
+    frames: PoseFrames, start: int, stop: int, size: tuple[int, int], name: str = "pose frames"
+) -> UInt8[ndarray, "frames height width 3"]:
+    """Read the frames `start` to `stop` - 1.
 
     Raises:
-        PoseError: a chunk is not uint8 (frames, height, width, 3) of the expected size.
+        PoseError: they are not uint8 (frames, height, width, 3) of the expected size.
     """
-    for start in range(0, count, chunk):
-        stop = min(start + chunk, count)
-        try:
-            part = np.asarray(frames[start:stop])
-        except ValueError as e:
-            raise PoseError(f"pose frames: {e}", "frames of one size", "draw all poses at height x width") from e
-        if part.shape != (stop - start, *size, 3) or part.dtype != np.uint8:
-            raise PoseError(
-                f"{name} {start}..{stop - 1}: {part.dtype} of shape {part.shape}",
-                f"uint8 of shape ({stop - start}, {size[0]}, {size[1]}, 3)",
-                "draw them at the height and width of the generated video",
-            )
-        yield part
+    try:
+        part = np.asarray(frames[start:stop])
+    except ValueError as e:
+        raise PoseError(f"pose frames: {e}", "frames of one size", "draw all poses at height x width") from e
+    if part.shape != (stop - start, *size, 3) or part.dtype != np.uint8:
+        raise PoseError(
+            f"{name} {start}..{stop - 1}: {part.dtype} of shape {part.shape}",
+            f"uint8 of shape ({stop - start}, {size[0]}, {size[1]}, 3)",
+            "draw them at the height and width of the generated video",
+        )
+    return part

@@ -6,8 +6,8 @@ the difference from the warped picture. An optional detail network restores its 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Self
+from collections.abc import Iterator
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -16,9 +16,8 @@ from mimicmotion.backbones.base import Request
 from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.checkpoint import Components
 from mimicmotion.backbones.svd.conditioning import Conditioning
-from mimicmotion.backbones.svd.posenet import PoseNet
-from mimicmotion.backbones.tiny.detail import DetailNet, add_detail
-from mimicmotion.backbones.tiny.warp import MovedPicture, WarpNet, show_moved
+from mimicmotion.backbones.tiny.detail import add_detail
+from mimicmotion.backbones.tiny.warp import MovedPicture, show_moved
 from mimicmotion.diffusion.denoiser import Denoiser, Network, precondition_v, shift
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.guidance.limb_warp import WarpedPicture, WarpedPoses
@@ -29,15 +28,9 @@ class TinyBackbone(SVDBackbone):
     """SVD's networks, conditioned on a warped picture.
 
     Args:
-        unet: the U-Net; see `SVDBackbone` for the networks.
-        vae: the autoencoder.
-        image_encoder: the picture encoder.
-        pose_net: encoder of pose frames.
-        settings: default settings of this model; `reference_warp` is "limbs", or "residual" to denoise the difference
-            to the warped picture.
-        detail: network that restores detail from the warped picture in decoded frames, or None.
-        warp: network that warps the picture pixel by pixel, and whose confident pixels are copied to the result; None
-            warps limb by limb.
+        parts: the networks. Their setting `reference_warp` is "limbs", or "residual" to denoise the difference to the
+            warped picture. The confident pixels of its `warp` network, if it has one, are copied to the result; without
+            one, the picture is warped limb by limb.
 
     Raises:
         ConfigError: the networks do not match, or `reference_warp` is invalid.
@@ -46,27 +39,10 @@ class TinyBackbone(SVDBackbone):
     name: ClassVar[str] = "tiny"
     warps: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        unet: Any,
-        vae: Any,
-        image_encoder: Any,
-        pose_net: PoseNet,
-        settings: Mapping[str, Any] | None = None,
-        detail: DetailNet | None = None,
-        warp: WarpNet | None = None,
-    ) -> None:
-        super().__init__(unet, vae, image_encoder, pose_net, settings)
-        self.detail, self.warp = detail, warp
+    def __init__(self, parts: Components) -> None:
+        super().__init__(parts)
         if (kind := self.settings.get("reference_warp")) not in ("limbs", "residual"):
             raise ConfigError(f"reference_warp={kind!r}", "limbs or residual", "use the backbone svd for other models")
-
-    @classmethod
-    def of(cls, parts: Components) -> Self:
-        """Build the backbone from loaded networks."""
-        backbone = super().of(parts)
-        backbone.detail, backbone.warp = parts.detail, parts.warp
-        return backbone
 
     def check(self, request: Request) -> None:
         """Raise InputError if the poses come without the warped picture."""

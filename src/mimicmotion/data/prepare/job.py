@@ -97,8 +97,7 @@ def prepare(config: PrepareConfig) -> Job[PrepareResult]:
 
 class _Preparation:
     def __init__(self, config: PrepareConfig) -> None:
-        # results depend on the number of threads; all cores are used by processes instead
-        self.config = dataclasses.replace(config, pose_threads=config.pose_threads or 1)
+        self.config = config
         self.work = config.output / WORK
         self.processes = config.processes or cores()
         self.cache = AnalysisCache(self.work, self.config)

@@ -54,7 +54,8 @@ def survey_step(config: PrepareConfig, file: SourceVideo) -> Generator[int, None
 def measure_step(config: PrepareConfig, file: SourceVideo) -> Generator[int, None, None]:
     """Measure a video's scenes and store the result: one unit of work per frame."""
     seen = known_survey(config, file)
-    found = yield from measure_video(config.videos / file.source, seen, config, find_estimator(config))
+    estimator = find_estimator(config, threads=1)  # all cores are used by processes
+    found = yield from measure_video(config.videos / file.source, seen, config, estimator)
     AnalysisCache(config.output / WORK, config).save_scenes(file.sha256, found)
 
 

@@ -1,4 +1,4 @@
-"""The base class of pose estimators, and a test double."""
+"""The base class of pose estimators."""
 
 from __future__ import annotations
 
@@ -64,29 +64,6 @@ class PoseEstimator(ABC):
             raise PoseError("a video without frames", "at least one frame", "check the video file")
         xy, confidence, people = map(np.array, zip(*found, strict=True))
         return PoseSequence(xy, confidence, size, fps, self.source, people)
-
-
-class StaticPose(PoseEstimator):
-    """A test double that yields the given poses, one per frame, and then repeats the last one."""
-
-    source = "static"
-
-    def __init__(self, pose: PoseSequence) -> None:
-        if not len(pose):
-            raise PoseError("a pose sequence without frames", "at least one frame", "pass at least one pose")
-        self.pose = pose
-
-    def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
-        """Yield the stored pose, scaled to the frame's size."""
-        for i, frame in enumerate(frames):
-            k = min(i, len(self.pose) - 1)
-            pose = self.pose[k : k + 1].scaled((frame.shape[0], frame.shape[1]))
-            self.people = int(pose.people[0]) or int(pose.confidence[0].any())
-            yield pose.xy[0], pose.confidence[0]
-
-    def count_people(self, frame: Frame) -> int:  # noqa: ARG002
-        """Return 1, or 0 if the first stored pose is empty."""
-        return int(self.pose.confidence[0].any())
 
 
 def nobody() -> PosePoints:

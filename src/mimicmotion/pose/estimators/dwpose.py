@@ -66,9 +66,8 @@ class DWPoseEstimator(PoseEstimator):
     ) -> None:
         PersonTracker(person)
         self.person = person
-        self._paths = Path(detector_path), Path(pose_path)
-        self._detector = open_session(self._paths[0], threads=threads, device=device)
-        self._network = open_session(self._paths[1], threads=threads, device=device)
+        self._detector = open_session(Path(detector_path), threads=threads, device=device)
+        self._network = open_session(Path(pose_path), threads=threads, device=device)
         self._detector_size = _input_size(self._detector, (640, 640))
         self._pose_size = _input_size(self._network, (384, 288))
         points = self._network.get_outputs()[0].shape[1]
@@ -79,24 +78,9 @@ class DWPoseEstimator(PoseEstimator):
                 f"simcc_x and simcc_y of {NUM_WHOLE_BODY} points",
                 "use a whole-body network such as dw-ll_ucoco_384.onnx",
             )
+        self.source = f"dwpose {Path(pose_path).name}"
+        self.provider = self._network.get_providers()[0]
         logger.info("DWPose runs on %s", self.provider)
-
-    @property
-    def provider(self) -> str:
-        """Execution provider of onnxruntime: "CPUExecutionProvider" or "CUDAExecutionProvider"."""
-        return self._network.get_providers()[0]
-
-    @property
-    def source(self) -> str:  # type: ignore[override]
-        """Name of the estimator, for `PoseSequence.source`."""
-        return f"dwpose {self._paths[1].name}"
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Everything that affects the result, for `PoseCache`."""
-        from mimicmotion.runtime.files import sha256_file
-
-        return {"estimator": "dwpose", "version": 1, "files": [*map(sha256_file, self._paths)], "person": self.person}
 
     def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:
         """Yield (xy in pixels, confidence) for each RGB frame.
@@ -126,8 +110,8 @@ class DWPoseEstimator(PoseEstimator):
         """Count the people in a frame."""
         return len(self.detect(frame))
 
-    def detect(self, frame: Frame, threshold: float = 0.3) -> Float[ndarray, "people 4"]:
-        """Detect people with a score above the threshold: boxes (left, top, right, bottom) in pixels."""
+    def detect(self, frame: Frame) -> Float[ndarray, "people 4"]:
+        """Detect people with a score above 0.3: boxes (left, top, right, bottom) in pixels."""
         picture, ratio = letterbox(frame, self._detector_size)
         feed = picture.transpose(2, 0, 1)[None]
         outputs = _run(self._detector, feed)
@@ -139,7 +123,7 @@ class DWPoseEstimator(PoseEstimator):
             half = rows[:, 2:4] / 2
             boxes = np.concatenate([rows[:, :2] - half, rows[:, :2] + half], 1) / ratio
             found = multiclass_nms(boxes, rows[:, 4:5] * rows[:, 5:], 0.45, 0.1)
-        return found[(found[:, 4] > threshold) & (found[:, 5] == 0), :4].astype(np.float64)
+        return found[(found[:, 4] > 0.3) & (found[:, 5] == 0), :4].astype(np.float64)
 
     def locate(
         self, frame: Frame, boxes: Float[ndarray, "people 4"]

@@ -79,7 +79,7 @@ def choose_estimator(options: PoseOptions, trained_with: str | None) -> tuple[st
     return chosen, []
 
 
-def find_estimator(options: PoseOptions) -> Callable[..., PoseEstimator]:
+def find_estimator(options: PoseOptions, threads: int | None = None) -> Callable[..., PoseEstimator]:
     """Return a function that opens the chosen estimator. `static=True` is for pictures, with their choice of person.
 
     Model files are located or downloaded now, to fail early.
@@ -95,7 +95,7 @@ def find_estimator(options: PoseOptions) -> Callable[..., PoseEstimator]:
         return open_estimator(
             options.estimator or "holistic",
             person=person_choice(getattr(options, "picture_person", "largest") if static else options.person),
-            threads=options.pose_threads or None,
+            threads=threads,
             device=options.pose_device,
             detector_path=detector,
             pose_path=pose_model,

@@ -7,7 +7,6 @@ is not mistaken for the target. Someone new who appears while the target is away
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,9 +14,10 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from mimicmotion.errors import ConfigError, PoseError
+from mimicmotion.errors import PoseError
 from mimicmotion.pose.estimators.base import Person
 from mimicmotion.pose.keypoints import VISIBLE
+from mimicmotion.settings import person_choice
 
 logger = logging.getLogger(__name__)
 
@@ -187,17 +187,5 @@ def check_chosen(person: Person, most: int) -> None:
 
 
 def check_person(person: Person) -> None:
-    """Check the choice of a person.
-
-    Raises:
-        ConfigError: it is not "largest", an index of at least 0, a point or a box.
-    """
-    place = isinstance(person, tuple) and all(isinstance(v, int | float) and math.isfinite(v) for v in person)
-    point = place and (len(person) == 2 or (len(person) == 4 and person[0] < person[2] and person[1] < person[3]))
-    index = isinstance(person, int) and not isinstance(person, bool) and person >= 0
-    if not (person == "largest" or index or point):
-        raise ConfigError(
-            f"person = {person!r}",
-            "'largest', an index from 0 on (from the left), a point (x, y) or a box (left, top, right, bottom)",
-            "choose one",
-        )
+    """Raise ConfigError unless the choice of a person is valid."""
+    person_choice(",".join(map(str, person)) if isinstance(person, tuple) else str(person))

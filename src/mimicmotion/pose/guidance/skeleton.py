@@ -16,7 +16,7 @@ import colorsys
 import copy
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
@@ -63,7 +63,7 @@ class PoseDrawer:
         threshold: see `confidence_aware`; unused in confidence-aware drawing.
 
     Raises:
-        PoseError: size, stroke or threshold is invalid.
+        PoseError: the stroke is invalid.
     """
 
     def __init__(
@@ -76,10 +76,6 @@ class PoseDrawer:
         threshold: float = VISIBLE,
     ) -> None:
         height, width = size
-        if height < 1 or width < 1:
-            raise PoseError(f"picture size {size}", "height and width of at least 1", "pass (height, width) in pixels")
-        if not 0 <= threshold < 1:
-            raise PoseError(f"threshold={threshold}", "0 or more, below 1", "use 0.3")
         self.threshold = threshold
         self.released = canvas_short_side == RELEASED_SHORT_SIDE
         if stroke <= 0 or (self.released and stroke != 1):
@@ -112,8 +108,6 @@ class PoseDrawer:
         """
         people = np.asarray(xy, np.float64).reshape(-1, NUM_POINTS, 2)
         scores = np.asarray(confidence, np.float64).reshape(-1, NUM_POINTS)
-        if not np.isfinite(people).all() or not np.isfinite(scores).all():
-            raise PoseError("NaN or infinity in the pose", "finite numbers", "mark unseen points with confidence 0")
         if not self.confidence_aware:
             scores = (scores > self.threshold).astype(np.float64)
         # Convert to fractions of the picture first, as the released code does, for identical rounding at pixel edges.
@@ -183,7 +177,7 @@ class PoseDrawer:
         colours = np.trunc(BODY_COLOURS[: len(LIMBS)] * score.prod(-1)[..., None])
         # Dimmed here, not on the canvas: limbs overwrite each other and are not blended.
         colours = np.trunc(np.minimum(colours, 255) * DIMMING)
-        polygons = _ReleasedLimbs(ends) if self.released else _SmoothLimbs(ends, self._radius(4.0))
+        polygons = _released_limbs(ends) if self.released else _smooth_limbs(ends, self._radius(4.0))
         shift = 0 if self.released else _SHIFT
         rgb = colours.tolist()
         for limb, n in np.argwhere(drawn.T).tolist():
@@ -236,37 +230,34 @@ class PoseDrawer:
         return np.rint((points - 0.5) * (1 << _SHIFT)).astype(np.int64).tolist(), _SHIFT
 
 
-class _ReleasedLimbs:
+def _released_limbs(ends: Float[ndarray, "n limbs 2 2"]) -> Callable[[int, int], Int[ndarray, "points 2"]]:
     """Limbs as in the released code: whole pixels and degrees, one polygon point per degree."""
+    import cv2
 
-    def __init__(self, ends: Float[ndarray, "n limbs 2 2"]) -> None:
-        offset = ends[..., 0, :] - ends[..., 1, :]
-        self.centre = ends.mean(-2).astype(np.int64).tolist()
-        self.half = (np.hypot(offset[..., 0], offset[..., 1]) / 2).astype(np.int64).tolist()
-        self.angle = np.degrees(np.arctan2(offset[..., 1], offset[..., 0])).astype(np.int64).tolist()
+    offset = ends[..., 0, :] - ends[..., 1, :]
+    centre = ends.mean(-2).astype(np.int64).tolist()
+    half = (np.hypot(offset[..., 0], offset[..., 1]) / 2).astype(np.int64).tolist()
+    angle = np.degrees(np.arctan2(offset[..., 1], offset[..., 0])).astype(np.int64).tolist()
 
-    def __call__(self, n: int, limb: int) -> Int[ndarray, "points 2"]:
-        import cv2
+    def polygon(n: int, limb: int) -> Int[ndarray, "points 2"]:
+        return np.asarray(cv2.ellipse2Poly(centre[n][limb], (half[n][limb], 4), angle[n][limb], 0, 360, 1))
 
-        axes = (self.half[n][limb], 4)
-        return np.asarray(cv2.ellipse2Poly(self.centre[n][limb], axes, self.angle[n][limb], 0, 360, 1))
+    return polygon
 
 
-class _SmoothLimbs:
+def _smooth_limbs(
+    ends: Float[ndarray, "n limbs 2 2"], half_width: float
+) -> Callable[[int, int], Int[ndarray, "points 2"]]:
     """Limbs as ellipses in sub-pixel coordinates, all at once."""
-
-    def __init__(self, ends: Float[ndarray, "n limbs 2 2"], half_width: float) -> None:
-        half = (ends[..., 0, :] - ends[..., 1, :]) / 2
-        length = np.maximum(np.hypot(half[..., 0], half[..., 1]), half_width)[..., None]
-        along = half / np.maximum(np.hypot(half[..., 0], half[..., 1]), 1e-9)[..., None]
-        across = np.stack([-along[..., 1], along[..., 0]], -1) * half_width
-        turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)[:, None]
-        centre = ends.mean(-2)[..., None, :] - 0.5
-        outline = centre + np.cos(turn) * (along * length)[..., None, :] + np.sin(turn) * across[..., None, :]
-        self.points = np.rint(outline * (1 << _SHIFT)).astype(np.int32)
-
-    def __call__(self, n: int, limb: int) -> Int[ndarray, "points 2"]:
-        return self.points[n, limb]
+    half = (ends[..., 0, :] - ends[..., 1, :]) / 2
+    length = np.maximum(np.hypot(half[..., 0], half[..., 1]), half_width)[..., None]
+    along = half / np.maximum(np.hypot(half[..., 0], half[..., 1]), 1e-9)[..., None]
+    across = np.stack([-along[..., 1], along[..., 0]], -1) * half_width
+    turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)[:, None]
+    centre = ends.mean(-2)[..., None, :] - 0.5
+    outline = centre + np.cos(turn) * (along * length)[..., None, :] + np.sin(turn) * across[..., None, :]
+    points = np.rint(outline * (1 << _SHIFT)).astype(np.int32)
+    return lambda n, limb: points[n, limb]
 
 
 def draw_pose(
@@ -274,15 +265,6 @@ def draw_pose(
 ) -> UInt8[ndarray, "height width 3"]:
     """Draw one pose as an RGB picture of `size` (height, width), with `xy` in its pixels. `look`: see `PoseDrawer`."""
     return PoseDrawer(size, **look).draw(xy, confidence)
-
-
-def draw_poses(
-    poses: PoseSequence, size: tuple[int, int] | None = None, **look: Any
-) -> Iterator[UInt8[ndarray, "height width 3"]]:
-    """Draw the frames of a sequence one at a time as RGB pictures of `size` (default: that of the sequence)."""
-    poses = poses if size is None else poses.scaled(size)
-    drawer = PoseDrawer(poses.size, **look)
-    return (drawer.draw(xy, confidence) for xy, confidence in zip(poses.xy, poses.confidence, strict=True))
 
 
 MAX_THREADS, FRAMES_PER_THREAD = 4, 2

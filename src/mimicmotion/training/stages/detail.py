@@ -245,10 +245,10 @@ class DetailTask(Task):
 
     def predict(self, sample: Sample) -> Predicted:
         """Generate the frames of a sample without the detail network."""
-        p, slot = self.parts, int(self.config.data.sample.reference_slot)
+        slot = int(self.config.data.sample.reference_slot)
         if sample.frames is None or sample.warped is None:
             raise InputError("a sample without frames", "frames and warped picture", "make samples with both")
-        pipe = MimicMotionPipeline(TinyBackbone(p.unet, p.vae, p.image_encoder, p.pose_net, p.settings))
+        pipe = MimicMotionPipeline(TinyBackbone(dataclasses.replace(self.parts, detail=None, warp=None)))
         warped = sample.warped[slot:]
         fast = self.device.type != "cpu"  # on a CPU, inference uses float32
         with autocast(self.config, self.device) if fast else contextlib.nullcontext():

@@ -22,29 +22,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.errors import InputError
 
 STRIDE = 4
 """Changes are measured at every fourth position along height and width. This saves memory; the mean hardly differs."""
 
-PREFIX = "block_cache."
+PREFIX = "deep_features."
 """Prefix of the names in a state."""
 
-PassKey = tuple[tuple[int, ...], bool, int]
-"""(slots of the segment, whether the pass is conditional, index of the video in the batch)."""
+PassKey = tuple[tuple[int, ...], bool]
+"""(slots of the segment, whether the pass is conditional)."""
 
 
-def pass_key(slots: Sequence[int], conditional: bool, video: int = 0) -> PassKey:
-    """Identify a pass by segment, condition and video of the batch."""
-    return tuple(slots), conditional, video
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Source:
-    """Input of a full pass, sufficient to recompute its features."""
-
-    x: Float[Tensor, "1 frames channels h w"]
-    c_noise: float
+def pass_key(slots: Sequence[int], conditional: bool) -> PassKey:
+    """Identify a pass by segment and condition."""
+    return tuple(slots), conditional
 
 
 @dataclass(slots=True, eq=False)
@@ -52,22 +44,24 @@ class Entry:
     """The last full pass of a key.
 
     Attributes:
-        source: input of the pass.
+        x: input of the pass, sufficient to recompute its features.
+        c_noise: its noise level.
         inside: input of the deep part, at every `STRIDE`-th position; None after a resume, until recomputed.
         deep: output of the deep part; None like `inside`.
         ratio: last measured change of `deep` per change of `inside`; None before the second full pass.
         error: sum of the predictions for the light passes since.
     """
 
-    source: Source
-    inside: Tensor | None
-    deep: Tensor | None
+    x: Float[Tensor, "1 frames channels h w"]
+    c_noise: float
+    inside: Tensor | None = None
+    deep: Tensor | None = None
     ratio: float | None = None
     error: float = 0.0
 
 
 class BlockCache:
-    """Deep features of one run, by segment, condition and video.
+    """Deep features of one run, by segment and condition.
 
     They are stored here and not in the network, so that runs can share a network.
 
@@ -81,13 +75,10 @@ class BlockCache:
         light: number of light passes so far.
 
     Raises:
-        ConfigError: the budget is not positive.
-        InputError: the state is invalid or empty.
+        InputError: the state is empty.
     """
 
     def __init__(self, budget: float, state: Mapping[str, Tensor] | None = None) -> None:
-        if not 0 < budget < math.inf:
-            raise ConfigError(f"block_cache={budget}", "a budget above 0", "for example 0.1, or leave it out")
         self.budget = budget
         self.entries: dict[PassKey, Entry] = {} if state is None else _restore(state)
         self.full = self.light = 0
@@ -96,10 +87,6 @@ class BlockCache:
         """Drop all features, but not the counts."""
         self.entries.clear()
 
-    def nbytes(self) -> int:
-        """Bytes of the stored features."""
-        return sum(t.nbytes for e in self.entries.values() for t in (e.deep, e.inside) if t is not None)
-
     def state(self) -> dict[str, Tensor]:
         """State for resuming, by name. Instead of the features, it has the latents that they were computed from.
 
@@ -107,42 +94,43 @@ class BlockCache:
         """
         out: dict[str, Tensor] = {}
         indices: dict[int, int] = {}  # both passes of guidance have the same latents, which are stored once
-        for i, ((slots, conditional, video), e) in enumerate(self.entries.items()):
-            x, ratio = e.source.x, math.nan if e.ratio is None else e.ratio
+        for i, ((slots, conditional), e) in enumerate(self.entries.items()):
+            x, ratio = e.x, math.nan if e.ratio is None else e.ratio
             index = indices.setdefault(x.data_ptr(), i)
             out[f"{PREFIX}{index}.x"] = x
-            out[f"{PREFIX}{i}.key"] = torch.tensor([index, int(conditional), video, *slots])
-            out[f"{PREFIX}{i}.numbers"] = torch.tensor([ratio, e.error, e.source.c_noise], dtype=torch.float64)
+            out[f"{PREFIX}{i}.key"] = torch.tensor([index, int(conditional), *slots])
+            out[f"{PREFIX}{i}.numbers"] = torch.tensor([ratio, e.error, e.c_noise], dtype=torch.float64)
         return out
 
-    def lost(self, key: PassKey) -> Source | None:
-        """Input of the pass that must run first to recompute features after a resume; None if there is no need."""
+    def lost(self, key: PassKey) -> Entry | None:
+        """The pass that must run first to recompute features after a resume; None if there is no need."""
         entry = self.entries.get(key)
-        return entry.source if entry is not None and entry.deep is None else None
+        return entry if entry is not None and entry.deep is None else None
 
-    def deep(self, key: PassKey, source: Source, inside: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+    def deep(self, key: PassKey, x: Tensor, c_noise: float, inside: Tensor, compute: Callable[[], Tensor]) -> Tensor:
         """Return the deep part's output, cached or computed.
 
         Args:
             key: key of this pass.
-            source: input of the pass.
+            x: input of the pass.
+            c_noise: its noise level.
             inside: input of the deep part, made `sparse`.
             compute: computes the deep part.
         """
         last = self.entries.get(key)
         if last is None:
-            return self._store(key, Entry(source, inside, compute()))
+            return self._store(key, Entry(x, c_noise, inside, compute()))
         if last.deep is None or last.inside is None:
-            return self._store(key, Entry(source, inside, compute(), last.ratio, last.error))
+            return self._store(key, Entry(x, c_noise, inside, compute(), last.ratio, last.error))
         change = relative_change(inside, last.inside)
-        predicted = math.inf if last.ratio is None else last.ratio * change * output_share(source.c_noise)
+        predicted = math.inf if last.ratio is None else last.ratio * change * output_share(c_noise)
         if last.error + predicted <= self.budget:
             last.error += predicted
             self.light += 1
             return last.deep
         out = compute()
         ratio = relative_change(out, last.deep) / change if change > 0 else last.ratio
-        return self._store(key, Entry(source, inside, out, ratio))
+        return self._store(key, Entry(x, c_noise, inside, out, ratio))
 
     def _store(self, key: PassKey, entry: Entry) -> Tensor:
         assert entry.deep is not None
@@ -187,15 +175,11 @@ def cache_bytes(unet: Any, slots: int, height: int, width: int, itemsize: int) -
 def _restore(state: Mapping[str, Tensor]) -> dict[PassKey, Entry]:
     entries: dict[PassKey, Entry] = {}
     names = [n.removesuffix(".key") for n in state if n.startswith(PREFIX) and n.endswith(".key")]
-    try:
-        for name in names:
-            index, conditional, video, *slots = state[f"{name}.key"].tolist()
-            ratio, error, c_noise = state[f"{name}.numbers"].tolist()
-            source = Source(state[f"{PREFIX}{index}.x"], c_noise)
-            ratio = None if math.isnan(ratio) else ratio
-            entries[pass_key(slots, bool(conditional), video)] = Entry(source, None, None, ratio, error)
-    except (KeyError, ValueError) as e:
-        raise InputError(f"block cache: {e!r}", "StepState.memory of the step to resume from", "pass all of it") from e
+    for name in names:
+        index, conditional, *slots = state[f"{name}.key"].tolist()
+        ratio, error, c_noise = state[f"{name}.numbers"].tolist()
+        ratio, x = None if math.isnan(ratio) else ratio, state[f"{PREFIX}{index}.x"]
+        entries[pass_key(slots, bool(conditional))] = Entry(x, c_noise, ratio=ratio, error=error)
     if not entries:
-        raise InputError("no block cache in memory", "StepState.memory of the step to resume from", "pass that memory")
+        raise InputError("no block cache in memory", "Step.memory of the step to resume from", "pass that memory")
     return entries

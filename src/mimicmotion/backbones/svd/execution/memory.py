@@ -66,7 +66,7 @@ class LiveBytes(TorchDispatchMode):
             self._reach(self.scratch(*args[:2]))
         if func in CONVOLUTIONS:
             self._reach(_copied(args[0], args[1], out, self.cpu))
-        return _map(_on_cpu, out) if self.cpu else out
+        return _map(lambda t: t.as_subclass(CpuShape) if isinstance(t, Tensor) else t, out) if self.cpu else out
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Run an operation on the meta device. Shapes of results are cached, so that loops over chunks are cheap."""
@@ -115,10 +115,6 @@ def _on_meta(value: Any) -> Any:
     if isinstance(value, torch.device):
         return META
     return value.as_subclass(Tensor) if isinstance(value, Tensor) else value
-
-
-def _on_cpu(value: Any) -> Any:
-    return value.as_subclass(CpuShape) if isinstance(value, Tensor) else value
 
 
 def _facts(value: Any) -> Any:

@@ -8,41 +8,22 @@ support linear layers. On a CPU it is no faster.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
 
-from mimicmotion.backbones.svd.execution.memory import weight_bytes
 from mimicmotion.backbones.svd.unet import UNet, unused_parameter_names
 from mimicmotion.errors import ConfigError
 from mimicmotion.runtime.extras import install_command
 
 Format = Literal["int8", "fp8"]
 QUANTIZED = "_mimicmotion_quantized"
-"""Attribute of a quantised network that describes the quantisation."""
+"""Attribute of a quantised network: the format of its weights."""
 MIN_SIZE = 32
 """Layers with fewer inputs or outputs are not quantised, since one scale per row would outweigh the saving."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quantized:
-    """Summary of a quantisation.
-
-    Attributes:
-        format: format of the weights.
-        layers: number of quantised layers.
-        bytes_before: bytes of all parameters of the network before.
-        bytes_after: bytes of all parameters of the network after.
-    """
-
-    format: Format
-    layers: int
-    bytes_before: int
-    bytes_after: int
-
-
-def quantize_weights(unet: UNet, format: Format) -> Quantized:
+def quantize_weights(unet: UNet, format: Format) -> None:
     """Quantise the weights of the U-Net's linear layers in place, with one scale per row.
 
     Afterwards, the network can no longer be trained or saved. Unused parameters (queries and keys of cross-attention)
@@ -59,11 +40,10 @@ def quantize_weights(unet: UNet, format: Format) -> Quantized:
     if format not in ("int8", "fp8"):
         raise ConfigError(f"quantize={format!r}", "int8 or fp8", "use one of these, or none")
     before = quantized(unet)
-    if before is not None:
-        if before.format == format:
-            return before
-        raise ConfigError(f"quantize={format!r} for {before.format} weights", "unquantised weights", "reload the model")
-    size = weight_bytes(unet)
+    if before == format:
+        return
+    if before != "none":
+        raise ConfigError(f"quantize={format!r} for {before} weights", "unquantised weights", "reload the model")
     names = set(quantized_layers(unet))
     if not names:
         got = f"quantize={format!r} for a network without linear layers of at least {MIN_SIZE} x {MIN_SIZE}"
@@ -74,19 +54,17 @@ def quantize_weights(unet: UNet, format: Format) -> Quantized:
         raise ConfigError(f"quantize={format!r} without torchao ({e})", "torchao", install_command("fast")) from e
     config = Int8WeightOnlyConfig() if format == "int8" else Float8WeightOnlyConfig()
     quantize_(unet, config, filter_fn=lambda _, name: name in names)
-    summary = Quantized(format, len(names), size, weight_bytes(unet))
-    object.__setattr__(unet, QUANTIZED, summary)
-    return summary
+    object.__setattr__(unet, QUANTIZED, format)
 
 
-def quantized(unet: nn.Module) -> Quantized | None:
-    """Summary of a network's quantisation; None if it is not quantised."""
-    return getattr(unet, QUANTIZED, None)
+def quantized(unet: nn.Module) -> str:
+    """Format of a network's quantised weights, or "none"."""
+    return getattr(unet, QUANTIZED, "none")
 
 
 def dequantized_bytes(unet: UNet) -> int:
     """Bytes of the two copies of the largest dequantised weight that exist while it is scaled."""
-    if quantized(unet) is None:
+    if quantized(unet) == "none":
         return 0
     weights = [unet.get_parameter(f"{name}.weight") for name in quantized_layers(unet)]
     # `dtype` is that of the dequantised weight

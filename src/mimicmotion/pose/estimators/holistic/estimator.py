@@ -7,12 +7,13 @@ import logging
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame
-from mimicmotion.errors import ConfigError, MediaError
+from mimicmotion.errors import MediaError
 from mimicmotion.pose.estimators.base import Person, PoseEstimator, PosePoints, nobody
 from mimicmotion.pose.estimators.holistic import layout
 from mimicmotion.pose.estimators.holistic.geometry import Picture, Roi, overlap
@@ -81,7 +82,7 @@ class HolisticEstimator(PoseEstimator):
         static: treat frames as unrelated pictures: run the detector on each one and on its tiles, and do not track.
 
     Raises:
-        ConfigError: an argument is out of range, or CUDA is requested but not available.
+        ConfigError: `person` is not a person, or CUDA is requested but not available.
     """
 
     source = SOURCE
@@ -94,8 +95,6 @@ class HolisticEstimator(PoseEstimator):
         device: str = "auto",
         static: bool = False,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads={threads}", "at least 1, or None", "leave it out to let onnxruntime decide")
         check_person(person)
         self._person, self._static = person, static
         self.provider = providers(device)[0]
@@ -109,14 +108,14 @@ class HolisticEstimator(PoseEstimator):
             MediaError: a frame is not uint8 (height, width, 3).
         """
         for found, size in self._follow(frames):
-            yield nobody() if found is None else assemble(*_believable(found), size)
-
-    def estimate_raw(self, frames: Iterable[Frame]) -> Iterator[HolisticPoints | None]:
-        """Yield the networks' raw points (33 body, 21 per hand, 468 face) before any clean-up, or None for nobody."""
-        for found, _ in self._follow(frames):
-            yield found
+            if found is None:
+                yield nobody()
+            else:
+                good = _believable(found)
+                yield assemble(good.body, good.left_hand, good.right_hand, good.face, size)
 
     def _follow(self, frames: Iterable[Frame]) -> Iterator[tuple[HolisticPoints | None, tuple[int, int]]]:
+        """Yield the networks' raw points (33 body, 21 per hand, 468 face; None for nobody) and the size of a frame."""
         seen = _Seen()
         chosen = False
         for frame in frames:
@@ -298,26 +297,20 @@ def sureness(body: BodyPoints, size: tuple[int, int]) -> float:
     return float(np.sort(body_confidence(body) * inside)[-5:].mean())
 
 
-def _believable(
-    found: HolisticPoints,
-) -> tuple[BodyPoints, PartPoints | None, PartPoints | None, PartPoints | None]:
+def _believable(found: HolisticPoints) -> HolisticPoints:
     """Drop hands far from their wrist, and one of two detections of the same hand."""
-    body = found.body
     gaps = {}
-    hands: dict[int, PartPoints | None] = {layout.L_WRIST: found.left_hand, layout.R_WRIST: found.right_hand}
-    for wrist, hand in hands.items():
+    for name, hand, wrist in (
+        ("right_hand", found.right_hand, layout.R_WRIST),
+        ("left_hand", found.left_hand, layout.L_WRIST),
+    ):
         if hand is not None:
-            gaps[wrist] = math.dist(hand.xy[0], body.xy[wrist]) / max(part_size(hand), 1e-6)
-            if gaps[wrist] > MAX_WRIST_GAP:
-                hands[wrist] = None
-    left, right = hands[layout.L_WRIST], hands[layout.R_WRIST]
-    if one_hand_twice(left, right):
-        # The hand belongs to the nearer wrist.
-        if gaps[layout.L_WRIST] <= gaps[layout.R_WRIST]:
-            right = None
-        else:
-            left = None
-    return body, left, right, found.face
+            gaps[name] = math.dist(hand.xy[0], found.body.xy[wrist]) / max(part_size(hand), 1e-6)
+    dropped = [name for name, gap in gaps.items() if gap > MAX_WRIST_GAP]
+    if not dropped and one_hand_twice(found.left_hand, found.right_hand):
+        dropped = [max(gaps, key=lambda name: gaps[name])]  # the hand belongs to the nearer wrist
+    nothing: dict[str, Any] = dict.fromkeys(dropped)
+    return dataclasses.replace(found, **nothing)
 
 
 def _checked_frame(frame: Frame) -> Frame:
