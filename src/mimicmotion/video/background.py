@@ -18,6 +18,7 @@ Mask = UInt8[ndarray, "height width"]
 SURE = 0.02  # within this distance, a frame is opaque ...
 REACH = 0.04  # ... and beyond this one, transparent
 HOLE = 0.03  # within this distance, the picture is inpainted, to avoid a fringe
+EDGE = 0.03  # share of the picture's short side over which the fill turns from a smooth continuation to patches
 PATCH = 7  # side of a patch of the fill in pixels
 COARSE = 24  # minimum short side of the coarsest picture in pixels
 SEARCHED = 2**13  # patches are searched in pictures of at most this many pixels, and only copied in larger ones
@@ -123,6 +124,9 @@ def fill_hole(picture: Frame, hole: ndarray) -> Frame:
             filled[gap] = _votes(filled, gap, field)
         scale //= 2
     assert filled is not None
+    telea = cv2.inpaint(picture, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)  # continuous at the edge, streaky inside
+    depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    filled += np.exp(-depth / (EDGE * min(height, width)))[..., None] * (telea - filled)
     return np.where(hole[..., None], np.clip(np.rint(filled), 0, 255), picture).astype(np.uint8)
 
 
