@@ -211,7 +211,7 @@ def moves(
     lost = (confidence < UNSEEN) & (xy >= 0).all(1) & (xy < size[::-1]).all(1)
 
     def is_lost(part: str) -> bool:
-        return part in BONES and bool(lost[points_of(part)].any())
+        return bool(lost[points_of(part)].any()) if part in BONES else mean_confidence(confidence, part) < UNSEEN
 
     for part in painting_order(confidence):
         if part not in sources:
@@ -219,7 +219,7 @@ def moves(
         leader, source = part, sources[part]
         if leader_of(source, known) != source:  # cut without points of its own
             leader, source = PARENT[leader], PARENT[source]
-        while leader in PARENT and (is_lost(leader) or mean_confidence(confidence, leader) < UNSEEN):
+        while leader in PARENT and is_lost(leader):  # it keeps its place beside the next
             leader, source = PARENT[leader], PARENT[source]
         if mean_confidence(confidence, leader) < UNSEEN:
             continue
