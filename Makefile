@@ -55,7 +55,8 @@ demo: $(VENV)/.base  ## a rendered person and a photograph move as people in vid
 	@mkdir -p $(OUT)
 	$(BIN)/mimicmotion demo -o $(OUT)
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# Files in the order of their names: integration, with the longest, comes before unit.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.dev  ## the tests
 	$(PYTEST) -m "not slow"
@@ -63,8 +64,8 @@ test: $(VENV)/.dev  ## the tests
 test-fast: $(VENV)/.dev  ## the tests of single parts, within a minute
 	$(PYTEST) -q -m "not slow and not whole" tests/unit
 
-test-slow: $(VENV)/.dev  ## the long tests, and those of benchmarks and of tables in the documentation
-	$(BIN)/python -m pytest -m slow
+test-slow: $(VENV)/.dev  ## the long tests, those of benchmarks and of the documentation, and more random examples
+	$(BIN)/python -m pytest -m "slow or hypothesis" --hypothesis-profile=many
 
 test-lowest:  ## the tests with the lowest versions of what pyproject.toml asks for, but torch's
 	$(MAKE) test VENV=.venv-lowest LOCKED= PIN="-c .venv-lowest/lowest.txt"

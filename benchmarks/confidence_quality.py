@@ -7,7 +7,7 @@ threshold. Each clip is made twice with the same noise: poses drawn with their c
 the points that the error moved (`psnr_near`), and how far the true points' surroundings lie from where they belong
 (`point_error`, torso lengths). `difference` is on less off, paired by clip; 95 % bootstrap intervals over clips.
 
-A model that is given the warped picture gets it from the same wrong poses (`found`), as in use, and once more from the
+A model that is given the warped picture gets it from the same wrong poses (`found`), as usual, and once more from the
 exact poses (`exact`), so that the pose map alone is wrong. `none` has exact poses: what the drawing costs there.
 
     python benchmarks/confidence_quality.py --log run.jsonl --sheet docs/images/confidence.png > confidence.json
@@ -209,7 +209,7 @@ def tables(data: dict[str, Any]) -> str:
         return f"**{text}**" if bold and (low > 0 or high < 0) else text
 
     lines = []
-    for warp, what in (("found", "as in use"), ("exact", "the warped picture made from exact poses")):
+    for warp, what in (("found", "in normal use"), ("exact", "the warped picture made from exact poses")):
         if not any(warp in data["errors"][e] for e in ERRORS):
             continue
         lines += ["", f"{data['n']} clips of {data['frames']} frames, {what}:", ""]

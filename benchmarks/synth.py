@@ -61,7 +61,7 @@ def main() -> None:
         "benchmark": "synth", "size": [height, width], "frames": args.frames, "n": args.clips, "threads": 1,
         "frames_per_s": {"median": statistics.median(wall), "p10": quantiles[0], "p90": quantiles[-1]},
         "frames_per_cpu_s": {"median": statistics.median(cpu), "min": min(cpu), "max": max(cpu)},
-        "supersample": 2, "people": default_path().stat().st_size, "noise_cpu_ms": noise,
+        "people": default_path().stat().st_size, "noise_cpu_ms": noise,
         "cpu": cpu_model(), "python": platform.python_version(), "numpy": np.__version__, "numba": numba.__version__,
     }  # fmt: skip
     print(json.dumps(result))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,11 @@ from torch import Tensor, nn
 from mimicmotion.backbones.svd.checkpoint import config_of
 
 Run = Callable[[Any], Tensor]
+
+
+def library(module: str, name: str) -> Any:
+    """A class of diffusers or transformers: their import takes seconds, and every process collects all tests."""
+    return getattr(importlib.import_module(module), name)
 
 
 def twins(theirs: nn.Module, ours: nn.Module, seed: int = 0) -> tuple[Any, Any]:

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import settings
 from numpy import ndarray
 
-settings.register_profile("repo", deadline=None, derandomize=True, print_blob=False)
+settings.register_profile("repo", max_examples=30, deadline=None, derandomize=True, print_blob=False)
+settings.register_profile("many", settings.get_profile("repo"), max_examples=300)  # of `make test-slow`
 settings.load_profile("repo")
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -104,6 +105,28 @@ def networks_see_a_picture_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Networks, "_run", run_once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def synthetic_people_are_made_once() -> Iterator[None]:
+    """People of the same seed wear the same clothes and textures in clips of any size; each takes 0.3 seconds."""
+    from mimicmotion.synth import scene
+    from mimicmotion.synth.people import FINENESS
+
+    make, kept = scene.make_figure, dict[Any, Any]()
+
+    def make_once(rng: np.random.Generator, assets: Any, long_side: int) -> Any:
+        fineness = next(i for i, (most, *_) in enumerate(FINENESS) if long_side <= most)
+        key = id(assets), fineness, str(rng.bit_generator.state)
+        if key not in kept:
+            kept[key] = make(rng, assets, long_side)
+            if len(kept) > 40:  # of 6 to 17 MB
+                del kept[next(iter(kept))]
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scene, "make_figure", make_once)
         yield
 
 

@@ -46,8 +46,7 @@ def folders(root: Path, sequences: tuple[str, ...] = ("turn", "walk"), suffix: s
         for name, noise in (("real", 0.0), ("ours", 4.0), ("theirs", 12.0)):
             video(root / name / f"{sequence}{suffix}", frames(seed, noise))
     methods = {"ours": root / "ours", "theirs": root / "theirs"}
-    cache = root / "cache"
-    return {"real": root / "real", "generated": methods, "output": root / "report", "cache_dir": cache}
+    return {"real": root / "real", "generated": methods, "output": root / "report"}
 
 
 def run(**settings: Any) -> Evaluation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections import OrderedDict
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ from numpy import ndarray
 from torch import nn
 
 from mimicmotion.backbones.svd.backbone import SVDBackbone
+from mimicmotion.backbones.svd.checkpoint import Components
 from mimicmotion.backbones.svd.image_encoder import ImageEncoder
 from mimicmotion.backbones.svd.posenet import PoseNet
 from mimicmotion.backbones.svd.unet import build_unet
@@ -72,6 +74,13 @@ def copied(module: Module) -> Module:
     for name, part in module._modules.items():
         twin._modules[name] = None if part is None else copied(part)
     return twin
+
+
+def copied_parts(parts: Components) -> Components:
+    """The model with networks and settings of its own."""
+    networks = {f.name: getattr(parts, f.name) for f in dataclasses.fields(parts)}
+    networks = {name: copied(part) for name, part in networks.items() if isinstance(part, nn.Module)}
+    return dataclasses.replace(parts, settings=dict(parts.settings), **networks)
 
 
 def micro_pipeline(

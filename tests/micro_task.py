@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
 from fake_shards import FakeShards
-from micro import micro_pipeline
+from micro import copied_parts, micro_pipeline
+from mimicmotion.backbones.svd.checkpoint import Components
 from mimicmotion.settings import parse
 from mimicmotion.settings.training import TrainConfig
+from mimicmotion.training import networks
 from mimicmotion.training.stages.denoiser import DenoiserTask
 
 SIZE = (48, 32)
@@ -38,14 +41,28 @@ def micro_config(folder: Path, **changes: Any) -> TrainConfig:
         "data": {"workers": 0, "cache_latents": False, "sample": {"num_frames": 4}},
         "model": {"base": str(micro_model(folder / "micro"))},
         "precision": "no",
-        "validation": {"clips": 2, "draws": 1},
+        "validation": {"clips": 2},
     }
     return parse(TrainConfig, merged(base, changes))
 
 
+_load, _loaded = networks.load_components, dict[str, Components]()
+
+
+def _load_once(base: str | Path, checkpoint: str | None = None, **options: Any) -> Components:
+    """Copies of a complete model that was loaded before: its file names the checksums of the weights."""
+    model = Path(base) / "mimicmotion.json"
+    if checkpoint is not None or not model.is_file() or not (model.parent / "pose_net").is_dir():
+        return _load(base, checkpoint, **options)
+    if (key := model.read_text()) not in _loaded:
+        _loaded[key] = _load(base, **options)
+    return copied_parts(_loaded[key])
+
+
 def micro_task(folder: Path, **changes: Any) -> DenoiserTask:
     """A task on random frames."""
-    return DenoiserTask(micro_config(folder, **changes), shards=FakeShards(size=SIZE))  # type: ignore[arg-type]
+    with mock.patch.object(networks, "load_components", _load_once):
+        return DenoiserTask(micro_config(folder, **changes), shards=FakeShards(size=SIZE))  # type: ignore[arg-type]
 
 
 def gradients(task: DenoiserTask, numbers: list[int]) -> tuple[float, dict[str, torch.Tensor]]:

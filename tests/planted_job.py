@@ -11,9 +11,8 @@ from unittest import mock
 
 import numpy as np
 from numpy import ndarray
-from torch import nn
 
-from micro import copied, micro_pipeline
+from micro import copied_parts, micro_pipeline
 from mimicmotion.backbones import backbone_of
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.estimators.base import StaticPose
@@ -59,9 +58,9 @@ def random_frames(count: int, size: tuple[int, int]) -> ndarray:
 
 
 def save_micro_model(folder: Path) -> Path:
-    """The micro model in a folder, with a size of its own and two steps."""
+    """The micro model in a folder, with a size of its own and one step."""
     pipe = micro_pipeline()
-    pipe.backbone.settings |= {"height": SIZE[0], "width": SIZE[1], "num_inference_steps": 2}
+    pipe.backbone.settings |= {"height": SIZE[0], "width": SIZE[1], "num_inference_steps": 1}
     pipe.save_pretrained(folder)
     return folder
 
@@ -76,10 +75,7 @@ def loaded_once(model: Path | None) -> Iterator[None]:
             return load(base, *args, **options)
         key = str((args, options))
         loaded[key] = parts = loaded.get(key) or load(base, *args, **options).backbone.components
-        networks = {f.name: getattr(parts, f.name) for f in dataclasses.fields(parts)}
-        networks = {name: copied(part) for name, part in networks.items() if isinstance(part, nn.Module)}
-        own = dataclasses.replace(parts, settings=dict(parts.settings), **networks)
-        return MimicMotionPipeline(backbone_of(own))  # a job configures its model
+        return MimicMotionPipeline(backbone_of(copied_parts(parts)))  # a job configures its model
 
     with mock.patch.object(MimicMotionPipeline, "from_pretrained", load_once):
         yield

@@ -17,11 +17,15 @@ import psutil
 import yaml
 
 from mimicmotion.client import Client
+from mimicmotion.generate.job import generate
 from mimicmotion.pose.files import save_poses
+from mimicmotion.runtime.progress import finish
+from mimicmotion.settings import GenerateConfig, load_yaml, parse
+from mimicmotion.settings.serve import ServeConfig
 from mimicmotion.weights.registry import find_asset
 from planted_job import dancing, save_micro_model
 
-STEPS = 6
+STEPS = 2
 
 
 class Service:
@@ -65,6 +69,12 @@ class Service:
 
     def submit(self, **settings: Any) -> str:
         return self.client.submit(self.picture, self.video, **settings).id
+
+    def expected(self, folder: Path, **settings: Any) -> bytes:
+        """What `generate` makes of the same settings in this process."""
+        given = {"duration": ServeConfig().max_seconds} | load_yaml(self.folder / "settings.yaml") | settings
+        places = {"picture": self.picture, "video": self.video, "output": folder / "expected.mp4"}
+        return finish(generate(parse(GenerateConfig, given | places))).path.read_bytes()
 
     def workers(self) -> list[psutil.Process]:
         assert self.process is not None

@@ -52,7 +52,7 @@ def make(picture: str, video: str, seconds: float, seed: float, progress: Any = 
 def page() -> gr.Blocks:
     """The page."""
     with gr.Blocks(title="MimicMotion", delete_cache=(HOUR, HOUR)) as blocks:
-        gr.Markdown("# MimicMotion\nThe person of your picture moves as the person of a video.")
+        gr.Markdown("# MimicMotion\nAnimate the person in your picture with the motion of a video.")
         with gr.Row():
             picture = gr.Image(label="Picture", type="filepath")
             video = gr.Video(label="Driving video")

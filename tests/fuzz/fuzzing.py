@@ -256,8 +256,6 @@ def make_shards(folder: Path) -> None:
         }
         records = [RecordData(key=f"v-{i:03d}", video="v", frames=pictures, poses=few, **extra) for i in range(2)]
         write_records(folder / store, ShardSettings(size=(64, 48), store=store), records)
-    shutil.copytree(folder / "png", folder / "without")
-    (folder / "without" / "index.json").unlink()
 
 
 def make_states(folder: Path) -> None:

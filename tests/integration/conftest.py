@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from micro import micro_pipeline
 from mimicmotion.generate import inputs
+from mimicmotion.pipeline import pipeline
 from mimicmotion.settings import GenerateConfig
 from planted_job import FRAMES, dancing, loaded_once, make_job, planted, save_micro_model, standing
 
@@ -26,6 +28,18 @@ def job(tmp_path: Path, micro_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MIMICMOTION_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(inputs, "find_estimator", planted(standing(1), dancing(FRAMES)))
     return make_job(tmp_path, micro_folder)
+
+
+@pytest.fixture(scope="module")
+def small_bundled(tmp_path_factory: pytest.TempPathFactory, bundled_once: None) -> Iterator[None]:
+    """In place of the bundled model, which other tests run: one of few channels, for frames of 112x64."""
+    pipe = micro_pipeline(warp="residual")
+    pipe.backbone.settings |= {"height": 112, "width": 64}
+    folder = tmp_path_factory.mktemp("bundled") / "small"
+    pipe.save_pretrained(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "find_asset", lambda _: folder)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -160,30 +160,3 @@ def test_a_batch_on_ray(shared_settings: dict[str, Any], tmp_path: Path) -> None
     assert [o.state for o in result.outcomes] == ["made", "failed"]
     assert Path("a.mp4").read_bytes() == alone
     assert [o.state for o in finish(batch(BatchConfig(jobs=path, engine="ray"))).outcomes] == ["there", "failed"]
-
-
-def test_a_batch_by_a_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("dbos")
-    from service import Service
-
-    monkeypatch.chdir(tmp_path)
-    service = Service(tmp_path).start()
-    try:
-        config = BatchConfig(jobs=tmp_path / "jobs.yaml", engine="server", address=f"http://127.0.0.1:{service.port}")
-        shared = {"picture": PICTURE, "video": str(service.video)}
-        jobs = ({"output": "a.mp4", "seed": 2}, {"output": "b.mp4", "model": "the operator's choice"})
-        write_jobs(config.jobs, shared, *jobs)
-        result = finish(batch(config))
-        assert [o.state for o in result.outcomes] == ["made", "failed"]
-        assert "model" in result.outcomes[1].message
-        facts = json.loads(Path("a.mp4.json").read_text())
-        assert (facts["settings"]["seed"], facts["frames"]) == (2, 8)
-        Path("a.mp4").unlink()
-        finish(batch(config))
-        assert Path("a.mp4").is_file()
-        assert len(service.client.list()) == 1  # sent again, it is the same job
-        write_jobs(config.jobs, shared, {"output": "a.webm"})
-        with pytest.raises(ConfigError, match=r"ending in \.mp4"):
-            finish(batch(config))
-    finally:
-        service.stop()

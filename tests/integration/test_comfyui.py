@@ -24,7 +24,7 @@ from mimicmotion.video.writer import open_writer
 from mimicmotion.weights.registry import find_asset
 from scripts_of_repository import load
 
-pytestmark = pytest.mark.usefixtures("bundled_once")
+pytestmark = pytest.mark.usefixtures("small_bundled")
 FRAMES = 3
 SHORT = {"duration": FRAMES / 15, "num_inference_steps": 2}
 MADE = {"seed": "INT", "speed": "COMBO", "num_inference_steps": "INT"}
@@ -177,7 +177,7 @@ def test_the_chain_and_the_one_node_make_what_generate_makes(ui: ComfyUI, tmp_pa
         find_asset("demo/person.png"), find_asset("demo/driving.mp4"), tmp_path / "want.mp4", **SHORT
     )
     want = frames_of(result.path)
-    assert want.shape == (FRAMES, 224, 128, 3)
+    assert want.shape == (FRAMES, 112, 64, 3)
     assert np.array_equal(frames_of(saved.file), want)
     assert np.array_equal(frames_of(video.file), want)
     assert tuple(images.shape) == want.shape
@@ -213,7 +213,7 @@ def test_frames_may_come_one_by_one_and_parts_stay_undrawn(ui: ComfyUI) -> None:
     upto = {k: v for k, v in nodes.items() if v["class_type"] not in ("MimicMotionSample", "MimicMotionDecode")}
     del upto[by_kind["MimicMotionSave"]]
     aligned, drawn = ui.run(upto)[by_kind["MimicMotionAlign"]]
-    assert tuple(drawn.shape) == (FRAMES, 224, 128, 3)
+    assert tuple(drawn.shape) == (FRAMES, 112, 64, 3)
     upto[by_kind["MimicMotionAlign"]]["inputs"] |= {"body": False, "face": "none"}
     _, hands = ui.run(upto)[by_kind["MimicMotionAlign"]]
     assert 0 < (hands > 0.1).sum() < 0.5 * (drawn > 0.1).sum()

@@ -143,6 +143,7 @@ def test_the_hosted_build_runs_commands_that_there_are() -> None:
             assert cli.app.parse_args(words, print_error=False, exit_on_error=False)
 
 
+@pytest.mark.usefixtures("small_bundled")
 def test_the_colab_file_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = json.loads((ROOT / "integrations" / "colab" / "mimicmotion.ipynb").read_text())
     assert data["nbformat"] == 4
@@ -167,17 +168,17 @@ def test_the_colab_file_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert names["PUBLISHED"] is False
 
 
+@pytest.mark.usefixtures("small_bundled")
 def test_the_hosted_demo_makes_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = ROOT / "integrations" / "space"
     front = yaml.safe_load((folder / "README.md").read_text().split("---\n")[1])
     assert (folder / front["app_file"]).is_file()
     assert front["sdk"] == "gradio"
     assert len(front["short_description"]) <= 60  # more is refused
-    if importlib.util.find_spec("gradio") is None:
-        fake: Any = types.ModuleType("gradio")
-        fake.Progress = lambda: None
-        fake.Error, fake.Blocks = ValueError, object
-        monkeypatch.setitem(sys.modules, "gradio", fake)
+    fake: Any = types.ModuleType("gradio")  # which takes long to import; here it only shows
+    fake.Progress = lambda: None
+    fake.Error, fake.Blocks = ValueError, object
+    monkeypatch.setitem(sys.modules, "gradio", fake)
     spec = importlib.util.spec_from_file_location("space_app", folder / "app.py")
     assert spec is not None
     assert spec.loader is not None

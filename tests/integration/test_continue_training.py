@@ -24,15 +24,16 @@ from mimicmotion.settings.synthetic import SyntheticConfig
 from mimicmotion.settings.training import TrainConfig
 from mimicmotion.training import run
 from mimicmotion.training.launch import autocast
-from mimicmotion.training.objective import Encoded, Loss
+from mimicmotion.training.objective import Encoded
 from mimicmotion.training.stages import denoiser
 from mimicmotion.training.stages.denoiser import DenoiserTask
+from mimicmotion.training.task import StepResult
 
 STEPS = 20
 # the bundled model's own: pixel error per latent error of its autoencoder
 CHANNELS = [5.71, 1.73, 1.41, 1.35, 1.06, 0.73, 0.56, 0.53, 0.46, 0.41, 0.38, 0.36, 0.33, 0.33, 0.32, 0.32]
 
-Objective = Callable[..., Loss]
+Objective = Callable[..., StepResult]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def bundled_config(people: Path, tmp_path: Path) -> TrainConfig:
                 "change_weight": 3.0,
                 "channel_weights": CHANNELS,
             },
-            "validation": {"clips": 3, "draws": 1, "generate": False},
+            "validation": {"clips": 3, "generate": False},
         },
     )
 
@@ -82,7 +83,7 @@ def rise(config: TrainConfig, rate: float, objective: Objective | None = None) -
     return task.validate(STEPS, weights_of(task)).scores["loss"] / before - 1
 
 
-def scaled_condition(network: Any, config: Any, batch: Encoded, *rest: Any, **options: Any) -> Loss:
+def scaled_condition(network: Any, config: Any, batch: Encoded, *rest: Any, **options: Any) -> StepResult:
     """The mistake of scaling the condition latent as well."""
     scaled = {"picture_latents": 0.18215 * batch.picture_latents}
     if batch.warped_latents is not None:
@@ -179,7 +180,12 @@ def test_training_settings_of_the_start_are_carried_into_the_result(tmp_path: Pa
     [
         ({}, (4, 2), 4),  # not the 72 of the weights that it started from
         ({"phases": [{"until": 9, "frames": 3, "batch": 1}, {"until": 99, "frames": 6, "batch": 1}]}, (6, 3), 6),
-        ({"model": {"settings": {"fusion": {"segment_frames": 16, "overlap_frames": 6}}}}, (16, 6), 4),
+        pytest.param(
+            {"model": {"settings": {"fusion": {"segment_frames": 16, "overlap_frames": 6}}}},
+            (16, 6),
+            4,
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_result_makes_segments_of_the_length_it_was_trained_on(

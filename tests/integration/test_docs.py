@@ -1,4 +1,5 @@
-"""Every command and every Python example of the README and the documentation is run.
+"""Every command and every Python example of the README and the documentation is run: the README's by `make test`, the
+others by `make test-slow`; `make test` looks whether their commands and options exist.
 
 Commands stand in ```console blocks behind "$ ". They run in a folder that holds what the texts speak of: person.png,
 dance.mp4, and small stand-ins with random weights under the names of the published files.
@@ -68,10 +69,12 @@ PAGE_OF: dict[str, str] = {}
 for _page, _line in LINES:
     PAGE_OF.setdefault(_line[2:].strip(), _page)  # where a command comes first
 COMMANDS = [
-    # what made a table is run again by `make test-slow`
-    pytest.param(page, command, marks=[pytest.mark.slow] * (page.startswith("lab/") and command.startswith("mimi")))
+    pytest.param(
+        page, command, marks=[pytest.mark.slow] * (page != "README.md" and command.startswith(("mimi", "curl")))
+    )
     for command, page in PAGE_OF.items()
 ]
+EXAMPLES = blocks("python")
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +141,7 @@ def test_command(
         for name in re.findall(r"-f (\S+)", command):
             assert (ROOT / name).is_file()
         if found := re.search(r" (?:mimicmotion(?::cuda)?|service) ((?:generate|doctor|serve) .*|doctor)$", command):
-            cli.app.parse_args(shlex.split(found[1]), print_error=False, exit_on_error=False)
+            parsed(f"mimicmotion {found[1]}")
         return
     if command.startswith((*NOT_RUN, *LONG)):
         check_unrun(command)
@@ -147,7 +150,7 @@ def test_command(
         run_curl(command, request.getfixturevalue("service"), folder)
         return
     if command.startswith("mimicmotion serve") and "--database" in command:  # test_serve_survives.py runs one
-        cli.app.parse_args(shlex.split(command)[1:], print_error=False, exit_on_error=False)
+        parsed(command)
         return
     if command.startswith(("python benchmarks/", "python scripts/")):
         assert (ROOT / command.split()[1]).is_file()
@@ -165,6 +168,19 @@ def test_command(
     for option in ("-o", "--draw"):
         if option in argv:
             assert (folder / argv[argv.index(option) + 1]).exists()
+
+
+def parsed(command: str) -> None:
+    """Fail if there is no such command, or it has no such option."""
+    cli.app.parse_args(shlex.split(command)[1:], print_error=False, exit_on_error=False)
+
+
+def test_commands_and_options_exist(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    prepare_yaml(folder)
+    for command in PAGE_OF:
+        if command.startswith("mimicmotion "):
+            parsed(command)
 
 
 def run_curl(command: str, url: str, folder: Path) -> None:
@@ -309,19 +325,26 @@ def test_yaml_examples_are_valid() -> None:
             parse(kind, files | data.get("defaults", {}) | job)
 
 
+@pytest.mark.parametrize(
+    ("page", "block"),
+    [pytest.param(*found, marks=[pytest.mark.slow] * (found[0] != "README.md")) for found in EXAMPLES],
+    ids=[f"{page}-{number}" for number, (page, _) in enumerate(EXAMPLES)],
+)
 def test_python_examples_run(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    page: str,
+    block: str,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(folder / "person.png", tmp_path)
     with open_writer(tmp_path / "dance.mp4", SIZE, 15.0) as writer:  # three frames: they are looked at again and again
         for frame in itertools.islice(open_video(folder / "dance.mp4"), 3):
             writer.write(frame)
-    examples = blocks("python")
-    assert examples
-    for page, block in examples:
-        url = request.getfixturevalue("service") if "http://127.0.0.1:8000" in block else ""
-        exec(compile(block.replace("http://127.0.0.1:8000", url), page, "exec"), {})
+    url = request.getfixturevalue("service") if "http://127.0.0.1:8000" in block else ""
+    exec(compile(block.replace("http://127.0.0.1:8000", url), page, "exec"), {})
 
 
 def test_pictures_of_the_pages_exist() -> None:

@@ -73,7 +73,7 @@ def test_inspect_speaks_of_folders_and_of_files_of_others(job: GenerateConfig, t
     assert inspect(result.path).changed
     other = inspect(job.video)
     assert (other.label, other.sidecar, other.changed) == ({}, "not there", False)
-    assert "says nothing of how it was made" in other.summary()
+    assert "does not say how it was made" in other.summary()
     with pytest.raises(Exception, match="without frames"):
         inspect(tmp_path / "cache")
 

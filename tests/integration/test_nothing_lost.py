@@ -207,7 +207,7 @@ def test_signal_while_frames_are_decoded_stops_at_once(
     assert job.output.read_bytes() == whole
 
 
-@pytest.mark.parametrize("changes", [{}, {"block_cache": 0.5}])
+@pytest.mark.parametrize("changes", [{"block_cache": 0.5}, pytest.param({}, marks=pytest.mark.slow)])
 def test_other_ways_to_sample_go_on_too(changes: dict[str, Any], job: GenerateConfig) -> None:
     plain = dataclasses.replace(job, sampler=None, guidance_every=None, **changes)
     finish(generate(plain))
@@ -448,7 +448,7 @@ def test_states_are_one_file_each_and_small(job: GenerateConfig) -> None:
     assert names[:3] == [["inputs", "lock", STATE_FILE]] * 2 + [["inputs", "lock", STATE_FILE, "step"]]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_signal_during_a_step_finishes_and_keeps_it(
     number: int, job: GenerateConfig, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -539,10 +539,10 @@ def test_replay_notes_other_versions(finished: GenerateConfig) -> None:
     facts = json.loads(sidecar.read_text())
     facts["origin"]["versions"]["torch"] = "1.0"
     sidecar.write_text(json.dumps(facts))
+    finished.output.write_bytes(b"other")
     result = finish(replay(sidecar))
     assert any("version of torch was '1.0'" in w for w in result.made.warnings)
-    finished.output.write_bytes(b"other")
-    assert finish(replay(sidecar)).original_state == "another file"
+    assert result.original_state == "another file"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import os
 import shutil
@@ -53,7 +52,7 @@ def write(path: Path, frames: list[ndarray] | ndarray, crf: int | None = None) -
 @pytest.fixture(scope="module")
 def people() -> dict[int, SynthClip]:
     """People who dance."""
-    return {seed: render_clip(seed, 10, SIZE, 8.0, motion="dance") for seed in (1, 4, 7, 9)}
+    return {seed: render_clip(seed, 8, SIZE, 8.0, motion="dance") for seed in (1, 4, 7, 9)}
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +68,10 @@ def videos(tmp_path_factory: pytest.TempPathFactory, clips: dict[int, ndarray]) 
     write(place / "a" / "two scenes.mp4", both)
     shutil.copy(place / "a" / "two scenes.mp4", place / "b copy.mp4")
     write(place / "c again.mp4", [cv2.resize(f, (96, 168), interpolation=cv2.INTER_AREA) for f in both], crf=28)
-    write(place / "d static.mp4", [clips[7][0]] * 10)
+    write(place / "d static.mp4", [clips[7][0]] * 8)
     write(place / "e blurred.mp4", [cv2.GaussianBlur(f, (0, 0), 4) for f in clips[1]])
     (place / "f corrupt.mp4").write_bytes(b"\0\0\0\x20ftypisom" + bytes(range(256)) * 50)
-    grounds = [cv2.resize(np.full((2, 2, 3), 40 + 3 * i, np.uint8), SIZE[::-1]) for i in range(10)]
+    grounds = [cv2.resize(np.full((2, 2, 3), 40 + 3 * i, np.uint8), SIZE[::-1]) for i in range(8)]
     write(place / "g nobody.mp4", grounds)
     write(place / "h good.mp4", clips[9])
     write(place / "i short.mp4", clips[4][:5])
@@ -118,17 +117,15 @@ def test_every_file_is_accounted_for(made: tuple[Path, PrepareResult]) -> None:
     }
     assert "a/two scenes.mp4" in found["b copy.mp4"]["reason"]
     assert "a/two scenes.mp4" in found["c again.mp4"]["reason"]
-    assert [s["start_s"] for s in found["a/two scenes.mp4"]["scenes"]] == [0.0, 1.25]
+    assert [s["start_s"] for s in found["a/two scenes.mp4"]["scenes"]] == [0.0, 1.0]
     reasons = {name: "; ".join(r for s in v["scenes"] for r in s["reasons"]) for name, v in found.items()}
     assert "max_static" in reasons["d static.mp4"]
     assert "min_sharpness" in reasons["e blurred.mp4"]
     assert "min_found" in reasons["g nobody.mp4"]
     assert "min_seconds" in reasons["i short.mp4"]
     assert found["e blurred.mp4"]["scenes"][0]["numbers"]["sharpness"] < 15
-    with (made[0] / "report.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [r["accepted"] for r in rows if r["source"] in GOOD] == ["yes"] * 3
-    assert {r["source"] for r in rows} == set(status)
+    assert all(s["accepted"] for name in GOOD for s in found[name]["scenes"])
+    assert set(found) == set(status)
 
 
 def test_the_summary_says_what_was_passed_over(made: tuple[Path, PrepareResult]) -> None:
@@ -245,9 +242,9 @@ def test_stopped_and_restarted_gives_the_same_bytes(
 
 @pytest.mark.slow
 def test_killed_at_twenty_random_moments(made: tuple[Path, PrepareResult], videos: Path, tmp_path: Path) -> None:
-    start = time.perf_counter()
+    began = time.perf_counter()
     assert start(videos, tmp_path / "whole", tmp_path / "cache", 2).wait() == 0
-    length = time.perf_counter() - start
+    length = time.perf_counter() - began
     rng, killed, number = np.random.default_rng(3), 0, 0
     while killed < 20:
         number += 1
@@ -272,7 +269,7 @@ def test_nothing_good_enough(videos: Path, tmp_path: Path) -> None:
     only = tmp_path / "videos"
     only.mkdir()
     shutil.copy(videos / "i short.mp4", only)
-    with pytest.raises(InputError, match="no scene of 1 files passes"):
+    with pytest.raises(InputError, match="no scene in 1 files passes"):
         finish(prepare(config(only, tmp_path / "shards")))
     assert (tmp_path / "shards" / "report.html").is_file()
     (only / "i short.mp4").unlink()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import shutil
 import socket
 import struct
 import zipfile
@@ -18,10 +20,11 @@ import psutil
 import pytest
 
 from mimicmotion.client import Client, ServiceError
-from mimicmotion.generate.job import generate
+from mimicmotion.errors import ConfigError
+from mimicmotion.generate.batch import batch
 from mimicmotion.runtime.progress import finish
 from mimicmotion.serve.tokens import Tokens
-from mimicmotion.settings import GenerateConfig, load_yaml, parse
+from mimicmotion.settings import BatchConfig, GenerateConfig
 from mimicmotion.settings.serve import OPERATORS, callers_settings
 from mimicmotion.video.reader import open_video
 from service import STEPS, Service, wait_for
@@ -43,13 +46,6 @@ def done(service: Service) -> str:
     return service.client.wait(service.submit(seed=5)).id
 
 
-def expected(service: Service, folder: Path, **settings: Any) -> bytes:
-    """What `generate` makes of the same settings in this process."""
-    given = {"duration": 20.0} | load_yaml(service.folder / "settings.yaml") | settings  # as --max-seconds limits it
-    places = {"picture": service.picture, "video": service.video, "output": folder / "expected.mp4"}
-    return finish(generate(parse(GenerateConfig, given | places))).path.read_bytes()
-
-
 def test_a_job_tells_how_far_it_is_and_gives_what_generate_makes(
     service: Service, tmp_path: Path, one_thread: None
 ) -> None:
@@ -62,7 +58,7 @@ def test_a_job_tells_how_far_it_is_and_gives_what_generate_makes(
     assert last.finished >= last.started
     assert last.frames == 8
     path = service.client.download(last.id, tmp_path / "result.mp4")
-    assert path.read_bytes() == expected(service, tmp_path, seed=7)
+    assert path.read_bytes() == service.expected(tmp_path, seed=7, duration=20.0)  # as --max-seconds limits it
     sidecar = service.client.sidecar(last.id)
     assert sidecar["settings"]["seed"] == 7
     assert (sidecar["settings"]["picture"], sidecar["settings"]["output"]) == ("picture.png", "result.mp4")
@@ -82,7 +78,24 @@ def test_the_model_stays_loaded(service: Service, done: str) -> None:
     (worker,) = [w for w in service.workers() if w.memory_info().rss > 300e6]  # the one that has torch
     seen = {s.stage for s in service.client.progress(service.submit(seed=8))}
     assert worker.is_running()
-    assert "denoise" in seen
+    assert seen & {"encode", "denoise", "write"}  # stages shorter than the time between two looks are not seen
+
+
+def test_one_process_has_a_data_folder(service: Service) -> None:
+    with pytest.raises(AssertionError, match="in use by another process"):
+        Service(service.folder).start()
+    service.client.list()  # the first still answers
+
+
+def test_old_jobs_are_deleted_at_a_start(tmp_path: Path, service: Service, done: str) -> None:
+    shutil.copytree(service.data, tmp_path / "data")
+    (tmp_path / "data" / "incoming" / "left").mkdir(parents=True)
+    os.utime(tmp_path / "data" / "incoming" / "left", (0, 0))
+    with Service(tmp_path, "--keep-days", "0.000001") as other:
+        wait_for(lambda: not (other.data / "jobs" / done).exists())
+        with pytest.raises(ServiceError, match="no such job"):
+            other.client.state(done)
+        wait_for(lambda: other.left() == [])
 
 
 def test_a_plan_says_what_would_be_done(service: Service, tmp_path: Path) -> None:
@@ -113,12 +126,12 @@ def test_jobs_are_listed_in_pages_the_newest_first(service: Service) -> None:
     assert (status, len(page["jobs"]), page["next_offset"]) == (200, 2, 2)
     assert service.request("GET", "/v1/jobs?offset=100000")[1] == {"jobs": [], "next_offset": None}
     for id in ids:
-        service.client.wait(id)
+        service.client.delete(id)
 
 
 def test_higher_priorities_come_first(service: Service) -> None:
     busy = service.submit(num_inference_steps=1000)
-    low, high = service.submit(priority=1), service.submit(priority=8)
+    low, high = (service.submit(priority=p, num_inference_steps=1) for p in (1, 8))
     service.client.cancel(busy)
     states = {id: service.client.wait(id) for id in (low, high)}
     assert states[high].started < states[low].started
@@ -210,8 +223,8 @@ REFUSED: dict[str, tuple[Parts, int, str]] = {
     "a part twice": (lambda s: form()(s) * 2, 422, "'picture' for the second time"),
     "an unknown part": (lambda s: [*form()(s), ("evil", b"")], 422, "a part named 'evil'"),
     "settings of another type": (form(settings=[1]), 422, "settings of type list"),
-    "settings no JSON": (form(settings=b"{{"), 422, "settings or a priority"),
-    "settings nested deeply": (form(settings=b"[" * 60_000), 422, "settings or a priority"),
+    "settings no JSON": (form(settings=b"{{"), 422, "the settings or the priority"),
+    "settings nested deeply": (form(settings=b"[" * 60_000), 422, "the settings or the priority"),
     "settings too long": (form(settings=b" " * 70_000), 413, "64 KiB"),
     "an unknown setting": (form(settings={"sed": 1}), 422, "unknown setting 'sed'"),
     "the operator's setting": (form(settings={"model": "/etc"}), 422, "the setting 'model'"),
@@ -345,6 +358,30 @@ def test_slow_clients_keep_nobody_waiting(service: Service) -> None:
     wait_for(lambda: not list((service.data / "incoming").iterdir()))
 
 
+def test_a_batch_by_a_service(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = BatchConfig(jobs=tmp_path / "jobs.yaml", engine="server", address=f"http://127.0.0.1:{service.port}")
+
+    def write_jobs(*jobs: dict[str, Any]) -> None:
+        defaults = {"picture": str(service.picture), "video": str(service.video)}
+        config.jobs.write_text(json.dumps({"defaults": defaults, "jobs": jobs}))  # JSON is YAML
+
+    before = len(service.client.list())
+    write_jobs({"output": "a.mp4", "seed": 2}, {"output": "b.mp4", "model": "the operator's choice"})
+    result = finish(batch(config))
+    assert [o.state for o in result.outcomes] == ["made", "failed"]
+    assert "model" in result.outcomes[1].message
+    facts = json.loads(Path("a.mp4.json").read_text())
+    assert (facts["settings"]["seed"], facts["frames"]) == (2, 8)
+    Path("a.mp4").unlink()
+    finish(batch(config))
+    assert Path("a.mp4").is_file()
+    assert len(service.client.list()) == before + 1  # sent again, it is the same job
+    write_jobs({"output": "a.webm"})
+    with pytest.raises(ConfigError, match=r"ending in \.mp4"):
+        finish(batch(config))
+
+
 @pytest.mark.slow
 def test_ten_thousand_small_requests(service: Service, done: str) -> None:
     """Good and bad ones, from eight clients, while a job runs: all are answered, memory stays, nothing is lost."""
@@ -400,7 +437,7 @@ def test_tokens_see_their_own_jobs_and_a_full_disk_takes_none(tmp_path: Path) ->
             eve.submit(service.picture, service.video)
         assert service.request("GET", "/v1/metrics", {"Authorization": f"Bearer {secrets['anna']}"})[0] == 403
         assert service.request("GET", "/v1/metrics", {"Authorization": f"Bearer {secrets['root']}"})[0] == 200
-        assert anna.wait(job.id).owner == "anna"
+        assert anna.state(job.id).owner == "anna"
         with (service.data / "large").open("wb") as file:
             file.truncate(200 << 30)  # takes no room
         with pytest.raises(ServiceError, match="no room for more files"):

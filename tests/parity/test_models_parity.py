@@ -83,7 +83,9 @@ def test_picture_of_each_case(model: Components, case: dict[str, torch.Tensor]) 
     close(encode_mode(model.vae, picture)[0], case["image_latents"], 1e-4)
 
 
-@pytest.mark.parametrize(("name", "start"), [("a16_one_tile", 8), ("c37_ragged", 24)])
+@pytest.mark.parametrize(
+    ("name", "start"), [pytest.param("a16_one_tile", 8, marks=pytest.mark.slow), ("c37_ragged", 24)]
+)
 def test_released_decode(model: Components, shared: Find, name: str, start: int) -> None:
     """The last chunks of a case (a chunk does not see the others), one of them short."""
     with np.load(shared(f"parity/goldens/pipeline/{name}.npz")) as z:

@@ -30,8 +30,7 @@ DATA = Path(__file__).with_name("data")
 SMALL = ["one_tile", "ragged_tiles", "aug_ramp"]
 ALL_CASES = ["a16_one_tile", "a16_one_tile_aug", "b40_tiles", "b40_tiles_aug", "c37_ragged", "d36_exact"]
 NOISE = 5e-6  # torch.randn differs by 2e-6 between kinds of CPU
-# The whole way runs for one of them (and for all in data/); the others run one step and are whole under `slow`.
-WHOLE = ["a16_one_tile_aug"]
+# The whole way runs for all in data/; these run one step and are whole under `slow`.
 
 
 @pytest.fixture(scope="module")
@@ -245,19 +244,13 @@ def _whole(case: Case, pipe: MimicMotionPipeline, outputs: list[tuple[Tensor, Te
     _close_frames(np.stack(list(pipe.decode_state(states[-1], case.recipe))), want["frames_uint8"])
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL_CASES)
 def test_whole_pipeline(name: str, shared: Shared, pipe: MimicMotionPipeline, outputs: list[Any]) -> None:
     _whole(Case(shared(f"parity/goldens/pipeline/{name}.npz"), pipe), pipe, outputs)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in ALL_CASES if n not in WHOLE])
-def test_whole_pipeline_of_the_other_cases(
-    name: str, shared: Shared, pipe: MimicMotionPipeline, outputs: list[Any]
-) -> None:
-    _whole(Case(shared(f"parity/goldens/pipeline/{name}.npz"), pipe), pipe, outputs)
-
-
 def test_one_call_gives_the_published_frames(shared: Shared, pipe: MimicMotionPipeline) -> None:
     case = Case(shared("parity/goldens/pipeline/a16_one_tile.npz"), pipe)
     _close_frames(case.run(pipe), case.want["frames_uint8"])

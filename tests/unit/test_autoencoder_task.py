@@ -125,8 +125,9 @@ def test_clips_move_as_one() -> None:
     assert (moved.numbers, moved.keys) == ([1], ["a"])
 
 
-def test_clips_longer_than_the_data_are_refused(build: Build) -> None:
+def test_clips_longer_than_the_data_are_refused(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="4 frames"):
         build(clip_frames=5)
+    monkeypatch.setattr(autoencoder, "PATCH", 5)
     with pytest.raises(ConfigError, match="multiples of 5"):
-        build(patch_size=5)
+        build()

@@ -30,7 +30,7 @@ from mimicmotion.pipeline import MimicMotionPipeline, StepState
 from mimicmotion.settings import FusionConfig
 
 pytestmark = pytest.mark.whole
-SIZE, FRAMES, STEPS, BUDGET = (32, 48), 8, 5, 0.25
+SIZE, FRAMES, STEPS, BUDGET = (32, 48), 8, 4, 0.25
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,9 @@ def test_runs_side_by_side_do_not_mix(pipe: MimicMotionPipeline, conditioning: C
         assert torch.equal(state.latents, run(pipe, c)[-1].latents)
 
 
-@pytest.mark.parametrize("options", [{}, {"sampler": "dpmpp-2m", "guidance_every": 2}])
+@pytest.mark.parametrize(
+    "options", [pytest.param({}, marks=pytest.mark.slow), {"sampler": "dpmpp-2m", "guidance_every": 2}]
+)
 def test_resumed_run_is_the_uninterrupted_one(
     pipe: MimicMotionPipeline, conditioning: Conditioning, caches: list[BlockCache], options: dict[str, Any]
 ) -> None:

@@ -175,10 +175,9 @@ def test_checkpoints_of_other_programs(model: Components, svd: Path, tmp_path: P
     trained = make(7)
     tensors = change(checkpoint_of(trained))
     save_file(tensors, tmp_path / "c.safetensors")
-    torch.save(tensors, tmp_path / "plain.pth")
     torch.save({"state_dict": tensors, "epoch": 3, "optimizer": {"lr": 1e-4}}, tmp_path / "loop.pth")
     want = Components(trained.unet, model.vae, model.image_encoder, trained.pose_net)
-    for name in ("c.safetensors", "plain.pth", "loop.pth"):
+    for name in ("c.safetensors", "loop.pth"):
         assert same(load_components(svd, tmp_path / name), want)
 
 
@@ -190,9 +189,9 @@ def frames_of(parts: Components) -> int:
     ("name", "frames", "words"),
     [
         ("MimicMotion_1-1.safetensors", 16, "by default"),  # names of our own making prove nothing
-        ("mine_2025-01-10.safetensors", 16, "by default"),
         ("MimicMotionMergedUnet_1-1-fp16.safetensors", 72, "by its name"),
-        ("MimicMotionMergedUnet_1-0-fp16.safetensors", 16, "by its name"),
+        pytest.param("mine_2025-01-10.safetensors", 16, "by default", marks=pytest.mark.slow),
+        pytest.param("MimicMotionMergedUnet_1-0-fp16.safetensors", 16, "by its name", marks=pytest.mark.slow),
     ],
 )
 def test_edition_of_an_unknown_file_is_assumed_and_said(
@@ -391,7 +390,7 @@ def test_damaged_files_of_a_model_are_named(folder: Path, tmp_path: Path, name: 
     shutil.copytree(folder, copy)
     data = (copy / name).read_bytes()
     for recorded in (True, False):
-        for damaged in damages(data, 5, seed=2):
+        for damaged in damages(data, 3, seed=2):
             (copy / name).write_bytes(damaged)
             try:
                 load_components(copy, device="meta")

@@ -169,7 +169,9 @@ def test_a_message_keeps_its_lines_and_letters() -> None:
     assert printable(text) == text
 
 
-@pytest.mark.parametrize(("alike", "said"), [(None, ""), (0.97, "0.97 of 1\n"), (0.8, "somebody else"), ("broken", "")])
+@pytest.mark.parametrize(
+    ("alike", "said"), [(None, ""), (0.97, "0.97 (1: identical)\n"), (0.8, "somebody else"), ("broken", "")]
+)
 def test_generate_says_how_like_the_face_is(
     alike: Any, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,5 +190,5 @@ def test_generate_says_how_like_the_face_is(
     assert cli.main(["generate", "person.png", "dance.mp4", "-o", "out.mp4"]) == 0
     out = capsys.readouterr().out
     assert "made" in out
-    assert ("likeness" in out) == isinstance(alike, float)
+    assert ("face similarity" in out) == isinstance(alike, float)
     assert said in out

@@ -117,7 +117,7 @@ def test_yaml_that_stands_for_gigabytes_is_refused_at_once(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="seed = ") as e:
         parse(GenerateConfig, {k: v for k, v in data.items() if not k.startswith("a")})
     assert len(str(e.value)) < 2000
-    (tmp_path / "b.yaml").write_text("a: " + "[" * 5000)
+    (tmp_path / "b.yaml").write_text("a: " + "[" * 1000)
     with pytest.raises(ConfigError, match=r"b\.yaml is nested too deeply"):
         load_yaml(tmp_path / "b.yaml")
 

@@ -57,7 +57,7 @@ def test_records_are_the_rendered_clips(tmp_path: Path) -> None:
 
 @pytest.mark.whole
 def test_some_cameras_move(tmp_path: Path) -> None:
-    finish(render(tmp_path, 6, camera_motion=0.5, frames=1))
+    finish(render(tmp_path, 4, camera_motion=0.5, frames=1))
     moving = [r.meta["camera_motion"] for r in open_shards(tmp_path)]
     assert {True, False} == set(moving)
     finish(render(tmp_path / "all", 2, camera_motion=1))
@@ -81,7 +81,7 @@ def test_masks_and_flow_are_kept_if_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.whole
 def test_a_third_follow_recorded_motions(tmp_path: Path) -> None:
-    save_poses(render_clip(0, 20, (96, 64), framing="full").poses, tmp_path / "mocap" / "wave.npz")
+    save_poses(render_clip(0, 8, (96, 64), framing="full").poses, tmp_path / "mocap" / "wave.npz")
     finish(render(tmp_path / "out", 9, mocap=tmp_path / "mocap", frames=1))
     motions = [r.meta["motion"] for r in open_shards(tmp_path / "out")]
     assert set(motions) == {"wave.npz", None}
@@ -109,27 +109,33 @@ ARGUMENTS = ["--frames", "3", "--height", "64", "--width", "32", "--records-per-
 @pytest.mark.parametrize(
     ("how", "processes"),
     [
-        (signal.SIGKILL, 1),
+        (None, 1),
+        pytest.param(signal.SIGKILL, 1, marks=pytest.mark.slow),
         pytest.param(signal.SIGKILL, 2, marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow),
     ],
 )
-def test_killed_and_begun_again(tmp_path: Path, how: signal.Signals, processes: int) -> None:
-    out = tmp_path / "killed"
-    command = [sys.executable, "-m", "mimicmotion.cli", "prepare", "synthetic", "4", *ARGUMENTS, "-o", str(out)]
-    # a group of its own, and the signal to all of it: as a terminal does
-    process = subprocess.Popen(
-        [*command, "--processes", str(processes)], start_new_session=True, stderr=subprocess.DEVNULL
-    )
-    while not (out / "train-00000.tar").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.killpg(process.pid, how)
-    code = process.wait(60)
-    assert code == (130 if how == signal.SIGINT else -how)
+def test_ended_and_begun_again(tmp_path: Path, how: signal.Signals | None, processes: int) -> None:
+    out = tmp_path / "ended"
+    if how is None:
+        job = render(out, 4)
+        while not (out / "train-00000.tar").exists():
+            next(job)
+        job.close()
+    else:
+        command = [sys.executable, "-m", "mimicmotion.cli", "prepare", "synthetic", "4", *ARGUMENTS, "-o", str(out)]
+        # a group of its own, and the signal to all of it: as a terminal does
+        process = subprocess.Popen(
+            [*command, "--processes", str(processes)], start_new_session=True, stderr=subprocess.DEVNULL
+        )
+        while not (out / "train-00000.tar").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        os.killpg(process.pid, how)
+        assert process.wait(60) == (130 if how == signal.SIGINT else -how)
     assert not (out / "index.json").exists()
     parts = [p.name for p in out.iterdir() if p.name.endswith(".part.tar")]
-    if how == signal.SIGINT:
+    if how != signal.SIGKILL:
         assert not parts
     before = len(list(out.glob("train-*.tar")))
     assert before >= 1

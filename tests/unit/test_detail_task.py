@@ -51,7 +51,7 @@ def config(folder: Path, run: Path, **changes: Any) -> TrainConfig:
         data=DataConfig(workers=0, sample=SampleConfig(num_frames=3), cache=str(folder.parent / "cache")),
         model=ModelConfig(checkpoint=str(folder)),
         detail=DetailConfig(clips=2, **SMALL, sharp_lean=0.0, blurred_lean=0.0),
-        optim=OptimConfig(steps=30, batch=4, lr=1e-2, warmup=0, ema=0.5),
+        optim=OptimConfig(steps=20, batch=4, lr=1e-2, warmup=0, ema=0.5),
         validation=ValidationConfig(every=0, clips=1),
         precision="no",
         save_every=100,

@@ -102,15 +102,10 @@ def vectors(*rows: tuple[float, float] | None) -> ndarray:
 
 def test_only_frames_with_both_faces_count() -> None:
     made, real = vectors((1, 0), None, (0, 1), (1, 0)), vectors((1, 0), (1, 0), (1, 0), None)
-    got = identity_numbers(made, real, vectors((0.6, 0.8)))
-    assert got == {
-        "identity": pytest.approx(0.5),
-        "identity_missing": pytest.approx(1 / 3),
-        "identity_reference": pytest.approx((0.6 + 0.8 + 0.6) / 3),
-    }
-    nobody = identity_numbers(vectors(None, None), real[:2], vectors(None))
+    got = identity_numbers(made, real)
+    assert got == {"identity": pytest.approx(0.5), "identity_missing": pytest.approx(1 / 3)}
+    nobody = identity_numbers(vectors(None, None), real[:2])
     assert math.isnan(nobody["identity"])
-    assert math.isnan(nobody["identity_reference"])
     assert nobody["identity_missing"] == 1
     assert math.isnan(identity_numbers(made, vectors(None, None, None, None))["identity_missing"])
 

@@ -4,9 +4,8 @@ import sys
 
 import numpy as np
 import pytest
-from scipy import stats
 
-from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.errors import ConfigError
 from mimicmotion.evaluation.metrics.intervals import Interval, holm, mean_interval, ratio_of_sums
 
 
@@ -14,6 +13,8 @@ def test_the_interval_is_students() -> None:
     values = np.random.default_rng(0).gamma(2.0, size=60)
     found = mean_interval(values)
     assert found.value == pytest.approx(values.mean())
+    from scipy import stats  # takes a while
+
     known = stats.ttest_1samp(values, 0)
     assert (found.low, found.high) == pytest.approx(tuple(known.confidence_interval()))
     assert found.p == pytest.approx(known.pvalue)
@@ -31,7 +32,7 @@ def test_six_sequences_hold_the_truth_as_often_as_they_say(n: int) -> None:
 
 def test_a_report_of_many_differences_finds_none_where_there_is_none() -> None:
     rng = np.random.default_rng(7)
-    reports, metrics, hits = 300, 30, 0
+    reports, metrics, hits = 100, 30, 0
     for _ in range(reports):
         hits += min(holm([mean_interval(x).p for x in rng.normal(0, 1, (metrics, 6))])) < 0.05
     assert hits / reports < 0.05 + 3 * (0.05 * 0.95 / reports) ** 0.5  # without correction nearly all
@@ -79,12 +80,3 @@ def test_ratio_of_sums_draws_clips_together() -> None:
     assert x.low < 0.8 < x.high
     same = ratio_of_sums(0.25 * points, points)
     assert (same.low, same.value, same.high) == pytest.approx((0.25, 0.25, 0.25))
-
-
-def test_bad_input() -> None:
-    with pytest.raises(InputError, match="value 1 is nan"):
-        mean_interval([1.0, float("nan")])
-    with pytest.raises(InputError, match="at least one"):
-        mean_interval([])
-    with pytest.raises(InputError, match="not all 0"):
-        ratio_of_sums([0, 0], [0, 0])

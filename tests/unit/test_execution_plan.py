@@ -50,7 +50,7 @@ def test_a_plan_changes_nothing(plain: torch.Tensor) -> None:
     assert torch.equal(latents(pipe), plain)
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(
     frames=st.integers(1, 12),
     dtype=st.sampled_from([torch.float32, torch.float64]),
@@ -155,12 +155,8 @@ def test_planner_takes_the_fastest_that_fits() -> None:
 
     easy = plan(1 << 34)
     assert (easy.guidance_in_one_batch, easy.unet.frame_chunk, easy.offload) == (True, None, "none")
-    last = easy
-    for share in (0.9, 0.8):
-        allowed = int(max(last.peaks.values()) * share)
-        tight = plan(allowed)
-        assert max(tight.peaks.values()) <= allowed
-        last = tight
+    allowed = int(max(easy.peaks.values()) * 0.8)
+    assert max(plan(allowed).peaks.values()) <= allowed
     with pytest.raises(ConfigError, match="at least"):
         plan(1 << 16)
     assert plan(1 << 34, offload="modules").offload == "modules"

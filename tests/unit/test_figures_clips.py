@@ -138,7 +138,10 @@ def test_results_of_other_lengths_and_sizes_are_named(tmp_path: Path) -> None:
     assert not out.exists()
     finish(job.make(YtSpec(results=[str(a), str(short)], output=out, max_frames=3)))
     assert {r["frame"] for r in rows(tmp_path / "x.csv")} == {"0", "1", "2"}
-    finish(job.make(DiffSpec(results=[str(a), str(wide)], output=out, resize=True)))
+    large = write_clip(tmp_path / "large", random_clip(0).repeat(2, 1).repeat(2, 2))
+    finish(job.make(DiffSpec(results=[str(a), str(large)], output=out)))  # scaled to the size of the first
+    changes = [[r["mean_abs_difference"] for r in rows(tmp_path / "x.csv") if r["result"] == n] for n in ("a", "large")]
+    assert changes[0] == changes[1]
     with pytest.raises(InputError, match="column=10"):
         finish(job.make(YtSpec(results=[str(a)], output=out, column=10)))
     with pytest.raises(InputError, match="frame 0 of 5"):
@@ -168,8 +171,6 @@ def test_wrong_places_and_missing_files(tmp_path: Path) -> None:
         finish(job.make(YtSpec(results=["a.mp4"], output=tmp_path / "a.jpg")))
     with pytest.raises(InputError, match="max_frames=0"):
         finish(job.make(YtSpec(results=["a.mp4"], output=tmp_path / "a.png", max_frames=0)))
-    with pytest.raises(ConfigError, match="both borders and"):
-        YtSpec(results=["a.mp4"], borders=[1], segment_frames=8)
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,10 +179,8 @@ def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
         check_plot_output(tmp_path / "a.png")
 
 
-def test_borders_of_a_plan() -> None:
-    spec = YtSpec(results=["a.mp4"], segment_frames=8, overlap_frames=3, reference_slot=False)
-    assert borders_of(spec, 18) == [5, 10]
-    assert borders_of(spec, 8) == []
+def test_borders_are_sorted_without_repeats() -> None:
+    assert borders_of(YtSpec(results=["a.mp4"]), 8) == []
     assert borders_of(YtSpec(results=["a.mp4"], borders=[7, 2, 7]), 8) == [2, 7]
 
 

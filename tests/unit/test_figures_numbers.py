@@ -47,7 +47,6 @@ def test_weights_of_the_paper(tmp_path: Path) -> None:
         ({"mode": []}, "no mode"),
         ({"overlap_frames": 8}, "overlap_frames=8"),
         ({"frames": 0}, "num_frames=0"),
-        ({"segment_frames": 1, "overlap_frames": 0, "reference_slot": True}, "reference slot"),
     ],
 )
 def test_plans_that_cannot_be(settings: dict, found: str, tmp_path: Path) -> None:

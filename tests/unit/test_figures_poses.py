@@ -10,7 +10,7 @@ import pytest
 from numpy import ndarray
 from test_figures_clips import random_clip, rows, write_clip
 
-from mimicmotion.errors import ConfigError, InputError, PoseError
+from mimicmotion.errors import InputError, PoseError
 from mimicmotion.evaluation.figures import hands, job
 from mimicmotion.evaluation.figures.clips import open_clips, parse_names
 from mimicmotion.evaluation.figures.poses import make_maps, part_of, pose_box
@@ -71,7 +71,6 @@ def test_maps_and_frames_show_the_same_part() -> None:
     drawn = np.argwhere(data.aware[7].max(-1) > 0).mean(0) / data.aware[7].shape[:2]
     lit = (np.argwhere(data.frames[7].max(-1) > 0).mean(0) + 0.5) / data.frames[7].shape[:2]
     np.testing.assert_allclose(drawn, lit, atol=0.03)
-    assert make_maps({7: clip[0]}, poses, whole=True).frames[7].shape == clip[0].shape
 
 
 def test_pose_table_holds_the_file(video: Path, tmp_path: Path) -> None:
@@ -214,8 +213,6 @@ def test_hands_that_cannot_be_shown(video: Path, tmp_path: Path) -> None:
     short = write_clip(tmp_path / "short", random_clip(5, 4, *SIZE))
     with pytest.raises(InputError, match=r"5 frames; short .* 4 frames"):
         hands.cut_hands(open_clips(parse_names([str(video), str(short)])), standing(5))
-    with pytest.raises(ConfigError, match=r"threshold=1\.5"):
-        finish(job.make(HandsSpec(results=[str(video)], output=out, threshold=1.5)))
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(InputError, match=r"bad\.json"):
         finish(job.make(HandsSpec(results=[str(video)], output=out, poses=tmp_path / "bad.json")))

@@ -79,10 +79,8 @@ def test_extrapolation_removes_most_of_the_bias() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 400, 20))  # the same distribution: the true distance is 0
     plain, fit = frechet_distance(x, y), fd_infinity(x, y, seed=3)
-    assert abs(fit.value) < plain / 4
-    assert fit.slope > 0
+    assert abs(fit) < plain / 4
     assert fit == fd_infinity(x, y, seed=3)
-    assert fit.distances[-1] == pytest.approx(plain)
 
 
 def test_extrapolation_refuses_too_few() -> None:

@@ -157,7 +157,7 @@ def test_each_segment_keeps_its_own_difference(pipe: MimicMotionPipeline, condit
     assert not torch.allclose(kept[:, place[0]], kept[:, length + place[1]], atol=1e-3)
 
 
-@pytest.mark.parametrize("sampler", ["euler", "dpmpp-2m"])
+@pytest.mark.parametrize("sampler", [pytest.param("euler", marks=pytest.mark.slow), "dpmpp-2m"])  # which keeps more
 def test_a_run_goes_on_from_any_step_bit_by_bit(
     pipe: MimicMotionPipeline, conditioning: Conditioning, sampler: Any
 ) -> None:
@@ -185,12 +185,19 @@ def test_resuming_without_the_difference_is_refused(pipe: MimicMotionPipeline, c
     with pytest.raises(InputError, match="memory guidance of shape"):
         pipe.denoise(conditioning, x, recipe, start=1, memory={"guidance": x})
     pipe.denoise(conditioning, x, recipe, start=2)
-    with pytest.raises(InputError, match="no difference is stored"):
+    with pytest.raises(InputError, match="no guidance is stored"):
         Differences([(0, 1)]).get((0, 1), x)
 
 
-@pytest.mark.parametrize("mode", ["progressive", "released", "average", "none"])
-@pytest.mark.parametrize("sampler", ["euler", "dpmpp-2m"])
+@pytest.mark.parametrize(
+    ("sampler", "mode"),
+    [
+        ("euler", "progressive"),
+        ("dpmpp-2m", "average"),
+        *(pytest.param("euler", mode, marks=pytest.mark.slow) for mode in ("released", "average", "none")),
+        *(pytest.param("dpmpp-2m", mode, marks=pytest.mark.slow) for mode in ("progressive", "released", "none")),
+    ],
+)
 def test_memory_saving_ways_change_no_bit(
     pipe: MimicMotionPipeline, conditioning: Conditioning, mode: Any, sampler: Any
 ) -> None:

@@ -292,7 +292,9 @@ def test_the_lost_one_is_waited_for(estimator: HolisticEstimator) -> None:
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("person", [1, (165.0, 240.0), (100.0, 100.0, 240.0, 460.0)])
+@pytest.mark.parametrize(
+    "person", [1, *(pytest.param(p, marks=pytest.mark.slow) for p in ((165.0, 240.0), (100.0, 100.0, 240.0, 460.0)))]
+)
 def test_the_chosen_person_is_waited_for(person: Person) -> None:
     """The woman is there from the start; the man on the left, who is chosen, comes in the third frame."""
     both = read("two")

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 
-from against_library import assert_same, half_errors, save, twins
+from against_library import assert_same, half_errors, library, save, twins
 from mimicmotion.backbones.svd.checkpoint import load_part
 from mimicmotion.backbones.svd.image_encoder import (
     CLIP_MEAN,
@@ -38,7 +37,8 @@ PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), d
 def pair(**change: Any) -> tuple[Any, Any]:
     config = SMALL | change
     return twins(
-        transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**config)), ImageEncoder(config)
+        library("transformers", "CLIPVisionModelWithProjection")(library("transformers", "CLIPVisionConfig")(**config)),
+        ImageEncoder(config),
     )
 
 
@@ -63,7 +63,11 @@ def test_error_in_half_precision(dtype: torch.dtype) -> None:
 
 def test_files_open_in_both(tmp_path: Path) -> None:
     theirs, ours = (m.float() for m in pair(hidden_act="gelu"))
-    opened = transformers.CLIPVisionModelWithProjection.from_pretrained(save(ours, tmp_path / "ours", "model")).eval()
+    opened = (
+        library("transformers", "CLIPVisionModelWithProjection")
+        .from_pretrained(save(ours, tmp_path / "ours", "model"))
+        .eval()
+    )
     theirs.save_pretrained(tmp_path / "image_encoder")
     again: Any = load_part(tmp_path, "image_encoder")
     with torch.no_grad():
@@ -75,7 +79,7 @@ def test_new_weights_are_as_wide_as_theirs() -> None:
     torch.manual_seed(0)
     config = SMALL | {"hidden_size": 96, "initializer_factor": 2.0}  # of 96 numbers: 0.3 is three standard errors
     theirs, ours = (
-        transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**config)),
+        library("transformers", "CLIPVisionModelWithProjection")(library("transformers", "CLIPVisionConfig")(**config)),
         ImageEncoder(config),
     )
     found = ours.state_dict()
@@ -98,7 +102,10 @@ def test_what_it_would_not_honour_is_refused(change: dict[str, Any], words: str)
 
 
 def test_all_that_transformers_writes_is_known() -> None:
-    written = transformers.CLIPVisionConfig(**SMALL).to_dict() | {"torch_dtype": "float16", "dropout": 0.0}
+    written = library("transformers", "CLIPVisionConfig")(**SMALL).to_dict() | {
+        "torch_dtype": "float16",
+        "dropout": 0.0,
+    }
     assert ImageEncoder(written).config.projection_dim == 12
 
 

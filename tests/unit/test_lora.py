@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 from torch import Tensor, nn
 
+from against_library import library
 from micro import UNET, fill
 from micro_task import gradients, micro_task, weights_of
 from mimicmotion.backbones.svd.lora import LoraLinear, inject, lora_names, target_names
@@ -72,7 +72,7 @@ def micro_unet() -> Any:
 
 def diffusers_unet(state: dict[str, Tensor]) -> Any:
     """The network that peft is used with elsewhere, with the same weights."""
-    unet: Any = diffusers.UNetSpatioTemporalConditionModel.from_config(UNET)
+    unet: Any = library("diffusers", "UNetSpatioTemporalConditionModel").from_config(UNET)
     unet.load_state_dict(state)
     return unet.eval()
 

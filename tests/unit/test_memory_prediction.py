@@ -48,10 +48,10 @@ def predicted(copy: nn.Module, run: Callable[[Any], object], kernel: str = "sdpa
     ("dtype", "chunks", "channels_last"),
     [
         (torch.float32, False, False),
-        (torch.float32, True, False),
-        (torch.float32, False, True),
-        (torch.bfloat16, False, False),
         (torch.bfloat16, True, True),
+        pytest.param(torch.float32, True, False, marks=pytest.mark.slow),
+        pytest.param(torch.float32, False, True, marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, False, False, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.usefixtures("one_thread")

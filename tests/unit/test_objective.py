@@ -95,8 +95,8 @@ def test_loss_equals_a_naive_computation_in_double_precision() -> None:
                         seen = (float(clean[c]) + sigma * eps) / math.sqrt(1 + sigma**2)
                         assert float(shown.x[b, s, c, y, x]) == pytest.approx(seen, abs=1e-5)
                         total += (1 + 9 * m) * change * each[c] * (float(answer[b, s, c, y, x]) - v) ** 2
-    assert float(loss.value) == pytest.approx(total / batch.latents.numel(), rel=1e-6)
-    assert float(loss.each.mean()) == pytest.approx(float(loss.value), rel=1e-6)
+    assert float(loss.loss) == pytest.approx(total / batch.latents.numel(), rel=1e-6)
+    assert float(loss.each.mean()) == pytest.approx(float(loss.loss), rel=1e-6)
     assert shown.c_noise.tolist() == pytest.approx([math.log(s) / 4 for s in draws.sigma.tolist()], rel=1e-6)
 
 
@@ -105,9 +105,9 @@ def test_hand_scale_of_1_is_the_plain_loss_exactly() -> None:
     plain, _ = run(ObjectiveConfig(hand_scale=1.0), [0, 1, 2, 3], batch)
     no_hands, _ = run(ObjectiveConfig(), [0, 1, 2, 3], dataclasses.replace(batch, hand_mask=batch.hand_mask * 0))
     with_hands, _ = run(ObjectiveConfig(), [0, 1, 2, 3], batch)
-    assert torch.equal(plain.value, no_hands.value)
-    assert float(with_hands.value) > 2 * float(plain.value)
-    assert plain.log["v"] == pytest.approx(float(plain.value), rel=1e-6)
+    assert torch.equal(plain.loss, no_hands.loss)
+    assert float(with_hands.loss) > 2 * float(plain.loss)
+    assert plain.log["v"] == pytest.approx(float(plain.loss), rel=1e-6)
     assert plain.log["v"] == with_hands.log["v"], "the logged error is not weighted"
 
 
@@ -178,8 +178,8 @@ def test_half_precision_latents_of_any_size_stay_finite_and_float32() -> None:
 def test_time_ids_are_fps_minus_1_bucket_augmentation() -> None:
     _, shown = run(ObjectiveConfig(), [0, 1, 2, 3], encoded())
     assert shown.time_ids.tolist() == [[6.0, 127.0, 0.0]] * 4
-    _, shown = run(ObjectiveConfig(fps=None, motion_bucket=30), [0, 1, 2, 3], encoded())
-    assert shown.time_ids.tolist() == [[5.0, 30.0, 0.0], [6.5, 30.0, 0.0], [9.0, 30.0, 0.0], [14.0, 30.0, 0.0]]
+    _, shown = run(ObjectiveConfig(fps=None), [0, 1, 2, 3], encoded())
+    assert shown.time_ids.tolist() == [[fps - 1, 127.0, 0.0] for fps in (6.0, 7.5, 10.0, 15.0)]
 
 
 def test_augmentation_id_is_the_strength_that_is_used() -> None:

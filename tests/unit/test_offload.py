@@ -188,7 +188,7 @@ def test_each_block_is_waited_for_before_it_computes_and_before_its_memory_is_gi
 
 
 def test_a_network_without_blocks_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no blocks in a Linear"):
+    with pytest.raises(ConfigError, match="a Linear without blocks"):
         ParkedBlocks(nn.Linear(2, 2), [], CPU)
 
 

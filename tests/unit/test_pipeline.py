@@ -295,7 +295,7 @@ BAD: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = {
     "NaN augmentation": ((IMAGE, POSES), {"noise_aug_strength": float("nan")}, ConfigError, "noise_aug_strength"),
     "fps": ((IMAGE, POSES), {"fps": 0}, ConfigError, "fps=0"),
     "chunk": ((IMAGE, POSES), {"decode_chunk_size": 0}, ConfigError, "decode_chunk_size=0"),
-    "released without pose": ((IMAGE, POSES), {"fusion": _fusion("released")}, PoseError, "mode released"),
+    "released without pose": ((IMAGE, POSES), {"fusion": _fusion("released")}, PoseError, "fusion=released"),
     "slot fills the segment": (
         (IMAGE, POSES, REFERENCE),
         {"fusion": _fusion("progressive", segment_frames=1, overlap_frames=0)},
@@ -349,7 +349,7 @@ def test_recipe_of_another_length_is_refused(pipe: MimicMotionPipeline) -> None:
 
 
 def test_networks_that_do_not_fit_are_refused(pipe: MimicMotionPipeline) -> None:
-    with pytest.raises(ConfigError, match="by 4, the autoencoder by 8"):
+    with pytest.raises(ConfigError, match="by 4, but the autoencoder by 8"):
         MimicMotionPipeline(
             SVDBackbone(pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, PoseNet(32, (3, 4, 4)))
         )

@@ -105,7 +105,7 @@ def shrink_by(frame: np.ndarray, times: int) -> np.ndarray:
 
 def fingerprint(seeds: list[int], shrink: int = 1, seconds: float | None = None) -> Fingerprint:
     hashes = [picture_hash(shrink_by(noise(s), shrink)) for s in seeds]
-    return Fingerprint(float(seconds or len(seeds)), np.stack(hashes))
+    return float(seconds or len(seeds)), np.stack(hashes)
 
 
 def test_a_smaller_copy_looks_the_same_and_others_do_not() -> None:
@@ -334,9 +334,7 @@ def test_a_split_has_about_its_share_and_depends_on_the_video_alone() -> None:
 def video(name: str, lengths: list[int], refused: set[int] | None = None) -> VideoReport:
     edges = np.cumsum([0, *lengths]).tolist()
     scenes = [SceneRange(a, b) for a, b in pairwise(edges)]
-    survey = Survey(
-        (256, 128), 10.0, 10.0, 9.0, edges[-1], False, scenes, Fingerprint(9.0, np.zeros((1, 32), np.uint8))
-    )
+    survey = Survey((256, 128), 10.0, 10.0, 9.0, edges[-1], False, scenes, np.zeros((1, 32), np.uint8))
     judged = [Judgement({}, {"min_body": "no"} if i in (refused or set()) else {}) for i in range(len(scenes))]
     reports = tuple(SceneReport(i, s, j, None) for i, (s, j) in enumerate(zip(scenes, judged, strict=True)))
     return VideoReport(name, name, "used", "", survey, reports)

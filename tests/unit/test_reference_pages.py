@@ -24,7 +24,7 @@ def test_every_option_stands_on_the_page(script: ModuleType) -> None:
     page = script.cli()
     for heading in ("generate", "figures yt", "prepare synthetic", "weights fetch"):
         assert f"## mimicmotion {heading}\n" in page
-    for row in ("| `PICTURE` | The picture", "| `--output, -o` | The result", "| `--block-cache` | Error budget"):
+    for row in ("| `PICTURE` | The picture", "| `--output, -o` | The result", "| `--block-cache` | Reuse"):
         assert row in page
 
 

@@ -251,22 +251,18 @@ def test_single_pictures_are_samples_too() -> None:
 def test_threshold_guidance_shows_all_or_nothing() -> None:
     """Above the threshold as if certain, below it as if unseen; the hand mask still sees the confidence."""
     shards = FakeShards(size=(64, 48))
-    on, off = maker(shards, guidance="threshold", pose_threshold=0.6), maker(shards)
+    on, off = maker(shards, guidance="threshold"), maker(shards)
     sample, plain = on(1), off(1)
     choice = choices(on, 1)
     poses = shards[choice.record].poses
     xy, confidence = poses.xy[choice.frames], poses.confidence[choice.frames]
     for i, c in enumerate(confidence):
-        drawn = PoseDrawer(shards.size, **LOOK).draw(xy[i], np.where(c > 0.6, 1.0, 0.0))
+        drawn = PoseDrawer(shards.size, **LOOK).draw(xy[i], np.where(c > 0.3, 1.0, 0.0))
         np.testing.assert_array_equal(sample.poses[i + 1], drawn)
-        own = PoseDrawer(shards.size, **LOOK, confidence_aware=False, threshold=0.6).draw(xy[i], c)
+        own = PoseDrawer(shards.size, **LOOK, confidence_aware=False, threshold=0.3).draw(xy[i], c)
         np.testing.assert_array_equal(own, drawn)
     np.testing.assert_array_equal(sample.hand_mask, plain.hand_mask)
     assert (sample.poses != plain.poses).any()
-    # at 0.3 it is the drawing's own switch
-    same = maker(shards, guidance="threshold")(1)
-    own = PoseDrawer(shards.size, **LOOK, confidence_aware=False)
-    np.testing.assert_array_equal(same.poses[1:], [own.draw(a, c) for a, c in zip(xy, confidence, strict=True)])
 
 
 def test_certain_poses_look_the_same_with_either_guidance() -> None:
@@ -328,8 +324,6 @@ def test_senseless_makers_are_refused() -> None:
     shards = FakeShards(size=(36, 16))
     with pytest.raises(ConfigError, match="36x16"):
         maker(shards)
-    with pytest.raises(ConfigError, match="seed"):
-        maker(seed=-1)
 
 
 def test_batch_is_the_samples_in_unit_range() -> None:
@@ -354,11 +348,3 @@ def test_batch_is_the_samples_in_unit_range() -> None:
     moved = batch.to("cpu")
     torch.testing.assert_close(moved.poses, batch.poses)
     assert moved.keys == batch.keys
-
-
-def test_batches_of_nothing_or_of_unequal_samples_are_refused() -> None:
-    with pytest.raises(InputError, match="0 samples"):
-        collate([])
-    make = maker()
-    with pytest.raises(InputError, match="frames of"):
-        collate([make(0), make(1, num_frames=3)])

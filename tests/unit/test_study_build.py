@@ -124,10 +124,9 @@ def test_practice_and_catch_pairs_show_a_result_and_a_coarse_copy_of_it(tmp_path
 
 def test_texts_come_from_files(tmp_path: Path) -> None:
     config = result_folders(tmp_path, ("walk",))
-    (tmp_path / "consent.txt").write_text("Do you agree?\nFirstmethod is ours.")
-    result = finish(build_study(dataclasses.replace(config, consent=tmp_path / "consent.txt")))
-    assert load_study(config.output).consent == "Do you agree?\nFirstmethod is ours."
-    assert "the name Firstmethod appears in the consent" in result.summary()
+    (tmp_path / "consent.txt").write_text("Do you agree?")
+    finish(build_study(dataclasses.replace(config, consent=tmp_path / "consent.txt")))
+    assert load_study(config.output).consent == "Do you agree?"
     with pytest.raises(InputError, match="no-file"):
         build(dataclasses.replace(config, instructions=tmp_path / "no-file", output=tmp_path / "other"))
 
@@ -199,23 +198,6 @@ def test_ids_are_fresh_each_time_unless_seeded(tmp_path: Path) -> None:
     assert made[0].secret != made[1].secret
     assert dataclasses.replace(made[0], secret="") == dataclasses.replace(made[1], secret="")
     assert not set(made[0].videos) & set(made[2].videos)
-
-
-def test_names_inside_a_video_or_the_title_are_told(tmp_path: Path) -> None:
-    config = result_folders(tmp_path, ("walk",))
-    path = tmp_path / BASELINES[0] / "walk.mp4"
-    with av.open(str(path)) as source, av.open(str(tmp_path / "tagged.mp4"), "w") as target:
-        target.metadata["comment"] = "made by SECONDMETHOD 2"
-        stream = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                target.mux(packet)
-    (tmp_path / "tagged.mp4").replace(path)
-    summary = finish(build_study(dataclasses.replace(config, title="Is Firstmethod good?"))).summary()
-    assert "Secondmethod appears in" in summary
-    assert "Firstmethod appears in the title" in summary
-    assert "Thirdmethod appears" not in summary
 
 
 def test_unequal_lengths_are_told(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import sqlite3
 import threading
 import time
@@ -40,6 +41,15 @@ def served(config: StudyConfig) -> Iterator[ServedStudy]:
     for file in config.output.glob("votes.*"):
         file.unlink()
     with serving_study(config.output) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def refusing(config: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedStudy]:
+    """One for all that is refused: nothing of it is kept."""
+    study = tmp_path_factory.mktemp("refusing") / "study"
+    shutil.copytree(config.output, study, ignore=shutil.ignore_patterns("votes.*"))
+    with serving_study(study) as served:
         yield served
 
 
@@ -223,12 +233,12 @@ def test_many_raters_at_once(served: ServedStudy) -> None:
     "body",
     [b"", b"{", b"\xff", b"[]", b"null", b'{"votes": 1}', b"[" * 9000, b"1" * 5000, b'{"votes": [{}]}'],
 )
-def test_bad_json_is_refused_and_the_service_goes_on(served: ServedStudy, body: bytes) -> None:
-    status, _, reply = served.ask("POST", "/votes", body, rater="anna")
+def test_bad_json_is_refused_and_the_service_goes_on(refusing: ServedStudy, body: bytes) -> None:
+    status, _, reply = refusing.ask("POST", "/votes", body, rater="anna")
     assert status == 422
     assert reply["error"]["got"]
-    assert served.running.store.history() == []
-    assert served.ask("GET", "")[0] == 200
+    assert refusing.running.store.history() == []
+    assert refusing.ask("GET", "")[0] == 200
 
 
 BAD_FIELDS = [
@@ -247,11 +257,11 @@ BAD_FIELDS = [
 
 
 @pytest.mark.parametrize(("name", "value"), BAD_FIELDS, ids=[f"{n}-{i}" for i, (n, _) in enumerate(BAD_FIELDS)])
-def test_bad_votes_are_refused_whole(served: ServedStudy, name: str, value: object) -> None:
-    given = answers(served.begin("anna"))
+def test_bad_votes_are_refused_whole(refusing: ServedStudy, name: str, value: object) -> None:
+    given = answers(refusing.begin("anna"))
     given[1] = {**given[1], name: value}
-    assert served.ask("POST", "/votes", {"votes": given}, rater="anna")[0] == 422
-    assert served.running.store.history() == []
+    assert refusing.ask("POST", "/votes", {"votes": given}, rater="anna")[0] == 422
+    assert refusing.running.store.history() == []
 
 
 def test_ties_are_taken_only_where_they_are_offered(served: ServedStudy, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_recordings_move_within_reach(shared, name: str) -> None:  # type: ignor
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("motion", ["raise", "wave", "squat"])
+@pytest.mark.parametrize("motion", [*(pytest.param(m, marks=pytest.mark.slow) for m in ("raise", "wave")), "squat"])
 def test_poses_of_a_video_become_a_motion(motion: str) -> None:
     """Lifted from exact poses seen from the front, wrists and hips move as they did."""
     scene = make_scene(0, (224, 128), "full")
@@ -124,7 +124,7 @@ def test_poses_of_a_video_become_a_motion(motion: str) -> None:
 
 def test_a_video_without_a_trunk_is_refused() -> None:
     poses = PoseSequence(np.zeros((4, 134, 2), np.float32), np.zeros((4, 134), np.float32), (64, 48), 15.0)
-    with pytest.raises(InputError, match="no trunk"):
+    with pytest.raises(InputError, match="no torso"):
         lift_poses(poses, "empty.npz")
 
 

@@ -29,13 +29,16 @@ def same(a: SynthClip, b: SynthClip) -> bool:
 
 def shoot(scene: Scene, params: np.ndarray) -> SynthClip:
     rows = np.concatenate([params, params[-1:]])
-    return _render(scene, np.random.default_rng(0), rows, 15.0, np.zeros((len(rows), 2)), 2)
+    return _render(scene, np.random.default_rng(0), rows, 15.0, np.zeros((len(rows), 2)))
 
 
-@pytest.mark.whole
+def test_same_seed_same_pixels() -> None:
+    assert same(render_clip(5, 3, SMALL), render_clip(5, 3, SMALL))
+
+
+@pytest.mark.slow
 def test_same_seed_same_pixels_in_another_process() -> None:
     clip = render_clip(5, 3, SMALL)
-    assert same(clip, render_clip(5, 3, SMALL))
     code = "import hashlib;from mimicmotion.synth import render_clip;c=render_clip(5,3,(80,48));"
     code += "print(hashlib.sha256(c.frames.tobytes()+c.poses.xy.tobytes()+c.poses.confidence.tobytes()).hexdigest())"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
@@ -46,7 +49,7 @@ def test_same_seed_same_pixels_in_another_process() -> None:
 
 
 @pytest.mark.whole
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(st.integers(0, 2**40), st.integers(1, 5), st.sampled_from([(48, 32), (33, 47), (64, 64)]), st.booleans())
 def test_invariants(seed: int, n: int, size: tuple[int, int], camera: bool) -> None:
     clip = render_clip(seed, n, size, camera_motion=camera)
@@ -63,16 +66,9 @@ def test_invariants(seed: int, n: int, size: tuple[int, int], camera: bool) -> N
         np.testing.assert_allclose(poses.xy[:, NECK], neck, atol=1e-3)
 
 
-def test_person_seed_keeps_the_person_and_changes_the_motion() -> None:
-    a, b = render_clip(1, 2, SMALL, person_seed=9), render_clip(2, 2, SMALL, person_seed=9)
-    assert not np.array_equal(a.poses.xy, b.poses.xy)
-    np.testing.assert_array_equal(a.truth.background, b.truth.background)
-    assert not np.array_equal(a.truth.background, render_clip(1, 2, SMALL, person_seed=10).truth.background)
-
-
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_every_motion_moves(motion: str) -> None:
-    clip = render_clip(3, 12, SMALL, motion=motion, framing="full")
+    clip = render_clip(3, 6, SMALL, motion=motion, framing="full")
     moved = np.ptp(clip.poses.xy[:, :18], axis=0).max()
     assert moved > 0.5
     assert (clip.truth.clean[0] != clip.truth.clean[-1]).any()
@@ -88,7 +84,7 @@ def test_motions_differ() -> None:
             assert np.abs(a - b).max() > 0.05
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))])
 def test_keypoints_sit_on_their_part(seed: int) -> None:
     """Recolour one part by moving it away: pixels near its keypoint must change."""
     size = (240, 136)
@@ -168,7 +164,7 @@ def test_shadow_under_the_feet_goes_where_the_feet_go() -> None:
     q = np.stack([neutral()] * 2)
     q[1, LEG[0] + 1] = 0.4
     pose = pose_bones(scene.figure.skeleton, q)
-    standing, lifted = (render_moment(scene, pose, k, {}, np.zeros(2), 2) for k in (0, 1))
+    standing, lifted = (render_moment(scene, pose, k, {}, np.zeros(2)) for k in (0, 1))
     assert (standing.picture[standing.cover == 0] <= standing.background[standing.cover == 0] + 1e-6).all()
     x, y = np.mean([standing.points[i, :2] for i in (18, 20)], 0).astype(int)  # left toe and heel
     under = (slice(y, y + 6), slice(x - 6, x + 7))
@@ -176,11 +172,6 @@ def test_shadow_under_the_feet_goes_where_the_feet_go() -> None:
     assert both.sum() > 10
     dark = [(m.picture[under] / m.background[under])[both].mean() for m in (standing, lifted)]
     assert dark[0] < dark[1] - 0.05
-
-
-def test_more_samples_smooth_the_edges() -> None:
-    fine, coarse = (render_clip(1, 1, (256, 144), supersample=k).truth.clean[0].astype(int) for k in (4, 1))
-    assert 0 < np.abs(fine - coarse).mean() < 6
 
 
 @pytest.mark.whole
@@ -191,8 +182,7 @@ def test_people_are_varied() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"seed": -1}, {"num_frames": 0}, {"size": (8, 8)}, {"fps": 0.0}, {"motion": "fly"}, {"framing": "legs"},
-     {"supersample": 0},],
+    [{"seed": -1}, {"num_frames": 0}, {"size": (8, 8)}, {"fps": 0.0}, {"motion": "fly"}, {"framing": "legs"}],
 )  # fmt: skip
 def test_wrong_arguments(wrong: dict) -> None:
     with pytest.raises(InputError, match=str(next(iter(wrong)))):

@@ -109,7 +109,7 @@ def test_frozen_weights_take_half_the_memory_where_asked(tmp_path: Path) -> None
         micro_task(tmp_path, trained={"frozen": "half"})
 
 
-@pytest.mark.parametrize("kind", [True, "nested"])
+@pytest.mark.parametrize("kind", ["nested", pytest.param(True, marks=pytest.mark.slow)])
 def test_gradient_checkpointing_changes_no_number(kind: Any, tmp_path: Path) -> None:
     plain, grads = gradients(micro_task(tmp_path), [0, 1])
     saved, again = gradients(micro_task(tmp_path, gradient_checkpointing=kind), [0, 1])
@@ -184,7 +184,7 @@ def test_latents_are_modes_not_samples_and_not_scaled(tmp_path: Path) -> None:
 
 
 def test_augmentation_is_in_the_picture_before_it_is_encoded(tmp_path: Path) -> None:
-    task = micro_task(tmp_path, objective={"noise_aug": 0.5, "noise_aug_mean": -1.0})
+    task = micro_task(tmp_path, objective={"noise_aug": 0.5})
     numbers = list(range(6))
     batch = task.batch(0, numbers)
     draws = draw(task.config.objective, 0, numbers, (4, 4, 6, 4), SIZE)
@@ -261,6 +261,8 @@ def test_new_networks_are_the_same_for_a_seed_and_follow_the_settings(tmp_path: 
     assert task.trains_encoder
     assert any(n.startswith("image_encoder.") for n in task.parameters())
     assert task.parts.pose_net.widths[0] == 6
+    driving_only = ModelConfig(new=TinyConfig(**new, reference_pose=False))  # type: ignore[arg-type]
+    assert load_networks(driving_only, 0).pose_net.widths[0] == 3
     assert task.settings["height"] == 64
     assert task.settings["pose_drawing"] == {"canvas_short_side": None, "stroke": 4.0}
     gradients(task, [0, 1])

@@ -421,7 +421,6 @@ def test_replaced_checkpoint_is_whole(tmp_path: Path) -> None:
         ({"objective": {"condition_dropout": 2}}, "condition_dropout"),
         ({"objective": {"hand_scale": -1}}, "hand_scale"),
         ({"trained": {"what": "lora", "rank": 0}}, "rank"),
-        ({"validation": {"bands": [2, 1]}}, "bands"),
         ({"keep": 0}, "keep"),
         ({"data": {"workers": -1}}, "workers"),
         ({"stage": "else"}, "stage"),

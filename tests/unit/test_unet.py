@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from against_library import library
 from micro import UNET, copied, fill
 from mimicmotion.backbones.svd.checkpoint import config_of
 from mimicmotion.backbones.svd.execution.options import Execution
@@ -47,7 +47,7 @@ CHUNKS = Execution(frame_chunk=2, position_chunk=7, feed_forward_chunk=5)
 @functools.cache
 def theirs(name: str) -> Any:
     """Diffusers' network in float64."""
-    return fill(diffusers.UNetSpatioTemporalConditionModel(**CONFIGS[name]), 3).double()
+    return fill(library("diffusers", "UNetSpatioTemporalConditionModel")(**CONFIGS[name]), 3).double()
 
 
 @functools.cache
@@ -79,15 +79,24 @@ def error(got: Tensor, want: Tensor) -> float:
 def test_names_order_and_initial_values(name: str) -> None:
     """The order and the initial values too: a seed gives the network that it always gave."""
     states = []
-    for build in (UNet, lambda c: diffusers.UNetSpatioTemporalConditionModel(**c)):
+    for build in (UNet, lambda c: library("diffusers", "UNetSpatioTemporalConditionModel")(**c)):
         torch.manual_seed(0)
         states.append(build(CONFIGS[name]).state_dict())
     assert list(states[0]) == list(states[1])
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
 
 
-@pytest.mark.parametrize(("name", "tokens"), [("small", 1), ("deep", 3)])
-@pytest.mark.parametrize("execution", [Execution(), CHUNKS, Execution(channels_last=True, checkpointing="blocks")])
+@pytest.mark.parametrize(
+    ("name", "tokens", "execution"),
+    [
+        ("small", 1, CHUNKS),
+        ("deep", 3, Execution()),
+        ("small", 1, Execution(channels_last=True, checkpointing="blocks")),
+        pytest.param("small", 1, Execution(), marks=pytest.mark.slow),
+        pytest.param("deep", 3, CHUNKS, marks=pytest.mark.slow),
+        pytest.param("deep", 3, Execution(channels_last=True, checkpointing="blocks"), marks=pytest.mark.slow),
+    ],
+)
 def test_outputs_and_gradients(name: str, tokens: int, execution: Execution) -> None:
     """In float64 only the order of sums differs: 1e-6 of the largest value is far above that and below any mistake."""
     plain, unet, args = theirs(name), ours(name), inputs(name, tokens)
@@ -108,15 +117,26 @@ def test_outputs_and_gradients(name: str, tokens: int, execution: Execution) -> 
         assert error(unet(*args), want) < 1e-6
 
 
-@pytest.mark.parametrize("execution", [Execution(), CHUNKS, Execution(channels_last=True)])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "execution"),
+    [
+        (torch.float16, Execution()),
+        (torch.bfloat16, CHUNKS),
+        pytest.param(torch.float16, CHUNKS, marks=pytest.mark.slow),
+        pytest.param(torch.bfloat16, Execution(), marks=pytest.mark.slow),
+        *(
+            pytest.param(dtype, Execution(channels_last=True), marks=pytest.mark.slow)
+            for dtype in (torch.float16, torch.bfloat16)
+        ),
+    ],
+)
 def test_half_precision_is_as_exact_as_theirs(dtype: torch.dtype, execution: Execution) -> None:
     """Root mean square error against float64, of two thousand values."""
     unet, args = ours("small", dtype), inputs(size=(8, 10))
     narrow = tuple(a.to(dtype) if i in (0, 2) else a for i, a in enumerate(args))
     with torch.inference_mode():
         exact = theirs("small")(*args).sample
-        plain = diffusers.UNetSpatioTemporalConditionModel(**SMALL).to(dtype)
+        plain = library("diffusers", "UNetSpatioTemporalConditionModel")(**SMALL).to(dtype)
         plain.load_state_dict(unet.state_dict())
         unet.set_execution(execution)
         own, usual = ((y.double() - exact).square().mean().sqrt() for y in (unet(*narrow), plain(*narrow).sample))
@@ -174,7 +194,7 @@ def test_what_we_save_opens_in_diffusers(tmp_path: Path) -> None:
     unet = ours("deep", torch.float32)
     (tmp_path / "config.json").write_text(json.dumps(config_of(unet)))
     save_file(unet.state_dict(), tmp_path / "diffusion_pytorch_model.safetensors")
-    opened: Any = diffusers.UNetSpatioTemporalConditionModel.from_pretrained(tmp_path)
+    opened: Any = library("diffusers", "UNetSpatioTemporalConditionModel").from_pretrained(tmp_path)
     args = inputs("deep", dtype=torch.float32)
     with torch.inference_mode():
         assert error(unet(*args), opened(*args).sample.double()) < 1e-5  # float32
@@ -194,7 +214,7 @@ def test_what_diffusers_lacks_names_our_class() -> None:
 
 def test_defaults_are_those_of_diffusers() -> None:
     with torch.device("meta"):
-        plain, unet = diffusers.UNetSpatioTemporalConditionModel(), UNet({})
+        plain, unet = library("diffusers", "UNetSpatioTemporalConditionModel")(), UNet({})
     assert {k: v.shape for k, v in plain.state_dict().items()} == {k: v.shape for k, v in unet.state_dict().items()}
     assert [m.eps for m in plain.modules() if isinstance(m, torch.nn.GroupNorm)] == [
         m.eps for m in unet.modules() if isinstance(m, torch.nn.GroupNorm)

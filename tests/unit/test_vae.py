@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import pytest
 import torch
 
-from against_library import assert_same, half_errors, save, twins
+from against_library import assert_same, half_errors, library, save, twins
 from mimicmotion.backbones.svd.checkpoint import load_part
 from mimicmotion.backbones.svd.vae import Autoencoder, encode_mode
 from mimicmotion.errors import ConfigError
@@ -25,7 +24,7 @@ FRAMES = 3
 
 def pair(**change: Any) -> tuple[Any, Any]:
     config = SMALL | change
-    return twins(diffusers.AutoencoderKLTemporalDecoder(**config), Autoencoder(config))
+    return twins(library("diffusers", "AutoencoderKLTemporalDecoder")(**config), Autoencoder(config))
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -52,7 +51,9 @@ def test_same_as_diffusers(layers: int) -> None:
     assert_same(theirs, ours, decode, lambda vae: vae.decode(LATENTS, FRAMES))
 
 
-@pytest.mark.parametrize("frame_chunk", [1, 4, 2 * FRAMES])
+@pytest.mark.parametrize(
+    "frame_chunk", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(2 * FRAMES, marks=pytest.mark.slow)]
+)
 def test_chunks_change_nothing(frame_chunk: int) -> None:
     theirs, ours = pair()
     decode = lambda vae: vae.decode(LATENTS, num_frames=FRAMES).sample  # noqa: E731
@@ -69,8 +70,15 @@ def test_frames_run_in_chunks() -> None:
     assert seen == [4, 2] * 3
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("frame_chunk", [None, 2])
+@pytest.mark.parametrize(
+    ("frame_chunk", "dtype"),
+    [
+        (None, torch.bfloat16),
+        (2, torch.float16),
+        pytest.param(None, torch.float16, marks=pytest.mark.slow),
+        pytest.param(2, torch.bfloat16, marks=pytest.mark.slow),
+    ],
+)
 def test_error_in_half_precision(dtype: torch.dtype, frame_chunk: int | None) -> None:
     decode = lambda vae: vae.decode(LATENTS.to(vae.dtype), num_frames=FRAMES).sample  # noqa: E731
     ours = lambda vae: vae.decode(LATENTS.to(vae.quant_conv.weight.dtype), FRAMES, frame_chunk)  # noqa: E731
@@ -81,7 +89,7 @@ def test_error_in_half_precision(dtype: torch.dtype, frame_chunk: int | None) ->
 
 def test_files_open_in_both(tmp_path: Path) -> None:
     theirs, ours = (m.float() for m in pair(scaling_factor=0.3))
-    opened = diffusers.AutoencoderKLTemporalDecoder.from_pretrained(save(ours, tmp_path / "ours")).eval()
+    opened = library("diffusers", "AutoencoderKLTemporalDecoder").from_pretrained(save(ours, tmp_path / "ours")).eval()
     assert opened.config.scaling_factor == 0.3
     theirs.save_pretrained(tmp_path / "vae")
     again = load_part(tmp_path, "vae")

@@ -163,7 +163,7 @@ def test_full_disk_gives_the_whole_file_or_none(tmp_path: Path, name: str) -> No
     make()
     whole = (tmp_path / name).stat().st_size
     (tmp_path / name).unlink()
-    for limit in [0, 10, 500, *np.linspace(whole // 2, whole - 1, 12).astype(int).tolist(), whole - 2]:
+    for limit in [0, 10, 500, *np.linspace(whole // 2, whole - 1, 4).astype(int).tolist(), whole - 2]:
         with file_limit(limit), pytest.raises(OutputError, match="cannot be written"):
             make()
         assert leftovers(tmp_path) == [], limit
@@ -372,7 +372,9 @@ def heard(path: Path) -> tuple[float, float, list[float]]:
 FRAME = 0.044  # of a 60 fps driver and its sound nobody sees less: two frames of AAC
 
 
-@pytest.mark.parametrize("result", ["a.mp4", "a.webm", "a.mkv"])
+@pytest.mark.parametrize(
+    "result", ["a.mp4", *(pytest.param(name, marks=pytest.mark.slow) for name in ("a.webm", "a.mkv"))]
+)
 @pytest.mark.parametrize(
     ("source", "codec", "rate", "stretches"),
     [
@@ -415,7 +417,7 @@ def test_sound_from_where_there_is_none(tmp_path: Path, caplog: pytest.LogCaptur
     write(tmp_path / "b.mp4", audio_from=tmp_path)  # a folder of pictures
     (tmp_path / "text").write_text("no media")
     write(tmp_path / "c.mp4", audio_from=tmp_path / "text")
-    assert "no sound taken" in caplog.text
+    assert "cannot be used" in caplog.text
     write(tmp_path / "d.gif", audio_from=tmp_path / "silent.mp4")
     assert "has no sound" in caplog.text
     assert not open_video(tmp_path / "a.mp4").info.has_audio

@@ -57,7 +57,7 @@ def config(people: Path, model: Path, run: Path, **changes: Any) -> TrainConfig:
         data=DataConfig(shards=str(people), workers=0, sample=SampleConfig(num_frames=3)),
         model=ModelConfig(checkpoint=str(model)),
         warp=WarpConfig(**SMALL, clips=8, recolour=0.0),
-        optim=OptimConfig(steps=24, batch=1, lr=1e-2, warmup=0, ema=0.5),
+        optim=OptimConfig(steps=16, batch=1, lr=1e-2, warmup=0, ema=0.5),
         validation=ValidationConfig(every=0, clips=1),
         precision="no",
         save_every=100,

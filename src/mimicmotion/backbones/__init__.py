@@ -33,7 +33,7 @@ def find_backbone(name: str) -> type[Backbone]:
     others = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
     if name not in others:
         known = ", ".join([*BUILT_IN, *others])
-        raise WeightsError(f"a model of the backbone {name!r}", f"one of {known}", "install the package that has it")
+        raise WeightsError(f"the model needs the backbone {name!r}", f"one of {known}", "install its package")
     return others[name].load()
 
 

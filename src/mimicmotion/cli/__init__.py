@@ -45,6 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get(TRACEBACK):
             raise
         message = next(iter(str(e).splitlines()), "")[:500]
-        fix = f"please report it, with the traceback that {TRACEBACK}=1 in the environment shows"
+        fix = f"run it again with {TRACEBACK}=1 in the environment, and report it with the traceback"
         print(f"error: {type(e).__name__}: {message}\n  this is a bug in mimicmotion: {fix}", file=sys.stderr)
         return 1

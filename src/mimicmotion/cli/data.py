@@ -8,7 +8,7 @@ from mimicmotion.cli.options import app, run_job, say, settings_command
 from mimicmotion.settings.prepare import PrepareConfig
 from mimicmotion.settings.synthetic import SyntheticConfig
 
-prepare_app = App(name="prepare", help="Make training data: shards of scenes with poses.")
+prepare_app = App(name="prepare", help="Make training data: shards of video scenes with poses.")
 app.command(prepare_app)
 
 
@@ -16,7 +16,7 @@ app.command(prepare_app)
 def prepare(settings: PrepareConfig) -> None:
     """Make training shards from the folder VIDEOS: find scenes, estimate poses, filter, crop, and write a report.
 
-    Run it again to resume, or to add new videos.
+    Run it again to resume after an interruption, or to add new videos.
     """
     from mimicmotion.data.prepare.job import prepare as job
 

@@ -21,7 +21,7 @@ PUBLISHED = ("svd-xt-1.1", "mimicmotion-1.1", "dwpose")
 
 @app.command
 def doctor() -> None:
-    """Print what this machine has, what would be used, and commands that install what is missing."""
+    """Show what this machine has, what MimicMotion would use, and the commands that install what is missing."""
     say("\n".join(_facts()))
 
 
@@ -39,7 +39,7 @@ def _facts() -> Iterator[str]:
     yield f"memory        {_memory()}"
     yield from _gpus()
     device = choose_device("auto")
-    yield f"would use     device {device}, dtype {str(choose_dtype('auto', device)).removeprefix('torch.')}"
+    yield f"default       device {device}, dtype {str(choose_dtype('auto', device)).removeprefix('torch.')}"
     providers = onnxruntime.get_available_providers()
     yield f"pose runs on  {'CUDA' if 'CUDAExecutionProvider' in providers else 'CPU'} ({', '.join(providers)})"
     yield "video codecs  " + _codecs()
@@ -59,25 +59,25 @@ def _to_do(device: str, providers: Sequence[str]) -> Iterator[str]:
 
     for name, version in installed(*CONFLICTING).items():
         if version != "missing":
-            yield f"! {name} is installed beside opencv-python-headless: they overwrite each other."
+            yield f"! {name} and opencv-python-headless are both installed, and overwrite each other's files."
             yield f"$ pip uninstall -y {name}"
             yield "$ pip install --force-reinstall opencv-python-headless"
     if gpu_present() and device == "cpu":
-        yield "! An NVIDIA GPU is here, but this torch does not use it: it is a CPU build, or does not fit the driver."
+        yield "! There is an NVIDIA GPU, but this PyTorch cannot use it: it is a CPU build, or does not fit the driver."
         if sys.platform == "linux":  # where the ordinary index has builds for CUDA
             yield "$ pip install --force-reinstall torch"
         else:
-            yield "!   the selector on PyTorch's website gives the line for this system"
+            yield "!   for the command for this system, see https://pytorch.org/get-started"
     if gpu_present() and "CUDAExecutionProvider" not in providers:
-        yield "! An NVIDIA GPU is here, but onnxruntime has no CUDA provider: poses are found on the CPU."
+        yield "! There is an NVIDIA GPU, but onnxruntime has no CUDA provider: poses are estimated on the CPU."
         yield from (f"$ {line}" for line in cuda_lines())
     missing = [name for name in PUBLISHED if known(name).find() is None]
     if missing:
-        yield "For the published weights, once their licence is accepted on the hub:"
+        yield "To get the published weights, accept their licence on the hub, then run:"
         yield from (["$ hf auth login"] if any(known(name).gated for name in missing) and not get_token() else [])
         yield f"$ mimicmotion weights fetch {' '.join(missing)}"
     else:
-        yield "The published weights are here:"
+        yield "The published weights are downloaded. To use them:"
     use = "--model svd-xt-1.1 --checkpoint mimicmotion-1.1"
     yield f"$ mimicmotion generate person.png dance.mp4 -o result.mp4 {use}"
 

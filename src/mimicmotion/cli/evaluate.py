@@ -12,21 +12,23 @@ from mimicmotion.evaluation.figures.specs import BarsSpec, DiffSpec, FusionSpec,
 from mimicmotion.settings.evaluation import EvaluateConfig, parse_methods
 from mimicmotion.settings.metrics import GROUPS
 
-figures_app = App(name="figures", help="Make the paper's figures from results: PNG files, and their numbers as CSV.")
+figures_app = App(name="figures", help="Draw the paper's figures for your results, as PNG with the numbers as CSV.")
 app.command(figures_app)
 
 
 EVALUATE = {
     "generated": Option(kind=list[str], convert=parse_methods),
-    "metrics": Option(help=f"Any of {', '.join(GROUPS)}; by default, all that can be computed on this machine."),
+    "metrics": Option(
+        help=f"Any of {', '.join(GROUPS)}; default: all available ones except lpips-vgg, and poses without --driving."
+    ),
 }
 
 
 @settings_command(app, EvaluateConfig, name="evaluate", options=EVALUATE)
 def evaluate(settings: EvaluateConfig) -> int:
-    """Compare generated videos with real ones of the same names, and write a report with intervals.
+    """Compare generated videos with real ones of the same names, and write a report with confidence intervals.
 
-    Writes OUTPUT/report.md, report.html, metrics.csv and summary.json. Exit code 1: a video could not be measured.
+    Writes OUTPUT/report.md, report.html, metrics.csv and summary.json. Exits with 1 if a video could not be measured.
     """
     from mimicmotion.evaluation.job import evaluate as job
 
@@ -44,16 +46,17 @@ def compare(
     metrics: Annotated[list[str] | None, Several] = None,
     published: bool = True,
 ) -> None:
-    """Compare reports, tables of other methods and the paper's published numbers (labelled) in one table.
+    """Compare reports, results of other methods and published numbers (marked as such) in one table.
 
     Writes OUTPUT/compare.md, compare.tex, compare.html and compare.csv.
 
     Args:
         sources: Reports of `evaluate` (folders) or CSV files, each as PATH or NAME=PATH. A CSV file has the columns
             method, metric and value, or method and one column per metric; several rows of a method are averaged.
-        output: Folder for the tables.
-        metrics: Metrics to show, in this order; by default all.
-        published: Add the published numbers of MagicPose, Moore-AnimateAnyone, MuseV, MagicAnimate and MimicMotion.
+        output: Folder to write the tables to.
+        metrics: Metrics to show, in this order; default: all.
+        published: Add the numbers that the paper reports for MagicPose, Moore-AnimateAnyone, MuseV, MagicAnimate and
+            MimicMotion.
     """
     from mimicmotion.evaluation.reports.compare import FILES, save_comparison
     from mimicmotion.evaluation.reports.compare import compare as job

@@ -15,16 +15,16 @@ logger = logging.getLogger(__name__)
 
 FACES = 30
 """Frames of a result, roughly, whose faces are compared with the picture's."""
-PLAN_OUTPUT = Option(default=Path("plan.png"), help="The picture: the aligned driving pose over the reference picture.")
+PLAN_OUTPUT = Option(default=Path("plan.png"), help="Picture to write: the aligned driving pose over the picture.")
 
 
 @settings_command(app, GenerateConfig, "picture", "video", name="generate")
 def generate(settings: GenerateConfig) -> None:
-    """Make a video of the person in PICTURE moving like the person in VIDEO (or in a pose file).
+    """Make the person in PICTURE move like the person in VIDEO (or in a pose file), and write the result as a video.
 
-    Writes OUTPUT and OUTPUT.json (seed, settings, versions, and checksums of weights and inputs). The state of an
-    unfinished run is in OUTPUT.state: if it is killed, run the same command with --resume. After `mimicmotion weights
-    fetch faces`, it also reports how similar the faces in the result are to the one in the picture.
+    Writes OUTPUT and OUTPUT.json (settings, seed, versions, and checksums of weights and inputs). The state of an
+    unfinished run is kept in OUTPUT.state: if the run is killed, repeat the command with --resume. After `mimicmotion
+    weights fetch faces`, it also reports how similar the faces in the result are to the one in the picture.
     """
     from mimicmotion.evaluation.metrics.identity import ALIKE, likeness
     from mimicmotion.generate.job import generate as job
@@ -36,11 +36,11 @@ def generate(settings: GenerateConfig) -> None:
         frames = itertools.islice(result.frames, 0, None, max(1, result.num_frames // FACES))
         alike = likeness(settings.picture, frames, person_choice(settings.picture_person))
     except MimicMotionError as e:  # the video is made
-        logger.warning("likeness of the face not measured: %s", e.got)
+        logger.warning("face similarity not measured: %s", e.got)
         return
     if alike is not None:
-        far = "" if alike >= ALIKE else f"; below {ALIKE} it may be taken for somebody else"
-        say(f"likeness of the face: {alike:.2f} of 1{far}")
+        far = "" if alike >= ALIKE else f"; below {ALIKE}, viewers may see somebody else"
+        say(f"face similarity: {alike:.2f} (1: identical){far}")
 
 
 @settings_command(
@@ -53,7 +53,7 @@ def generate(settings: GenerateConfig) -> None:
     options={"output": PLAN_OUTPUT},
 )
 def plan(settings: PlanConfig) -> None:
-    """Show what `generate` would do with the same arguments, without doing any long work."""
+    """Show what `generate` would do with the same arguments, without generating the video."""
     from mimicmotion.generate.plan import plan as job
 
     say(run_job(job(settings)).summary())
@@ -63,7 +63,7 @@ def plan(settings: PlanConfig) -> None:
 def batch(settings: BatchConfig) -> int:
     """Run `generate` for every job in JOBS, each in its own process; a failing job does not stop the others.
 
-    Run it again to resume: finished results are kept, interrupted jobs continue. Exit code 1: a job failed.
+    Run it again to resume: finished results are kept, and interrupted jobs continue. Exits with 1 if a job failed.
     """
     from mimicmotion.generate.batch import batch as job
 
@@ -88,11 +88,11 @@ def replay(
 ) -> None:
     """Reproduce the result described by SIDECAR (the OUTPUT.json of `generate`), and check that the file is identical.
 
-    Inputs and weights must have the recorded contents; different package versions are noted.
+    Inputs and weights must be the recorded ones, by checksum; differences in package versions are noted.
 
     Args:
         sidecar: The file OUTPUT.json beside a result.
-        output: The new result; by default OUTPUT-replay beside the sidecar.
+        output: File of the new result; default: OUTPUT-replay, beside the sidecar.
         picture: New path of the picture, if it was moved.
         video: New path of the driving video or pose file.
         detector: New path of dwpose's person detector.
@@ -109,9 +109,9 @@ def replay(
 
 @app.command
 def inspect(file: Path, /) -> int:
-    """Show the labels of FILE: whether it is marked as synthetic, by whom, and whether it has been changed since.
+    """Show how FILE is labelled: whether it is marked as AI-generated, by whom, and whether it was changed since.
 
-    Exit code 1: it has been changed.
+    Exits with 1 if it was changed.
 
     Args:
         file: A video, a picture or a folder of frames.
@@ -133,7 +133,7 @@ def poses(settings: PosesConfig) -> None:
 
 @settings_command(app, MaskConfig, "video", name="mask")
 def mask(settings: MaskConfig) -> None:
-    """Make a mask video of the person in VIDEO: white where the person is, black elsewhere."""
+    """Make a mask of the person in VIDEO: a video that is white where the person is and black elsewhere."""
     from mimicmotion.generate.mask import mask as job
 
     say(run_job(job(settings)).summary())

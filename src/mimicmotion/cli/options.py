@@ -23,11 +23,16 @@ if typing.TYPE_CHECKING:
 T = TypeVar("T")
 Command = Callable[[Any], "int | None"]
 
+GENERAL = "Options"
+HEADINGS = (GENERAL, "Input", "Output", "Motion", "Quality", "Speed", "Memory", "Advanced")
+_GROUPS = {name: Group(name, sort_key=place) for place, name in enumerate(HEADINGS, 1)}
+
 app = App(
     name="mimicmotion",
     version=__version__,
     suppress_keyboard_interrupt=False,
-    help="Human motion video from one picture and a driving video, of any length (MimicMotion, arXiv 2406.19680).",
+    group_parameters=_GROUPS[GENERAL],
+    help="Human motion videos of any length, from one picture and a driving video (MimicMotion, arXiv 2406.19680).",
 )
 
 Output = Parameter(name=["--output", "-o"])
@@ -35,9 +40,6 @@ Several = Parameter(consume_multiple=True, negative="")
 
 SCREEN = 20
 """Commands with more options than this show only those declared as first in their short help."""
-GENERAL = "Options"
-HEADINGS = (GENERAL, "Input", "Output", "Motion", "Quality", "Speed", "Memory", "Advanced")
-_GROUPS = {name: Group(name, sort_key=place) for place, name in enumerate(HEADINGS, 1)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +134,7 @@ def _parameters(
         option = special.get(name, Option())
         default = defaults[name] if option.default is None else option.default
         known = default not in (None, dataclasses.MISSING)
+        shown = str(default).lower() if isinstance(default, bool) else default
         kind = option.kind or fields[name][0]
         long = option.name or f"--{name.replace('_', '-')}"
         items = {"consume_multiple": True, "negative": ""} if "list[" in str(kind) or "tuple[" in str(kind) else {}
@@ -141,13 +144,13 @@ def _parameters(
                 name,
                 kind,
                 name=[long, "-o"] if name == "output" else [long],
-                help=(option.help or helps[name]) + (f" [default: {str(default).lower()}]" if known else ""),
+                help=(option.help or helps[name]) + (f" [default: {shown}]" if known else ""),
                 group=_GROUPS[GENERAL if top else note.group],
                 show=full or top or not short,
                 **items,
             )
         )
-    file = "YAML file with any of these settings; options override it."
+    file = "YAML file with any of these settings; options on the command line override it."
     found.append(parameter("config", Path, name=["--config", "-c"], help=file, group=_GROUPS[GENERAL]))
     if short and not full:
         every = f"Show all {len(fields) - len(arguments)} options."

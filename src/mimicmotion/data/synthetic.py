@@ -66,7 +66,7 @@ def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
     recordings = tuple(p for p in files if p.suffix in (".bvh", ".npz", ".json"))
     if config.mocap and not recordings:
         got = f"{config.mocap} holds no recorded motion"
-        raise InputError(got, "BVH files or pose files", "give another folder")
+        raise InputError(got, "BVH files or pose files", "choose another folder")
     settings = {
         "source": SOURCE, "frames": config.frames, "camera_motion": config.camera_motion, "fps": list(FRAME_RATES),
         "people": sha256_file(default_path()), "mocap": [p.name for p in recordings], "truth": config.truth,

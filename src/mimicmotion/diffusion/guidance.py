@@ -80,7 +80,7 @@ class Differences:
     def get(self, frames: Sequence[int], like: Latents) -> Latents:
         """The difference of the segment with these rows, on the device and in the dtype of `like`."""
         if self.stored is None:
-            raise InputError("no difference is stored", "a step with both passes before", "start where both passes run")
+            raise InputError("no guidance is stored", "an earlier step with both passes", "start where both passes run")
         return self.stored[:, self.positions[tuple(frames)]].to(like)
 
     def memory(self) -> dict[str, Tensor]:
@@ -99,7 +99,7 @@ class Differences:
             raise InputError(
                 "no guidance in memory" if found is None else f"memory guidance of shape {tuple(found.shape)}",
                 f"the differences of all segments {expected}: the next step uses them again",
-                "pass the memory of the step that is resumed",
+                "pass the memory of the step to resume from",
             )
         self.stored = found.to(device=self.device, dtype=self.dtype, copy=True)
 

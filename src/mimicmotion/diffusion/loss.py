@@ -7,9 +7,8 @@ overflows at sigma ~ 700. `training.objective` combines these functions to the l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -18,31 +17,14 @@ from numpy import ndarray
 from torch import Tensor
 
 from mimicmotion.diffusion.denoiser import Latents
-from mimicmotion.errors import ConfigError, InputError
-
-
-@dataclass(frozen=True, slots=True)
-class LogNormal:
-    """Training noise levels: ln(sigma) ~ N(mean, std^2)."""
-
-    mean: float
-    std: float
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.mean) and 0 < self.std < math.inf):
-            raise ConfigError(f"mean={self.mean}, std={self.std}", "a finite mean and std > 0", "use a preset")
-
-    def levels(self, z: Float32[Tensor, " count"]) -> Float32[Tensor, " count"]:
-        """Map standard normal numbers `z` to noise levels."""
-        return (self.mean + self.std * z).exp()
-
+from mimicmotion.errors import InputError
 
 SIGMA_PRESETS = {
-    "mimicmotion": LogNormal(0.5, 1.4),
-    "svd-320x576": LogNormal(0.7, 1.6),
-    "svd-576x1024": LogNormal(1.0, 1.6),
+    "mimicmotion": NormalDist(0.5, 1.4),
+    "svd-320x576": NormalDist(0.7, 1.6),
+    "svd-576x1024": NormalDist(1.0, 1.6),
 }
-"""Noise levels of MimicMotion and of SVD's image-to-video training."""
+"""Distribution of ln(sigma) in the training of MimicMotion and of SVD's image-to-video models."""
 
 
 def _column(sigma: Tensor, like: Tensor) -> Float32[Tensor, "batch 1 1 1 1"]:
@@ -91,7 +73,7 @@ def weighted_mse(output: Latents, target: Latents, weights: Tensor | None = None
         InputError: output and target differ in shape.
     """
     if output.shape != target.shape:
-        raise InputError(f"output {tuple(output.shape)}", f"{tuple(target.shape)}", "use a U-Net of this autoencoder")
+        raise InputError(f"output {tuple(output.shape)}", f"{tuple(target.shape)}", "use this autoencoder's U-Net")
     error = (output.float() - target.float()).square()
     return (error if weights is None else weights * error).flatten(1).mean(1)
 

@@ -90,7 +90,7 @@ def make_recipe(
     fusion = parse(FusionConfig, model.get("fusion", {})) if fusion is None else fusion
     if not reference_slot:
         if fusion.mode == "released":
-            raise PoseError("fusion mode released without reference_pose", "the picture's drawn pose", "pass it")
+            raise PoseError("fusion=released without reference_pose", "the picture's drawn pose", "pass reference_pose")
         fusion = dataclasses.replace(fusion, reference_slot=False)
     levels, steps = settings.sigmas, settings.num_inference_steps
     if levels is None and steps is None and settings.schedule is None:

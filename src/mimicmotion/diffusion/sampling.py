@@ -89,7 +89,7 @@ def sample(
             raise InputError(
                 "no x0 in memory" if last is None else f"memory x0 of shape {tuple(last.shape)}",
                 f"the last step's clean latents {tuple(x.shape)}: {sampler} continues from two steps",
-                "pass the memory of the step that is resumed",
+                "pass the memory of the step to resume from",
             )
         known["x0"] = last.to(x)
     return _sample(denoiser, x, sigmas, second_order, start, known, keep_x0, in_place)

@@ -38,15 +38,14 @@ def content_digest(path: Path, chosen: Callable[[Path], bool] = named_picture) -
 
 
 class ResultCache:
-    """Numbers and features on disk, one file per key, written atomically.
+    """Numbers and features in the user's cache folder, one file per key, written atomically.
 
     Args:
-        folder: folder of the files; by default `cache_folder() / "evaluation"`.
         enabled: False neither reads nor writes.
     """
 
-    def __init__(self, folder: Path | None = None, *, enabled: bool = True) -> None:
-        self.folder = folder if folder is not None else cache_folder() / "evaluation"
+    def __init__(self, *, enabled: bool = True) -> None:
+        self.folder = cache_folder() / "evaluation"
         self.enabled = enabled
         self.hits = self.misses = 0
 

@@ -46,7 +46,7 @@ def evaluate(config: EvaluateConfig) -> Job[EvaluateResult]:
         OutputError: the report cannot be written.
     """
     files = [config.output / name for name in FILES]
-    read = [getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in ("output", "cache_dir")]
+    read = [getattr(config, f.name) for f in dataclasses.fields(config) if f.name != "output"]
     check_not_inputs([*config.generated.values(), *(p for p in read if isinstance(p, str | Path))], files)
     for path in files:
         check_writable(path)

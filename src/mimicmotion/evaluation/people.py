@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from functools import cached_property
 from pathlib import Path
 
@@ -12,49 +12,32 @@ from mimicmotion.errors import PoseError
 from mimicmotion.evaluation.cache import ResultCache
 from mimicmotion.evaluation.metrics import measures
 from mimicmotion.evaluation.metrics.identity import Embeddings, embeddings, identity_numbers
-from mimicmotion.evaluation.metrics.poses import detection_size, enlarged, redetect
+from mimicmotion.evaluation.metrics.poses import detection_size, enlarged
 from mimicmotion.evaluation.networks.faces import FaceNetwork
-from mimicmotion.evaluation.reports.listing import list_pictures
 from mimicmotion.evaluation.selection import MetricNetwork
 from mimicmotion.evaluation.videos import Side, VideoPair
 from mimicmotion.pose.estimators.holistic.estimator import SOURCE, HolisticEstimator
 from mimicmotion.pose.files import load_poses
 from mimicmotion.pose.keypoints import PoseSequence
-from mimicmotion.settings.evaluation import EvaluateConfig
-from mimicmotion.video.picture import read_picture
 
 
 class People:
     """Poses and faces of pairs of videos.
 
     Args:
-        config: settings of the evaluation.
         cache: cache of poses and face embeddings.
         notes: notes for the report, to which new ones are appended.
         network: face network, if identity similarity was requested.
-        rename: converts the name of a reference picture to the name of its sequence.
 
     Raises:
-        InputError: the folder of reference pictures is invalid.
         WeightsError: the file is not a face network.
     """
 
-    def __init__(
-        self,
-        config: EvaluateConfig,
-        cache: ResultCache,
-        notes: list[str],
-        network: MetricNetwork | None = None,
-        rename: Callable[[str], str] = str,
-    ) -> None:
-        self.config, self.cache, self.notes = config, cache, notes
-        self.pictures: dict[str, Path] = {}
-        self.known: dict[str, Embeddings] = {}
+    def __init__(self, cache: ResultCache, notes: list[str], network: MetricNetwork | None = None) -> None:
+        self.cache, self.notes = cache, notes
         if network is not None:
             self.faces: FaceNetwork = network.load()
             self.digest = network.digest
-            if config.references is not None:
-                self.pictures = list_pictures(config.references, rename=rename)
 
     @cached_property
     def estimator(self) -> HolisticEstimator:
@@ -89,7 +72,7 @@ class People:
         made = yield from self._embeddings(pair, pair.generated, pair.frames // 2)
         if not np.isfinite(real).all(1).any():
             self.notes.append(f"{pair.method}, {pair.sequence}: no identity: no reliable face in the real frames")
-        return identity_numbers(made, real, self._reference(pair) if self.pictures else None)
+        return identity_numbers(made, real)
 
     def _embeddings(self, pair: VideoPair, side: Side, before: int) -> Generator[int, None, Embeddings]:
         """Face embeddings of one side of a pair, one per frame; NaN without a reliable face."""
@@ -105,20 +88,6 @@ class People:
             known = np.stack(found)
             self.cache.put(key, known)
         return known
-
-    def _reference(self, pair: VideoPair) -> Embeddings | None:
-        """The embedding of a sequence's reference picture; NaN without a reliable face, None without a picture."""
-        path = self.pictures.get(pair.sequence)
-        if path is None:
-            self.notes.append(f"{pair.method}, {pair.sequence}: no reference picture in {self.config.references}")
-            return None
-        if pair.sequence not in self.known:
-            picture = read_picture(path)
-            poses = redetect(picture[None], self.estimator)
-            self.known[pair.sequence] = found = np.stack(list(embeddings([picture], poses, self.faces)))
-            if not np.isfinite(found).all():
-                self.notes.append(f"{pair.sequence}: no reliable face in the reference picture")
-        return self.known[pair.sequence]
 
 
 def pair_poses(folder: Path, pair: VideoPair) -> PoseSequence:

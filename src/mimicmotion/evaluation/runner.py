@@ -23,14 +23,13 @@ from mimicmotion.evaluation.metrics.fvd import features
 from mimicmotion.evaluation.metrics.poses import pose_numbers
 from mimicmotion.evaluation.metrics.seams import segment_borders, sidecar_fusion
 from mimicmotion.evaluation.people import People, pair_poses
-from mimicmotion.evaluation.protocols import Protocol, load_protocol, plain_name
+from mimicmotion.evaluation.protocols import Protocol, load_protocol
 from mimicmotion.evaluation.reports.summary import Row, Sets, Summary, add_frechet, summarise_rows
 from mimicmotion.evaluation.selection import MetricNetwork, Selection, select_metrics
 from mimicmotion.evaluation.videos import Side, VideoFile, VideoPair, find_sequences, missing, open_pair
 from mimicmotion.generate.provenance import installed
 from mimicmotion.runtime.extras import import_extra
 from mimicmotion.runtime.progress import Job, Progress
-from mimicmotion.settings import FusionConfig
 from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.settings.metrics import FRECHET
 
@@ -103,7 +102,7 @@ class _Run:
         for module in ("scipy.stats", "matplotlib"):  # fail before the long work, not in the report
             import_extra(module, "eval")
         self.config, self.protocol = config, load_protocol(config.protocol)
-        self.cache = ResultCache(config.cache_dir, enabled=config.cache)
+        self.cache = ResultCache(enabled=config.cache)
         self.failures: list[Failure] = []
         self.notes: list[str] = []
         self.inputs: dict[str, dict[str, str]] = {}
@@ -117,9 +116,8 @@ class _Run:
         self._check_missing(real, found)
         self.selection = select_metrics(config)
         groups, networks = self.selection.groups, self.selection.networks
-        rename = plain_name if self.protocol.sequences else str
         # loads the network now, so that a wrong file fails before the long work
-        self.people = People(config, self.cache, self.notes, networks.get("identity"), rename)
+        self.people = People(self.cache, self.notes, networks.get("identity"))
         pairs = yield from self._look(real, found)
         self.rows = {(p.method, p.sequence): Row(p.sequence, p.method, p.frames, {}, p.notes) for p in pairs}
         yield from self._each("measure", pairs, self._measure)
@@ -134,7 +132,7 @@ class _Run:
         measured = list(self.rows.values())
         summary = summarise_rows(measured, methods)
         for group, of in sets.items():
-            for done, total in add_frechet(summary, networks[group].metric, of, config):
+            for done, total in add_frechet(summary, networks[group].metric, of, infinite=config.fd_infinity):
                 yield Progress(f"{group} interval", done, total)
         self._note_uneven(measured, methods)
         notes = [*self.selection.notes, *self.notes, *summary.notes]
@@ -238,19 +236,18 @@ class _Run:
 
     def _find_borders(self, pair: VideoPair) -> list[int]:
         """Segment borders of a result, or a note on why there are none."""
-        config = self.config
-        fusion = config.segments() or (None if config.borders else sidecar_fusion(pair.generated.reader.path))
+        found = self.config.borders
+        if found is None and (fusion := sidecar_fusion(pair.generated.reader.path)) is not None:
+            found = segment_borders(pair.made, fusion)
         if pair.fps is not None:
             why = "its frames are resampled"
-        elif config.borders or fusion is not None:
-            borders = list(config.borders or segment_borders(pair.made, fusion or FusionConfig()))
-            borders = [b for b in sorted(set(borders)) if b < pair.frames]
-            self.borders[pair.method, pair.sequence] = borders
+        elif found is None:
+            why = "segment borders are unknown (no OUTPUT.json beside it, no --borders)"
+        else:
+            self.borders[pair.method, pair.sequence] = borders = [b for b in sorted(set(found)) if b < pair.frames]
             if borders:
                 return borders
-            why = "it is a single segment" if fusion else "no border lies within it"
-        else:
-            why = "segment borders are unknown (no OUTPUT.json beside it, no --segment-frames, no --borders)"
+            why = "no border lies within it"
         self.notes.append(f"{pair.method}, {pair.sequence}: no seam score: {why}")
         return []
 
@@ -281,13 +278,13 @@ class _Run:
     def _clip_features(self, network: MetricNetwork, pair: VideoPair, side: Side) -> Float32[ndarray, "clips dim"]:
         config = self.config
         key = {"kind": "features", "version": FEATURES_VERSION, "network": network.digest, "group": network.group}
-        key |= {"length": network.length, "clips": config.clips, "fit": config.fit} | {"side": pair.key(side)}
+        key |= {"length": network.length, "clips": config.clips, "fit": "squash"} | {"side": pair.key(side)}
         known = self.cache.get(key)
         if known is None:
             known = features(pair.fitted(side), network.load(), mode=config.clips)
             if not np.isfinite(known).all():
                 got = f"NaN in the {network.title} features of {side.reader.path}"
-                raise InputError(got, "finite features", "check these frames")
+                raise InputError(got, "finite features", "check these videos for damaged frames")
             self.cache.put(key, known)
         return known
 

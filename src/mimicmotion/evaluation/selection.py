@@ -56,6 +56,8 @@ class Selection:
     notes: tuple[str, ...] = ()
 
 
+CLIP_FRAMES = 16
+"""Frames per clip of a Frechet distance."""
 BY_PATH = ("fid", "fid-vid", "cd-fvd", "features")
 _INPUTS = {"fid": features.FID_INPUT, "fid-vid": features.FID_VID_INPUT, "cd-fvd": features.IMAGENET_INPUT}
 
@@ -68,10 +70,8 @@ def select_metrics(config: EvaluateConfig) -> Selection:
         InputError: a requested metric cannot be computed with these settings or packages.
     """
     asked = config.metrics is not None
-    needed = set(config.metrics or (["identity"] if config.references else []))
+    needed = set(config.metrics or ())
     wanted = list(dict.fromkeys(config.metrics or _default(config)))
-    if config.poses and "poses" not in wanted:
-        wanted.append("poses")
     groups, networks, notes = [], {}, []
     for group in wanted:
         try:
@@ -93,8 +93,9 @@ def select_metrics(config: EvaluateConfig) -> Selection:
 
 def _default(config: EvaluateConfig) -> list[str]:
     given = [g for g in BY_PATH if _path(g, config) is not None]
-    given += ["identity"] if config.references or _path("identity", config) else []
-    known = config.borders or config.segment_frames or any(map(has_sidecars, config.generated.values()))
+    given += ["poses"] if config.driving else []
+    given += ["identity"] if _path("identity", config) else []
+    known = config.borders or any(map(has_sidecars, config.generated.values()))
     lpips = "lpips-vgg" if config.convention == "field" else "lpips"
     return [*PLAIN, *(["seams"] if known else []), lpips, "fvd", *given]
 
@@ -105,7 +106,7 @@ def _not_given(config: EvaluateConfig, groups: list[str]) -> list[str]:
     if "identity" not in groups:
         notes.append("identity not computed: `mimicmotion weights fetch faces`, or give a network with --identity")
     if "seams" not in groups:
-        notes.append("seams not computed: give --segment-frames or --borders, or keep the OUTPUT.json of `generate`")
+        notes.append("seams not computed: give --borders, or keep the OUTPUT.json of `generate`")
     absent = [g for g in BY_PATH[:3] if _path(g, config) is None]
     if absent:
         options = ", ".join("--" + g for g in absent)
@@ -121,25 +122,24 @@ def _path(group: str, config: EvaluateConfig) -> Path | None:
 
 def _network(group: str, config: EvaluateConfig) -> MetricNetwork | None:
     """The network of a metric; None if it needs none."""
-    c, length = config, 1 if group == "fid" else config.clip_frames
-    device = None if c.device == "auto" else c.device
+    length = 1 if group == "fid" else CLIP_FRAMES
     if group == "ssim" and importlib.util.find_spec("skimage") is None:
         raise InputError("scikit-image is not installed", "scikit-image", install_command("eval"))
     if group in ("lpips", "lpips-vgg"):
         net: Net = "alex" if group == "lpips" else "vgg"
         path = features.weights_path(f"lpips-{net}", None)
-        title, length, load = "LPIPS", 0, partial(load_lpips, net, path, device=device)
+        title, length, load = "LPIPS", 0, partial(load_lpips, net, path)
     elif group == "fvd":
-        path = features.i3d_path(c.i3d, length)
-        title, load = "FVD", partial(features.load_i3d, path, fit=c.fit, length=length, device=device)
+        path = features.weights_path("i3d", config.i3d)
+        title, load = "FVD", partial(features.load_i3d, path, length=length)
     elif group == "identity":
         path = _given(group, config)
         title, length, load = f"identity by {path.stem}", 0, partial(FaceNetwork, path)
     elif group in BY_PATH:
         path = _given(group, config)
         title = f"Frechet distance on {path.stem} features" if group == "features" else group.upper()
-        options = {"preprocess": _INPUTS.get(group, features.Preprocess(fit=c.fit)), "device": device}
-        load = partial(features.load_network, path, path.stem, length=length, **options)
+        preprocess = _INPUTS.get(group, features.I3D_INPUT)
+        load = partial(features.load_network, path, path.stem, length=length, preprocess=preprocess)
     else:
         return None
     return MetricNetwork(group, title, path, content_digest(path, Path.is_file), length, cache(load))
@@ -148,7 +148,7 @@ def _network(group: str, config: EvaluateConfig) -> MetricNetwork | None:
 def _given(group: str, config: EvaluateConfig) -> Path:
     path = _path(group, config)
     if path is None or not path.exists():
-        fix = f"correct --{group}; no package index has this network"
+        fix = f"correct --{group}; this network is not on a package index"
         if group == "identity":
             fix = "`mimicmotion weights fetch faces`, or correct --identity"
         raise WeightsError(f"{path} does not exist", "the network's file", fix)

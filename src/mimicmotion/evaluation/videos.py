@@ -110,7 +110,7 @@ class VideoPair:
             count += 1
             yield side.fit.apply(frame)
         if count < self.frames:
-            raise MediaError(f"{side.reader.path} has {count} frames", f"{self.frames}", "evaluate again")
+            raise MediaError(f"{side.reader.path} has {count} frames", f"{self.frames}", "the file changed: run again")
 
     def chunks(self) -> Iterator[tuple[Frames, Frames]]:
         """(generated, real) frames in chunks."""
@@ -144,9 +144,9 @@ def open_pair(
     readers = real.open(rate), generated.open(rate)
     timed = real.is_timed(config) and generated.is_timed(config)
     notes: list[str] = []
-    fps = _common_rate(*readers, config, notes) if timed or config.fps is not None else None
+    fps = _common_rate(*readers, notes) if timed else None
     lengths = [_count(s, r, fps, rate, cache) for s, r in zip((real, generated), readers, strict=True)]
-    if fps is not None and config.fps is None and not any(r.info.variable_frame_rate for r in readers):
+    if fps is not None and not any(r.info.variable_frame_rate for r in readers):
         own = [_count(s, r, None, rate, cache) for s, r in zip((real, generated), readers, strict=True)]
         if own[0] == own[1]:  # the same frames under another nominal rate
             fps, lengths, notes = None, own, [f"{_rates(*readers)}, {own[0]} frames each: compared frame by frame"]
@@ -171,20 +171,13 @@ def _folder_rate(real: VideoFile, generated: VideoFile, config: EvaluateConfig) 
     return timed[0].open().info.fps if len(timed) == 1 else RELEASED_FPS
 
 
-def _common_rate(real: VideoReader, generated: VideoReader, config: EvaluateConfig, notes: list[str]) -> float | None:
+def _common_rate(real: VideoReader, generated: VideoReader, notes: list[str]) -> float | None:
     """The frame rate to which both are resampled; None to compare frame n with frame n."""
-    if config.frame_rate == "count":
-        return None
     a, b = real.info, generated.info
-    steady = not (a.variable_frame_rate or b.variable_frame_rate)
-    wanted = config.fps or a.fps
-    if steady and all(abs(i.fps / wanted - 1) < SAME_RATE for i in (a, b)):
+    if not (a.variable_frame_rate or b.variable_frame_rate) and abs(b.fps / a.fps - 1) < SAME_RATE:
         return None
-    if config.frame_rate == "refuse" and (not steady or abs(a.fps / b.fps - 1) >= SAME_RATE):
-        got = _rates(real, generated) + ("" if steady else ", variable")
-        raise InputError(got, "one steady frame rate", "compare with --frame-rate resample or count")
-    notes.append(f"{_rates(real, generated)}: both resampled to {wanted:g}")
-    return wanted
+    notes.append(f"{_rates(real, generated)}: both resampled to {a.fps:g}")
+    return a.fps
 
 
 def _rates(real: VideoReader, generated: VideoReader) -> str:
@@ -205,5 +198,5 @@ def _count(source: VideoFile, reader: VideoReader, fps: float | None, folder_fps
         cache.put(key, known)
     if known["damage"] or not known["frames"]:
         what = known["damage"] or "has no frames"
-        raise MediaError(f"{source.path}: {what}", "a complete video", "make or copy it again")
+        raise MediaError(f"{source.path}: {what}", "a complete video", "create or copy it again")
     return int(known["frames"])

@@ -1,1 +1,1 @@
-"""The job generate, and what goes with it: plan, poses, mask, replay, demo."""
+"""The `generate` job, and jobs related to it: plan, poses, mask, batch, replay, demo."""

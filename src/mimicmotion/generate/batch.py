@@ -79,7 +79,7 @@ class BatchResult:
     def summary(self) -> str:
         """A short summary for the user."""
         states = [outcome.state for outcome in self.outcomes]
-        counts = f"{states.count('made')} made, {states.count('there')} there before, {states.count('failed')} failed"
+        counts = f"{states.count('made')} made, {states.count('there')} already there, {states.count('failed')} failed"
         return "\n".join([*(f"{o.output}: {o.message}" for o in self.failed), f"{counts} in {self.seconds:.1f} s"])
 
 
@@ -93,7 +93,7 @@ def batch(config: BatchConfig) -> Job[BatchResult]:
     start = time.perf_counter()
     jobs = read_jobs(config.jobs)
     if config.engine == "server" and (other := next((j.output for j in jobs if j.output.suffix != ".mp4"), None)):
-        raise ConfigError(f"{other} with engine=server", "a result ending in .mp4", "rename it, or use another engine")
+        raise ConfigError(f"{other} with engine=server", "an output ending in .mp4", "rename it, or use another engine")
     outputs = [path for job in jobs for path in (job.output, sidecar_path(job.output))]
     outputs += [side_by_side_path(job.output) for job in jobs if job.side_by_side]
     check_not_inputs([config.jobs], outputs)
@@ -135,7 +135,7 @@ def read_jobs(path: Path) -> list[GenerateConfig]:
     if isinstance(rows, dict) and set(rows) <= {"defaults", "jobs"}:
         defaults, rows = rows.get("defaults", {}), rows.get("jobs")
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in (*rows, defaults)):
-        raise ConfigError(f"{path} is not a list of jobs", "settings of `generate` for each", "see the guide 'Batches'")
+        raise ConfigError(f"{path} is not a list of jobs", "a list of `generate` settings", "see the guide 'Batches'")
     jobs = []
     for i, row in enumerate(rows):
         try:

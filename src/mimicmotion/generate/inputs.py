@@ -154,7 +154,7 @@ def fit_inputs(
         notes.insert(0, f"the pose found in the picture looks wrong: {', '.join(doubts)}; {hint}")
         logger.warning(notes[0])
     if (count := pose.people[0]) > 1 and config.picture_person == "largest":
-        notes.insert(0, f"the picture shows {count} people, and the largest is taken: --picture-person chooses")
+        notes.insert(0, f"the picture shows {count} people; the largest is used: --picture-person chooses another")
     reference, aligned = (keep_face(poses, config.face) for poses in (reference, aligned))
     return Inputs(fitted, fit, reference, driving, aligned, notes)
 
@@ -193,7 +193,7 @@ def open_driving(config: PoseJob) -> VideoReader | PoseSequence:
     for name in unneeded:
         if getattr(config, name) is not None:
             got, fix = f"{name}={getattr(config, name)} with {path}", f"leave out {name!r}"
-            raise ConfigError(got, "a source that does not specify it", fix)
+            raise ConfigError(got, "a source that does not store it itself", fix)
     return source
 
 
@@ -221,8 +221,8 @@ def source_notes(config: DrivingOptions, source: VideoReader | PoseSequence) -> 
     slowed = own * config.source_seconds(1)  # frames of the source per second of the result
     notes = []
     if (folder or not own) and config.video_fps is None:
-        what = "the pictures do" if folder else "the pose file does"
-        notes.append(f"{what} not say the frame rate: {own or shown:g} per second are assumed; give --video-fps")
+        what = "a folder of pictures does" if folder else "the pose file does"
+        notes.append(f"{what} not store its frame rate, so {own or shown:g} is assumed; set it with --video-fps")
     elif config.sampling == "time" and slowed < 0.95 * shown:
         notes.append(
             f"the source has {slowed:g} frames per second, the result {shown:g}: frames are repeated; --fps {slowed:g} "
@@ -243,7 +243,7 @@ def check_inputs(config: GenerateConfig) -> None:
     """
     if config.picture.is_file() and not is_picture(config.picture) and _is_driver(config.picture):
         got = f"{config.picture} as the picture: it is a video or a pose file"
-        raise MediaError(got, "PICTURE, then VIDEO", "swap the two" if is_picture(config.video) else "name a picture")
+        raise MediaError(got, "PICTURE, then VIDEO", "swap the two" if is_picture(config.video) else "pass a picture")
     check_picture_size(read_picture(config.picture), name=str(config.picture))
     source = open_driving(config)
     if isinstance(source, PoseSequence):
@@ -413,7 +413,7 @@ def describe_fit(fit: Fit, pose: PoseSequence, mode: PictureFit) -> list[str]:
     """Notes on parts of the person that the crop cuts off, or on bars added to avoid that."""
     if mode == "auto" and (np.multiply(fit.source, fit.scale) < np.subtract(fit.target, 0.5)).any():
         size = f"{fit.target[1]}x{fit.target[0]}"
-        return [f"a crop to {size} would cut the person: the picture gets bars; --fit crop fills the frame"]
+        return [f"a crop to {size} would lose part of the person, so bars are added; --fit crop fills the frame"]
     if keeps_person(fit, pose):
         return []
     lost = (pose.confidence[0] > VISIBLE) & (pose.fitted(fit).confidence[0] <= VISIBLE)

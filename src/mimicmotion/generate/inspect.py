@@ -39,11 +39,11 @@ class Inspection:
 
     def summary(self) -> str:
         """A short summary for the user."""
-        label = MEANINGS.get(str(self.label.get("Label")), "says nothing of how it was made")
+        label = MEANINGS.get(str(self.label.get("Label")), "does not say how it was made")
         by = f", by {self.label['ContentProducer']}" if self.label.get("ContentProducer") else ""
         signatures = {
             "none": "none",
-            "unknown": f"not looked for: {install_command('c2pa')}",
+            "unknown": f"not checked: {install_command('c2pa')}",
             "valid": f"unchanged since it was signed; the signer ({self.signer}) is on no trust list",
             "trusted": f"unchanged since it was signed by {self.signer}",
             "changed": "CHANGED since it was signed",
@@ -72,7 +72,7 @@ def inspect(path: Path) -> Inspection:
     """
     file = next(iter(sorted(path.glob(FRAME_PATTERN))), path) if path.is_dir() else path
     if file.is_dir():
-        raise MediaError(f"{path} is a folder without frames", "a video, a picture or a folder of frames", "name one")
+        raise MediaError(f"{path} is a folder without frames", "a video, a picture or a folder of frames", "choose one")
     sidecar = sidecar_path(path)
     beside = (
         compare(path, read_sidecar(sidecar, ["output_sha256"])["output_sha256"]) if sidecar.exists() else "not there"

@@ -74,7 +74,7 @@ def _mask(config: MaskConfig) -> Job[tuple[PoseSequence, float]]:
     for note in inputs.source_notes(config, source):
         logger.warning("%s", note)
     if isinstance(source, PoseSequence):
-        raise MediaError(f"{config.video} holds poses", "a video: masks need its pixels", "give the video itself")
+        raise MediaError(f"{config.video} holds poses", "a video: masks need its pixels", "pass the video itself")
     poses = yield from inputs.driving_poses(config, source, inputs.find_estimator(config))
     masks = _masks(config, source, poses)
     total = 0.0

@@ -280,11 +280,11 @@ def read_sidecar(path: Path, parts: Sequence[str]) -> dict[str, Any]:
         ConfigError: the file is missing, is not a sidecar, or is of another version.
     """
     form = f"the file OUTPUT.json that `mimicmotion generate` writes (version {VERSION})"
-    data = read_json(path, form, "name the sidecar of a result", ConfigError)
+    data = read_json(path, form, "pass the OUTPUT.json beside a result", ConfigError)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ConfigError(f"{path} is not the sidecar of a result", form, "name the sidecar of a result")
+        raise ConfigError(f"{path} is not the sidecar of a result", form, "pass the OUTPUT.json beside a result")
     if data["version"] != VERSION:
         raise ConfigError(f"{path} has version {data['version']}", form, "use the version of mimicmotion that wrote it")
     if lacking := [k for k in parts if k not in data]:
-        raise ConfigError(f"{path} lacks {', '.join(lacking)}", form, "it was changed: take the original file")
+        raise ConfigError(f"{path} lacks {', '.join(lacking)}", form, "the file was changed: use the original")
     return data

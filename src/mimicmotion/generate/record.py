@@ -150,7 +150,7 @@ class RunRecord:
         """What is saved, and how to resume."""
         total = f" of {self._total}" if self._total else ""
         done = f"{self.state.done}{total} steps" if self.state.done else "the poses"
-        return f"{done} are kept in {self.state.folder}: the same command with --resume continues"
+        return f"{done} are kept in {self.state.folder}: to continue, repeat the command with --resume"
 
     # --- facts --------------------------------------------------------------------------------------------------
 

@@ -107,12 +107,12 @@ def build_requests(
         del lists["poses"]
     counts = {name: len(values) for name, values in lists.items()}
     if len(set(counts.values())) > 1 or 0 in counts.values():
-        raise InputError(f"lists of lengths {counts}", "the same number of items, at least 1", "correct the lists")
+        raise InputError(f"lists of lengths {counts}", "equal lengths, at least 1", "correct the lists")
     items = [{**given, **{n: v[i] for n, v in lists.items()}} for i in range(max(counts.values(), default=1))]
     requests = [_request(**item, num_frames=num_frames) for item in items]
     if len({(r.size, r.num_frames) for r in requests}) > 1:
         found = sorted({(*r.size, r.num_frames) for r in requests})
-        raise InputError(f"(height, width, frames) {found}", "the same in one batch", "call the pipeline for each")
+        raise InputError(f"(height, width, frames) {found}", "the same in one batch", "call it once per video")
     return requests, bool(lists)
 
 

@@ -131,7 +131,7 @@ def fit_alignment(
     if method == "none":
         return _fill(driving.size, size)
     if not len(reference):
-        raise PoseError("an empty reference pose", "one frame", "estimate the pose of the picture first")
+        raise PoseError("an empty reference pose", "a pose of one frame", "estimate the pose of the picture first")
     target = reference if reference.size == size else reference.scaled(size)
     joints, trust = target.xy[0, STABLE], target.confidence[0, STABLE].astype(np.float64)
     fix = "use a picture and a video that show the same part of one person clearly, or align 'none'"
@@ -151,7 +151,7 @@ def fit_alignment(
     scale, limbs = body_scale(parts), {}
     if scale is None:
         scale = _fill(driving.size, size).scale[0]
-        logger.warning("too few joints are visible in both picture and video to scale the person: left as it is")
+        logger.warning("too few joints are visible in both picture and video to fit the body's size: it is kept")
     elif method == "limbs":
         scale, limbs = limb_scales(parts, scale)
     sized = Alignment((scale, scale), (0.0, 0.0), size, limbs).apply(driving)

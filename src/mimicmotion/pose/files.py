@@ -127,7 +127,7 @@ def load_openpose(
     points: list[PosePoints] = []
     counts = []
     for file, data in ((path, frame) for path in files for frame in _read_json(path)):
-        with reading(file, "OpenPose JSON", "write it again", PoseError):
+        with reading(file, "OpenPose JSON", "create it again", PoseError):
             people = [_parse_person(p, file) for p in data["people"]]
             size = size or _canvas(data, file)
             rate = data.get("fps")
@@ -142,7 +142,7 @@ def load_openpose(
         raise PoseError(
             f"{path} does not contain the size of the frames",
             "canvas_height and canvas_width",
-            "give the size of the video, e.g. --video-size 1280x720",
+            "pass the size of the video, e.g. --video-size 1280x720",
         )
     xy, confidence = np.stack([p[0] for p in points]), np.stack([p[1] for p in points])
     if (confidence > 0).any() and np.abs(xy[confidence > 0]).max() <= 1:
@@ -188,7 +188,7 @@ def open_poses(path: Path | str) -> PoseSequence:
 
 
 def _openpose_files(path: Path) -> list[Path]:
-    fix = "give the folder that OpenPose wrote with --write_json"
+    fix = "pass the folder that OpenPose wrote with --write_json"
     if path.is_file():
         return [path]
     files = [p for p in path.glob("*.json") if not p.name.startswith(".")] if path.is_dir() else []
@@ -230,19 +230,19 @@ def _canvas(data: dict[str, Any], file: Path) -> tuple[int, int] | None:
 
 def _parse_person(person: Any, file: Path) -> PosePoints:
     if not isinstance(person, dict):
-        raise PoseError(f"{file}: a person is {person!r:.60}", "a mapping with pose_keypoints_2d", "write it again")
+        raise PoseError(f"{file}: a person is {person!r:.60}", "a mapping with pose_keypoints_2d", "create it again")
 
     def part(name: str, *counts: int) -> Float64[ndarray, "points 3"]:
         values = person.get(name) or []
         try:
             numbers = np.asarray(values, np.float64).reshape(-1, 3)
         except (TypeError, ValueError, OverflowError) as e:
-            raise PoseError(f"{file}: {name} is {values!r:.60}", "x, y, confidence for each point", "fix it") from e
+            raise PoseError(f"{file}: {name} is {values!r:.60}", "x, y, confidence per point", "correct it") from e
         if len(numbers) not in (0, *counts):
             wanted = " or ".join(map(str, counts))
             raise PoseError(f"{file}: {name} has {len(numbers)} points", wanted, "use the body models COCO or BODY_25")
         if not np.isfinite(numbers).all() or (numbers[:, 2] < 0).any() or (numbers[:, 2] > 1.2).any():
-            raise PoseError(f"{file}: {name} has NaN or a confidence outside 0..1", "numbers, 0..1", "fix the file")
+            raise PoseError(f"{file}: {name} has NaN or a confidence outside 0..1", "numbers, 0..1", "correct the file")
         return numbers
 
     points = np.zeros((NUM_POINTS, 3))
@@ -321,7 +321,7 @@ class PoseCache:
         try:
             return load_poses(path)
         except PoseError as e:
-            logger.warning("the cached poses %s are damaged and will be estimated again: %s", path, e.got)
+            logger.warning("the cached poses %s are damaged; estimating them again: %s", path, e.got)
             return None
 
     def put(self, path: Path, poses: PoseSequence) -> None:

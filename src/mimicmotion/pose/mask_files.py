@@ -47,7 +47,7 @@ def save_masks(masks: Iterable[Mask], path: Path, count: int, size: tuple[int, i
                 done += 1
                 yield mask
         if done != count:
-            raise OutputError(f"{done} masks for {path}", f"{count}", "give a mask for each frame")
+            raise OutputError(f"{done} masks for {path}", f"{count}", "pass a mask for each frame")
 
 
 def are_whole(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The service: jobs over HTTP that survive whatever dies, their worker processes, and tokens."""
+"""The service: HTTP jobs that survive crashes, their worker processes, and tokens."""
 
 from mimicmotion.runtime.extras import check_extra
 

@@ -270,7 +270,7 @@ def _read_texts(form: Form) -> dict[str, Any]:
         settings = json.loads(form.texts.get("settings") or b"{}")
         priority = int(form.texts.get("priority") or b"5")
     except (ValueError, RecursionError) as e:
-        raise RefusedError(422, f"settings or a priority that cannot be read ({e})", expected, "correct them") from e
+        raise RefusedError(422, f"the settings or the priority cannot be read ({e})", expected, "correct them") from e
     if not isinstance(settings, dict) or not 0 <= priority <= 9:
         got = f"priority {priority}" if isinstance(settings, dict) else f"settings of type {type(settings).__name__}"
         raise RefusedError(422, got, expected, "correct them")
@@ -431,7 +431,7 @@ def _answer_error(_: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         got = f"{'.'.join(map(str, first['loc']))} = {str(first.get('input'))[:80]!r}"
-        return _refusal(422, RefusedError(422, got, first["msg"], "correct it"))
+        return _refusal(422, RefusedError(422, got, first["msg"], "correct the request"))
     if isinstance(error, HTTPException):
         fix = "see /v1/openapi.json"
         return _refusal(error.status_code, RefusedError(error.status_code, error.detail, "a known request", fix))

@@ -157,7 +157,7 @@ class Jobs:
                 return worker.ask(config, CHECK_SECONDS)
             except DiedError as e:
                 got = "files that take too much time or memory to read"
-                raise RefusedError(422, got, "a common picture and video", "convert or shorten them") from e
+                raise RefusedError(422, got, "an ordinary picture and video", "convert or shorten them") from e
 
     # --- operations on jobs -----------------------------------------------------------------------------------------
 
@@ -274,7 +274,7 @@ class Jobs:
                 break
             time.sleep(0.1)
         else:
-            raise RefusedError(409, "a job that is still stopping", "a job that has ended", "try again in a moment")
+            raise RefusedError(409, "a job that is being stopped", "a job that has ended", "try again in a moment")
         deleted.parent.mkdir(exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             folder.rename(deleted)

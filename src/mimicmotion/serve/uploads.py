@@ -99,7 +99,7 @@ class Form:
         finally:
             self._part_end()
         if not self._complete:
-            raise RefusedError(422, "a form that breaks off", FORM, "send it again")
+            raise RefusedError(422, "an incomplete form", FORM, "send it again")
 
     def _part_begin(self) -> None:
         self._disposition = b""

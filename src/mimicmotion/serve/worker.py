@@ -213,7 +213,7 @@ class Checker:
             frames = expected_frames(config, source)
         if frames is None:
             fix = "set 'duration', or convert the video to MP4"
-            raise MediaError(f"{config.video} does not state its length", "a video that does", fix)
+            raise MediaError(f"{config.video} does not store its length", "a video that stores its length", fix)
         fps = config.output_fps or config.fps
         written = frames * fps / config.fps
         if written > self.max_seconds * min(fps, MAX_FPS):

@@ -9,7 +9,6 @@ from mimicmotion.errors import ConfigError
 from mimicmotion.settings.parsing import Range, Settings
 
 Condition = Literal["clean", "detector", "planted"]
-ArmName = Literal["none", "hand", "confidence", "both"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,9 +22,7 @@ class TestConfig(Settings):
     frames: Annotated[int, Range(2)] = 12
     """Frames per clip."""
     conditions: tuple[Condition, ...] = ("detector", "planted")
-    """Driving poses: exact, with simulated detector errors, or with planted errors."""
-    noise: float = 1.0
-    """Strength of the simulated detector errors (condition detector)."""
+    """Driving poses: clean (exact), detector (simulated detector errors) or planted (errors planted in them)."""
     first: int = 3000
     """Index of the first held-out clip."""
 
@@ -45,21 +42,15 @@ class AblationConfig(Settings):
     """Training settings shared by all runs: fields of a recipe, except run, seed and those that the arms set."""
     start: str = "tiny"
     """Model folder that all runs start from; tiny is the bundled model."""
-    fresh_pose_net: bool = True
-    """Replace the PoseNet of the starting model by one with random weights."""
-    arms: tuple[ArmName, ...] = ("none", "hand", "confidence", "both")
-    """Arms to compare, one per cell of the table."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; each arm is trained once per seed."""
-    hand_scale: float = 10.0
-    """Loss weight of reliable hands in the arms with the hand loss."""
     test: TestConfig = field(default_factory=TestConfig)
-    """How the trained models are measured."""
+    """What the trained models are measured on."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
-        if not self.seeds or not self.arms or len(set(self.seeds)) < len(self.seeds):
-            raise ConfigError(f"seeds={self.seeds}, arms={self.arms}", "distinct seeds, at least one arm", "add some")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"seeds={self.seeds}", "distinct seeds, at least one", "correct 'seeds'")
         taken = {"run", "seed", "model"} & self.train.keys()
         if taken:
-            raise ConfigError(f"train has {sorted(taken)}", "settings that all runs share", "leave them out")
+            raise ConfigError(f"train has {sorted(taken)}", "settings that all runs share", "leave these out")

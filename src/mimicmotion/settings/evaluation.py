@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from mimicmotion.errors import ConfigError
-from mimicmotion.settings import FusionConfig, FusionMode
 from mimicmotion.settings.metrics import GROUPS
 from mimicmotion.settings.parsing import Range, Settings, refuse_unused
+from mimicmotion.settings.study import parse_method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,35 +19,23 @@ class EvaluateConfig(Settings):
     real: Path
     """Folder of real videos, with one file or folder of frames per sequence."""
     generated: dict[str, Path]
-    """NAME=DIR of each method. Its videos have the names of the real ones; the suffix may differ."""
+    """NAME=DIR for each method. Its videos must have the names of the real ones; the suffix may differ."""
     output: Path
     """Folder to write the report to."""
     metrics: list[str] | None = None
-    """Metrics to compute; default: all whose networks are available."""
-    poses: bool = False
-    """Also estimate poses in real and generated frames with the bundled estimator, and compare them."""
+    """Metrics to compute; default: all available ones except lpips-vgg, and poses without `driving`."""
     driving: Path | None = None
     """Folder of ground-truth pose files, NAME.npz per sequence, used instead of poses found in the real frames."""
     protocol: str = "plain"
     """plain (whole frames), tiktok (sequences 335 to 340, central squares), or a YAML file."""
     convention: Literal["exact", "field"] = "exact"
-    """exact: by definition; field: PSNR, SSIM, L1, LPIPS as commonly used code computes them, listed separately."""
-    frame_rate: Literal["resample", "refuse", "count"] = "resample"
-    """Different frame rates: resample by time, refuse, or count (compare frame n with frame n)."""
-    fps: Annotated[float | None, Range(0, 1000, above=True)] = None
-    """Frame rate to compare at; default: that of the real video."""
+    """exact: by definition; field: also PSNR, SSIM, L1 and LPIPS as commonly used code computes them, labelled so."""
     folder_fps: Annotated[float | None, Range(0, 1000, above=True)] = None
-    """Frames per second of folders of frames; by default, frame n is compared with frame n."""
+    """Frame rate of folders of frames; default: none, and frame n is compared with frame n."""
     strict: bool = False
     """Fail on missing sequences, different lengths and damaged files instead of noting them in the report."""
     clips: Literal["stride1", "disjoint"] = "stride1"
-    """Clips for Frechet distances: one starting at every frame (DisCo's protocol), or consecutive clips."""
-    clip_frames: Annotated[int, Range(1, 1000)] = 16
-    """Frames per clip."""
-    fit: Literal["squash", "crop"] = "squash"
-    """Fit frames to the network's square input by bicubic resizing or by a central crop; both are in common use."""
-    equal_n: Literal["cut", "warn"] = "cut"
-    """Frechet distances of methods with different numbers of clips: use only their common clips, or just warn."""
+    """Clips for Frechet distances: stride1 (one starting at every frame, as in DisCo) or disjoint (no overlap)."""
     i3d: Path | None = None
     """I3D weights as safetensors; default: the downloaded ones."""
     fid: Path | None = None
@@ -61,42 +49,20 @@ class EvaluateConfig(Settings):
     fd_infinity: bool = False
     """Also extrapolate each Frechet distance to infinitely many clips (linear in 1/n)."""
     borders: Annotated[list[int] | None, Range(1)] = None
-    """First frame of each new segment, for the seam score; default: from segment_frames or the results' OUTPUT.json."""
-    segment_frames: int | None = None
-    """Frames per segment (N) of the results, from which the segment borders are computed."""
-    overlap_frames: int | None = None
-    """Frames shared by neighbouring segments (C); default: 6, or fewer if the segments are too short."""
-    reference_slot: bool = True
-    """Whether the reference picture counts as one of these frames."""
-    fusion: FusionMode = "progressive"
-    """How segments were joined; with none, only the first frame of each segment is a border."""
+    """First frames of new segments, for the seam score; default: from the results' OUTPUT.json."""
     identity: Path | None = None
-    """Face embedding network as ONNX, such as ArcFace; empty uses `mimicmotion weights fetch faces`."""
-    references: Path | None = None
-    """Folder of reference pictures, NAME.png per sequence; generated faces are also compared with these."""
-    device: str = "auto"
-    """Device of the networks: auto, cpu, cuda."""
-    frechet_resamples: Annotated[int, Range(0, 1_000_000)] = 200
-    """Bootstrap resamples, of whole sequences, for the intervals of Frechet distances."""
-    seed: int = 0
-    """Seed of the bootstrap."""
+    """Face embedding network as ONNX, such as ArcFace; default: the one from `mimicmotion weights fetch faces`."""
     cache: bool = True
     """Cache measurements by file content and reuse them."""
-    cache_dir: Path | None = None
-    """Cache folder; default: the user's cache folder."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.borders is not None and self.segment_frames is not None:
-            got = f"borders={self.borders}, segment_frames={self.segment_frames}"
-            raise ConfigError(got, "borders from 1, or segment_frames", "leave one out")
-        self.segments()
         self._refuse_unused()
         unknown = [m for m in self.metrics or () if m not in GROUPS]
         if unknown or self.metrics == []:
             raise ConfigError(f"metrics={self.metrics}", f"any of {', '.join(GROUPS)}", "correct 'metrics'")
         if not self.generated:
-            raise ConfigError("no generated videos", "at least one NAME=DIR", "give --generated NAME=DIR")
+            raise ConfigError("no generated videos", "at least one NAME=DIR", "pass --generated NAME=DIR")
         bad = [n for n in self.generated if not n.strip() or n == "real" or any(c in n for c in "|=\n\r")]
         if bad:
             got = f"a method named {bad[0]!r}"
@@ -104,46 +70,24 @@ class EvaluateConfig(Settings):
         for group in ("fid", "fid_vid", "cd_fvd", "features"):
             if group.replace("_", "-") in (self.metrics or ()) and getattr(self, group) is None:
                 name = group.replace("_", "-")
-                raise ConfigError(f"metric {name} without its network", f"--{name} PATH", "give the network by path")
+                raise ConfigError(f"metric {name} without its network", f"--{name} PATH", "pass its path")
 
     def _refuse_unused(self) -> None:
         asked = set(self.metrics or GROUPS)
-        needs = {
-            "segment_frames": ["overlap_frames", "reference_slot", "fusion"],
-            "cache": ["cache_dir"],
-        }
-        for name, options in needs.items():
-            if not getattr(self, name):
-                refuse_unused(self, options, f"without {name}")
-        if not self.poses and "poses" not in (self.metrics or ()):
-            refuse_unused(self, ["driving"], "without poses")
         uses = {
+            ("poses",): ["driving"],
             ("fvd",): ["i3d"],
             ("fid",): ["fid"],
             ("fid-vid",): ["fid_vid"],
             ("cd-fvd",): ["cd_fvd"],
             ("features",): ["features"],
-            ("identity",): ["identity", "references"],
-            ("seams",): ["borders", "segment_frames"],
-            ("fvd", "fid", "fid-vid", "cd-fvd", "features"): ["clips", "equal_n", "fd_infinity", "frechet_resamples"],
-            ("fvd", "fid-vid", "cd-fvd", "features"): ["clip_frames"],
-            ("fvd", "features"): ["fit"],
+            ("identity",): ["identity"],
+            ("seams",): ["borders"],
+            ("fvd", "fid", "fid-vid", "cd-fvd", "features"): ["clips", "fd_infinity"],
         }
         for metrics, options in uses.items():
             if not asked & set(metrics):
                 refuse_unused(self, options, f"without the metric {' or '.join(metrics)}")
-
-    def segments(self) -> FusionConfig | None:
-        """How the results were cut into segments, if the settings specify it."""
-        if self.segment_frames is None:
-            return None
-        overlap = min(6, self.segment_frames - 1) if self.overlap_frames is None else self.overlap_frames
-        return FusionConfig(
-            mode=self.fusion,
-            segment_frames=self.segment_frames,
-            overlap_frames=overlap,
-            reference_slot=self.reference_slot,
-        )
 
 
 def parse_methods(items: list[str]) -> dict[str, Path]:
@@ -152,11 +96,7 @@ def parse_methods(items: list[str]) -> dict[str, Path]:
     Raises:
         ConfigError: an item is not NAME=DIR, or a name occurs twice.
     """
-    methods: dict[str, Path] = {}
-    for item in items:
-        name, _, folder = item.partition("=")
-        if not name.strip() or not folder or name in methods:
-            what = "NAME=DIR, each name once"
-            raise ConfigError(f"generated {item!r}", what, "for example --generated ours=results/ theirs=other/")
-        methods[name.strip()] = Path(folder)
+    methods = dict(map(parse_method, items))
+    if len(methods) < len(items):
+        raise ConfigError(f"generated {items}", "each name once", "give every method a name of its own")
     return methods

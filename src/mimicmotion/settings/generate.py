@@ -17,18 +17,18 @@ class ExecutionOptions(Settings):
     """How the networks run. These options change the result by rounding only."""
 
     memory: Annotated[float | None, Range(0.01, 10_000), Help("Memory", first=True)] = None
-    """Memory limit of the networks in GiB, on the GPU or, without one, on the host; default: all free memory."""
+    """Memory that the networks may use, in GiB: GPU memory, or RAM without a GPU; default: all that is free."""
     compile: Annotated[bool, Help("Speed")] = False
     """Compile the U-Net's blocks. The first run takes minutes longer; later runs reuse the compiled blocks."""
     offload: Annotated[Literal["auto", "none", "modules", "blocks"], Help("Memory")] = "auto"
-    """Weights to offload to the host: none, modules (networks not in use) or blocks (also those of the U-Net)."""
+    """Weights to keep in host memory until needed: none, modules (whole networks), blocks (also the U-Net's blocks) or
+    auto (as `memory` requires)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.compile and self.offload == "blocks":
-            raise ConfigError(
-                "compile with offload blocks", "one of the two: compiled blocks hold their weights", "drop one of them"
-            )
+            expected = "one of the two: compiled blocks cannot be offloaded"
+            raise ConfigError("compile together with offload=blocks", expected, "leave one of them out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class PosesConfig(DrivingOptions, PoseOptions):
     draw: Annotated[Path | None, Help("Output")] = None
     """Also write a video of the drawn poses to this path."""
     confidence_aware: Annotated[bool, Help("Output")] = True
-    """Draw poses with the estimator's confidence (paper); off draws everything above 0.3 at full brightness."""
+    """Let the estimator's confidence set the brightness of points (paper); if off, all above 0.3 are fully bright."""
     fps: float | None = None  # type: ignore[assignment]
     """Frames per second of the poses; default: that of the video."""
 
@@ -59,7 +59,7 @@ class MaskConfig(DrivingOptions, PoseOptions):
     video: Path
     """The video."""
     output: Annotated[Path, Help("Output")]
-    """Output, person white on black: .mp4, a folder name ending in / for PNG frames, or .npz for exact masks."""
+    """The mask, white on black: .mp4, a folder name ending in / for PNG frames, or .npz for exact masks."""
     fps: float | None = None  # type: ignore[assignment]
     """Frames per second of the masks; default: that of the video."""
 
@@ -75,63 +75,67 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     output: Annotated[Path, Help("Output", first=True)]
     """The result: .mp4, .gif, .webp, or a folder name ending in / for PNG frames."""
     picture_person: Annotated[str, Help("Input")] = "largest"
-    """Person in the picture to animate, if there are several; takes the same values as person."""
+    """Which person in the picture to animate, if there are several; takes the same values as `person`."""
     model: Annotated[str | None, Help("Input", first=True)] = None
-    """Folder or hub id of Stable Video Diffusion or of a saved model; default: the bundled tiny model."""
+    """Base model, Stable Video Diffusion or a saved one: a folder, a hub id, or a name from `mimicmotion weights list`;
+    default: the bundled tiny model."""
     checkpoint: Annotated[str | None, Help("Input", first=True)] = None
-    """MimicMotion checkpoint (.pth, .safetensors or hub id) to load on top of the base model."""
+    """MimicMotion checkpoint to load on top of the base model: a .pth or .safetensors file, a hub id, or a name from
+    `mimicmotion weights list`."""
     edition: Annotated[Literal["1.0", "1.1"] | None, Help("Input")] = None
-    """Edition of the published weights, 1.0 or 1.1 (segments of 16 or 72 frames); default: detected, else guessed."""
+    """Edition of the published weights: 1.0 (16-frame segments) or 1.1 (72); default: detected by checksum or name."""
     estimator: Annotated[Literal["holistic", "dwpose"] | None, Help("Input")] = None  # type: ignore[assignment]
-    """holistic (bundled, works offline) or dwpose; default: the model's, dwpose for published weights."""
+    """Pose estimator: holistic (bundled) or dwpose (downloaded); default: the model's (published weights: dwpose)."""
     device: Annotated[str, Help("Speed")] = "auto"
-    """Device: auto, cpu, cuda, cuda:1, mps."""
+    """Device to run the networks on: auto, cpu, cuda, cuda:1 or mps."""
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Help("Speed")] = "auto"
     """Data type of the networks; auto is float32 on a CPU and float16 on a GPU."""
     height: Annotated[int | None, Range(16, 8192), Help("Output", first=True)] = None
-    """Height of the result in pixels; default: from the model's area and the picture's aspect ratio."""
+    """Height of the result in pixels, set with `width`; default: the model's area, in the picture's aspect ratio."""
     width: Annotated[int | None, Range(16, 8192), Help("Output", first=True)] = None
-    """Width of the result in pixels; default: as for height."""
+    """Width of the result in pixels, set with `height`."""
     fit: Annotated[Literal["auto", "crop", "letterbox", "released"], Help("Input")] = "auto"
-    """crop (around the person), letterbox, auto (crop if the whole person fits) or released (as published)."""
+    """How the picture is fitted to the size: crop (around the person), letterbox, auto (crop if the whole person fits)
+    or released (as in the published code)."""
     align: Annotated[Literal["limbs", "weighted", "released", "none"], Help("Motion")] = "limbs"
-    """How poses are fitted to the picture: limbs (size and proportions), weighted (one scale), released or none."""
+    """How driving poses are fitted to the person in the picture: limbs (size and proportions), weighted (one scale for
+    the whole body), released (as in the published code) or none."""
     smooth: Annotated[bool, Help("Motion")] = True
-    """Remove jitter, outliers and swapped sides from the driving poses; not applied with align=released."""
+    """Remove jitter, outliers and left-right swaps from the driving poses; never done with align=released."""
     confidence_aware: Annotated[bool, Help("Motion")] = True
-    """Draw poses with the estimator's confidence (paper); off draws everything above 0.3 at full brightness."""
+    """Let the estimator's confidence set the brightness of points (paper); if off, all above 0.3 are fully bright."""
     face: Annotated[Literal["all", "eyes-mouth", "none"], Help("Motion")] = "all"
-    """Face points to draw. With fewer, the face depends more on the picture, which helps with drawn figures."""
+    """Face points to draw. With fewer, the face follows the picture more, which helps with drawings and cartoons."""
     background: Annotated[Literal["model", "keep"], Help("Output")] = "model"
-    """model: generated by the model; keep: the picture's own background, inpainted once behind the person."""
+    """model: let the model generate it; keep: use the picture's own, inpainted where the person stood."""
     fusion: Annotated[FusionMode | None, Help("Quality")] = None
-    """progressive (paper), released, average or none; default: the model's."""
+    """How segments are joined: progressive (paper), released (published code), average, none; default: the model's."""
     segment_frames: Annotated[int | None, Range(1, 100_000), Help("Quality")] = None
     """Frames per segment (paper: N); default: the model's."""
     overlap_frames: Annotated[int | None, Range(0, 100_000), Help("Quality")] = None
     """Frames shared by neighbouring segments (paper: C); default: the model's."""
     reference_slot: Annotated[bool | None, Help("Advanced")] = None
-    """Start each segment with the picture and its pose (needed by published weights); default: the model's."""
+    """Start each segment with the picture and its pose, as the published weights need; default: the model's."""
     quantize: Annotated[Literal["none", "int8", "fp8"], Help("Memory")] = "none"
-    """Quantisation of the U-Net's weights: none, int8 or fp8 (torchao)."""
+    """Quantise the U-Net's weights to int8 or fp8, to save memory (needs torchao)."""
     output_fps: Annotated[float | None, Range(0.1, 1000), Help("Output")] = None
-    """Frame rate of the file, reached by repeating generated frames; default: fps."""
+    """Frame rate of the output file, reached by repeating generated frames; default: `fps`."""
     side_by_side: Annotated[bool, Help("Output", first=True)] = False
-    """Also write OUTPUT-side-by-side: picture | driving frame (if driven by a video) | pose | result."""
+    """Also write OUTPUT-side-by-side, with picture, driving frame, pose and result next to each other."""
     preview: Annotated[bool, Help("Output")] = False
     """Update OUTPUT.preview.png with the current state while sampling."""
     resume: Annotated[bool, Help("Output", first=True)] = False
     """Resume an interrupted run with the same inputs and settings."""
     save_every: Annotated[int, Range(0, 1000), Help("Output")] = 5
-    """Steps between saved states; 0 saves none, so an interrupted run starts over."""
+    """Steps between saves of the state that `resume` needs; 0 never saves, so an interrupted run starts over."""
     audio: Annotated[bool, Help("Output")] = False
-    """Copy the sound of the driving video (only at its original speed)."""
+    """Copy the sound of the driving video; it must play at its original speed."""
     label: Annotated[Literal["metadata", "visible", "signed"], Help("Output", first=True)] = "metadata"
-    """metadata: mark the file as AI-generated; visible: also show it for the first 2 s; signed: also add C2PA."""
+    """Mark the result as AI-generated: metadata (in the file), visible (also on screen for 2 s), signed (also C2PA)."""
     producer: Annotated[str, Help("Output")] = "mimicmotion"
-    """Creator named in the label; a service provider should give its registered name or code."""
+    """Creator named in the label; service providers should give their registered name or code."""
     signer: Annotated[Path | None, Help("Output")] = None
-    """PEM file with the private key and certificates for label=signed; default: self-signed ones."""
+    """PEM file with the private key and certificates for label=signed; default: a self-signed certificate."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,11 +152,12 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
             refuse_unused(self, ["signer"], f"with label={self.label}")
         if self.output_fps is not None and self.output_fps < self.fps:
             got = f"output_fps={self.output_fps:g} below fps={self.fps:g}"
-            raise ConfigError(got, "at least 'fps': frames are repeated, never dropped", "lower 'fps'")
+            raise ConfigError(got, "at least 'fps': frames are repeated, never dropped", "raise it, or lower 'fps'")
         if (self.height is None) != (self.width is None):
-            raise ConfigError(f"height={self.height}, width={self.width}", "both or neither", "give the other one too")
+            raise ConfigError(f"height={self.height}, width={self.width}", "both or neither", "set the other one too")
         if self.audio and not self.keeps_speed:
-            raise ConfigError("audio with a changed speed", "the original speed", "leave out 'audio'")
+            got = f"audio with tempo={self.tempo:g} and sampling={self.sampling}"
+            raise ConfigError(got, "tempo=1 and sampling=time", "leave out 'audio'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +165,7 @@ class PlanConfig(GenerateConfig):
     """Settings of `mimicmotion plan`: those of `generate`, and what is shown."""
 
     compare_alignments: Annotated[bool, Help("Motion")] = False
-    """Draw the overlay once per alignment method: limbs, weighted, released."""
+    """Draw the overlay three times, once per alignment method: limbs, weighted and released."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,13 +173,13 @@ class BatchConfig(Settings):
     """Settings of `mimicmotion batch` and its YAML file."""
 
     jobs: Path
-    """YAML list (or `defaults` and `jobs`) of `generate` settings, or a CSV file with one column per setting."""
+    """YAML file with a list of jobs (settings of `generate`), or with `defaults` and `jobs`; or CSV, one job a row."""
     engine: Literal["local", "ray", "server"] = "local"
-    """local: processes on this machine; ray: tasks on a Ray cluster (extra ray); server: `mimicmotion serve`."""
+    """Where jobs run: local (this machine), ray (a Ray cluster; extra ray) or server (`mimicmotion serve`)."""
     devices: list[str] = field(default_factory=list)
-    """local: devices, such as cuda:0 cuda:1, each running one job at a time; default: all GPUs, else the CPU."""
+    """local: devices such as cuda:0 cuda:1, each of which runs one job at a time; default: all GPUs, or the CPU."""
     address: str | None = None
-    """ray: address of the cluster, such as auto or ray://host:10001; default: a new one. server: its URL."""
+    """server: its URL. ray: address of the cluster, such as auto or ray://host:10001; default: a new local one."""
     report: Path | None = None
     """Also write the outcome of each job to this JSON file."""
 

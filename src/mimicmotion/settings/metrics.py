@@ -101,9 +101,6 @@ METRICS: dict[str, Metric] = {
     "identity": Metric(
         "identity", "higher", 4, "identity", "cosine similarity of the faces in generated and real frames"
     ),
-    "identity_reference": Metric(
-        "identity, reference", "higher", 4, "identity", "cosine similarity of the faces in frame and reference picture"
-    ),
     "identity_missing": Metric(
         "faces missing", "lower", 4, "identity", "share of real faces without a reliable generated face"
     ),

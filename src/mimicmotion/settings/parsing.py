@@ -117,7 +117,7 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> T:
             raise ConfigError(f"{where}: {error.got}" if first["loc"] else error.got, error.expected, error.fix) from e
         if first["type"].startswith("missing"):
             place = "with -o" if where == "output" else "on the command line"
-            raise ConfigError(f"no {where!r}", f"a value for {where!r}", f"give it {place}, or in the file") from e
+            raise ConfigError(f"no {where!r}", f"a value for {where!r}", f"set it {place}, or in the file") from e
         raise ConfigError(f"{where} = {_SHORT.repr(first['input'])}", first["msg"], fix) from e
 
 

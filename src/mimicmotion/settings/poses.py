@@ -17,19 +17,19 @@ class PoseOptions(Settings):
     """How poses are estimated in a video or picture."""
 
     estimator: Annotated[Literal["holistic", "dwpose"], Help("Input")] = "holistic"
-    """holistic (bundled, works offline) or dwpose (your own ONNX files, or those from the hub)."""
+    """Pose estimator: holistic (bundled, works offline) or dwpose (ONNX files, downloaded or your own)."""
     person: Annotated[str, Help("Input")] = "largest"
     """Person to follow: largest, an index from the left (from 0), a point "x,y", or a box "left,top,right,bottom"."""
     detector: Annotated[Path | None, Help("Input")] = None
-    """dwpose only: person detector (yolox_l.onnx); by default, it is downloaded from the hub."""
+    """dwpose only: ONNX file of the person detector (yolox_l.onnx); default: downloaded from the hub."""
     pose_model: Annotated[Path | None, Help("Input")] = None
-    """dwpose only: whole-body network (dw-ll_ucoco_384.onnx, RTMW); by default, it is downloaded from the hub."""
+    """dwpose only: ONNX file of the pose network (dw-ll_ucoco_384.onnx or RTMW); default: downloaded from the hub."""
     pose_device: Annotated[Literal["auto", "cpu", "cuda"], Help("Speed")] = "auto"
-    """Device of the pose estimator."""
+    """Device to run the pose estimator on."""
     pose_threads: Annotated[int, Range(0), Help("Speed")] = 0
-    """Threads of the pose estimator; 0 lets onnxruntime choose."""
+    """Number of CPU threads for the pose estimator; 0 lets onnxruntime choose."""
     pose_cache: Annotated[bool, Help("Speed")] = True
-    """Cache poses by video content and settings, and reuse them."""
+    """Cache estimated poses, and reuse them for the same video and settings."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,7 +57,7 @@ def person_choice(text: str) -> Literal["largest"] | int | tuple[float, ...]:
     except ValueError:
         pass
     expected = "largest, an index such as 0, a point such as 320,200 or a box such as 300,100,420,460"
-    raise ConfigError(f"person={text!r}", expected, "correct it")
+    raise ConfigError(f"person={text!r}", expected, "correct 'person'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +65,11 @@ class DrivingOptions(Settings):
     """Which frames of the driving video are used, and at which times."""
 
     fps: Annotated[float, Range(0.1, 1000), Help("Motion", first=True)] = 15.0
-    """Frames per second of the result; the driving video is resampled by time."""
+    """Frames per second of the result. The driving video is resampled, so the movement keeps its speed."""
     sampling: Annotated[Literal["time", "released"], Help("Motion")] = "time"
     """time keeps the speed of the movement; released takes every stride-th frame, as the published code does."""
     stride: Annotated[int, Range(1), Help("Motion")] = 2
-    """released sampling only: take every stride-th frame (times fps/24 for faster videos)."""
+    """sampling=released only: take every stride-th frame; above 24 fps, it is multiplied by fps/24, rounded down."""
     start: Annotated[float, Range(0), Help("Motion", first=True)] = 0.0
     """Start at this second of the driving video."""
     duration: Annotated[float | None, Range(0.001, 1000), Help("Motion", first=True)] = None
@@ -77,9 +77,9 @@ class DrivingOptions(Settings):
     tempo: Annotated[float, Range(0.01, 100), Help("Motion")] = 1.0
     """Speed of the movement: 0.5 is half as fast (slow motion), 2 is twice as fast."""
     video_fps: Annotated[float | None, Range(0.1, 1000), Help("Input")] = None
-    """Frame rate of a source that does not specify one: OpenPose JSON or a folder of pictures."""
+    """Frame rate of a driving source that does not store one: OpenPose JSON or a folder of pictures."""
     video_size: Annotated[str | None, Help("Input")] = None
-    """WIDTHxHEIGHT, such as 1280x720, of the original video of OpenPose JSON files without a canvas size."""
+    """WIDTHxHEIGHT, such as 1280x720, of the video that OpenPose JSON files come from, if they do not store it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

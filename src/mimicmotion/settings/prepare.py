@@ -28,25 +28,25 @@ class PrepareConfig(PoseOptions):
     width: Annotated[int, Range(64, 8192)] = 576
     """Width of the stored frames in pixels."""
     fit: Literal["crop", "letterbox"] = "crop"
-    """How frames are fitted to height x width: crop around the person's path through the scene, or letterbox."""
+    """How frames are fitted to height x width: crop (around the person's path through the scene) or letterbox."""
     fps: Annotated[float, Range(1, 240)] = 30.0
     """Maximum frame rate to store; slower videos keep their own."""
     store: Literal["video", "jpeg", "png"] = "video"
     """Storage format of frames: video (H.264, smallest), jpeg (faster random access), png (lossless)."""
     min_seconds: Annotated[float, Range(0, 3600)] = 2.0
     """Drop scenes shorter than this, in seconds. A sample of 16 frames needs 1.1 to 2.7 seconds by default."""
-    max_seconds: Annotated[float, Range(0.1, 3600)] = 20.0
+    max_seconds: Annotated[float, Range(0.1, 400)] = 20.0
     """Split scenes longer than this, in seconds, into several of equal length."""
     cut_ratio: Annotated[float, Range(1, 1000)] = 3.0
-    """At a scene cut, a frame changes at least this many times as much as its neighbours and at least by cut_change."""
+    """A scene cut is a frame that changes at least this many times as much as its neighbours, and by `cut_change`."""
     cut_change: Annotated[float, Range(0, 255)] = 15.0
-    """Minimum change at a scene cut (mean over hue, saturation and brightness, 0 to 255)."""
+    """Minimum change at a scene cut: mean over hue, saturation and brightness, 0 to 255."""
     min_found: Annotated[float, Range(0, 1)] = 0.9
     """Minimum share of a scene's frames in which the person is found."""
     max_crowded: Annotated[float, Range(0, 1)] = 0.1
     """Maximum share of a scene's frames (checked twice a second) that show more than one person."""
     min_body: Annotated[float, Range(0, 1)] = 0.5
-    """Minimum share of the 18 body points in view, averaged over frames; head, arms and shoulders are 12."""
+    """Minimum share of the 18 body points in view, averaged over frames; head, shoulders and arms make up 12."""
     min_confidence: Annotated[float, Range(0, 1)] = 0.6
     """Minimum mean confidence of the body points in view."""
     min_sharpness: Annotated[float, Range(0, 1e6)] = 15.0
@@ -64,7 +64,7 @@ class PrepareConfig(PoseOptions):
     shard_frames: Annotated[int, Range(1, 10_000_000)] = 4000
     """Frames per shard; 4000 are about 120 MB of video at 576 x 1024."""
     processes: Annotated[int, Range(0, 4096)] = 0
-    """Number of videos processed in parallel; 0 is one per CPU core. The result does not depend on it."""
+    """Number of videos to process in parallel; 0: one per CPU core. It does not change the result."""
     overwrite: bool = False
     """Replace shards that were written with other settings."""
 

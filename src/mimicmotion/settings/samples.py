@@ -29,12 +29,10 @@ class SampleConfig(Settings):
     """Source of the reference picture: video is any frame or still of the same source video; clip is any frame of
     the same scene; first is its first frame, or the still before it."""
     reference_slot: bool = True
-    """Put the reference picture with its own pose into slot 0, as in inference; off, all slots are driving frames."""
+    """Put the reference picture and its own pose into slot 0, as in inference; if off, all slots are driving frames."""
     guidance: Literal["confidence", "threshold"] = "confidence"
     """confidence: draw with the estimator's confidence as brightness (paper). threshold, for the ablation: draw only
-    points above pose_threshold, at full brightness, as other methods do."""
-    pose_threshold: Annotated[float, Range(0, 1)] = 0.3
-    """guidance threshold only: minimum confidence of drawn points."""
+    points above 0.3, at full brightness, as other methods do."""
     detector_noise: Annotated[float, Range(0, 10)] = 0.0
     """Strength of simulated detector errors on all poses: 0 for poses from a detector, 1 (a typical detector) for
     exact synthetic poses."""
@@ -43,7 +41,7 @@ class SampleConfig(Settings):
     hand_padding: Annotated[float, Range(0, 10)] = 0.1
     """Margin around a hand's points, on each side, as a fraction of the box's width and height."""
     reverse: Annotated[float, Range(0, 1)] = 0.0
-    """Share of samples with reversed driving frames."""
+    """Share of samples whose driving frames run backwards."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)

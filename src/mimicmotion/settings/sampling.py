@@ -19,33 +19,33 @@ class SamplingOptions(Settings):
     """Sampling settings shared by the pipeline and all jobs."""
 
     speed: Annotated[Speed, Help("Speed", first=True)] = "exact"
-    """exact, or a faster tier with slightly different results: balanced or fast."""
+    """exact, or faster with slightly different results: balanced or fast."""
     num_inference_steps: Annotated[int | None, Range(1, 1000), Help("Quality")] = None
-    """Number of denoising steps; default: set by speed, else the model's (25 for the published weights)."""
+    """Number of denoising steps; default: set by `speed`, else the model's (25 for the published weights)."""
     sampler: Annotated[Sampler | None, Help("Quality")] = None
-    """euler (as published) or dpmpp-2m (second order, needs fewer steps); default: set by speed."""
+    """Sampler: euler (as published) or dpmpp-2m (second order, needs fewer steps); default: euler."""
     schedule: Annotated[Schedule | None, Help("Quality")] = None
-    """Noise schedule: karras (as published) or ays (Align Your Steps, 10 steps); default: set by speed."""
+    """Noise schedule: karras (as published) or ays (Align Your Steps, 10 steps); default: set by `speed`."""
     guidance_scale: Annotated[float | None, Range(0, 100), Help("Quality")] = None
     """Classifier-free guidance scale; 1 disables guidance and halves the time; default: the model's."""
     min_guidance_scale: Annotated[float | None, Range(0, 100), Help("Quality")] = None
-    """Guidance scale of the first frame, to vary it over the video; default: guidance_scale."""
+    """Guidance scale of the first frame, to let it rise or fall over the video; default: `guidance_scale`."""
     max_guidance_scale: Annotated[float | None, Range(0, 100), Help("Quality")] = None
-    """Guidance scale of the last frame; default: guidance_scale."""
+    """Guidance scale of the last frame; default: `guidance_scale`."""
     guidance_interval: Annotated[tuple[float, float] | None, Help("Speed")] = None
-    """Apply guidance only at noise levels between these two; other steps skip the unconditional pass."""
+    """Apply guidance only at noise levels (sigma) between these two; other steps skip the unconditional pass."""
     guidance_every: Annotated[int | None, Range(1, 1000), Help("Speed")] = None
-    """Run the unconditional pass only in every n-th guided step; reuse the guidance difference in between."""
+    """Run the unconditional pass only in every n-th guided step, and reuse its guidance in between."""
     block_cache: Annotated[float | None, Range(0, 10), Help("Speed")] = None
-    """Error budget for reusing outputs of deep blocks in the next step, such as 0.1 (0: off); default: set by speed."""
+    """Reuse the U-Net's deep features in later steps up to this error, such as 0.1; 0: off; default: set by `speed`."""
     noise_aug_strength: Annotated[float, Range(0, 10), Help("Advanced")] = 0.0
     """Strength of the noise added to the picture (pixels in -1 to 1) before encoding."""
     motion_bucket_id: Annotated[float, Range(0, 1023), Help("Advanced")] = 127
-    """Motion bucket id of Stable Video Diffusion."""
+    """Motion bucket id, Stable Video Diffusion's condition for the amount of motion."""
     seed: Annotated[int, Range(0, 2**63 - 1), Help("Quality", first=True)] = 42
     """Seed of the noise. The same inputs and seed give the same result."""
     decode_chunk_size: Annotated[int, Range(1, 10_000), Help("Memory")] = 8
-    """Frames decoded at once."""
+    """Number of frames to decode at once; fewer need less memory."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,7 +55,9 @@ class SamplingOptions(Settings):
             low, high = self.guidance_interval
             if not 0 <= low < high:
                 raise ConfigError(
-                    f"guidance_interval={low}, {high}", "0 <= lowest < highest noise level", "swap or correct them"
+                    f"guidance_interval={low}, {high}",
+                    "0 <= lowest < highest noise level",
+                    "swap or correct the levels",
                 )
 
 
@@ -66,17 +68,17 @@ class SamplingSettings(SamplingOptions):
     seed: int | Sequence[int] = 42  # type: ignore[assignment]
     """Seed of the noise, used without a generator; a list gives one per video."""
     sigmas: Sequence[float] | None = None
-    """Noise levels to use instead of a schedule; n levels give n - 1 steps."""
+    """Noise levels to use instead of a schedule; n levels make n - 1 steps."""
     fps: Annotated[float | None, Range(1, 1000)] = None
     """Frames per second passed to the network as a condition; default: the model's (7)."""
     num_frames: int | None = None
     """Number of poses to use, from the start; default: all."""
     height: int | None = None
-    """Required height of the picture in pixels; default: the height it has."""
+    """Expected height of the picture in pixels, checked if given."""
     width: int | None = None
-    """Required width of the picture in pixels; default: the width it has."""
+    """Expected width of the picture in pixels, checked if given."""
     decode_overlap: int | None = None
-    """Frames blended between decoded chunks; default: half a chunk; 0 does not blend."""
+    """Frames to blend between decoded chunks; default: half a chunk; 0 turns blending off."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,7 +141,7 @@ class FusionConfig(Settings):
     """How a long video is split into segments and how their predictions are joined (paper section 3.5)."""
 
     mode: FusionMode = "progressive"
-    """progressive (paper), released (as the published code), average (MultiDiffusion) or none (hard cuts)."""
+    """progressive (paper), released (as in the published code), average (MultiDiffusion) or none (hard cuts)."""
     segment_frames: Annotated[int, Range(1)] = 16
     """Frames per segment (paper: N)."""
     overlap_frames: Annotated[int, Range(0)] = 6

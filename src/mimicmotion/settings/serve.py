@@ -22,20 +22,20 @@ class ServeConfig(Settings):
     """Settings of `mimicmotion serve` and its YAML file."""
 
     data: Path = Path("serve-data")
-    """Folder of uploads, results, tokens and the database. Machines that share a database also share this folder."""
+    """Folder for uploads, results, tokens and the database. Machines that share a database must share this folder."""
     host: str = "127.0.0.1"
     """Address to listen on; any address other than localhost needs a token."""
     port: Annotated[int, Range(0, 65535)] = 8000
     """Port to listen on; 0 picks a free one."""
     allowed_hosts: list[str] = dataclasses.field(default_factory=list)
-    """Host names that requests may use, in addition to `host` and the local ones."""
+    """Host names, such as that of a proxy, to accept in requests, in addition to `host` and localhost."""
     database: str | None = None
     """postgresql://... for several machines; default: SQLite in the data folder, for a single machine."""
     name: str | None = None
-    """Name of this machine among those that share a database, stable across restarts; default: the host name."""
+    """Name of this machine among those that share a database, unique and lasting; default: the host name."""
     devices: list[str] = dataclasses.field(default_factory=lambda: ["auto"])
-    """Devices, each running one job at a time: auto, cpu, cuda:0, cuda:1, ... Machines that share a database need the
-    same number of devices."""
+    """Devices, each of which runs one job at a time: auto, cpu, cuda:0, cuda:1, ... Machines that share a database
+    need the same number of devices."""
     settings: Path | None = None
     """YAML file of `mimicmotion generate` settings that apply to all jobs, such as the model."""
     max_upload: Annotated[float, Range(0, above=True)] = 512.0
@@ -51,11 +51,11 @@ class ServeConfig(Settings):
     max_disk: Annotated[float, Range(0, above=True)] = 100.0
     """Maximum size of the data folder in GiB."""
     max_connections: Annotated[int, Range(1)] = 500
-    """Maximum number of open connections; further ones are closed."""
+    """Maximum number of open connections; new ones beyond it are closed."""
     page: bool = True
-    """Show a web page at /."""
+    """Serve the web page at /."""
     study: Path | None = None
-    """Folder of a user study to show at /study."""
+    """Folder of a user study (made by `study build`) to serve at /study."""
     keep_days: Annotated[float, Range(0, above=True)] = 7.0
     """Days after which a finished job and its files are deleted."""
 

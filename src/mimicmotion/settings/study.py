@@ -9,16 +9,13 @@ from typing import Annotated
 from mimicmotion.errors import ConfigError
 from mimicmotion.settings.parsing import Range, Settings
 
-SIDE_VOTES = 10
-"""Minimum number of votes to judge a side preference."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(Settings):
     """Inputs and options of a study."""
 
     ours: tuple[str, Path]
-    """NAME=DIR of our method."""
+    """NAME=DIR of your own method: its name, and its folder of results."""
     baselines: list[tuple[str, Path]]
     """NAME=DIR of a method to compare with; may be given several times."""
     output: Path
@@ -34,7 +31,7 @@ class StudyConfig(Settings):
     ties: bool = False
     """Also offer the answer "no difference"."""
     consent: Path | None = None
-    """Text file that raters have to agree to first."""
+    """Text file that raters must agree to before they start."""
     instructions: Path | None = None
     """Text file shown before the first pair."""
     practice: Annotated[int, Range(0, 20)] = 0
@@ -42,11 +39,11 @@ class StudyConfig(Settings):
     catch: Annotated[int, Range(0, 50)] = 0
     """Number of catch pairs (a result beside a pixelated copy of it), mixed in to detect careless raters."""
     open: bool = False
-    """Let anyone who knows the address vote under a random id; by default only those with a `study invite` link."""
+    """Let anyone who knows the address vote, under a random id; by default, only those with a `study invite` link."""
     repeat_share: Annotated[float, Range(0, 0.5)] = 0.15
-    """Share of pairs shown to each rater twice as a consistency check; 0.15 repeats every seventh pair."""
+    """Share of pairs that each rater sees twice, to check consistency; 0.15 repeats every seventh pair."""
     min_seconds: Annotated[float, Range(0, 60)] = 1.0
-    """Seconds that a pair must play before it can be voted on; 1 prevents hasty votes."""
+    """Seconds that a pair must play before raters can vote on it, to prevent hasty votes."""
     skip_missing: bool = False
     """Skip sequences that are missing from a folder."""
     folder_fps: Annotated[float, Range(0, 1000, above=True)] = 15.0
@@ -60,9 +57,9 @@ class StudyConfig(Settings):
         if len(names) < 2:
             raise ConfigError(f"one method ({names[0]})", "at least one baseline", "add --baseline NAME=DIR")
         if len(set(names)) < len(names) or not all(names):
-            raise ConfigError(f"the names {', '.join(names)}", "a name of its own for each method", "rename one")
+            raise ConfigError(f"the names {', '.join(names)}", "a different name for each method", "rename one")
         if not self.questions or not all(self.questions):
-            raise ConfigError("no question", "at least one", "give --question TEXT")
+            raise ConfigError("no question", "at least one", "pass --question TEXT")
 
     @property
     def methods(self) -> list[tuple[str, Path]]:
@@ -74,25 +71,16 @@ class StudyConfig(Settings):
 class Exclusion(Settings):
     """Which raters are excluded; none by default. Decide before looking at the preferences."""
 
-    min_votes: Annotated[int, Range(0)] = 0
-    """Minimum number of answers per rater, not counting repetitions."""
     min_consistency: Annotated[float, Range(0, 1)] = 0.0
-    """Minimum share of repeated pairs with the same answer, for raters who saw repetitions."""
+    """Minimum share of repeated pairs with the same answer both times, for raters who saw any."""
     min_caught: Annotated[float, Range(0, 1)] = 0.0
     """Minimum share of catch pairs answered correctly."""
-    max_side: Annotated[float, Range(0.5, 1)] = 1.0
-    """Maximum share of answers for one side, for raters with at least 10 answers."""
-    min_seconds: Annotated[float, Range(0)] = 0.0
-    """Minimum median time per vote."""
 
     def rule(self) -> str:
         """The rule in words."""
         parts = [
-            (self.min_votes > 0, f"fewer than {self.min_votes} answers"),
             (self.min_consistency > 0, f"fewer than {self.min_consistency:.0%} of repeated pairs answered alike"),
             (self.min_caught > 0, f"fewer than {self.min_caught:.0%} of catch pairs answered correctly"),
-            (self.max_side < 1, f"more than {self.max_side:.0%} of at least {SIDE_VOTES} answers for one side"),
-            (self.min_seconds > 0, f"a median of less than {self.min_seconds:g} s per vote"),
         ]
         return "; ".join(text for used, text in parts if used) or "none excluded"
 
@@ -104,7 +92,7 @@ class AnalyseConfig(Exclusion):
     folder: Path
     """Folder made by `study build`."""
     votes: list[Path] = field(default_factory=list)
-    """Databases of votes; default: FOLDER/votes.sqlite. If a rater is in several, the last one counts."""
+    """Databases of votes; default: FOLDER/votes.sqlite. If a rater is in several, the last database counts."""
     output: Path | None = None
     """Folder for the report; default: FOLDER/analysis."""
 
@@ -117,5 +105,5 @@ def parse_method(text: str) -> tuple[str, Path]:
     """
     name, _, folder = text.partition("=")
     if not name.strip() or not folder:
-        raise ConfigError(f"{text!r}", "NAME=DIR", "for example --ours mimicmotion=results/mimicmotion")
+        raise ConfigError(f"{text!r}", "NAME=DIR", "for example ours=results/ours")
     return name.strip(), Path(folder)

@@ -36,13 +36,13 @@ class SyntheticConfig(Settings):
     camera_motion: Annotated[float, Range(0, 1)] = 0.0
     """Share of clips with a drifting and shaking camera, 0 to 1."""
     mocap: Path | None = None
-    """Folder of recorded motions (BVH files, or pose files of videos), used for a third of the clips."""
+    """Folder of recorded motions (BVH files, or pose files of videos) to use for a third of the clips."""
     truth: bool = False
-    """Also store the exact person mask of each frame and its exact optical flow to the still."""
+    """Also store each frame's exact person mask and its exact optical flow to the still (for the stage warp)."""
     records_per_shard: Annotated[int, Range(1, 1_000_000)] = 100
     """Clips per shard file."""
     processes: Annotated[int, Range(1, 4096)] = 1
-    """Number of processes that render in parallel; the files do not depend on it."""
+    """Number of processes that render in parallel; it does not change the files."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)

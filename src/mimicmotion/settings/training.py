@@ -19,10 +19,8 @@ class DataConfig(Settings):
 
     shards: str = ""
     """Folder of shards written by `mimicmotion prepare`, or its URL (http, https, s3, gs, hf)."""
-    split: str = "train"
-    """Split to train on."""
     cache: str = ""
-    """Folder for copies of remote shards and for latents; default: RUN/cache."""
+    """Folder to cache remote shards and latents in; default: RUN/cache."""
     workers: Annotated[int, Range(0)] = 2
     """Data loading processes per training process; 0 loads in the training process."""
     cache_latents: bool | None = None
@@ -42,12 +40,8 @@ class TinyConfig(Settings):
     """Channels of the U-Net's levels, multiples of 32."""
     attention: tuple[bool, ...] = (False, True, True)
     """Whether each level has transformer blocks."""
-    layers: int = 1
-    """Residual blocks per level."""
-    norm_groups: int = 8
-    """Groups of the U-Net's GroupNorm layers."""
     token_dim: int = 64
-    """Size of the picture embedding."""
+    """Dimension of the picture embedding."""
     reference_pose: bool = True
     """Feed PoseNet both poses, as [driving pose | reference pose]."""
 
@@ -55,7 +49,7 @@ class TinyConfig(Settings):
         Settings.__post_init__(self)
         if len(self.widths) != len(self.attention) or not self.widths:
             raise ConfigError(
-                f"{len(self.widths)} widths, {len(self.attention)} attention switches", "one per level", "match them"
+                f"{len(self.widths)} widths, {len(self.attention)} attention values", "one per level", "match them"
             )
 
 
@@ -75,7 +69,7 @@ class ModelConfig(Settings):
     one latent; residual: also denoise the difference from them. Not in the paper; small models learn much faster with
     it. Default: the mode of the starting weights."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Default settings of the trained model that differ from those of its starting weights: sigmas, fusion, ..."""
+    """Defaults of the trained model for inference, where they differ from its starting weights: sigmas, fusion, ..."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
@@ -103,21 +97,15 @@ class ObjectiveConfig(Settings):
     """Additional share of samples without pose."""
     noise_aug: Annotated[float, Range(0, 1)] = 0.0
     """Share of samples whose reference picture is noised before encoding; the U-Net is conditioned on the strength."""
-    noise_aug_mean: float = -3.0
-    """Mean of the logarithm of that noise strength (pixels in -1..1)."""
-    noise_aug_std: float = 0.5
-    """Standard deviation of the logarithm of that noise strength."""
     hand_scale: Annotated[float, Range(0, 1e6)] = 10.0
     """Loss weight inside the boxes of reliable hands (hand region enhancement); 1 turns it off."""
     change_weight: Annotated[float, Range(0, 1e6)] = 1.0
-    """Loss weight of latents that differ strongly from the reference latent at the same position; 1 turns it off."""
+    """Loss weight where the latent differs strongly from the reference latent at the same position; 1 turns it off."""
     channel_weights: tuple[float, ...] = ()
     """Loss weight of each latent channel, normalised to mean 1; default: all equal. The weights do not change
     the optimum, but spend capacity where it is visible: the first channels of a PCA carry most of a picture."""
     fps: float | None = 7.0
-    """Frames per second, passed to the U-Net as fps - 1; default: the rate of each sample."""
-    motion_bucket: float = 127.0
-    """Motion bucket passed to the U-Net."""
+    """Frames per second passed to the U-Net (as fps - 1); null passes each sample's own rate."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,34 +125,32 @@ class OptimConfig(Settings):
     warmup: Annotated[int, Range(0)] = 500
     """Steps of linear warm-up."""
     decay: Annotated[int, Range(0)] = 0
-    """Final steps over which the rate falls linearly to 0. To end a training early, lower `steps` and resume."""
+    """Number of final steps over which the rate falls linearly to 0. To end a run early, lower `steps` and resume."""
     betas: Annotated[tuple[float, float], Range(0, 1)] = (0.9, 0.999)
     """AdamW's betas."""
-    eps: float = 1e-8
-    """AdamW's epsilon."""
     weight_decay: float = 0.01
     """AdamW's weight decay."""
     clip: Annotated[float, Range(0, 1e9)] = 1.0
     """Maximum gradient norm; 0 does not clip."""
     ema: Annotated[float, Range(0, 1)] = 0.999
-    """Decay of the EMA, which is what is validated and exported (lower in the first steps); 0 turns it off."""
+    """Decay of the EMA (lower in the first steps), whose weights are validated and exported; 0 turns the EMA off."""
     ema_on_cpu: bool = False
-    """Keep the EMA in host memory. Saves 4 bytes of GPU memory per trained parameter, costs a copy per step."""
+    """Keep the EMA in host memory: saves 4 bytes of GPU memory per trained parameter, but costs a copy per step."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if self.decay > self.steps:
             raise ConfigError(f"decay={self.decay} of {self.steps} steps", "at most the number of steps", "lower decay")
         if self.ema == 1:
-            raise ConfigError("ema=1.0", "below 1", "use 0.999, or 0 to switch it off")
+            raise ConfigError("ema=1.0", "below 1", "use 0.999, or 0 to turn the EMA off")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PhaseConfig(Settings):
-    """One phase of a training, up to step `until` (the last phase runs to the end)."""
+    """One phase of a run, up to step `until` (the last phase runs to the end)."""
 
     until: Annotated[int, Range(1)]
-    """First step after this phase."""
+    """Step at which this phase ends and the next begins."""
     frames: Annotated[int, Range(1)]
     """Slots of a clip, including the reference slot."""
     batch: Annotated[int, Range(1)]
@@ -175,7 +161,7 @@ class PhaseConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedConfig(Settings):
-    """Which weights are trained. Those without influence (cross attention to a single token) never are."""
+    """Which weights are trained. Those without effect (queries and keys of attention to one token) never are."""
 
     what: Literal["all", "pose_net", "temporal", "lora"] = "all"
     """all: U-Net and PoseNet (paper); pose_net: PoseNet only; temporal: PoseNet and the U-Net's temporal layers;
@@ -187,57 +173,35 @@ class TrainedConfig(Settings):
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """lora: name suffixes of the layers that get adapters."""
     image_encoder: bool = False
-    """Also train the picture encoder (CLIP stays frozen); that of new small networks is always trained."""
+    """Also train the image encoder (but never CLIP's); the one of new small networks is always trained."""
     frozen: Literal["float32", "half"] = "float32"
-    """Data type of frozen weights. half saves memory and needs precision bf16 or fp16, in which the U-Net computes
+    """Data type of frozen weights. half saves memory; it needs precision bf16 or fp16, in which the U-Net then computes
     anyway."""
-
-    def __post_init__(self) -> None:
-        Settings.__post_init__(self)
-        if self.what == "lora" and not self.targets:
-            raise ConfigError("no targets", "suffixes of layer names", "leave it out for the attention projections")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationConfig(Settings):
-    """What is measured during training, on clips outside the training data."""
+    """What is measured during training, on clips of the split val, or of the split train if there is none."""
 
     every: Annotated[int, Range(0)] = 500
     """Steps between validations; the last step is always validated. 0 never validates."""
-    split: str = "val"
-    """Split to measure on; if the shards do not have it, fixed samples of the training split."""
     clips: Annotated[int, Range(1)] = 4
     """Number of fixed clips to measure on."""
-    bands: tuple[float, ...] = (0.5, 2.0, 8.0)
-    """Noise levels that separate the bands for which the loss is reported."""
-    draws: Annotated[int, Range(1)] = 2
-    """Noise draws per clip and band."""
     generate: bool = True
-    """Also generate the clips, and write a picture grid, PSNR and SSIM."""
+    """Also generate the clips, and report PSNR, SSIM and a grid of pictures."""
     poses: bool = True
-    """generate: also estimate poses in the generated clips with the bundled estimator, and compare them with those
-    found in the true clips (about 0.1 s per frame on one CPU core)."""
+    """With `generate`: also compare the poses that the bundled estimator finds in the generated and the true clips
+    (about 0.1 s per frame on one CPU core)."""
     best: str = "loss"
-    """Score that selects RUN/best."""
-
-    def __post_init__(self) -> None:
-        Settings.__post_init__(self)
-        if any(b <= 0 for b in self.bands) or list(self.bands) != sorted(set(self.bands)):
-            raise ConfigError(f"bands={self.bands}", "rising levels above 0", "use [0.5, 2, 8]")
+    """Score by which the best checkpoint, RUN/best, is chosen."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoencoderConfig(Settings):
-    """The small autoencoder, whose encoder is a fixed PCA. Loss: L1 + `mse` x L2 + `edges` x L1 of the gradients."""
+    """The small autoencoder, whose encoder is a fixed PCA of squares of 8x8 pixels."""
 
     latent_channels: Annotated[int, Range(1, 16)] = 16
     """Number of latent channels, at most 16."""
-    patch_size: Annotated[int, Range(1)] = 8
-    """Side of the pixel square that is encoded to one latent."""
-    mse: float = 2.0
-    """Weight of the squared error."""
-    edges: float = 0.5
-    """Weight of the L1 error of horizontal and vertical differences."""
     clip_frames: Annotated[int, Range(1)] = 4
     """Consecutive frames per clip (the decoder has temporal layers)."""
 
@@ -253,7 +217,7 @@ class DetailConfig(Settings):
     start: str = ""
     """Model folder whose detail network to start from instead of the model's own."""
     exact_poses: Annotated[float, Range(0, 1)] = 0.5
-    """Share of these clips whose poses are exact; the others' have data.sample.detector_noise."""
+    """Share of these clips with exact poses; the others get data.sample.detector_noise."""
     widths: tuple[int, ...] = (32, 48, 96, 128)
     """New network: channels of the four levels, cells of 2x2 to 16x16 pixels, in multiples of 8."""
     blocks: tuple[int, ...] = (1, 1, 2, 2)
@@ -263,16 +227,16 @@ class DetailConfig(Settings):
     fine: int = 16
     """Channels of the last, full-resolution convolutions, added to a network that has none; 0 adds none."""
     sharp_lean: float = 0.7
-    """Added to the log weights of the warped picture in inference (not in training)."""
+    """Bias on the log weight of the warped picture in inference (not in training)."""
     blurred_lean: float = -1.0
-    """Added to the log weights of the blurred candidates in inference (not in training)."""
+    """Bias on the log weights of the blurred candidates in inference (not in training)."""
     moving_weight: Annotated[float, Range(0, 1e6)] = 5.0
     """Loss weight of pixels where the true frame differs from the reference picture."""
     perceptual: Annotated[float, Range(0, 1e6)] = 0.0
     """Loss weight of LPIPS (AlexNet; `mimicmotion weights fetch lpips-alex`), added to the log of the squared error.
     It gives sharper frames with a lower PSNR."""
     recolour: Annotated[float, Range(0, 1)] = 0.8
-    """Share of samples whose three colours change places, contrast and brightness."""
+    """Share of samples with shuffled colour channels and changed contrast and brightness."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -286,13 +250,13 @@ class WarpConfig(Settings):
     widths: tuple[int, ...] = (48, 64, 88, 104)
     """New network: channels of the four levels, cells of 4x4 to 32x32 pixels, in multiples of 8."""
     decided: Annotated[float, Range(0.01, 100)] = 1.0
-    """Factor by which the outline is sharper in inference than in training."""
+    """How many times as sharp the person's outline is in inference as in training."""
     exact_poses: Annotated[float, Range(0, 1)] = 0.4
-    """Share of the clips whose poses are exact; the others' have data.sample.detector_noise."""
+    """Share of the clips with exact poses; the others get data.sample.detector_noise."""
     perceptual: Annotated[float, Range(0, 1e6)] = 0.0
     """Loss weight of LPIPS (AlexNet; `mimicmotion weights fetch lpips-alex`)."""
     recolour: Annotated[float, Range(0, 1)] = 0.7
-    """Share of samples whose three colours change places, contrast and brightness."""
+    """Share of samples with shuffled colour channels and changed contrast and brightness."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -303,12 +267,12 @@ class TrainConfig(Settings):
     """Folder for checkpoints and logs."""
     stage: Literal["denoiser", "autoencoder", "detail", "warp"] = "denoiser"
     """What to train: the video model, or the small model's autoencoder, detail network or warp network."""
-    seed: int = 0
+    seed: Annotated[int, Range(0)] = 0
     """Seed of weights, data order and noise."""
     threads: Annotated[int, Range(0)] = 0
     """Number of CPU threads; 0 uses PyTorch's default."""
     cpu: bool = False
-    """Use the CPU even if there is a GPU."""
+    """Train on the CPU even if there is a GPU."""
     data: DataConfig = field(default_factory=DataConfig)
     """The data."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -316,11 +280,11 @@ class TrainConfig(Settings):
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """The loss (stage denoiser)."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    """Network and loss (stage autoencoder)."""
+    """Network and loss of the autoencoder (stage autoencoder)."""
     detail: DetailConfig = field(default_factory=DetailConfig)
-    """Network and loss (stage detail)."""
+    """Network and loss of the detail network (stage detail)."""
     warp: WarpConfig = field(default_factory=WarpConfig)
-    """Network and loss (stage warp)."""
+    """Network and loss of the warp network (stage warp)."""
     trained: TrainedConfig = field(default_factory=TrainedConfig)
     """Which weights are trained (stage denoiser)."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -337,7 +301,7 @@ class TrainConfig(Settings):
     compile: bool = False
     """Use torch.compile: faster after minutes of compiling."""
     overfit_one_clip: bool = False
-    """Train on a single clip (with different noise), as a sanity check: a correct model memorises it."""
+    """Train on a single clip, with new noise in each step, as a sanity check: a correct model memorises it."""
     log_every: Annotated[int, Range(1)] = 10
     """Steps between lines of log.jsonl."""
     save_every: Annotated[int, Range(1)] = 500
@@ -378,7 +342,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
     for item in overrides:
         key, equals, text = item.partition("=")
         if not equals or not key.strip():
-            raise ConfigError(f"--set {item}", "KEY=VALUE, such as optim.lr=1e-4", "write it so")
+            raise ConfigError(f"--set {item}", "KEY=VALUE, such as optim.lr=1e-4", "write KEY=VALUE")
         *parents, last = key.strip().split(".")
         inner = data
         for name in parents:
@@ -386,7 +350,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
                 inner[name] = {}
             inner = inner[name]
             if not isinstance(inner, dict):
-                raise ConfigError(f"--set {item}", f"a group of settings at {name!r}", "correct the name")
+                raise ConfigError(f"--set {item}", f"a group of settings named {name!r}", "correct the name")
         try:
             inner[last] = yaml.safe_load(text)
         except yaml.YAMLError as e:

@@ -1,1 +1,1 @@
-"""A user study by pairs: its folder, the page to show and vote, raters, votes, and what the votes say."""
+"""A paired user study: its folder, the page for raters, their links and votes, and the analysis of the votes."""

@@ -17,7 +17,7 @@ from typing import Any
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics.intervals import Interval, ratio_of_sums
 from mimicmotion.runtime.extras import import_extra
-from mimicmotion.settings.study import SIDE_VOTES, Exclusion
+from mimicmotion.settings.study import Exclusion
 from mimicmotion.study.folder import Key, Study
 from mimicmotion.study.raters import completion_code
 from mimicmotion.study.votes import TIE, Vote
@@ -53,11 +53,8 @@ def share(k: int, n: int) -> Share:
     """`Share` of k successes in n trials (Wilson 1927; exact binomial test).
 
     Raises:
-        InputError: not 0 <= k <= n.
         ConfigError: scipy is not installed.
     """
-    if not 0 <= k <= n:
-        raise InputError(f"{k} of {n}", "0 <= k <= n", "correct the counts")
     if not n:
         return Share(0, 0, math.nan, math.nan, math.nan, math.nan)
     test = import_extra("scipy.stats", "eval").binomtest(k, n)
@@ -110,7 +107,6 @@ class Preference:
         ties: number of votes for neither video, which are not part of the other attributes.
         votes: share of votes for ours; the interval and the test assume independent votes.
         by_rater: the same share with an interval over raters, whose votes are not independent.
-        sequences: votes for ours and all votes, by sequence.
     """
 
     baseline: str
@@ -118,7 +114,6 @@ class Preference:
     ties: int
     votes: Share
     by_rater: Interval
-    sequences: dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +127,6 @@ class Analysis:
         raters: all raters, including excluded ones.
         consistency: share of repeated pairs with the same answer, over all raters who are not excluded.
         left: share of answers for the left side; one half is expected, because sides are random.
-        alpha: Krippendorff's alpha (nominal) of the answers ours, baseline and tie; also near 0 if nearly all votes are
-            for the same method.
         rule: which raters were excluded.
         rows: a row for each vote.
     """
@@ -144,7 +137,6 @@ class Analysis:
     raters: list[Rater]
     consistency: Share
     left: Share
-    alpha: float
     rule: str
     rows: list[dict[str, Any]]
 
@@ -164,7 +156,8 @@ def analyse_votes(study: Study, key: Key, votes: Sequence[Vote], exclusion: Excl
     for vote in votes:
         questions, choices = range(len(study.questions)), {*key.videos, TIE}
         if vote.pair not in key.pairs or vote.choice not in choices or vote.question not in questions:
-            raise InputError(f"vote of {vote.rater} on pair {vote.pair!r}", "pairs of this study", "check the files")
+            got = f"vote of {vote.rater} on pair {vote.pair!r}"
+            raise InputError(got, "votes on pairs of this study", "check that the votes belong to the study")
     practice = {p.id for p in study.pairs if p.kind == "practice"}
     votes = [v for v in votes if v.pair not in practice]
     if not votes:
@@ -185,9 +178,6 @@ def analyse_votes(study: Study, key: Key, votes: Sequence[Vote], exclusion: Excl
         raters=raters,
         consistency=share(sum(r.consistent for r in kept), sum(r.repeated for r in kept)),
         left=share(sum(r.left for r in kept), sum(r.votes - r.ties for r in kept)),
-        alpha=krippendorff_alpha(
-            [Counter(_preferred(key, v) for v in own) for own in _by(first, "pair", "question").values()]
-        ),
         rule=rule.rule(),
         rows=[_row(study, key, v, v.rater not in names) for v in votes],
     )
@@ -228,18 +218,12 @@ def _rater(study: Study, key: Key, name: str, votes: Sequence[Vote], rule: Exclu
 
 def _reason(rule: Exclusion, rater: Rater) -> str:
     """Why a rater is excluded; "" if not excluded."""
-    decided = rater.votes - rater.ties
-    side = max(rater.left, decided - rater.left) / decided if decided >= SIDE_VOTES else 0
     consistency = rater.consistent / rater.repeated if rater.repeated else 1
-    if rater.votes < rule.min_votes:
-        return f"{rater.votes} answers"
     if consistency < rule.min_consistency:
         return f"{rater.consistent} of {rater.repeated} repeated pairs answered alike"
     if rater.catches and rater.caught / rater.catches < rule.min_caught:
         return f"{rater.caught} of {rater.catches} catch pairs answered correctly"
-    if side > rule.max_side:
-        return f"{side:.0%} of the answers for one side"
-    return f"median of {rater.seconds:.1f} s per vote" if rater.seconds < rule.min_seconds else ""
+    return ""
 
 
 def _agreement(first: Sequence[Vote]) -> dict[str, float]:
@@ -261,34 +245,10 @@ def _preference(key: Key, first: Sequence[Vote], number: int, question: str, bas
         return None
     groups = _by(decided, "rater").values()
     wins = [sum(_preferred(key, v) == "ours" for v in own) for own in groups]
-    sequences: dict[str, tuple[int, int]] = {}
-    for (pair,), own in _by(decided, "pair").items():
-        sequences[key.pairs[pair].sequence] = (sum(_preferred(key, v) == "ours" for v in own), len(own))
     by_rater = ratio_of_sums(wins, [len(own) for own in groups]) if decided else Interval(math.nan)
     by_rater = replace(by_rater, low=max(by_rater.low, 0.0), high=min(by_rater.high, 1.0))  # it is a share
     counted = share(sum(wins), len(decided))
-    return Preference(baseline, question, len(votes) - len(decided), counted, by_rater, dict(sorted(sequences.items())))
-
-
-def krippendorff_alpha(counts: Sequence[Counter[str]]) -> float:
-    """Krippendorff's alpha for nominal data.
-
-    Args:
-        counts: number of times each answer was given, for each subject.
-
-    Returns:
-        1 for full agreement, 0 for agreement by chance; NaN if all answers are the same, or no subject has two.
-    """
-    judged = [count for count in counts if count.total() > 1]
-    observed = sum(_disagreements(count) / (count.total() - 1) for count in judged)
-    totals = sum(judged, Counter[str]())
-    expected = _disagreements(totals)
-    return 1 - (totals.total() - 1) * observed / expected if expected else math.nan
-
-
-def _disagreements(count: Counter[str]) -> int:
-    """Number of ordered pairs of different answers."""
-    return count.total() ** 2 - sum(n * n for n in count.values())
+    return Preference(baseline, question, len(votes) - len(decided), counted, by_rater)
 
 
 def _row(study: Study, key: Key, vote: Vote, excluded: bool) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import re
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -126,8 +125,7 @@ def build_study(config: StudyConfig) -> Job[BuiltStudy]:
         write_json(part / STUDY, study.as_json())
         (part / STUDY).chmod(0o600)
         write_json(part / KEY, key.as_json())
-    copied = [source.path for source in inputs.videos.values() if source.suffix]
-    return BuiltStudy(study, key, config.output, inputs.warnings + find_leaks(config, study, copied))
+    return BuiltStudy(study, key, config.output, inputs.warnings)
 
 
 def _open_inputs(config: StudyConfig) -> _Inputs:
@@ -262,30 +260,6 @@ def _encode(source: StudyVideo, path: Path, coarse: bool) -> None:
         for frame in frames:
             blocks = frame[::block, ::block].repeat(block, 0).repeat(block, 1)
             writer.write(blocks[: frame.shape[0], : frame.shape[1]])
-
-
-def find_leaks(config: StudyConfig, study: Study, videos: Iterable[Path]) -> list[str]:
-    """A warning for each text of the study, and each copied video whose metadata, contains the name of a method.
-
-    The metadata is kept, because videos are never changed; raters would have to inspect the file to see it.
-    """
-    places = {"the title": study.title, "a question": "\n".join(study.questions)}
-    places |= {"the consent": study.consent, "the instructions": study.instructions}
-    places |= {str(path): _tags(path) for path in videos}
-    return [
-        f"the name {name} appears in {place}, which raters can see"
-        for place, text in places.items()
-        for name, _ in config.methods
-        if re.search(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", text, re.I)
-    ]
-
-
-def _tags(path: Path) -> str:
-    import av
-
-    with av.open(str(path.absolute())) as container:
-        tags = [container.metadata, *(stream.metadata for stream in container.streams)]
-        return "\n".join(str(value) for tag in tags for value in tag.values())
 
 
 # --- inputs -------------------------------------------------------------------------------------------------------

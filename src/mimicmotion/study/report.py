@@ -72,7 +72,6 @@ def markdown(analysis: Analysis) -> str:
     checks = [
         f"- repeated pairs answered alike: {analysis.consistency} (50 % if by chance)",
         f"- answers for the left side: {analysis.left}, p = {_number(analysis.left.p, '.2g')} (50 % is expected)",
-        f"- agreement of the raters (Krippendorff's alpha): {_number(analysis.alpha, '.2f')}",
         f"- raters excluded: {len(raters) - len(analysis.kept)} of {len(raters)}; rule: {analysis.rule}",
     ]
     people = [
@@ -88,20 +87,12 @@ def markdown(analysis: Analysis) -> str:
     ]
     columns = ["rater", "code", "answers", "for ours", "left", "ties", "repeated alike", "catch pairs correct"]
     columns += ["with the majority", "seconds", "excluded"]
-    sequences = sorted({s for p in preferences for s in p.sequences})
-    counts = [
-        [s, p.question, p.baseline, "{} of {}".format(*p.sequences[s])]
-        for s in sequences
-        for p in preferences
-        if s in p.sequences
-    ]
     return markdown_page(
         f"User study: {analysis.ours} against {len({p.baseline for p in preferences})} baselines",
         [
             Section("", [note], Table(head, shares)),
             Section("Checks", checks),
             Section("Raters", (), Table(columns, people)),
-            Section("Sequences", (), Table(["sequence", "question", "baseline", "for ours"], counts)),
         ],
     )
 

@@ -67,7 +67,7 @@ def load_votes(folder: Path, study: Study, sources: Sequence[Path] = ()) -> list
     votes: list[Vote] = []
     for source in sources or [folder / DATABASE]:
         if not source.exists():
-            fix = "name the database, or collect votes with mimicmotion serve --study"
+            fix = "pass the path of the database, or collect votes with mimicmotion serve --study"
             raise InputError(f"{source} does not exist", "votes", fix)
         votes += VoteStore(source, study).history()
     return latest(votes)

@@ -37,7 +37,6 @@ class Truth:
         background: each frame without the person and their shadow.
         reference_clean: the reference without noise and compression.
         reference_mask: mask of the reference, 0..255.
-        reference_depth: depth of the reference in metres.
     """
 
     clean: UInt8[ndarray, "frames height width 3"]
@@ -48,7 +47,6 @@ class Truth:
     background: UInt8[ndarray, "frames height width 3"]
     reference_clean: UInt8[ndarray, "height width 3"]
     reference_mask: UInt8[ndarray, "height width"]
-    reference_depth: Float32[ndarray, "height width"]
 
 
 @dataclass(frozen=True)
@@ -79,10 +77,8 @@ def render_clip(
     fps: float = 15.0,
     motion: str | Mocap | None = None,
     *,
-    person_seed: int | None = None,
     framing: str | None = None,
     camera_motion: bool = False,
-    supersample: int = 2,
 ) -> SynthClip:
     """Render a clip; on one machine, the same arguments always give the same pixels.
 
@@ -92,34 +88,31 @@ def render_clip(
         size: (height, width) in pixels.
         fps: frames per second.
         motion: a name from `mimicmotion.synth.motion.MOTIONS`, or a recording from `load_bvh`; random if None.
-        person_seed: random seed for person, clothes, place, framing and light; `seed` if None. Clips with equal
-            `person_seed` and size but different seeds show the same person in different motions.
         framing: 'full' or 'upper'; random for each person (65 % full) if None.
         camera_motion: whether the camera drifts and shakes slightly.
-        supersample: samples per pixel along each axis.
 
     Raises:
         InputError: a value is out of range, or numba is missing.
     """
-    _check(seed, num_frames, size, fps, supersample)
-    scene = make_scene(seed if person_seed is None else person_seed, size, framing)
+    _check(seed, num_frames, size, fps)
+    scene = make_scene(seed, size, framing)
     rng = np.random.default_rng([seed, 2])
     name = choose_motion(rng)
     params = _params(rng, motion or name, num_frames, fps)
     pan = np.zeros((num_frames + 1, 2))  # the camera does not move in the reference
     if camera_motion:
         pan[:num_frames] = move_camera(np.random.default_rng([seed, 6]), num_frames, size[0], fps)
-    return _render(scene, rng, params, fps, pan, supersample)
+    return _render(scene, rng, params, fps, pan)
 
 
-def _check(seed: int, num_frames: int, size: tuple[int, int], fps: float, supersample: int) -> None:
-    for name, value, low in (("seed", seed, 0), ("num_frames", num_frames, 1), ("supersample", supersample, 1)):
+def _check(seed: int, num_frames: int, size: tuple[int, int], fps: float) -> None:
+    for name, value, low in (("seed", seed, 0), ("num_frames", num_frames, 1)):
         if int(value) != value or value < low:
             raise InputError(f"{name}={value!r}", f"an integer >= {low}", f"correct {name}")
     if len(size) != 2 or min(size) < 16:
-        raise InputError(f"size={size!r}", "(height, width), both >= 16", "give the size of the frames in pixels")
+        raise InputError(f"size={size!r}", "(height, width), both >= 16", "pass the size of the frames in pixels")
     if not 0 < fps < 1000:
-        raise InputError(f"fps={fps!r}", "0 < fps < 1000", "give the frames per second")
+        raise InputError(f"fps={fps!r}", "0 < fps < 1000", "pass the frames per second")
 
 
 def _params(rng: np.random.Generator, motion: str | Mocap, num_frames: int, fps: float) -> Float64[ndarray, "n+1 54"]:
@@ -140,7 +133,6 @@ def _render(
     params: ndarray,
     fps: float,
     pan: Float64[ndarray, "n+1 2"],
-    supersample: int,
 ) -> SynthClip:
     """Render a clip from motion parameters and camera shifts (pixels); the last row of each is for the reference."""
     n, size = len(params) - 1, scene.size
@@ -148,11 +140,11 @@ def _render(
     faces = face_actions(rng, params, np.arange(n + 1) / fps)
 
     def shoot(k: int) -> Moment:
-        return render_moment(scene, pose, k, faces[k], pan[k], supersample)
+        return render_moment(scene, pose, k, faces[k], pan[k])
 
     last = shoot(n)
     frames, clean, background = (np.empty((n + 1, *size, 3), np.uint8) for _ in range(3))
-    mask, depth = np.empty((n + 1, *size), np.uint8), np.empty((n + 1, *size), np.float32)
+    mask, depth = np.empty((n + 1, *size), np.uint8), np.empty((n, *size), np.float32)
     flow, there = np.empty((n, *size, 2), np.float32), np.empty((n, *size), bool)
     points, hidden = np.empty((n + 1, NUM_POINTS, 2)), np.empty((n + 1, NUM_POINTS), bool)
     for k in range(n + 1):
@@ -160,12 +152,12 @@ def _render(
         clean[k], frames[k] = develop(scene, moment.picture, rng)
         background[k] = np.clip(np.rint(encode(moment.background)), 0, 255)
         mask[k] = np.rint(255 * moment.cover)
-        depth[k] = moment.depth(supersample)
         points[k], hidden[k] = moment.points[:, :2], moment.hidden
         if k < n:
-            flow[k], there[k] = correspondence(scene, moment, last, pan[k] - pan[n], supersample)
+            depth[k] = moment.depth()
+            flow[k], there[k] = correspondence(scene, moment, last, pan[k] - pan[n])
     parts = slice(n), slice(n, None)  # separately, as the reference is not the next frame of the clip
     sure = np.concatenate([confidences(rng, points[p], hidden[p], size, scene.unit, fps) for p in parts])
     poses = PoseSequence(points.astype(np.float32), sure.astype(np.float32), size, fps, SOURCE)
-    truth = Truth(clean[:n], mask[:n], depth[:n], flow, there, background[:n], clean[n], mask[n], depth[n])
+    truth = Truth(clean[:n], mask[:n], depth, flow, there, background[:n], clean[n], mask[n])
     return SynthClip(frames[:n], poses[:n], frames[n], poses[n:], (~hidden & (sure > 0))[:n], truth)

@@ -63,7 +63,7 @@ def lift_poses(poses: PoseSequence, name: str = "") -> Mocap:
     """
     xy, seen = _filled(poses)
     if not seen[[L_SHOULDER, R_SHOULDER, L_HIP, R_HIP]].all():
-        raise InputError(f"{name or poses.source}: no trunk is visible", "shoulders and hips", "use another video")
+        raise InputError(f"{name or poses.source}: no torso is visible", "shoulders and hips", "use another video")
     at = np.stack([xy[..., 0], -xy[..., 1], np.zeros(xy.shape[:2])], -1)  # y up, z to the camera
     legs = seen[[p for leg in _LEGS for p in leg]].all()
     if legs:  # the lower foot is on the floor, even if the camera moves

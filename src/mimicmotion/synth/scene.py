@@ -21,6 +21,7 @@ from mimicmotion.synth.view import MARGIN, View, choose_view
 from mimicmotion.synth.zbuffer import blend, fill, fill_depth, in_world, kernel
 
 FRAMINGS = ("full", "upper")
+SAMPLES = 2  # per pixel along each axis
 KEY_MAP, TOP_MAP, FLOOR_CELLS, CELL = 288, 112, 160, 0.26
 _BANDS = ((0.0, 0.5, 0.15), (0.5, 2.0, 1.0), (2.0, 6.0, 3.5), (6.0, 60.0, 11.0))  # low, high, middle above the floor
 _SEEN_DEPTH = 0.3  # depth tolerance for the same point in the reference, decimetres
@@ -79,7 +80,7 @@ def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moment:
-    """One picture and its ground truth; the buffers have `factor` samples per pixel along each axis."""
+    """One picture and its ground truth; the buffers have `SAMPLES` samples per pixel along each axis."""
 
     picture: Float32[ndarray, "rows columns 3"]  # linear colours
     cover: Float32[ndarray, "rows columns"]  # coverage of each pixel by the person, 0..1
@@ -91,13 +92,15 @@ class Moment:
     hidden: Bool[ndarray, " 134"]  # whether each keypoint is occluded
     background: Float32[ndarray, "rows columns 3"]  # the place without the person and their shadow
 
-    def depth(self, factor: int) -> Float32[ndarray, "rows columns"]:
+    def depth(self) -> Float32[ndarray, "rows columns"]:
         """Depth in metres of the nearest sample of each pixel; infinite without a person."""
-        near = np.maximum.reduce([self.nearness[i::factor, j::factor] for i in range(factor) for j in range(factor)])
+        near = np.maximum.reduce(
+            [self.nearness[i::SAMPLES, j::SAMPLES] for i in range(SAMPLES) for j in range(SAMPLES)]
+        )
         return np.where(near > 0, 0.1 / np.maximum(near, 1e-9), np.inf).astype(np.float32)
 
 
-def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], pan: ndarray, factor: int) -> Moment:
+def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], pan: ndarray) -> Moment:
     """Render one frame.
 
     Args:
@@ -106,7 +109,6 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
         frame: index of the frame.
         face: face actions, 0..1.
         pan: (2,) shift of the picture by camera motion, pixels.
-        factor: samples per pixel along each axis.
     """
     figure, place, mesh = scene.figure, scene.place, scene.figure.mesh
     rows, columns = scene.size
@@ -114,8 +116,8 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
     v = figure.place(pose, frame, face)
     normal = normals_of(v, mesh.triangles)
     seen = view.project(v).astype(np.float32)
-    seen[:, :2] *= factor
-    ids = np.full((rows * factor, columns * factor), -1, np.int32)
+    seen[:, :2] *= SAMPLES
+    ids = np.full((rows * SAMPLES, columns * SAMPLES), -1, np.int32)
     nearness, bary = np.zeros(ids.shape, np.float32), np.zeros((*ids.shape, 2), np.float32)
     table = figure.table
     strands = np.ascontiguousarray(table[mesh.material, STRAND_U : STRAND_V + 1])
@@ -139,10 +141,10 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
         place.key, place.key_colour, place.sky, place.ground, key_map, key_matrix, key_blur, top_map, top_matrix,
         0.8 * top_cells,
     )  # fmt: skip
-    shade(picture, cover, background, ids, bary, surface, light, np.array(view.eye, np.float32), factor)
+    shade(picture, cover, background, ids, bary, surface, light, np.array(view.eye, np.float32), SAMPLES)
     points = view.project(keypoints(scene.assets, figure, scene.heels, pose, frame, v))
     points[1, :2] = 0.5 * (points[2, :2] + points[5, :2])  # midpoint in the picture, as estimators define it
-    hidden = hidden_points(points, nearness, factor, depth_tolerance(figure.height))
+    hidden = hidden_points(points, nearness, SAMPLES, depth_tolerance(figure.height))
     return Moment(picture, cover, seen, ids, bary, nearness, points, hidden, empty)
 
 
@@ -237,7 +239,7 @@ def _correspond(flow, seen, ids, bary, points, there, ids_there, near_there, tri
 
 
 def correspondence(
-    scene: Scene, here: Moment, there: Moment, shift: ndarray, factor: int
+    scene: Scene, here: Moment, there: Moment, shift: ndarray
 ) -> tuple[Float32[ndarray, "rows columns 2"], Bool[ndarray, "rows columns"]]:
     """Flow from each pixel of one picture to the same point in another, in pixels, and whether it is visible there.
 
@@ -246,12 +248,11 @@ def correspondence(
         here: the source picture.
         there: the target picture.
         shift: shift by camera motion, from `there` to `here`.
-        factor: samples per pixel along each axis.
     """
     rows, columns = scene.size
     flow, seen = np.zeros((rows, columns, 2), np.float32), np.zeros((rows, columns), np.bool_)
     _correspond(
         flow, seen, here.ids, here.bary, here.seen, there.seen, there.ids, there.nearness,
-        scene.figure.mesh.triangles, shift, factor, _SEEN_DEPTH,
+        scene.figure.mesh.triangles, shift, SAMPLES, _SEEN_DEPTH,
     )  # fmt: skip
     return flow, seen

@@ -110,7 +110,7 @@ class Trainer:
         self.average = Average(self.params, o.ema, on_cpu=o.ema_on_cpu)
         if self.strategy.sharded and o.ema_on_cpu:
             fix = "set optim.ema_on_cpu: false"
-            raise ConfigError("optim.ema_on_cpu with FSDP2", "the average is sharded too", fix)
+            raise ConfigError("optim.ema_on_cpu with FSDP2", "a sharded average, in GPU memory", fix)
         self.step, self.means, self.seconds = 0, Means(), 0.0
         self.loss: float | None = None
         """Of the last step, mean over all processes."""
@@ -149,8 +149,8 @@ class Trainer:
             if odd := [rank for rank, other in enumerate(everyone) if other[what] != value]:
                 others = ", ".join(map(str, odd))
                 got = f"{what} of processes {others} differ from those of process 0, at step {self.step}"
-                fix = "give all machines the same recipe, shards and weights, and put 'run' on a shared disk"
-                raise ConfigError(got, "all processes alike", fix)
+                fix = "start all machines with the same recipe, shards and weights, and put 'run' on a shared disk"
+                raise ConfigError(got, "the same in all processes", fix)
 
     def _restore(self, path: Path, *, allow_changes: bool) -> None:
         check_identity(path, read_identity(path), self.identity, allow_changes=allow_changes)
@@ -433,7 +433,7 @@ def check_clip_lengths(config: TrainConfig, device: torch.device) -> None:
         lengths = [config.autoencoder.clip_frames]
     if 2 in lengths:
         got, expected = "clips of 2 frames with bf16 on a CPU", "1 frame, or at least 3"
-        raise ConfigError(got, expected, "use 3 frames, or precision: no")
+        raise ConfigError(got, expected, "use 3 frames, or set precision: no")
 
 
 def trained_names(task: Task) -> dict[str, str]:

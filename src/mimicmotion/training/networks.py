@@ -52,7 +52,7 @@ def load_networks(config: ModelConfig, seed: int) -> Components:
         if checkpoint and (Path(checkpoint) / "unet").is_dir():  # a complete model, which needs no base
             base, checkpoint = checkpoint, ""
         if not base:
-            fix = "give model.base (a folder, a known name, 'tiny'), or model.new for random small networks"
+            fix = "set model.base (a folder, a known name, 'tiny'), or model.new for random small networks"
             raise ConfigError(f"model.base={config.base!r}, model.checkpoint={config.checkpoint!r}", "a model", fix)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # for a fresh PoseNet, which is random except for its last layer
@@ -75,10 +75,8 @@ def new_networks(config: TinyConfig, seed: int) -> Components:
         unet_options = unet_config(
             widths=config.widths,
             attention=config.attention,
-            layers=config.layers,
             latent_channels=vae.config.latent_channels,
             token_dim=config.token_dim,
-            norm_groups=config.norm_groups,
         )
         unet = build_unet(unet_options)
         pose_net = build_tiny_posenet(config.widths[0], config.reference_pose)
@@ -97,7 +95,7 @@ def find_autoencoder(name: str) -> Path:
     for folder in (path, path / "model", *(p / "model" for p in newest)) if name else ():
         if (folder / "vae" / "config.json").is_file():
             return folder
-    fix = "train one with `stage: autoencoder` and give its run folder, or use 'tiny', the bundled one"
+    fix = "train one with `stage: autoencoder` and name its run folder, or use 'tiny', the bundled one"
     raise WeightsError(f"model.new.autoencoder={name!r} has no vae/", "a model folder or a run", fix)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from mimicmotion.diffusion.loss import (
     SIGMA_PRESETS,
-    LogNormal,
     c_noise,
     choose_dropped,
     hand_weights,
@@ -27,9 +27,14 @@ from mimicmotion.diffusion.loss import (
 from mimicmotion.diffusion.noise import added_time_ids
 from mimicmotion.errors import ConfigError
 from mimicmotion.settings.training import ObjectiveConfig
+from mimicmotion.training.task import StepResult
 
 BANDS = (0.5, 2.0, 8.0)
 """Noise levels that separate the bands of the logged loss."""
+NOISE_AUG = NormalDist(-3.0, 0.5)
+"""Distribution of the logarithm of the noise on the reference picture (pixels in -1..1), as in SVD's training."""
+MOTION_BUCKET = 127.0
+"""Motion bucket that the U-Net is told, as in the released model."""
 _STREAM = 1  # another stream than that of the sample's frames, which is (seed, number) = (seed, number, 0)
 
 
@@ -112,26 +117,11 @@ class NetworkInput:
 Network = Callable[[NetworkInput], Tensor]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Loss:
-    """Result of the objective.
-
-    Attributes:
-        value: mean of weight * (F - v)^2, float32.
-        each: the same per sample, detached.
-        log: unweighted mean of (F - v)^2, and the same per noise band.
-    """
-
-    value: Float32[Tensor, ""]
-    each: Float32[Tensor, " batch"]
-    log: dict[str, float]
-
-
-def sigma_distribution(config: ObjectiveConfig) -> LogNormal:
-    """The distribution of training noise levels."""
+def sigma_distribution(config: ObjectiveConfig) -> NormalDist:
+    """The distribution of ln(sigma) in training."""
     preset = SIGMA_PRESETS[config.sigma_preset]
     mean = preset.mean if config.sigma_mean is None else config.sigma_mean
-    return LogNormal(mean, preset.std if config.sigma_std is None else config.sigma_std)
+    return NormalDist(mean, preset.stdev if config.sigma_std is None else config.sigma_std)
 
 
 def draw(
@@ -150,30 +140,32 @@ def draw(
         latent: (slots, channels, h, w).
         picture: (height, width) in pixels.
     """
-    rows = []
+    z, uniform, eps, noise = [], [], [], []
     for number in numbers:
         rng = np.random.default_rng([seed, number, _STREAM])
         # always draw everything, so that one option does not change the draws of another
-        z, uniform = rng.standard_normal(2, dtype=np.float32), rng.random(5)
-        rows.append((z, uniform, rng.standard_normal(latent, dtype=np.float32), rng))
-    z = torch.from_numpy(np.stack([r[0] for r in rows]))
-    uniform = np.stack([r[1] for r in rows])
-    each = (config.drop_image, config.drop_latent, config.drop_pose)
-    dropped = choose_dropped(uniform[:, :4], config.condition_dropout, each)
-    strength, noise = torch.zeros(len(rows)), None
-    if config.noise_aug:
-        drawn = (config.noise_aug_mean + config.noise_aug_std * z[:, 1]).exp()
-        strength = torch.where(torch.from_numpy(uniform[:, 4] < config.noise_aug), drawn, strength)
-        noise = torch.from_numpy(np.stack([r[3].standard_normal((3, *picture), dtype=np.float32) for r in rows]))
-    eps = torch.from_numpy(np.stack([r[2] for r in rows]))
-    return Draws(sigma_distribution(config).levels(z[:, 0]), eps, dropped, strength, noise)
+        z.append(rng.standard_normal(2, dtype=np.float32))
+        uniform.append(rng.random(5))
+        eps.append(rng.standard_normal(latent, dtype=np.float32))
+        if config.noise_aug:
+            noise.append(rng.standard_normal((3, *picture), dtype=np.float32))
+    (level, strength), shares = torch.from_numpy(np.stack(z, 1)), np.stack(uniform)
+    levels, each = sigma_distribution(config), (config.drop_image, config.drop_latent, config.drop_pose)
+    noisy = torch.from_numpy(shares[:, 4] < config.noise_aug)
+    return Draws(
+        sigma=(levels.mean + levels.stdev * level).exp(),
+        eps=torch.from_numpy(np.stack(eps)),
+        dropped=choose_dropped(shares[:, :4], config.condition_dropout, each),
+        noise_aug=torch.where(noisy, (NOISE_AUG.mean + NOISE_AUG.stdev * strength).exp(), 0.0),
+        picture_noise=torch.from_numpy(np.stack(noise)) if noise else None,
+    )
 
 
 def time_ids(config: ObjectiveConfig, draws: Draws, fps: Float[Tensor, " batch"]) -> Float32[Tensor, "batch 3"]:
     """[fps - 1, motion bucket, noise augmentation that was used] of each sample."""
     rates = fps.tolist() if config.fps is None else [config.fps] * len(fps)
     strengths = draws.noise_aug.tolist()
-    return torch.cat([added_time_ids(f, config.motion_bucket, s) for f, s in zip(rates, strengths, strict=True)])
+    return torch.cat([added_time_ids(f, MOTION_BUCKET, s) for f, s in zip(rates, strengths, strict=True)])
 
 
 def network_arguments(
@@ -228,7 +220,7 @@ def loss_weights(
         channels = batch.latents.shape[2]
         if len(config.channel_weights) != channels:
             got = f"{len(config.channel_weights)} channel_weights"
-            raise ConfigError(got, f"{channels}, one per latent channel", "match them")
+            raise ConfigError(got, f"{channels}, one per latent channel", "correct objective.channel_weights")
         each = torch.tensor(config.channel_weights, dtype=torch.float32, device=batch.latents.device)
         each = (each / each.mean()).view(-1, 1, 1)
         weights = each.expand_as(batch.latents) if weights is None else weights * each
@@ -243,8 +235,8 @@ def denoising_loss(
     scaling_factor: float,
     *,
     reference_slot: bool,
-) -> Loss:
-    """`weighted_mse` of the network's output for a batch.
+) -> StepResult:
+    """`weighted_mse` of the network's output for a batch; the log has the unweighted error, also per noise band.
 
     Raises:
         InputError: the output has the wrong shape.
@@ -255,7 +247,7 @@ def denoising_loss(
     output = network(shown)
     each = weighted_mse(output, target, weights)
     plain = weighted_mse(output.detach(), target).cpu()
-    return Loss(each.mean(), each.detach(), {"v": float(plain.mean()), **band_log(draws.sigma, plain)})
+    return StepResult(each.mean(), {"v": float(plain.mean()), **band_log(draws.sigma, plain)}, each=each.detach())
 
 
 def band_log(sigma: Float[Tensor, " batch"], errors: Float[Tensor, " batch"]) -> dict[str, float]:

@@ -149,9 +149,7 @@ def check_identity(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], 
     """
     same = "the same as before"
     if changed := differences(old["task"], new["task"]):
-        raise ConfigError(
-            f"{where} is of another model or other data: {', '.join(changed)}", same, "name another 'run'"
-        )
+        raise ConfigError(f"{where} belongs to another model or data: {', '.join(changed)}", same, "name another 'run'")
     if allow_changes:
         return
     if changed := differences(_compared(old["settings"]), new["settings"]):

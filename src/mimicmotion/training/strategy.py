@@ -133,7 +133,7 @@ def build_optimizer(config: OptimConfig, params: list[nn.Parameter]) -> torch.op
     Raises:
         ConfigError: 8-bit AdamW without its package or without a GPU.
     """
-    kind, options = config.optimizer, {n: getattr(config, n) for n in ("lr", "betas", "eps", "weight_decay")}
+    kind, options = config.optimizer, {n: getattr(config, n) for n in ("lr", "betas", "weight_decay")}
     if kind != "adamw-8bit":
         return torch.optim.AdamW(params, fused=kind == "adamw-fused", **options)
     if not torch.cuda.is_available():

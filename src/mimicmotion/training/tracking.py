@@ -131,7 +131,7 @@ def check_trackers(names: Sequence[str]) -> list[str]:
         if importlib.util.find_spec(name) is not None:
             found.append(name)
         elif name == "tensorboard":
-            logger.warning("tensorboard is not installed: the log is in log.jsonl only")
+            logger.warning("tensorboard is not installed, so the log is written to log.jsonl only")
         else:
             raise ConfigError(f"trackers: {name}", "its package", f"pip install {name}, or leave it out")
     return found

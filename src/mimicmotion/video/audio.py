@@ -47,7 +47,7 @@ class AudioTrack:
         try:
             source = open_media(path)
         except av.error.FFmpegError as e:
-            logger.warning("no sound taken from %s (%s)", path, e)
+            logger.warning("the sound of %s cannot be used (%s)", path, e)
             return None
         if not source.streams.audio or source.streams.audio[0].codec_context is None:
             source.close()

@@ -60,7 +60,7 @@ class Fit:
             raise ConfigError(
                 f"a picture of {image.shape[0]} x {image.shape[1]}",
                 f"{self.source[0]} x {self.source[1]} (height x width)",
-                "plan one transform per source size",
+                "make one transform per source size",
             )
         # target pixels whose centres lie in the source; the rest stays black
         (top, bottom), (left, right) = (self._covered(axis) for axis in (0, 1))

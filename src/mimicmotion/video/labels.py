@@ -194,7 +194,7 @@ def sign(path: Path, target: Path, label: Label) -> None:
             builder.sign_file(path, target, signer)
     except c2pa.C2paError as e:
         fix = "check the certificates ('signer'), or leave out the signature"
-        raise OutputError(f"{path.name} cannot be signed ({e})", "a signature", fix) from e
+        raise OutputError(f"{path.name} cannot be signed ({e})", "a file that can be signed", fix) from e
 
 
 def signature(path: Path) -> tuple[str, str]:

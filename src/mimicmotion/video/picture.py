@@ -61,7 +61,7 @@ def read_picture(path: str | os.PathLike[str]) -> Frame:
                     check_limit("pixels", image.width * image.height, path, MediaError)
                     return picture_to_rgb(image)
         except Image.DecompressionBombError as e:
-            raise MediaError(f"{path}: {e}", "fewer pixels", "scale it down") from e
+            raise MediaError(f"{path}: {e}", "fewer pixels", "scale the picture down") from e
         except UnidentifiedImageError:
             if not is_heif(path):
                 raise
@@ -133,7 +133,7 @@ def check_picture_output(path: str | os.PathLike[str]) -> Path:
     Image.init()
     path = Path(path)
     if path.suffix.lower() not in PICTURE_SUFFIXES or path.suffix.lower() not in Image.EXTENSION:
-        raise OutputError(f"{path} has the suffix {path.suffix!r}", "a picture's suffix", "use .png, .jpg or .webp")
+        raise OutputError(f"{path} has the suffix {path.suffix!r}", "a picture suffix", "use .png, .jpg or .webp")
     return path
 
 
@@ -163,7 +163,7 @@ def check_picture_size(image: Frame, minimum: int = 64, name: str = "the picture
     height, width = image.shape[:2]
     if min(height, width) < minimum:
         raise MediaError(
-            f"{name} is {width} x {height} pixels", f"at least {minimum} on the short side", "use a larger picture"
+            f"{name} is {width} x {height} pixels", f"at least {minimum} on the short side", "use a larger one"
         )
 
 

@@ -88,7 +88,7 @@ class VideoReader:
         if fps is not None and (stride is not None or sampling == "released"):
             raise ConfigError("both fps and a stride", "one way of choosing frames", "leave one of them out")
         if stride is not None and stride < 1:
-            raise ConfigError(f"stride={stride}", "at least 1", "1 takes every frame")
+            raise ConfigError(f"stride={stride}", "at least 1", "use 1 to take every frame")
         if not 0 <= start < end:
             raise ConfigError(f"start={start} with end={end}", "0 <= start < end, in seconds", "correct them")
         if max_frames is not None and max_frames < 1:
@@ -127,7 +127,7 @@ class VideoReader:
         if last is None:
             raise MediaError(
                 f"{self.path} has no frame after {start:g} s (it lasts {self.info.duration:.2f} s)",
-                "a start inside the video",
+                "a start before its end",
                 "lower start",
             )
 

@@ -209,7 +209,7 @@ class AvSource:
         if _REFUSED_FORMATS & set(container.format.name.split(",")):
             name = container.format.name
             container.close()
-            raise MediaError(f"{self.path} is a {name} file", "a video file", "give the video itself")
+            raise MediaError(f"{self.path} is a {name} file", "a video file", "pass the video itself")
         return container
 
 
@@ -276,7 +276,7 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams or streams[0].codec_context is None:
         kinds = sorted({s.type for s in container.streams}) or ["nothing"]
-        raise MediaError(f"{path} has no video stream ({', '.join(kinds)} only)", "a video", "give a video file")
+        raise MediaError(f"{path} has no video stream ({', '.join(kinds)} only)", "a video", "pass a video file")
     return streams[0]
 
 

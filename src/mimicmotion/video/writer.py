@@ -60,7 +60,7 @@ class FrameWriter:
             raise ConfigError(
                 f"a frame of {frame.dtype} {frame.shape}",
                 f"uint8 {(*self.size, 3)}",
-                "give RGB frames of the size the writer was opened with",
+                "pass RGB frames of the writer's size",
             )
         with _encoding(self.path):
             self._append(np.ascontiguousarray(frame), self.count)
@@ -171,7 +171,7 @@ def _encoding(path: Path) -> Iterator[None]:
             yield
     except av.error.FFmpegError as e:
         raise OutputError(
-            f"{path} cannot be encoded ({e})", "an encoder of this FFmpeg", "choose another format"
+            f"{path} cannot be encoded ({e})", "a format FFmpeg can encode", "choose another format"
         ) from e
 
 

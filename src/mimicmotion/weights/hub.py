@@ -69,7 +69,7 @@ def download(
         explain(e)
     if None not in (size, meta.size) and meta.size != size:
         fix = "this is not the published file: use another --endpoint"
-        raise WeightsError(f"{endpoint} gives {name} of {repo} with {meta.size} bytes", f"{size} bytes", fix)
+        raise WeightsError(f"{endpoint} offers {name} of {repo} with {meta.size} bytes", f"{size} bytes", fix)
     expected = size or meta.size
     etag = re.sub(r"[^\w.-]", "_", meta.etag or "unknown")
     part = target.with_name(f".{target.name}.{etag[:64]}.part")

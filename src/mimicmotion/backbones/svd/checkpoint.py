@@ -123,8 +123,8 @@ def load_components(
     source = None if checkpoint is None else find_checkpoint(checkpoint)
     settings = dict(read_model_file(folder).get("settings", {}))
     if settings and edition and source is None:
-        got = f"edition {edition} for {folder}, which has settings of its own"
-        raise ConfigError(got, "published weights", "leave out 'edition'; 'segment_frames' changes the segments")
+        got = f"edition={edition} for {folder}, which has settings of its own"
+        raise ConfigError(got, "the published weights", "leave out 'edition'; 'segment_frames' sets the segments")
     if edition or not settings:
         settings |= published_settings(edition or ("1.0" if source is None else find_edition(source)))
         settings |= {} if source is None else {"estimator": "dwpose"}  # that it was trained with
@@ -265,8 +265,8 @@ class _Loader:
             if fresh:
                 return PoseNet(out_channels).to(*self.target).eval()
             raise WeightsError(
-                f"{self.folder} has no pose_net/: it is a base model without pose input",
-                "MimicMotion's weights on this base",
+                f"{self.folder} has no pose_net/: it is a base model, without pose input",
+                "MimicMotion's weights on top of it",
                 "pass a checkpoint as well, such as mimicmotion-1.1; to train on this base, request a new PoseNet",
             )
         pose_net = self.build("pose_net")
@@ -294,7 +294,7 @@ def _on_meta(part: str, build: Callable[[], Any]) -> Any:
         raise WeightsError(f"config of {part}: {e.got}", e.expected, e.fix) from e
     except Exception as e:  # a value of a wrong type may fail anywhere
         fix = "correct its config.json, or download the model again"
-        raise WeightsError(f"config of {part}: {type(e).__name__}: {e}", "a config its class accepts", fix) from e
+        raise WeightsError(f"config of {part}: {type(e).__name__}: {e}", "a config that its class accepts", fix) from e
 
 
 def _weights_file(folder: Path, part: str) -> Path:

@@ -68,7 +68,7 @@ class Conditioning:
             return self.pose_features.frames(slots)
         reference = self.reference_pose_features
         if reference is None:
-            raise InputError("no reference pose", "the picture's own pose for the reference slot", "encode it too")
+            raise InputError("no reference pose", "the picture's pose for the reference slot", "encode it as well")
         features = self.pose_features.frames([max(slot - 1, 0) for slot in slots])
         at = torch.tensor([i for i, slot in enumerate(slots) if slot == 0], device=features.device, dtype=torch.long)
         return features.index_copy(1, at, reference.repeat(1, len(at), 1, 1, 1))

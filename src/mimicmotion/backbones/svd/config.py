@@ -43,10 +43,10 @@ def read_config(
     unknown = sorted(k for k in plain if k not in fields and k not in only and k not in without_effect)
     if unknown:
         known = ", ".join(sorted({*fields, *only}))
-        fix = "correct its config.json, or use a version of this package that knows them"
-        raise ConfigError(f"{network} config: unknown {', '.join(unknown)}", f"fields out of {known}", fix)
+        fix = "correct its config.json, or update mimicmotion, if it was written by a newer version"
+        raise ConfigError(f"{network} config: unknown {', '.join(unknown)}", f"only fields among {known}", fix)
     for name, value in only.items():
         if plain.get(name, value) != value:
             got = f"{network} config: {name}={plain[name]!r}"
-            raise ConfigError(got, f"{name}={value!r}", "use another network; this value is not supported")
+            raise ConfigError(got, f"{name}={value!r}", "use another network: other values are not supported")
     return Config({**fields, **only, **plain})

@@ -79,7 +79,7 @@ def decode_float(
         ConfigError: the chunk size or overlap is invalid.
     """
     if mode not in get_args(DecodeMode):
-        raise ConfigError(f"decode mode {mode!r}", "blend or released", "correct the mode")
+        raise ConfigError(f"decode mode {mode!r}", "blend or released", "use one of these")
     shared = min(decode_chunk_size // 2, decode_chunk_size - 1) if overlap is None else overlap
     chunks = plan_chunks(len(latents), decode_chunk_size, shared)
     if mode == "released":

@@ -251,6 +251,6 @@ def read_chunks(
             raise PoseError(
                 f"{name} {start}..{stop - 1}: {part.dtype} of shape {part.shape}",
                 f"uint8 of shape ({stop - start}, {size[0]}, {size[1]}, 3)",
-                "make them at the height and width of the generated video",
+                "draw them at the height and width of the generated video",
             )
         yield part

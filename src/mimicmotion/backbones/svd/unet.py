@@ -160,7 +160,7 @@ class UNet(nn.Module):
             if pose.shape[0] not in (1, batch) or pose.shape[1:] != want:
                 got = f"pose features of shape {tuple(pose.shape)}"
                 fix = "encode the poses of these frames at this size"
-                raise InputError(got, f"{(batch, *want)}, or 1 for the batch", fix)
+                raise InputError(got, f"{(batch, *want)}, or a batch of 1", fix)
             pose = pose.to(sample.dtype).expand(batch, -1, -1, -1, -1).flatten(0, 1)
         # in float32, as half precision would round ln(sigma)
         noise = torch.as_tensor(timestep, device=sample.device).reshape(-1).expand(batch)

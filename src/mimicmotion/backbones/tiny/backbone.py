@@ -72,7 +72,7 @@ class TinyBackbone(SVDBackbone):
         """Raise InputError if the poses come without the warped picture."""
         super().check(request)
         if not isinstance(request.poses, WarpedPoses):
-            fix = "pass the poses that pipe.guide(picture, reference, driving) returns"
+            fix = "pass what pipe.guide(picture, reference, driving) returns"
             raise InputError("poses without the warped picture", "WarpedPoses, which this model needs", fix)
 
     def guide(

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame
-from mimicmotion.data.prepare.duplicates import HASH_EVERY, MAX_HASHES, Fingerprint, picture_hash
+from mimicmotion.data.prepare.duplicates import HASH_EVERY, MAX_HASHES, picture_hash
 from mimicmotion.data.prepare.filters import judge_length
 from mimicmotion.data.prepare.measure import TICK_EVERY, SceneMeasures, measure_scene
 from mimicmotion.data.prepare.scenes import CutFinder, SceneRange, plan_scenes
@@ -47,7 +48,7 @@ class Survey:
         num_frames: number of frames at `fps`.
         damaged: whether the decoder reported errors, or the end is missing.
         scenes: scenes between the cuts.
-        fingerprint: fingerprint for finding duplicates.
+        hashes: hashes of frames `HASH_EVERY` seconds apart, for finding duplicates.
     """
 
     size: tuple[int, int]
@@ -57,7 +58,7 @@ class Survey:
     num_frames: int
     damaged: bool
     scenes: list[SceneRange]
-    fingerprint: Fingerprint
+    hashes: UInt8[ndarray, "moments 32"]
 
     def enlargement(self, size: tuple[int, int]) -> float:
         """Factor by which frames must be enlarged to fill `size`."""
@@ -85,8 +86,8 @@ def survey(path: Path, config: PrepareConfig) -> Generator[int, None, Survey]:
         if count % TICK_EVERY == 0:
             yield 0
     scenes = plan_scenes(count, finder.finish(), max(1, int(config.max_seconds * fps + 1e-6)))
-    fingerprint = Fingerprint(count / fps, np.stack(hashes))
-    return Survey(info.size, info.fps, fps, info.duration, count, bool(reader.damage), scenes, fingerprint)
+    damaged = bool(reader.damage)
+    return Survey(info.size, info.fps, fps, info.duration, count, damaged, scenes, np.stack(hashes))
 
 
 def usable_scenes(survey: Survey, config: PrepareConfig) -> list[int]:
@@ -174,8 +175,7 @@ class AnalysisCache:
     def save_survey(self, sha256: str, found: Survey) -> None:
         """Store a survey."""
         facts = dataclasses.asdict(found)
-        hashes = facts.pop("fingerprint")["hashes"]
-        _save(self.path("survey", sha256), facts, {"hashes": hashes})
+        _save(self.path("survey", sha256), facts, {"hashes": facts.pop("hashes")})
 
     def load_survey(self, sha256: str) -> Survey | None:
         """The survey of the video with this content; None if it is missing or damaged."""
@@ -183,7 +183,7 @@ class AnalysisCache:
             return None
         facts, arrays = loaded
         facts |= {"size": tuple(facts["size"]), "scenes": [SceneRange(**s) for s in facts["scenes"]]}
-        return Survey(**facts, fingerprint=Fingerprint(facts["num_frames"] / facts["fps"], arrays["hashes"]))
+        return Survey(**facts, hashes=arrays["hashes"])
 
     def save_scenes(self, sha256: str, found: dict[int, SceneMeasures]) -> None:
         """Store the measurements of a video's scenes."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import UInt8
@@ -31,17 +30,8 @@ def picture_hash(frame: UInt8[ndarray, "height width 3"]) -> UInt8[ndarray, 32]:
     return np.packbits(import_extra("imagehash", "train").phash(Image.fromarray(frame), hash_size=HASH_SIDE).hash)
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """Perceptual fingerprint of a video.
-
-    Attributes:
-        seconds: duration.
-        hashes: hash of one frame every `HASH_EVERY` seconds.
-    """
-
-    seconds: float
-    hashes: UInt8[ndarray, "moments 32"]
+Fingerprint = tuple[float, UInt8[ndarray, "moments 32"]]
+"""Duration of a video in seconds, and the hash of one frame every `HASH_EVERY` seconds."""
 
 
 def fingerprint_distance(a: Fingerprint, b: Fingerprint) -> float:
@@ -49,13 +39,14 @@ def fingerprint_distance(a: Fingerprint, b: Fingerprint) -> float:
 
     Identical videos have 0, unrelated ones about 0.5.
     """
-    if abs(a.seconds - b.seconds) > _LENGTH_TOLERANCE * max(a.seconds, b.seconds, 1e-6):
+    (seconds, mine), (others, theirs) = a, b
+    if abs(seconds - others) > _LENGTH_TOLERANCE * max(seconds, others, 1e-6):
         return 1.0
-    common = min(len(a.hashes), len(b.hashes))
+    common = min(len(mine), len(theirs))
     if not common:
         return 1.0
     moments = np.unique(np.linspace(0, common - 1, _COMPARED).round().astype(int))
-    bits = np.unpackbits(np.bitwise_xor(a.hashes[moments], b.hashes[moments]), axis=1)
+    bits = np.unpackbits(np.bitwise_xor(mine[moments], theirs[moments]), axis=1)
     return float(bits.mean())
 
 

@@ -173,7 +173,7 @@ class _Preparation:
                 set_aside(f, "unreadable" if named else "no video", failures[f.source])
         surveys |= {f.source: known_survey(config, f) for f in rest()}
         left = rest()
-        prints = [surveys[f.source].fingerprint for f in left]
+        prints = [(s.num_frames / s.fps, s.hashes) for s in (surveys[f.source] for f in left)]
         for i, (k, apart) in near_duplicates(prints, config.near_duplicates).items():
             reason = f"looks like {left[k].source}: {apart:.1%} of the picture hash differs"
             set_aside(left[i], "near-duplicate", reason)
@@ -225,8 +225,8 @@ class _Preparation:
         if not plan:
             lines = "; ".join(unused[:5])
             raise InputError(
-                f"no scene of {len(reports)} files passes the filters ({lines})",
-                "at least one",
+                f"no scene in {len(reports)} files passes the filters ({lines})",
+                "at least one scene",
                 f"see {config.output / PAGE} and change the thresholds",
             )
         for path in shard_files(config.output):  # left by an earlier, larger set of videos

@@ -40,7 +40,7 @@ def find_videos(folder: Path, output: Path) -> list[str]:
         MediaError: it is not a folder, or there are no such files.
     """
     if not folder.is_dir():
-        raise MediaError(f"{folder} is not a folder", "a folder with videos", "give the folder that holds the videos")
+        raise MediaError(f"{folder} is not a folder", "a folder with videos", "pass the folder that holds the videos")
     found: list[str] = []
     for at, folders, files in os.walk(folder):
         here = Path(at)
@@ -206,7 +206,7 @@ def _cropped(path: Path, frames: Iterator[np.ndarray], expected: int, fit: Fit) 
         count += 1
         yield fit.apply(frame)
     if count != expected:
-        got = f"{path} gave {count} frames instead of the measured {expected}"
+        got = f"{path} now has {count} frames, but had {expected} when it was measured"
         raise MediaError(got, "an unchanged file", "run prepare again")
 
 

@@ -1,4 +1,4 @@
-"""The report on all videos and scenes as JSON and CSV, sorted and without timestamps."""
+"""The report on all videos and scenes as JSON, sorted and without timestamps."""
 
 from __future__ import annotations
 
@@ -10,13 +10,8 @@ from typing import Any
 from mimicmotion.data.prepare.plan import VideoReport, crop_facts, scene_key, split_of
 from mimicmotion.runtime.files import write_json
 from mimicmotion.settings.prepare import PrepareConfig, result_settings
-from mimicmotion.tables import write_csv
 
-JSON, TABLE, PAGE = "report.json", "report.csv", "report.html"
-_COLUMNS = (
-    "source", "video", "scene", "split", "start_s", "accepted", "reasons", "seconds", "frames", "enlargement", "found",
-    "crowded", "body", "confidence", "sharpness", "static", "left_hand", "right_hand", "hands",
-)  # fmt: skip
+JSON, PAGE = "report.json", "report.html"
 
 
 def count(videos: Sequence[VideoReport], config: PrepareConfig) -> dict[str, Any]:
@@ -44,7 +39,7 @@ def count(videos: Sequence[VideoReport], config: PrepareConfig) -> dict[str, Any
 
 
 def save_report(folder: Path, videos: Sequence[VideoReport], config: PrepareConfig) -> None:
-    """Write report.json and report.csv.
+    """Write report.json.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -52,7 +47,6 @@ def save_report(folder: Path, videos: Sequence[VideoReport], config: PrepareConf
     facts = [_video(v, config) for v in videos]
     data = {"settings": result_settings(config), "summary": count(videos, config), "videos": facts}
     write_json(folder / JSON, data)
-    write_csv(folder / TABLE, _COLUMNS, [[row.get(c) for c in _COLUMNS] for v in facts for row in _rows(v)])
 
 
 def _video(video: VideoReport, config: PrepareConfig) -> dict[str, Any]:
@@ -86,17 +80,3 @@ def _video(video: VideoReport, config: PrepareConfig) -> dict[str, Any]:
         "damaged": survey.damaged,
         "scenes": scenes,
     }
-
-
-def _rows(video: dict[str, Any]) -> list[dict[str, Any]]:
-    named = {"source": video["source"], "video": video["video"]}
-    if not video["scenes"]:
-        return [named | {"accepted": "no", "reasons": f"{video['status']}: {video['reason']}"}]
-    return [
-        named
-        | {"split": video["split"], "scene": number}
-        | scene
-        | scene["numbers"]
-        | {"accepted": "yes" if scene["accepted"] else "no", "reasons": "; ".join(scene["reasons"])}
-        for number, scene in enumerate(video["scenes"])
-    ]

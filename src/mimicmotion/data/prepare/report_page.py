@@ -180,7 +180,7 @@ def _sections(videos: Sequence[VideoReport], config: PrepareConfig, pngs: Mappin
         heading: str, picture: str = "", head: Sequence[str] = (), rows: Sequence[Sequence[Any]] = ()
     ) -> Section:
         png = pngs.get(picture)
-        more = f"The first {MAX_ROWS} of {len(rows)} rows; all are in report.csv."
+        more = f"The first {MAX_ROWS} of {len(rows)} rows; all are in report.json."
         text = [more] if len(rows) > MAX_ROWS else [] if rows or png else ["none"]
         return Section(heading, text, Table(head, rows[:MAX_ROWS]), {heading: png} if png else {})
 

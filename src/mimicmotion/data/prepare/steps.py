@@ -94,9 +94,9 @@ def run_steps(
     suspects = [f for f in rest if (folder / _MARK.format(f.sha256)).exists()]
     if not suspects:
         raise MimicMotionError(
-            "worker processes die at startup", "processes that can work", "use --processes 1 to see the reason"
+            "worker processes crash at startup", "processes that start", "see why with --processes 1"
         )
-    logger.warning("a worker process died; trying its files one by one")
+    logger.warning("a worker process crashed; trying its files one by one")
     for file in suspects:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             try:

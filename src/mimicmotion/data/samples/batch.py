@@ -13,8 +13,6 @@ from jaxtyping import Float32, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from mimicmotion.errors import InputError
-
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Sample:
@@ -82,24 +80,12 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples in order.
-
-    Raises:
-        InputError: there are none, or their shapes or kinds (frames or latents) differ.
-    """
-    if not samples:
-        raise InputError("a batch of 0 samples", "at least 1", "ask for at least one sample")
+    """Stack samples in order; all have the same shapes, and frames or latents alike."""
 
     def stack(name: str) -> Tensor | None:
-        values = [getattr(s, name) for s in samples]
-        shapes = {None if v is None else v.shape for v in values}
-        if len(shapes) > 1:
-            keys = ", ".join(s.key for s in samples)
-            got = f"{name} of {sorted(map(str, shapes))} in one batch ({keys})"
-            raise InputError(got, "one shape", "split the batch")
-        if values[0] is None:
+        if getattr(samples[0], name) is None:
             return None
-        stacked = np.stack(values)
+        stacked = np.stack([getattr(s, name) for s in samples])
         if stacked.dtype != np.uint8:
             return torch.from_numpy(stacked.astype(np.float32, copy=False))
         # pictures: transposing bytes instead of floats takes a quarter of the memory traffic

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from numpy import ndarray
 
-from mimicmotion.errors import ConfigError, WeightsError
+from mimicmotion.errors import WeightsError
 from mimicmotion.runtime.files import atomic_path, check_writable, writing
 
 if TYPE_CHECKING:
@@ -34,18 +34,17 @@ class LatentCache:
     Args:
         shards: the records.
         digest: identity of the encoder (for example the sha256 of its weights).
-        encode: RGB frames to latents; None if the folder already holds all of them.
-        folder: folder of the cache; must be writable if there is an encoder.
+        encode: RGB frames to latents.
+        folder: folder of the cache.
 
     Raises:
         OutputError: the folder cannot be written.
     """
 
-    def __init__(self, shards: Shards, digest: str, encode: Encode | None, folder: str | Path) -> None:
+    def __init__(self, shards: Shards, digest: str, encode: Encode, folder: str | Path) -> None:
         self.shards, self.digest, self.encode = shards, digest, encode
         self.folder = Path(folder) / hashlib.sha256(digest.encode()).hexdigest()[:16]
-        if encode is not None:
-            check_writable(self.folder / "latents.npy")
+        check_writable(self.folder / "latents.npy")
 
     def latents(self, record: int, frames: Sequence[int] | None = None) -> Float32[ndarray, "frames c h w"]:
         """Latents of the given frames of a record, in the given order.
@@ -55,7 +54,6 @@ class LatentCache:
             frames: indices of stored frames, including stills; None means all.
 
         Raises:
-            ConfigError: they are not cached, and there is no encoder.
             WeightsError: the encoder returns NaN, or values too large for float16.
             OutputError: the folder cannot be written.
         """
@@ -94,10 +92,6 @@ class LatentCache:
 
     def _encode(self, record: int) -> ndarray:
         key, count = self.shards.keys[record], self.shards.num_frames[record]
-        if self.encode is None:
-            raise ConfigError(
-                f"no cached latents of {key} for this model", "cached latents, or an encoder", "give an encoder"
-            )
         source, parts = self.shards[record], []
         for start in range(0, count, CHUNK):
             frames = source.frames(range(start, min(start + CHUNK, count)))

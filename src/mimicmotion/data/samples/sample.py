@@ -18,13 +18,16 @@ from mimicmotion.data.samples.latents import LatentCache
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.pose.hands import hand_masks
-from mimicmotion.pose.keypoints import PoseSequence
+from mimicmotion.pose.keypoints import VISIBLE, PoseSequence
 from mimicmotion.settings.samples import SampleConfig, Spacing
 
 if TYPE_CHECKING:
     from mimicmotion.data.shards.shards import Record, Shards
 
 logger = logging.getLogger(__name__)
+
+PLAIN = {"confidence_aware": False, "threshold": VISIBLE}
+"""How poses are drawn with `guidance: threshold`."""
 
 
 class SampleMaker:
@@ -36,7 +39,7 @@ class SampleMaker:
     Args:
         shards: the records, all of one size.
         config: settings of the samples.
-        seed: seed of the random choices.
+        seed: seed of the random choices, at least 0.
         downscale: pixels per latent along each axis.
         drawing: how poses are drawn: the model's settings "pose_drawing" (canvas_short_side, stroke).
         latents: cache of latents, to be used instead of frames.
@@ -59,19 +62,16 @@ class SampleMaker:
         warp: Callable[[Frame, PoseSequence, PoseSequence], Frames] | None = None,
     ) -> None:
         height, width = shards.size
-        if downscale < 1 or height % downscale or width % downscale:
+        if height % downscale or width % downscale:
             raise ConfigError(
                 f"frames of {height}x{width} with {downscale} pixels per latent",
                 f"height and width in multiples of {downscale}",
-                "prepare shards of such a size",
+                "prepare the shards again at such a size",
             )
-        if seed < 0:
-            raise ConfigError(f"seed={seed}", "0 or more", "use 0")
         self.shards, self.config, self.seed, self.latents = shards, config, seed, latents
         self.warp = warp
         self.grid = (height // downscale, width // downscale)
-        plain: dict[str, Any] = {"confidence_aware": False, "threshold": config.pose_threshold}
-        look: Mapping[str, Any] = {**drawing, **plain} if config.guidance == "threshold" else drawing
+        look: Mapping[str, Any] = {**drawing, **PLAIN} if config.guidance == "threshold" else drawing
         self.drawer = PoseDrawer(shards.size, **look)
         self.timelines = [Timeline(*s) for s in zip(shards.num_frames, shards.stills, shards.fps, strict=True)]
         self.siblings: list[Sequence[int]] = [[i] for i in range(len(self.timelines))]

@@ -1,4 +1,4 @@
-"""The index of a folder of shards, with the byte positions of its records: read from disk, or rebuilt."""
+"""The index of a folder of shards, with the byte positions of its records."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 
 from mimicmotion.data.shards.archive import REMAKE, Span, read_spans, scan_tar
-from mimicmotion.data.shards.frames import ENDINGS, Store
+from mimicmotion.data.shards.frames import Store
 from mimicmotion.errors import InputError, MediaError
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
 from mimicmotion.runtime.reading import read_json, reading
@@ -29,7 +28,6 @@ _FILE = r"^([A-Za-z0-9_-]+)-\d+\.tar$"
 Count = Annotated[int, Field(ge=0)]
 SafeSpan = tuple[Count, Count]
 _PICTURE = re.compile(r"(\d{5})\.(png|jpg)")
-_PREPARE = "make the shards with 'mimicmotion prepare'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,11 +76,7 @@ _INDEX, _RECORD = TypeAdapter(Index), TypeAdapter(RecordEntry)
 
 
 def canonical(data: Any) -> str:
-    """Canonical JSON of plain data, paths and dataclasses: equal data gives equal text.
-
-    Raises:
-        InputError: the data contains anything else.
-    """
+    """Canonical JSON of plain data, paths and dataclasses: equal data gives equal text."""
     options: dict[str, Any] = {"sort_keys": True, "separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
     return json.dumps(data, default=_plain, **options)
 
@@ -90,10 +84,7 @@ def canonical(data: Any) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return value.as_posix()
-    if dataclasses.is_dataclass(value):
-        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    got = f"an item of a plan holds {type(value).__name__}"
-    raise InputError(got, "plain data, paths, dataclasses", "convert it")
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
 
 
 def shard_name(split: str, number: int) -> str:
@@ -111,12 +102,14 @@ def scan_shard(path: Path) -> tuple[dict[str, Any], ShardEntry]:
 
     Raises:
         MediaError: the file is damaged or truncated, or a record lacks a member; the message names shard and record.
-        InputError: the name is not that of a shard, or the format is unknown.
+        InputError: it is a tar file of another tool, or the shard has another format version.
     """
-    if not re.fullmatch(_FILE, path.name):
-        raise InputError(f"{path.name} as a shard", "a name such as train-00000.tar", "rename the file")
     members = scan_tar(path)
-    head = read_head(path, members)
+    if HEAD not in members:
+        raise InputError(f"{path} is a tar file of another tool", f"one with {HEAD}", "choose another folder")
+    with reading(f"{path}: {HEAD}", "JSON", REMAKE, MediaError):
+        head = json.loads(read_spans(path, [members[HEAD]])[0])
+        check_version(path, head)
     groups: dict[str, dict[str, Span]] = {}
     for name, span in members.items():
         key, _, ending = name.partition(".")
@@ -127,19 +120,12 @@ def scan_shard(path: Path) -> tuple[dict[str, Any], ShardEntry]:
             if ending not in found:
                 raise MediaError(f"{path}: record {key} has no member {key}.{ending}", "complete records", REMAKE)
     texts = read_spans(path, [found["json"] for found in groups.values()])
-    records, sizes = [], set[tuple[int, ...]]()
+    records = []
     for (key, found), text in zip(groups.items(), texts, strict=True):
-        with reading(f"{path}: record {key}: {key}.json", "video, num_frames, stills, fps, size", REMAKE, MediaError):
-            meta = json.loads(text)
-            sizes.add(tuple(map(int, meta["size"])))
+        with reading(f"{path}: record {key}: {key}.json", "video, num_frames, stills, fps", REMAKE, MediaError):
             others = {k: span for k, span in found.items() if not _PICTURE.fullmatch(k)}
-            entry = _RECORD.validate_python(meta | {"key": key, "members": others, "frames": []})
+            entry = _RECORD.validate_python(json.loads(text) | {"key": key, "members": others, "frames": []})
         records.append(dataclasses.replace(entry, frames=_pictures(path, entry, found)))
-    if len(sizes) > 1:
-        names = ", ".join(sorted("x".join(map(str, s)) for s in sizes))
-        raise InputError(f"{path} holds frames of {names}", "one size", _PREPARE)
-    if records:
-        head = {"size": list(*sizes), "store": _store(groups), "settings": {}} | head
     return head, ShardEntry(path.name, path.stat().st_size, sha256_file(path), records)
 
 
@@ -155,26 +141,6 @@ def _pictures(path: Path, entry: RecordEntry, found: Mapping[str, Span]) -> list
     return [pictures[i] for i in range(entry.num_frames)]
 
 
-def _store(groups: Mapping[str, Mapping[str, Span]]) -> str:
-    endings = {e.rpartition(".")[2] for found in groups.values() for e in found}
-    return next(store for store, ending in ENDINGS.items() if ending in endings)
-
-
-def read_head(path: Path, members: Mapping[str, Span]) -> dict[str, Any]:
-    """Metadata of a shard; empty for a tar file of another tool.
-
-    Raises:
-        InputError: the shard has another format version.
-        MediaError: it cannot be read.
-    """
-    if HEAD not in members:
-        return {}
-    with reading(f"{path}: {HEAD}", "JSON", REMAKE, MediaError):
-        head = json.loads(read_spans(path, [members[HEAD]])[0])
-        check_version(path, head)
-    return head
-
-
 def check_version(where: Path, head: Mapping[str, Any]) -> None:
     """Raise InputError unless `head` has this format and version."""
     if head.get("format") != FORMAT or head.get("version") != VERSION:
@@ -182,44 +148,13 @@ def check_version(where: Path, head: Mapping[str, Any]) -> None:
         raise InputError(got, f"{FORMAT!r} version {VERSION}", "update mimicmotion, or prepare the data again")
 
 
-def make_index(head: Mapping[str, Any], shards: Iterable[ShardEntry], where: Path) -> Index:
-    """The index of shards with the size, store and settings of `head`; the splits follow from their names.
-
-    Raises:
-        InputError: there are no records, or two with one key.
-    """
+def make_index(head: Mapping[str, Any], shards: Iterable[ShardEntry]) -> Index:
+    """The index of shards with the size, store and settings of `head`; the splits follow from their names."""
     splits: dict[str, list[ShardEntry]] = {}
     for shard in sorted(shards, key=lambda s: s.file):
         splits.setdefault(shard.file.rpartition("-")[0], []).append(shard)
-    keys = Counter(r.key for some in splits.values() for s in some for r in s.records)
-    if not keys:
-        raise InputError(f"{where} holds no record", "shards with records", _PREPARE)
-    key, times = keys.most_common(1)[0]
-    if times > 1:
-        raise InputError(f"{where} has record {key} twice", "each record once", _PREPARE)
     height, width = head["size"]
     return Index((height, width), head["store"], head["settings"], splits)
-
-
-def scan_folder(folder: Path) -> Index:
-    """Build the index of a folder from its shards.
-
-    Raises:
-        InputError: there is no shard, or no record in them, or they differ in size, store or settings.
-        MediaError: a shard is damaged.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder", "a folder of shards", "check the path")
-    scanned = [scan_shard(path) for path in shard_files(folder)]
-    if not scanned:
-        raise InputError(f"{folder} holds no shards", "train-00000.tar and so on", _PREPARE)
-    first, name = next(((head, s.file) for head, s in scanned if s.records), ({}, ""))
-    for head, shard in scanned:
-        for what in ("size", "store", "settings"):
-            if shard.records and head[what] != first[what]:
-                got = f"{folder}: {what} is {first[what]} in {name}, {head[what]} in {shard.file}"
-                raise InputError(got, "shards made with the same settings", "keep them in separate folders")
-    return make_index(first, [s for _, s in scanned], folder)
 
 
 def save_index(index: Index, folder: Path) -> None:
@@ -239,7 +174,7 @@ def load_index(path: Path) -> Index:
     Raises:
         InputError: it is damaged or has another format.
     """
-    what, fix = "an index of shards", "delete the file: it is rebuilt from the shards"
+    what, fix = "an index of shards", "prepare again: finished shards are kept"
     data = read_json(path, what, fix)
     with reading(path, what, fix):
         check_version(path, data)

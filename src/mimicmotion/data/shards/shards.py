@@ -93,7 +93,7 @@ class Record:
             MediaError: the shard is damaged.
         """
         if wrong := [int(i) for i in indices if not 0 <= i < len(self)]:
-            raise InputError(f"{self.where}: frame {wrong[0]}", f"0 to {len(self) - 1}", "use an existing frame")
+            raise InputError(f"{self.where}: frame {wrong[0]}", f"0 to {len(self) - 1}", "ask for a frame that exists")
         size = self._shards.size
         if self._shards.store == "video":
             return decode_video(self._read("mp4"), indices, size, self.fps, f"{self.where}: mp4")
@@ -135,9 +135,7 @@ class Shards:
         self._entries = [(s, r) for s in shards for r in s.records]
         if not self._entries:
             there = ", ".join(f"{k} ({sum(len(s.records) for s in v)})" for k, v in index.splits.items())
-            raise InputError(
-                f"{storage.name} has no records of split {split!r}", there, "choose another split, or prepare"
-            )
+            raise InputError(f"{storage.name} has no records of split {split!r}", there, "choose or prepare another")
         self.keys = [r.key for _, r in self._entries]
         self.num_frames = [r.num_frames for _, r in self._entries]
         self.stills = [r.stills for _, r in self._entries]

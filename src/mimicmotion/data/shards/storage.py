@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from mimicmotion.data.shards.index import INDEX, Index, ShardEntry, load_index, scan_folder
+from mimicmotion.data.shards.index import INDEX, Index, ShardEntry, load_index
 from mimicmotion.errors import ConfigError, InputError, MediaError
 from mimicmotion.runtime.extras import install_command
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
@@ -39,7 +39,7 @@ def find_storage(where: str | Path, cache: Path | None = None) -> Folder | Remot
         return Folder(Path(where))
     if url.scheme not in SCHEMES:
         schemes = ", ".join(f"{s}://" for s in SCHEMES)
-        raise InputError(f"shards at {text}", f"a folder, file:// or one of {schemes}", "copy them to one of these")
+        raise InputError(f"shards at {text}", f"a folder or a URL with file://, {schemes}", "copy them to one of these")
     return Remote(text, cache)
 
 
@@ -50,23 +50,22 @@ class Folder:
         self.folder, self.name = folder, str(folder)
 
     def index(self) -> Index:
-        """The index file, or an index built from the shards if there is none.
+        """Read the index, and check that all shards are there.
 
         Raises:
-            InputError: there are no shards, or the index has another format.
+            InputError: the folder or its index is missing, or the index has another format.
             MediaError: a shard is missing, damaged or truncated.
         """
         if not (self.folder / INDEX).exists():
-            index = scan_folder(self.folder)
-            logger.warning("%s has no %s (an unfinished preparation?); built from its shards", self.folder, INDEX)
-            return index
+            got = f"{self.folder} has no {INDEX}"
+            raise InputError(got, "a folder of shards", "check the path, or finish the preparation")
         index = load_index(self.folder / INDEX)
         for shard in (s for some in index.splits.values() for s in some):
             path = self.folder / shard.file
             size = path.stat().st_size if path.exists() else -1
             if size != shard.bytes:
                 got = f"{path} is missing" if size < 0 else f"{path} has {size} bytes"
-                raise MediaError(got, f"{shard.bytes} bytes by {INDEX}", f"copy it again, or delete {INDEX}")
+                raise MediaError(got, f"{shard.bytes} bytes according to {INDEX}", "copy it again, or prepare again")
         return index
 
     def find(self, shard: ShardEntry) -> Path:

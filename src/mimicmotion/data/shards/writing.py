@@ -11,7 +11,6 @@ import functools
 import hashlib
 import io
 import logging
-import re
 import tarfile
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,6 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
-from mimicmotion.data.shards.archive import scan_tar
 from mimicmotion.data.shards.frames import check_store, compress_frames
 from mimicmotion.data.shards.index import (
     FORMAT,
@@ -32,7 +30,6 @@ from mimicmotion.data.shards.index import (
     ShardEntry,
     canonical,
     make_index,
-    read_head,
     save_index,
     scan_shard,
     shard_files,
@@ -48,15 +45,13 @@ from mimicmotion.runtime.workers import run_parallel
 
 logger = logging.getLogger(__name__)
 
-_KEY = re.compile(r"[^./\\\s][^./\\]{0,79}")  # WebDataset ends the key at the first dot
-
 
 @dataclass(frozen=True, kw_only=True)
 class RecordData:
     """One scene to be written.
 
     Attributes:
-        key: unique name without dot or slash: `<video id>-<scene number>`.
+        key: unique name without dot or slash: `<video id>-<scene number>`. (WebDataset ends it at the first dot.)
         video: id of the source video; the reference picture may come from any scene of the same video.
         frames: RGB frames of one size, which are streamed.
         poses: one pose per frame, in pixels of these frames; `poses.fps` is the rate of the frames.
@@ -160,7 +155,7 @@ def write_shards(
         stage: name of the stage in progress reports, which count items, including those of reused shards.
 
     Raises:
-        InputError: nothing is planned, no item gives a record, or records are invalid.
+        InputError: nothing is planned.
         OutputError: the folder cannot be written, or holds shards of other settings or outside the plan.
         ConfigError: the store is unknown or cannot hold frames of this size.
     """
@@ -191,7 +186,7 @@ def write_shards(
             else:
                 done += report
             yield Progress(stage, done, total)
-    index = make_index(shared.head(""), entries, folder)
+    index = make_index(shared.head(""), entries)
     save_index(index, folder)
     return ShardsWritten(
         folder,
@@ -210,14 +205,12 @@ def _write_shard(
     plan: ShardPlan,
 ) -> Generator[int, None, ShardEntry]:
     """Write one shard; yields 1 after each item, and 0 after each record, so that it can be stopped there."""
-    path, keys = folder / plan.name, set[str]()
+    path = folder / plan.name
     head = shared.head(plan.split) | {"plan": plan.digest()}
     with atomic_path(path) as part, writing(path), tarfile.open(part, "w:") as tar:
         _add(tar, HEAD, canonical(head).encode())
         for item in plan.items:
             for record in make_records(item):
-                _check(record, shared, keys)
-                keys.add(record.key)
                 for ending, data in sorted(_members(record, shared, plan.split).items()):
                     _add(tar, f"{record.key}.{ending}", data)
                 yield 0
@@ -235,10 +228,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 def _members(record: RecordData, shared: ShardSettings, split: str) -> dict[str, bytes]:
     """Suffix of the name -> bytes."""
     count, fps = len(record.poses), record.poses.fps
-    try:
-        members = compress_frames(record.frames, shared.store, shared.size, fps, count)
-    except InputError as e:
-        raise InputError(f"record {record.key}: {e.got}", e.expected, e.fix) from e
+    members = compress_frames(record.frames, shared.store, shared.size, fps)
     facts = {"key": record.key, "video": record.video, "num_frames": count, "stills": record.stills, "fps": fps}
     members["json"] = canonical({**record.meta, **facts, "size": shared.size, "split": split}).encode()
     members["poses.npz"] = dump_poses(record.poses)
@@ -249,27 +239,12 @@ def _members(record: RecordData, shared: ShardSettings, split: str) -> dict[str,
     return members
 
 
-def _check(record: RecordData, shared: ShardSettings, keys: set[str]) -> None:
-    name, count = f"record {record.key!r}", len(record.poses)
-    if not _KEY.fullmatch(record.key) or record.key.startswith("__"):
-        raise InputError(name, "1 to 80 characters without dot or slash", "choose another key")
-    if record.key in keys:
-        raise InputError(f"{name} occurs twice", "each key once", "choose another key")
-    if record.poses.size != tuple(shared.size):
-        raise InputError(f"{name}: poses of frames {record.poses.size}", f"{shared.size}", "scale the poses")
-    if not 0 <= record.stills <= count or not count:
-        got = f"{name}: {count} frames, {record.stills} stills"
-        raise InputError(got, "at least 1 frame, and no more stills than frames", "correct the record")
-    if not record.poses.fps > 0:
-        raise InputError(f"{name}: fps={record.poses.fps}", "fps above 0", "give the poses their frame rate")
-
-
 def _existing(path: Path, plan: ShardPlan, shared: ShardSettings) -> ShardEntry | None:
     """The entry of a planned shard that already exists; None if it must be written."""
     if not path.exists():
         return None
     try:
-        head = read_head(path, scan_tar(path))
+        head, entry = scan_shard(path)
     except MediaError as e:
         logger.warning("%s; rewriting it", e.got)
         return None
@@ -280,4 +255,4 @@ def _existing(path: Path, plan: ShardPlan, shared: ShardSettings) -> ShardEntry 
     if made_from != plan.digest():
         logger.info("%s holds other items than planned; rewriting it", path)
         return None
-    return scan_shard(path)[1]
+    return entry

@@ -46,7 +46,7 @@ def choose_metrics(results: Results, metrics: Sequence[str] = ()) -> list[str]:
     known = list(dict.fromkeys(m for found in results.values() for m in found))
     for metric in metrics:
         if metric not in known:
-            raise InputError(f"metric {metric!r}", ", ".join(known), "choose from these")
+            raise InputError(f"metric {metric!r}", ", ".join(known), "choose among these")
     every = [m for m in known if any(m in f and math.isfinite(f[m].value) for f in results.values())]
     return list(dict.fromkeys(metrics)) or every
 

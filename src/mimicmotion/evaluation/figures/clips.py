@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -80,41 +80,30 @@ def parse_names(texts: Sequence[str]) -> list[tuple[str, Path]]:
             raise InputError(f"{text!r}", "NAME=PATH or PATH", "for example progressive=results/dance.mp4")
         named.append((name.strip(), Path(path)))
     if not named:
-        raise InputError("no result", "at least one NAME=PATH", "give the videos or folders of frames to show")
+        raise InputError("no result", "at least one NAME=PATH", "pass the videos or folders of frames to show")
     names = [n for n, _ in named]
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is not None:
-        fix = "give each a name: first=a/dance.mp4 second=b/dance.mp4"
+        fix = "name each, for example first=a/dance.mp4 second=b/dance.mp4"
         raise InputError(f"two results named {twice!r}", "different names", fix)
     return named
 
 
-def open_clips(
-    named: Sequence[tuple[str, Path]],
-    *,
-    resize: bool = False,
-    same_size: bool = True,
-    max_frames: int | None = None,
-) -> list[Clip]:
+def open_clips(named: Sequence[tuple[str, Path]], *, max_frames: int | None = None, scaled: bool = True) -> list[Clip]:
     """Open results.
 
     Args:
         named: names and paths, from `parse_names`.
-        resize: scale all frames to the size of the first result.
-        same_size: refuse results of different sizes (without `resize`).
         max_frames: maximum number of frames of each.
+        scaled: scale all frames to the size of the first result.
 
     Raises:
-        InputError: sizes differ.
+        InputError: aspect ratios differ.
         MediaError: a video is missing, empty or damaged.
     """
-    readers = [(name, open_video(path)) for name, path in named]
-    first = readers[0][1].info.size
-    sizes = {r.info.size for _, r in readers}
-    if same_size and not resize and len(sizes) > 1:
-        got = "; ".join(f"{n} ({r.path}) is {r.info.width} x {r.info.height}" for n, r in readers)
-        raise InputError(got, "one size", "scale them to the size of the first with --resize")
-    return [Clip(n, r, first if resize else r.info.size, max_frames) for n, r in readers]
+    clips = [Clip(name, reader, reader.info.size, max_frames) for name, path in named for reader in [open_video(path)]]
+    check_shapes(clips)
+    return [replace(c, size=clips[0].size) for c in clips] if scaled else clips
 
 
 def check_same_length(clips: Sequence[Clip], counts: Mapping[str, int], least: int = 2) -> int:
@@ -126,10 +115,10 @@ def check_same_length(clips: Sequence[Clip], counts: Mapping[str, int], least: i
     if len(set(counts.values())) > 1:
         got = "; ".join(f"{c} has {counts[c.name]} frames" for c in clips)
         fewest = min(counts.values())
-        raise InputError(got, "equal lengths", f"cut them to one length with --max-frames {fewest}")
+        raise InputError(got, "equal lengths", f"cut them to the same length with --max-frames {fewest}")
     frames = counts[clips[0].name]
     if frames < least:
-        raise InputError(f"{clips[0]} has {frames} frame(s)", f"at least {least}", "give a longer video")
+        raise InputError(f"{clips[0]} has {frames} frame(s)", f"at least {least}", "use a longer video")
     return frames
 
 
@@ -155,25 +144,23 @@ def check_frames(wanted: Sequence[int], first: int, frames: int, what: str = "fr
 
 
 def borders_of(spec: SegmentsSpec, frames: int) -> list[int]:
-    """First frames of new segments of a video, as given, or as planned for sampling.
+    """The given first frames of new segments, sorted.
 
     Raises:
         InputError: a border is outside 1..frames - 1.
     """
-    from mimicmotion.diffusion.fusion import plan_segments
-
-    fusion = spec.fusion()
-    planned = () if fusion is None else (s.start for s in plan_segments(frames, fusion) if s.start)
-    return check_frames([*(spec.borders or ()), *planned], 1, frames, "border")
+    return check_frames(spec.borders or (), 1, frames, "border")
 
 
-def check_shapes(clips: Sequence[Clip], poses: PoseSequence) -> None:
-    """Check that results and poses have the same aspect ratio.
+def check_shapes(clips: Sequence[Clip], poses: PoseSequence | None = None) -> None:
+    """Check that results, and poses if there are any, have the same aspect ratio.
 
     Raises:
         InputError: they do not.
     """
-    shapes = {str(c): c.size for c in clips} | {f"poses ({poses.source or 'given'})": poses.size}
+    shapes = {str(c): c.size for c in clips}
+    if poses is not None:
+        shapes[f"poses ({poses.source or 'given'})"] = poses.size
     ratios = [w / h for h, w in shapes.values()]
     if max(ratios) > min(ratios) * (1 + ASPECT_TOLERANCE):
         got = "; ".join(f"{n} is {w} x {h}" for n, (h, w) in shapes.items())

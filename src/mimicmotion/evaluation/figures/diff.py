@@ -36,7 +36,7 @@ def make(spec: DiffSpec) -> Job[FigureResult]:
         InputError: lengths or sizes differ, or a frame or border is out of range.
         OutputError: a file cannot be written.
     """
-    clips = open_clips(parse_names(spec.results), resize=spec.resize, max_frames=spec.max_frames)
+    clips = open_clips(parse_names(spec.results), max_frames=spec.max_frames)
     yield Progress("read", 0, 1)
     curves = {c.name: change_over_time(c) for c in clips}
     count = check_same_length(clips, {n: len(v) + 1 for n, v in curves.items()})

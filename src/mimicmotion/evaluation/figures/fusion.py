@@ -59,7 +59,7 @@ def _plan(spec: FusionSpec, mode: str) -> _Plan:
     from mimicmotion.diffusion.fusion import make_plan
 
     numbers = {"segment_frames": spec.segment_frames, "overlap_frames": spec.overlap_frames}
-    config = FusionConfig(mode=mode, **numbers, reference_slot=spec.reference_slot)  # pyrefly: ignore [bad-argument-type]
+    config = FusionConfig(mode=mode, **numbers, reference_slot=False)  # pyrefly: ignore [bad-argument-type]
     made = make_plan(spec.frames, config)
     slot = int(made.reference_slot)
     spans = [(s[slot] - slot, s[-1] - slot) for s in made.segments]

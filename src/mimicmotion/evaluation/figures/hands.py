@@ -78,7 +78,7 @@ def make(spec: HandsSpec) -> Job[FigureResult]:
         InputError: results and poses do not match, a frame is out of range, or no hand is clearly visible.
         OutputError: a file cannot be written.
     """
-    clips = open_clips(parse_names(spec.results), same_size=False, max_frames=spec.max_frames)
+    clips = open_clips(parse_names(spec.results), scaled=False, max_frames=spec.max_frames)
     numbers, frames = None, spec.frames or ()
     if spec.poses is None:
         count = clips[0].count()
@@ -92,7 +92,7 @@ def make(spec: HandsSpec) -> Job[FigureResult]:
             config, size = settings
             known = inputs.prepare(config, (yield from inputs.find(config)), size).aligned
         known = known if spec.max_frames is None else known[: spec.max_frames]
-    data = cut_hands(clips, known, numbers=numbers, frames=frames, threshold=spec.threshold)
+    data = cut_hands(clips, known, numbers=numbers, frames=frames)
     head = ("result", "frame", "hand", "left", "top", "right", "bottom", "confidence", "difference_from_first")
     rows = ((n, h.frame, h.side, *box, h.confidence, h.difference(n)) for h in data for n, box in h.boxes.items())
     table = write_csv(spec.output.with_suffix(".csv"), head, rows)
@@ -109,12 +109,12 @@ def _sidecar(path: Path) -> tuple[GenerateConfig, tuple[int, int]] | None:
     return parse(GenerateConfig, data["settings"]), (int(data["size"][0]), int(data["size"][1]))
 
 
-def square_boxes(poses: PoseSequence, threshold: float = VISIBLE) -> tuple[Float[ndarray, "frames 2 4"], ndarray]:
+def square_boxes(poses: PoseSequence) -> tuple[Float[ndarray, "frames 2 4"], ndarray]:
     """Squares around both hands as fractions of the frame's width and height, and which hands are clearly visible.
 
     A square is as large as the hand's longer extent plus a margin, and at least 1/16 of the frame's short side.
     """
-    boxes, reliable = hand_boxes(poses.xy, poses.confidence, threshold=threshold, padding=PADDING)
+    boxes, reliable = hand_boxes(poses.xy, poses.confidence, threshold=VISIBLE, padding=PADDING)
     centre = (boxes[..., :2] + boxes[..., 2:]) / 2
     side = (boxes[..., 2:] - boxes[..., :2]).max(-1, keepdims=True)
     half = np.maximum(side, LEAST_SHARE * min(poses.size)) / 2
@@ -134,7 +134,6 @@ def cut_hands(
     *,
     numbers: Sequence[int] | None = None,
     frames: Sequence[int] = (),
-    threshold: float = VISIBLE,
 ) -> list[HandCrop]:
     """Crop the hands from each result at the same positions.
 
@@ -143,7 +142,6 @@ def cut_hands(
         poses: true poses, with the same aspect ratio.
         numbers: numbers of the frames that `poses` holds; None means all frames.
         frames: frames to show; by default four in which a hand is visible, evenly spaced.
-        threshold: a hand is shown if all its 21 points exceed this confidence.
 
     Raises:
         InputError: lengths or aspect ratios differ, or a frame is out of range.
@@ -155,15 +153,15 @@ def cut_hands(
     if len(known) != len(poses):
         got = f"{len(poses)} poses ({poses.source or 'given'}) for {len(known)} frames of {clips[0]}"
         raise InputError(got, "a pose for each frame", "estimate the poses at the frame rate of the results")
-    squares, seen = square_boxes(poses, threshold)
+    squares, seen = square_boxes(poses)
     row = {t: i for i, t in enumerate(known)}
     usable = [t for t in check_frames(frames or known, 0, count) if t in row and seen[row[t]].any()]
     if not usable:
         parts = [poses.confidence[:, part].min(1).max() for part in (LEFT_HAND, RIGHT_HAND)]
         raise PoseError(
-            f"no hand with all points above {threshold:g} (best: left {parts[0]:.2f}, right {parts[1]:.2f})",
+            f"no hand with all points above {VISIBLE:g} (best: left {parts[0]:.2f}, right {parts[1]:.2f})",
             "a clearly visible hand",
-            "choose other frames or lower --threshold",
+            "choose other frames",
         )
     shown = usable if frames else [usable[i] for i in spaced(0, len(usable) - 1, SHOWN)]
     pictures = {c.name: c.chosen(shown) for c in clips}

@@ -67,7 +67,7 @@ def make(spec: PosesSpec) -> Job[FigureResult]:
             raise InputError(got, "a pose for each frame", fix)
         check_shapes([clip], known)
         found = known[shown].scaled(clip.size)
-    data = make_maps(pictures, found, whole=spec.whole)
+    data = make_maps(pictures, found)
     rows = (
         (t, k, part_of(k), float(xy[k, 0]), float(xy[k, 1]), float(c[k]), int(c[k] > VISIBLE))
         for t, (xy, c) in data.poses.items()
@@ -104,13 +104,12 @@ def pose_box(poses: PoseSequence) -> tuple[int, int, int, int]:
     return int(left), int(top), int(right), int(bottom)
 
 
-def make_maps(frames: Mapping[int, Frame], poses: PoseSequence, *, whole: bool = False) -> PoseMaps:
+def make_maps(frames: Mapping[int, Frame], poses: PoseSequence) -> PoseMaps:
     """Draw the poses of some frames both ways.
 
     Args:
         frames: frame number -> frame.
         poses: one pose for each frame, in the same order and in pixels of the frames.
-        whole: show whole frames instead of the part with the person.
 
     Raises:
         PoseError: nobody is visible in any of the frames.
@@ -118,7 +117,7 @@ def make_maps(frames: Mapping[int, Frame], poses: PoseSequence, *, whole: bool =
     if not (poses.confidence > VISIBLE).any():
         got = f"nobody visible in the frames {', '.join(map(str, frames))}"
         raise PoseError(got, "a person", "choose other frames with --frames")
-    left, top, right, bottom = (0, 0, *poses.size[::-1]) if whole else pose_box(poses)
+    left, top, right, bottom = pose_box(poses)
     scale = DRAWN_SIDE / max(right - left, bottom - top)
     size = max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale))
     to_map = np.array([size[1] / (right - left), size[0] / (bottom - top)])

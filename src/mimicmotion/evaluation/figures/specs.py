@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from mimicmotion.errors import ConfigError
-from mimicmotion.settings import FusionConfig
 from mimicmotion.settings.parsing import Range, Settings
 
 
@@ -48,81 +46,56 @@ class _ResultsSpec(FigureSpec):
 class SegmentsSpec(_ResultsSpec):
     """Settings of figures that mark segment borders."""
 
-    resize: bool = False
-    """Scale all results to the size of the first."""
     borders: list[int] | None = None
-    """First frames of new segments, to be marked."""
-    segment_frames: int | None = None
-    """Mark the borders of segments of this many frames (N) instead."""
-    overlap_frames: int = 6
-    """Frames shared by neighbouring segments (C)."""
-    reference_slot: bool = True
-    """Whether the reference picture takes one frame of each segment, the default of `generate`."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.borders and self.segment_frames is not None:
-            raise ConfigError("both borders and segment_frames", "one of them", "leave one out")
-        self.fusion()
-
-    def fusion(self) -> FusionConfig | None:
-        """The fusion settings that determine the borders; None unless `segment_frames` is set."""
-        if self.segment_frames is None:
-            return None
-        plan = {"segment_frames": self.segment_frames, "overlap_frames": self.overlap_frames}
-        return FusionConfig(**plan, reference_slot=self.reference_slot)
+    """First frames of new segments, to mark."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class YtSpec(SegmentsSpec):
-    """One column of pixels over time."""
+    """Show one column of pixels over time (a y-t slice), in which flicker and seams are visible."""
 
     output: Path = Path("yt.png")
     column: int | None = None
-    """Column, counted from 0 at the left; by default the one that changes most."""
+    """Column to show, counted from 0 at the left; default: the one that changes most."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DiffSpec(SegmentsSpec):
-    """Differences |frame t - frame t-1|."""
+    """Show the differences between consecutive frames, |frame t - frame t-1|."""
 
     output: Path = Path("diff.png")
     frames: list[int] | None = None
-    """Frames to show, from 1; by default six, evenly spaced."""
+    """Frames to show, counted from 1; default: six, evenly spaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PosesSpec(FigureSpec):
-    """Pose maps with and without confidence."""
+    """Show pose maps with and without confidence."""
 
     video: Path
     """The driving video."""
     output: Path = Path("poses.png")
     poses: Path | None = None
-    """Its pose file; by default the bundled estimator runs on the shown frames."""
+    """The video's pose file; by default, the bundled estimator runs on the frames shown."""
     frames: list[int] | None = None
-    """Frames to show, from 0; by default four, evenly spaced."""
-    whole: bool = False
-    """Show whole frames instead of the part with the person."""
+    """Frames to show, counted from 0; default: four, evenly spaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HandsSpec(_ResultsSpec):
-    """Hand crops at the same frames and positions."""
+    """Show hand crops of all results, at the same frames and positions."""
 
     output: Path = Path("hands.png")
     poses: Path | None = None
     """Pose file in pixels of the results, or the RESULT.json that `generate` wrote (for the driving poses as fitted to
     the picture). By default, hands are detected in the first result, which should be the real video."""
     frames: list[int] | None = None
-    """Frames to show, from 0; by default four in which a hand is visible."""
-    threshold: Annotated[float, Range(0, 1)] = 0.3
-    """A hand is shown if all its 21 points exceed this confidence."""
+    """Frames to show, counted from 0; default: four in which a hand is visible (all its 21 points are above 0.3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FusionSpec(FigureSpec):
-    """How segments overlap, and their weights; the defaults are the paper's N and C."""
+    """Show how segments overlap and how they are weighted; the defaults are those of the paper's figure 4."""
 
     output: Path = Path("fusion.png")
     segment_frames: int = 8
@@ -132,17 +105,15 @@ class FusionSpec(FigureSpec):
     frames: int = 18
     """Number of frames of the video."""
     mode: list[str] | None = None
-    """progressive (default), released, average or none. May be given several times."""
-    reference_slot: bool = False
-    """Whether the reference picture takes one frame of each segment; with mode released, it always does."""
+    """Fusion mode to show: progressive (default), released, average or none; may be given several times."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BarsSpec(FigureSpec):
-    """Metrics with their intervals."""
+    """Show the metrics of a report as bars with confidence intervals."""
 
     report: Path
     """A report's folder, its summary.json or its metrics.csv."""
     output: Path = Path("bars.png")
     metric: list[str] | None = None
-    """Metric to show; by default all. May be given several times."""
+    """Metric to show; may be given several times; default: all."""

@@ -30,7 +30,7 @@ def make(spec: YtSpec) -> Job[FigureResult]:
         InputError: lengths or sizes differ, or the column or a border is out of range.
         OutputError: a file cannot be written.
     """
-    clips = open_clips(parse_names(spec.results), resize=spec.resize, max_frames=spec.max_frames)
+    clips = open_clips(parse_names(spec.results), max_frames=spec.max_frames)
     yield Progress("read", 0, 1)
     found = {c.name: column_changes(c) for c in clips}
     frames = check_same_length(clips, {n: count for n, (_, count) in found.items()})

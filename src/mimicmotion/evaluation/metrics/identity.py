@@ -85,13 +85,12 @@ def embeddings(
         yield network.embed(aligned_face(frame, five, network)) if sure else unknown
 
 
-def identity_numbers(made: Embeddings, real: Embeddings, reference: Embeddings | None = None) -> dict[str, float]:
-    """Compare generated faces with the real ones in the same frames and with the one in the reference picture.
+def identity_numbers(made: Embeddings, real: Embeddings) -> dict[str, float]:
+    """Compare generated faces with the real ones in the same frames.
 
     Args:
         made: embeddings of the generated frames, NaN without a reliable face.
         real: embeddings of the real frames.
-        reference: embedding of the reference picture, one row.
 
     Returns:
         Mean cosines (-1..1) over the frames with both faces, and `identity_missing`: the fraction of frames with a real
@@ -100,14 +99,10 @@ def identity_numbers(made: Embeddings, real: Embeddings, reference: Embeddings |
     seen, known = np.isfinite(made).all(1), np.isfinite(real).all(1)
     both = seen & known
     nan = float("nan")
-    out = {
+    return {
         "identity": float((made[both] * real[both]).sum(1).mean(dtype=np.float64)) if both.any() else nan,
         "identity_missing": float((known & ~seen).sum() / known.sum()) if known.any() else nan,
     }
-    if reference is not None:
-        good = seen.any() and bool(np.isfinite(reference).all())
-        out["identity_reference"] = float((made[seen] @ reference[0]).mean(dtype=np.float64)) if good else nan
-    return out
 
 
 def likeness(picture: Path, frames: Iterable[Frame], person: Person = "largest") -> float | None:

@@ -184,10 +184,7 @@ def seam_score(borders: Sequence[int]) -> FrameChanges:
 
     def mean(jumps: Float64[ndarray, " frames-1"]) -> dict[str, float]:
         within = [b for b in borders if b <= len(jumps)]
-        try:
-            return {"seam": temporal.mean_of_known(temporal.seam_scores(jumps, within))}
-        except InputError:  # a border in every frame
-            return {"seam": float("nan")}
+        return {"seam": temporal.mean_of_known(temporal.seam_scores(jumps, within))}
 
     return FrameChanges(lambda output, _: temporal.jumps(output), mean)
 

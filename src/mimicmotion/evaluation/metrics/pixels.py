@@ -43,7 +43,7 @@ def unit_frames(frames: Num[ndarray, ...], name: str = "frames") -> Float64[ndar
         raise InputError(f"NaN or infinity in {name}, frame {bad[0]}", "finite values", "check these frames")
     if frames.min() < 0 or frames.max() > 1:
         low, high = float(frames.min()), float(frames.max())
-        raise InputError(f"{name} from {low:.3g} to {high:.3g}", "0..1", "scale the frames, or give uint8")
+        raise InputError(f"{name} from {low:.3g} to {high:.3g}", "0..1", "scale the frames, or pass uint8")
     return frames.astype(np.float64)
 
 
@@ -73,13 +73,10 @@ def psnr(output: AnyFrames, target: AnyFrames, mask: Mask | None = None) -> floa
         dB; NaN if the mask is empty.
 
     Raises:
-        InputError: as for `pair`, or the mask has another shape.
+        InputError: as for `pair`.
     """
     a, b = pair(output, target)
     errors = (a - b) ** 2
-    if mask is not None and (mask.shape != errors.shape[:3] or mask.dtype != bool):
-        got = f"mask {mask.shape} of {mask.dtype}"
-        raise InputError(got, f"{errors.shape[:3]} of bool", "compute it from these frames")
     chosen = errors if mask is None else errors[mask]
     return decibel(float(chosen.mean())) if chosen.size else float("nan")
 

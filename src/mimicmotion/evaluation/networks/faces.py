@@ -85,17 +85,17 @@ class FaceNetwork:
         length = float(np.linalg.norm(vector))
         if vector.size < 2 or not np.isfinite(length):
             got = f"{self.path} gives {vector.size} number(s), length {length:g}"
-            raise WeightsError(got, "a vector for each face", "give a network of face embeddings")
+            raise WeightsError(got, "a vector for each face", "use a face embedding network")
         return (vector / max(length, 1e-12)).astype(np.float32)
 
     def _check(self, inputs: Sequence[Any]) -> Any:
         shape = list(inputs[0].shape) if len(inputs) == 1 else []
         if len(shape) != 4 or 3 not in (shape[1], shape[3]) or inputs[0].type != "tensor(float)":
             got = f"{self.path} takes " + ", ".join(f"{i.name} {i.shape} of {i.type}" for i in inputs)
-            raise WeightsError(got, "one float picture (1, 3, side, side)", "give a network of face embeddings")
+            raise WeightsError(got, "one float picture (1, 3, side, side)", "use a face embedding network")
         sides = shape[2:] if shape[1] == 3 else shape[1:3]
         wrong = [s for s in sides if isinstance(s, int) and s != SIDE]
         if wrong:
             got = f"{self.path} takes faces of {wrong[0]} pixels"
-            raise WeightsError(got, f"{SIDE} pixels", "give a network such as ArcFace")
+            raise WeightsError(got, f"{SIDE} pixels", "use a network such as ArcFace")
         return inputs[0]

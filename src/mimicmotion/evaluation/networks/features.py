@@ -116,7 +116,7 @@ class FeatureNetwork:
             out = self.module(x.squeeze(2) if self.length == 1 else x)
         if not isinstance(out, torch.Tensor) or out.ndim < 2 or len(out) != len(clips):
             got = f"{self.name} returns {tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__}"
-            raise WeightsError(got, "features (clips, numbers)", "give the network without its classifier")
+            raise WeightsError(got, "features (clips, numbers)", "export the network without its classifier")
         return out.flatten(1).float().cpu().numpy()
 
 
@@ -154,21 +154,9 @@ def load_strictly(module: torch.nn.Module, path: Path) -> torch.nn.Module:
         module.load_state_dict({k: v.float() for k, v in load_file(path).items()}, assign=True)
     except Exception as e:
         reason = " ".join(str(e).split())[:300]
-        fix = "fetch it again, or give the file written by `mimicmotion weights fetch`"
+        fix = "fetch it again, or use the file written by `mimicmotion weights fetch`"
         raise WeightsError(f"{path} does not fit: {reason}", f"weights of {type(module).__name__}", fix) from e
     return module.eval().requires_grad_(requires_grad=False)
-
-
-def i3d_path(path: Path | str | None, length: int) -> Path:
-    """`weights_path` of I3D for clips of `length` frames.
-
-    Raises:
-        WeightsError: the weights are missing.
-        InputError: the clips are too short for this network.
-    """
-    if length < I3D_MIN_FRAMES:
-        raise InputError(f"clips of {length} frames", f"at least {I3D_MIN_FRAMES} for I3D", "use 16")
-    return weights_path("i3d", path)
 
 
 def load_i3d(
@@ -190,7 +178,9 @@ def load_i3d(
 
     from mimicmotion.evaluation.networks.i3d import I3D
 
-    file, where = i3d_path(path, length), best_device(device)
+    if length < I3D_MIN_FRAMES:
+        raise InputError(f"clips of {length} frames", f"at least {I3D_MIN_FRAMES} for I3D", "use 16")
+    file, where = weights_path("i3d", path), best_device(device)
     with torch.device("meta"):
         module = I3D()
     module = load_strictly(module, file).to(where)
@@ -219,9 +209,6 @@ def load_network(
         ConfigError: the folder holds a VideoMAE, but transformers is not installed.
     """
     path, where = Path(path), best_device(device)
-    if not path.exists():
-        what = "a TorchScript file or a folder with a VideoMAE"
-        raise WeightsError(f"{path} does not exist", what, "correct the path; no package index carries this network")
     module = (_video_mae(path) if path.is_dir() else _torchscript(path)).to(where)
     # a VideoMAE's tokens are averaged, as in content-debiased FVD (Ge et al. 2024)
     run = (lambda x: module(x.transpose(1, 2)).last_hidden_state.mean(1)) if path.is_dir() else module

@@ -70,7 +70,7 @@ def compare(sources: Sequence[str], *, with_published: bool = True, metrics: Seq
     for text in sources:
         label, path = _split(text)
         if label in {e.source for e in entries}:
-            raise InputError(f"two sources named {label!r}", "a different name for each", "give NAME=PATH")
+            raise InputError(f"two sources named {label!r}", "a different name for each", "name them: NAME=PATH")
         found, report = load_results(path, label)
         known = {m: {k: i for k, i in of.items() if math.isfinite(i.value)} for m, of in found.items()}
         entries += [Entry(m, label, cells) for m, cells in known.items() if cells]
@@ -85,7 +85,7 @@ def compare(sources: Sequence[str], *, with_published: bool = True, metrics: Seq
     shown = [m for m in METRICS if m in every] + [m for m in every if m not in METRICS]
     unknown = [m for m in metrics if m not in shown]
     if unknown:
-        raise InputError(f"metric {unknown[0]!r}", ", ".join(shown), "choose from these")
+        raise InputError(f"metric {unknown[0]!r}", ", ".join(shown), "choose among these")
     return Comparison(entries, list(metrics) or shown, _notes(conditions, with_published))
 
 
@@ -100,8 +100,7 @@ def _split(text: str) -> tuple[str, Path]:
 def _condition(data: Mapping[str, Any]) -> dict[str, Any]:
     """What two reports must have in common for their rows to be comparable."""
     protocol = {k: v for k, v in data.get("protocol", {}).items() if k not in ("shows", "name", "what")}
-    free = {"strict", "metrics", "frechet_resamples", "seed", "fd_infinity"}
-    free |= {"borders", "segment_frames", "overlap_frames", "reference_slot", "fusion"}  # each method has its own
+    free = {"strict", "metrics", "fd_infinity", "borders"}  # each method has its own borders
     settings = {k: v for k, v in data.get("settings", {}).items() if k not in free}
     return {"protocol": protocol, "settings": settings, "real videos": data.get("inputs", {}).get("real")}
 

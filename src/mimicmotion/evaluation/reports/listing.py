@@ -36,12 +36,12 @@ def list_videos(folder: Path, *, frames_in: str = "", rename: Rename = str) -> d
     return _listed(folder, "videos", video, rename)
 
 
-def list_pictures(folder: Path, *, rename: Rename = str) -> dict[str, Path]:
+def list_pictures(folder: Path) -> dict[str, Path]:
     """Sequence -> picture; raises as `list_videos`."""
-    return _listed(folder, "pictures", lambda path: path if path.is_file() and named_picture(path) else None, rename)
+    return _listed(folder, "pictures", lambda path: path if path.is_file() and named_picture(path) else None)
 
 
-def _listed(folder: Path, what: str, chosen: Callable[[Path], Path | None], rename: Rename) -> dict[str, Path]:
+def _listed(folder: Path, what: str, chosen: Callable[[Path], Path | None], rename: Rename = str) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder", f"a folder of {what}, one for each sequence", "check the path")
     found: dict[str, tuple[Path, Path]] = {}

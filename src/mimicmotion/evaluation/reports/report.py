@@ -25,11 +25,6 @@ FEW = 5
 """Minimum number of sequences for a verdict on a difference."""
 LEVEL = 0.05
 """Significance level of all differences of a report together."""
-_AT_INFINITY = (
-    "The distance of n clips is too large by about slope / n. A line through the mean distances of subsets is "
-    "extrapolated to infinitely many clips; R² says how well it fits. Clips of one sequence are alike, most of all at "
-    "stride 1, so this cannot make up for too few sequences."
-)
 _TESTED = (
     "Over the sequences that both have. p: t test of the paired differences, corrected for all tests of this table "
     "(Holm): if nothing differs, one report in twenty claims a difference."
@@ -62,7 +57,7 @@ def save_report(folder: Path, done: Evaluation) -> Path:
 
 def _data(done: Evaluation) -> dict[str, Any]:
     """Content of summary.json, with null for NaN."""
-    summary, fit = done.summary, ("value", "slope", "r_squared", "sizes", "distances")
+    summary = done.summary
     used = {m: METRICS[m] for m in summary.metrics}
     return {
         "format": FORMAT,
@@ -71,9 +66,6 @@ def _data(done: Evaluation) -> dict[str, Any]:
             {"method": p.method, "baseline": p.baseline, "metric": p.metric} | _interval(p.interval)
             for p in summary.paired
         ],
-        "fits": {
-            metric: {m: {k: getattr(f, k) for k in fit} for m, f in of.items()} for metric, of in summary.fits.items()
-        },
         "metrics": {m: {"title": title(done, m), "better": i.better, "what": i.what} for m, i in used.items()},
         "sequences": sorted({r.sequence for r in done.rows}),
         "rows": [{"sequence": r.sequence, "method": r.method, "frames": r.frames, "notes": r.notes} for r in done.rows],
@@ -96,11 +88,7 @@ def _protocol(done: Evaluation) -> dict[str, Any]:
 
 def _settings(done: Evaluation) -> dict[str, Any]:
     c, groups = done.config, done.selection.groups
-    names = ["convention", "frame_rate", "fps", "folder_fps", "strict", "clips", "clip_frames", "fit", "equal_n"]
-    if "seams" in groups:
-        names += ["borders", "segment_frames"]
-        names += ["overlap_frames", "reference_slot", "fusion"] if c.segments() else []
-    names += ["fd_infinity", "frechet_resamples", "seed"]
+    names = ["convention", "folder_fps", "strict", "clips", "fd_infinity", *(["borders"] if "seams" in groups else [])]
     return {n: getattr(c, n) for n in names} | {"metrics": list(groups), "driving_poses": c.driving is not None}
 
 
@@ -174,7 +162,6 @@ def _sections(done: Evaluation) -> list[Section]:
     sections = [
         Section("Methods", _introduction(done, used), method_table(done), _bars(done, used)),
         Section(f"Differences from {done.methods[0]}", [_TESTED], _differences(done)),
-        Section("Infinitely many clips", [_AT_INFINITY], _fits(done)),
         Section("Failed", ["These videos could not be measured."], Table(["method", "sequence", "reason"], failed)),
         Section("Notes", [f"- {n}" for n in done.notes], Table(["method", "sequence", "note"], noted)),
         Section("Sequences", (), _sequences(done)),
@@ -214,16 +201,6 @@ def _bars(done: Evaluation, used: Sequence[str]) -> dict[str, bytes]:
     if used:
         bars.paint(done.summary.methods, used, png, {m: title(done, m) for m in used})
     return {"means with 95 % intervals": png.getvalue()} if used else {}
-
-
-def _fits(done: Evaluation) -> Table:
-    rows = []
-    for metric, of in done.summary.fits.items():
-        for method, f in of.items():
-            points = ", ".join(f"{n}: {d:.2f}" for n, d in zip(f.sizes, f.distances, strict=True))
-            cells = [title(done, metric), method, f"{f.value:.2f}", f"{f.slope:.0f}", f"{f.r_squared:.3f}", points]
-            rows.append(cells)
-    return Table(["metric", "method", "at infinity", "slope", "R²", "mean distance of n clips"], rows)
 
 
 def _sequences(done: Evaluation) -> Table:

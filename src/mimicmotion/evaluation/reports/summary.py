@@ -12,9 +12,8 @@ from jaxtyping import Float, Float64
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.metrics.frechet import Extrapolated, fd_infinity, frechet_distance
+from mimicmotion.evaluation.metrics.frechet import fd_infinity, frechet_distance
 from mimicmotion.evaluation.metrics.intervals import Interval, mean_interval, ratio_of_sums, t_interval
-from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.settings.metrics import FIELD, METRICS
 
 
@@ -55,13 +54,11 @@ class Summary:
         methods: method -> metric -> number with its interval.
         paired: differences from the first method.
         notes: notes on undefined numbers.
-        fits: metric -> method -> the line behind a distance at infinitely many clips.
     """
 
     methods: dict[str, dict[str, Interval]]
     paired: list[Paired] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    fits: dict[str, dict[str, Extrapolated]] = field(default_factory=dict)
 
     @property
     def metrics(self) -> list[str]:
@@ -69,6 +66,8 @@ class Summary:
         return [m for m in METRICS if any(m in of for of in self.methods.values())]
 
 
+RESAMPLES = 200
+"""Bootstrap draws of whole sequences, for the intervals of Frechet distances."""
 OfSequences = dict[str, tuple[Float[ndarray, "n d"], Float[ndarray, "n d"]]]
 Sets = dict[str, OfSequences]
 """Method -> sequence -> features of the real and of the generated clips, equally many."""
@@ -105,14 +104,14 @@ def _mean(rows: Sequence[Row], values: Sequence[float], metric: str) -> Interval
     return mean_interval(values)
 
 
-def add_frechet(summary: Summary, metric: str, sets: Sets, config: EvaluateConfig) -> Iterator[tuple[int, int]]:
+def add_frechet(summary: Summary, metric: str, sets: Sets, *, infinite: bool = False) -> Iterator[tuple[int, int]]:
     """Add a Frechet distance to a summary; yields (draws done, total draws).
 
     The interval is Student's t with the standard deviation over bootstrap draws of whole sequences, the same draws for
     all methods. It is centred on the distance of the whole set, because a draw has fewer different clips, which raises
-    its distance.
+    its distance. With `infinite`, the distance at infinitely many clips is added, too; it has no interval.
     """
-    sets, notes = equal_sets(sets, config.equal_n)
+    sets, notes = equal_sets(sets)
     summary.notes += [f"{metric}: {n}" for n in notes]
     values: dict[str, float] = {}
     for method, of in list(sets.items()):
@@ -121,11 +120,11 @@ def add_frechet(summary: Summary, metric: str, sets: Sets, config: EvaluateConfi
         except InputError as e:
             summary.notes.append(f"{method}: {metric} is undefined: {e.got}")
             del sets[method]
-    draws = {m: np.full(config.frechet_resamples, np.nan) for m in sets}
-    for k in range(config.frechet_resamples):
-        yield k, config.frechet_resamples
+    draws = {m: np.full(RESAMPLES, np.nan) for m in sets}
+    for k in range(RESAMPLES):
+        yield k, RESAMPLES
         for method, of in sets.items():
-            chosen = np.random.default_rng([config.seed, k]).integers(len(of), size=len(of))
+            chosen = np.random.default_rng([0, k]).integers(len(of), size=len(of))
             pairs = list(of.values())
             if len(pairs) > 1:
                 draws[method][k] = _distance([pairs[i] for i in chosen])
@@ -142,24 +141,17 @@ def add_frechet(summary: Summary, metric: str, sets: Sets, config: EvaluateConfi
         if method != first and list(of) == list(sets.get(first, ())):
             gap = _around(values[method] - values[first], draws[method] - draws[first], len(of), clips)
             summary.paired.append(Paired(method, first, metric, gap))
-        if config.fd_infinity:
-            _extrapolate(summary, f"{metric}_infinity", method, of, config.seed)
-    yield config.frechet_resamples, config.frechet_resamples
+        if infinite:
+            try:
+                limit = Interval(fd_infinity(*_joined(list(of.values()))), n=len(of), clips=clips)
+                summary.methods[method][f"{metric}_infinity"] = limit
+            except InputError as e:
+                summary.notes.append(f"{method}: {metric}_infinity is undefined: {e.got}")
+    yield RESAMPLES, RESAMPLES
 
 
-def _extrapolate(summary: Summary, metric: str, method: str, of: OfSequences, seed: int) -> None:
-    """Add the distance at infinitely many clips; it has no interval."""
-    try:
-        fit = fd_infinity(*_joined(list(of.values())), seed=seed)
-    except InputError as e:
-        summary.notes.append(f"{method}: {metric} is undefined: {e.got}")
-        return
-    summary.fits.setdefault(metric, {})[method] = fit
-    summary.methods[method][metric] = Interval(fit.value, n=len(of), clips=sum(len(b) for _, b in of.values()))
-
-
-def equal_sets(sets: Sets, rule: str) -> tuple[Sets, list[str]]:
-    """Use the same clips for every method (rule "cut"), or note that their numbers differ (rule "warn").
+def equal_sets(sets: Sets) -> tuple[Sets, list[str]]:
+    """Use the same clips for every method, with a note if their numbers differ.
 
     The bias of the distance is about c / n, so distances at different n cannot be compared.
     """
@@ -168,8 +160,6 @@ def equal_sets(sets: Sets, rule: str) -> tuple[Sets, list[str]]:
     if len({(counts[m], *of) for m, of in sets.items()}) <= 1:
         return sets, []
     text = ", ".join(f"{m} {n}" for m, n in counts.items())
-    if rule == "warn":
-        return sets, [f"unequal numbers of clips ({text}): the distances cannot be compared"]
     common = [s for s in next(iter(sets.values())) if all(s in of for of in sets.values())]
     least = {s: min(len(of[s][1]) for of in sets.values()) for s in common}
     cut = {m: {s: (of[s][0][: least[s]], of[s][1][: least[s]]) for s in common} for m, of in sets.items()}
@@ -178,7 +168,7 @@ def equal_sets(sets: Sets, rule: str) -> tuple[Sets, list[str]]:
 
 def _distance(pairs: Sequence[tuple[ndarray, ndarray]]) -> float:
     if not pairs:
-        raise InputError("no sequence that all methods have", "at least one", "add missing videos")
+        raise InputError("no sequence is common to all methods", "at least one", "add the missing videos")
     return frechet_distance(*_joined(pairs))
 
 
@@ -189,6 +179,6 @@ def _joined(pairs: Sequence[tuple[ndarray, ndarray]]) -> tuple[ndarray, ndarray]
 
 
 def _around(value: float, draws: Float64[ndarray, " draws"], n: int, clips: int) -> Interval:
-    if n < 2 or not len(draws):
+    if n < 2:
         return Interval(value, n=n, clips=clips)
     return t_interval(value, float(draws.std()) * math.sqrt(n / (n - 1)), n, clips=clips)

@@ -73,7 +73,7 @@ class StaticPose(PoseEstimator):
 
     def __init__(self, pose: PoseSequence) -> None:
         if not len(pose):
-            raise PoseError("a pose sequence without frames", "at least one frame", "give a pose")
+            raise PoseError("a pose sequence without frames", "at least one frame", "pass at least one pose")
         self.pose = pose
 
     def estimate_stream(self, frames: Iterable[Frame]) -> Iterator[PosePoints]:

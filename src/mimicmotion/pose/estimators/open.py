@@ -42,7 +42,7 @@ def open_estimator(
         raise ConfigError(f"device {device!r} for poses", "auto, cpu or cuda", "choose one of these")
     if name == "holistic":
         if detector_path or pose_path:
-            raise ConfigError("model files with the holistic estimator", "none", "use the estimator dwpose for them")
+            raise ConfigError("model files with the holistic estimator", "no model files", "use dwpose for them")
         from mimicmotion.pose.estimators.holistic import HolisticEstimator
 
         return HolisticEstimator(person=person, threads=threads, device=device, static=static)
@@ -50,7 +50,7 @@ def open_estimator(
         raise ConfigError(
             f"dwpose with detector {detector_path} and pose network {pose_path}",
             "two ONNX files",
-            "give detector_path (yolox_l.onnx) and pose_path (dw-ll_ucoco_384.onnx)",
+            "pass detector_path (yolox_l.onnx) and pose_path (dw-ll_ucoco_384.onnx)",
         )
     from mimicmotion.pose.estimators.dwpose import DWPoseEstimator
 

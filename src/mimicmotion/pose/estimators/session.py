@@ -22,9 +22,7 @@ def open_session(path: Path, *, threads: int | None = None, device: str = "auto"
     import onnxruntime as ort
 
     if not path.is_file():
-        raise WeightsError(
-            f"{path} does not exist", "an ONNX file", "give the path of the file, or reinstall the package"
-        )
+        raise WeightsError(f"{path} does not exist", "an ONNX file", "correct the path, or reinstall mimicmotion")
     options, wanted = ort.SessionOptions(), providers(device)
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
@@ -35,7 +33,7 @@ def open_session(path: Path, *, threads: int | None = None, device: str = "auto"
     except Exception as e:  # onnxruntime's errors have no common base class other than Exception
         raise WeightsError(f"{path}: {e}", "an ONNX network", "download the file again") from e
     if session.get_providers()[0] != wanted[0]:
-        logger.warning("onnxruntime could not start CUDA for %s and computes on the CPU", path.name)
+        logger.warning("onnxruntime could not start CUDA for %s and runs it on the CPU", path.name)
     return session
 
 

@@ -77,7 +77,7 @@ class PoseDrawer:
     ) -> None:
         height, width = size
         if height < 1 or width < 1:
-            raise PoseError(f"picture size {size}", "height and width of at least 1", "give (height, width) in pixels")
+            raise PoseError(f"picture size {size}", "height and width of at least 1", "pass (height, width) in pixels")
         if not 0 <= threshold < 1:
             raise PoseError(f"threshold={threshold}", "0 or more, below 1", "use 0.3")
         self.threshold = threshold

@@ -55,7 +55,7 @@ def cube(rows: Sequence[Mapping[str, Any]], arm: str, condition: str, measure: s
     seeds, clips = sorted({s for s, _ in chosen}), sorted({c for _, c in chosen})
     if not chosen or len(chosen) != len(seeds) * len(clips):
         got = f"{len(chosen)} scores of arm {arm}, condition {condition}"
-        raise InputError(got, f"{len(seeds)} seeds x {len(clips)} clips", "run the ablation to its end")
+        raise InputError(got, f"{len(seeds)} seeds x {len(clips)} clips", "run the ablation to the end")
     return np.array([[chosen[s, c] for c in clips] for s in seeds], np.float64)
 
 
@@ -93,9 +93,8 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
         clips = len({r["clip"] for r in rows if r["condition"] == condition})
         out += [f"Poses: {condition}; {seeds} seeds x {clips} clips, mean with 95 % interval", ""]
         out += _table("arm", {arm: partial(_arm, rows, arm, condition) for arm in arms}, plus=False)
-        if {"none", "hand", "confidence", "both"} <= set(arms):
-            out += ["Effects (paired differences):", ""]
-            out += _table("effect", {e: partial(effect, rows, e, condition) for e in EFFECTS}, plus=True)
+        out += ["Effects (paired differences):", ""]
+        out += _table("effect", {e: partial(effect, rows, e, condition) for e in EFFECTS}, plus=True)
     return "\n".join([*out, PAPER])
 
 
@@ -141,6 +140,5 @@ def write_report(folder: Path, scores: Sequence[Path]) -> Path:
     if not rows:
         raise InputError("no scores", "scores.json of at least one run", "run the ablation first")
     write_csv(folder / "results.csv", list(rows[0]), [list(row.values()) for row in rows])
-    if {"none", "hand", "confidence", "both"} <= {r["arm"] for r in rows}:
-        figure(rows, folder / "effects.png")
+    figure(rows, folder / "effects.png")
     return write_text(folder / "table.md", tables(rows))

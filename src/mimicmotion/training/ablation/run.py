@@ -7,14 +7,15 @@ the same samples, detector errors and noise.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import functools
+import itertools
 import json
 import logging
-import multiprocessing
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import numpy as np
 from mimicmotion.errors import ConfigError
 from mimicmotion.runtime.files import atomic_path
 from mimicmotion.runtime.progress import Job, Progress
+from mimicmotion.runtime.workers import run_parallel
 from mimicmotion.settings import find_recipe, load_yaml, parse
 from mimicmotion.settings.ablation import AblationConfig, Condition, TestConfig
 from mimicmotion.settings.training import TrainConfig
@@ -42,6 +44,8 @@ class Arm:
     confidence: bool
 
 
+HAND_SCALE = 10.0
+"""Loss weight of reliable hands in the arms with the hand loss, as in the paper."""
 ARMS = {
     "none": Arm("none", hand_loss=False, confidence=False),
     "hand": Arm("hand", hand_loss=True, confidence=False),
@@ -70,21 +74,16 @@ def ablate(config_path: str | Path, *, processes: int = 1) -> Job[Path]:
     for seed in config.seeds:
         make_start(config, seed)
     yield Progress("trainings", 0, len(cells))
-    if processes == 1:
-        scores = []
-        for name, seed in cells:
-            scores.append(run_one(config, name, seed))
-            yield Progress("trainings", len(scores), len(cells))
-        return write_report(Path(config.run), scores)
-    pool = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        futures = [pool.submit(run_one, config, name, seed) for name, seed in cells]
-        for count, future in enumerate(as_completed(futures), 1):
-            future.result()
-            yield Progress("trainings", count, len(cells))
-        return write_report(Path(config.run), [f.result() for f in futures])
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    with contextlib.closing(run_parallel(functools.partial(_run_cell, config), cells, processes)) as reports:
+        for done in itertools.accumulate(r for r in reports if r):
+            yield Progress("trainings", done, len(cells))
+    return write_report(Path(config.run), [run_one(config, *cell) for cell in cells])
+
+
+def _run_cell(config: AblationConfig, cell: tuple[str, int]) -> Generator[int, None, None]:
+    """`run_one` in a worker process; yields 1 at the end."""
+    run_one(config, *cell)
+    yield 1
 
 
 def load_ablation(path: str | Path) -> AblationConfig:
@@ -102,8 +101,8 @@ def load_ablation(path: str | Path) -> AblationConfig:
 def runs(config: AblationConfig) -> Iterator[tuple[Arm, int]]:
     """All training runs, seed by seed, so that a stopped experiment has complete rows."""
     for seed in config.seeds:
-        for name in config.arms:
-            yield ARMS[name], seed
+        for arm in ARMS.values():
+            yield arm, seed
 
 
 def train_config(config: AblationConfig, arm: Arm, seed: int) -> TrainConfig:
@@ -114,7 +113,7 @@ def train_config(config: AblationConfig, arm: Arm, seed: int) -> TrainConfig:
     for group, key in ((objective, "hand_scale"), (sample, "guidance")):
         if key in group:
             raise ConfigError(f"train sets {key}", "a setting that the arms decide", f"leave {key} out")
-    objective["hand_scale"] = config.hand_scale if arm.hand_loss else 1.0
+    objective["hand_scale"] = HAND_SCALE if arm.hand_loss else 1.0
     sample["guidance"] = "confidence" if arm.confidence else "threshold"
     model = {"base": str(start_folder(config, seed)), "settings": {"fusion": BUNDLED["fusion"]}}
     return parse(TrainConfig, data | {"run": f"{config.run}/{arm.name}-{seed}", "seed": seed, "model": model})
@@ -139,12 +138,11 @@ def make_start(config: AblationConfig, seed: int) -> Path:
         return folder
     parts = load_components(find_asset("tiny") if config.start == "tiny" else config.start)
     parts = dataclasses.replace(parts, detail=None, warp=None)  # what is trained here would hardly be seen behind them
-    if config.fresh_pose_net:
-        old: PoseNet = parts.pose_net
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            new = build_tiny_posenet(old.final_proj.out_channels, reference_pose=old.widths[0] == 6)
-        parts = dataclasses.replace(parts, pose_net=new)
+    old: PoseNet = parts.pose_net
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        new = build_tiny_posenet(old.final_proj.out_channels, reference_pose=old.widths[0] == 6)
+    parts = dataclasses.replace(parts, pose_net=new)
     return save_components(parts, folder)
 
 
@@ -180,20 +178,20 @@ def measure(model: Path, arm: Arm, test: TestConfig) -> list[dict[str, Any]]:
     for index in range(test.first, test.first + test.clips):
         clip = held_out_clip(index, test.frames, size)
         for condition in test.conditions:
-            frames = _animate(pipe, clip, condition, arm, test.noise, index)
+            frames = _animate(pipe, clip, condition, arm, index)
             rows.append({"clip": index, "condition": condition, **_scores(frames, clip)})
         logger.info("%s: measured %d of %d clips", model, index - test.first + 1, test.clips)
     return rows
 
 
-def _animate(pipe: Any, clip: Any, condition: Condition, arm: Arm, noise: float, seed: int) -> np.ndarray:
+def _animate(pipe: Any, clip: Any, condition: Condition, arm: Arm, seed: int) -> np.ndarray:
     """Animate the clip's reference picture with poses under a condition."""
     from mimicmotion.evaluation.planted_errors import plant_errors
     from mimicmotion.synth.noise import perturb_poses
 
     driving, reference = clip.poses, clip.reference_pose
     if condition == "detector":
-        driving, reference = perturb_poses(driving, seed, noise), perturb_poses(reference, seed + 1, noise)
+        driving, reference = perturb_poses(driving, seed), perturb_poses(reference, seed + 1)
     elif condition == "planted":
         driving = plant_errors(driving, seed)
     poses, own = pipe.guide(clip.reference_frame, reference, driving, confidence_aware=arm.confidence)

@@ -30,6 +30,8 @@ from mimicmotion.training.stages.shards import held_out_shards, training_shards
 from mimicmotion.training.task import StepResult, Task, Validation
 from mimicmotion.weights.locate import FILE_NAMES, SETTINGS_FILE
 
+PATCH = 8
+"""Side of the pixel square that is encoded to one latent."""
 _STREAM = 2  # random stream of the loss; that of (seed, number) chooses the clip
 _SCALE_RECORDS, _SCALE_FRAMES = 64, 4  # records, and frames per record, for the scaling factor
 _SHOWN_FRAMES = 8  # per clip in a validation
@@ -72,15 +74,11 @@ def patch_basis(
     return mean.reshape(3, patch, patch), scaled.reshape(components, 3, patch, patch)
 
 
-def reconstruction_loss(
-    output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"], mse: float, edges: float
-) -> Float32[Tensor, ""]:
-    """L1 + mse * L2 + edges * L1 of differences between neighbouring pixels, in float32."""
+def reconstruction_loss(output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Float32[Tensor, ""]:
+    """L1 + 2 * L2 + 0.5 * L1 of differences between neighbouring pixels, in float32."""
     difference = output.float() - target
-    loss = difference.abs().mean() + mse * difference.square().mean()
-    if edges:
-        loss = loss + edges * (difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean())
-    return loss
+    loss = difference.abs().mean() + 2.0 * difference.square().mean()
+    return loss + 0.5 * (difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean())
 
 
 class Clips(NamedTuple):
@@ -134,16 +132,14 @@ class AutoencoderTask(Task):
         self.held_out = held_out_shards(config, self.shards)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            vae = Autoencoder(autoencoder_config(self.settings.patch_size, self.settings.latent_channels))
-        size = self.settings.patch_size
-        mean, basis = patch_basis(self.shards, size, self.settings.latent_channels, seed=config.seed)
+            vae = Autoencoder(autoencoder_config(PATCH, self.settings.latent_channels))
+        mean, basis = patch_basis(self.shards, PATCH, self.settings.latent_channels, seed=config.seed)
         init_with_pca(vae, torch.from_numpy(mean).float(), torch.from_numpy(basis).float())
         self.vae = vae
         self.model: nn.Module = AutoencoderModel(vae)
         self.identity = {
             "stage": "autoencoder",
             "data": self.shards.digest,
-            "split": config.data.split,
             "autoencoder": dataclasses.asdict(self.settings),
         }
         self._scaling: float | None = None
@@ -154,9 +150,8 @@ class AutoencoderTask(Task):
         if shortest < c.clip_frames:
             fix = "lower autoencoder.clip_frames, or prepare longer scenes"
             raise ConfigError(f"a record of {shortest} frames", f"at least {c.clip_frames} (clip_frames)", fix)
-        if shards.size[0] % c.patch_size or shards.size[1] % c.patch_size:
-            fix = "prepare another size, or change autoencoder.patch_size"
-            raise ConfigError(f"frames of {shards.size}", f"multiples of {c.patch_size}", fix)
+        if shards.size[0] % PATCH or shards.size[1] % PATCH:
+            raise ConfigError(f"frames of {shards.size}", f"multiples of {PATCH}", "prepare another size")
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The decoder's parameters."""
@@ -182,12 +177,12 @@ class AutoencoderTask(Task):
     def loss(self, model: nn.Module, batch: Clips, step: int) -> StepResult:  # noqa: ARG002
         """Reconstruction loss of a batch, with posterior noise seeded per sample."""
         c, frames = self.settings, to_unit_tensor(batch.frames)
-        shape = (c.clip_frames, c.latent_channels, *(s // c.patch_size for s in frames.shape[-2:]))
+        shape = (c.clip_frames, c.latent_channels, *(s // PATCH for s in frames.shape[-2:]))
         rngs = [np.random.default_rng([self.config.seed, n, _STREAM]) for n in batch.numbers]
         noise = np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in rngs])
         out = model(frames, torch.from_numpy(noise).to(frames.device))
         out, target = out.flatten(0, 1).float(), frames.flatten(0, 1)
-        loss = reconstruction_loss(out, target, c.mse, c.edges)
+        loss = reconstruction_loss(out, target)
         return StepResult(loss, {"psnr": psnr(out.detach(), target)}, batch.keys)
 
     def _with(self, weights: Mapping[str, Tensor]) -> Autoencoder:

@@ -26,7 +26,7 @@ from mimicmotion.backbones.svd.unet import build_unet
 from mimicmotion.backbones.svd.vae import encoder_digest
 from mimicmotion.data.samples.batch import Batch, collate
 from mimicmotion.data.samples.latents import LatentCache
-from mimicmotion.data.samples.sample import SampleMaker
+from mimicmotion.data.samples.sample import PLAIN, SampleMaker
 from mimicmotion.data.shards.shards import Shards
 from mimicmotion.diffusion.noise import augment_picture
 from mimicmotion.errors import ConfigError
@@ -110,15 +110,14 @@ class DenoiserTask(Task):
     def _settings(self) -> dict[str, Any]:
         """Default settings of the trained model: those of its base, updated by this run."""
         known = bundled_settings(self.shards.size) if self.config.model.new is not None else {}
-        settings = {**known, **self.parts.settings, **self.config.model.settings}
+        settings: dict[str, Any] = {**known, **self.parts.settings, **self.config.model.settings}
         if self.config.objective.fps is not None:
             settings["fps"] = self.config.objective.fps
         if self.config.model.reference_warp is not None:
             settings["reference_warp"] = self.config.model.reference_warp
         sample = self.config.data.sample
         if sample.guidance == "threshold":  # inference must match training
-            plain = {"confidence_aware": False, "threshold": sample.pose_threshold}
-            settings["pose_drawing"] = {**settings.get("pose_drawing", {}), **plain}
+            settings["pose_drawing"] = {**settings.get("pose_drawing", {}), **PLAIN}
         length = self.config.phases[-1].frames if self.config.phases else sample.num_frames
         fusion = {**settings.get("fusion", {}), "reference_slot": sample.reference_slot}
         if "segment_frames" not in self.config.model.settings.get("fusion", {}):
@@ -204,7 +203,7 @@ class DenoiserTask(Task):
         encoded = self.encode(batch, draws)
         slot = self.config.data.sample.reference_slot
         loss = denoising_loss(model, o, encoded, draws, self.scaling_factor, reference_slot=slot)
-        return StepResult(loss.value, loss.log, batch.keys, loss.each)
+        return dataclasses.replace(loss, samples=batch.keys)
 
     @functools.cached_property
     def validator(self) -> Validator:

@@ -18,20 +18,18 @@ def shard_cache(config: TrainConfig) -> Path:
 
 
 def training_shards(config: TrainConfig) -> Shards:
-    """Shards of the training split.
+    """Shards of the split train.
 
     Raises:
         InputError: the shards are missing or empty.
     """
-    return open_shards(config.data.shards, config.data.split, cache=shard_cache(config) / "shards")
+    return open_shards(config.data.shards, "train", cache=shard_cache(config) / "shards")
 
 
 def held_out_shards(config: TrainConfig, training: Shards) -> Shards:
-    """Shards of the validation split, or those of `training` if there is none."""
-    if config.validation.split == config.data.split:
-        return training
+    """Shards of the split val, or those of `training` if there is none."""
     try:
-        return open_shards(config.data.shards, config.validation.split, cache=shard_cache(config) / "shards")
+        return open_shards(config.data.shards, "val", cache=shard_cache(config) / "shards")
     except InputError as e:
         logger.warning("no validation split (%s); using fixed samples of the training split", e.got)
         return training

@@ -22,7 +22,6 @@ from mimicmotion.backbones.base import Request
 from mimicmotion.backbones.svd.checkpoint import Components
 from mimicmotion.data.prepare.scenes import shrink
 from mimicmotion.data.samples.batch import Sample, collate
-from mimicmotion.diffusion.loss import LogNormal
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics.pixels import moving_region, psnr, ssim
 from mimicmotion.pipeline import MimicMotionPipeline
@@ -32,7 +31,7 @@ from mimicmotion.settings.training import TrainConfig
 from mimicmotion.training.bundled import contact_sheet
 from mimicmotion.training.launch import autocast
 from mimicmotion.training.networks import DenoiserModel
-from mimicmotion.training.objective import Draws, Encoded, denoising_loss, sigma_distribution
+from mimicmotion.training.objective import BANDS, Draws, Encoded, denoising_loss, sigma_distribution
 from mimicmotion.training.task import Validation
 
 SEED = 20_240_628
@@ -41,6 +40,8 @@ HIGHER_IS_BETTER = ("psnr", "ssim", "gain", "pck")
 SURE = 0.5
 """Minimum confidence of points of the true clip in the pose scores; above `pose.keypoints.VISIBLE`, because they serve
 as ground truth."""
+DRAWS = 2
+"""Noise levels per clip and band."""
 COLUMNS = 5
 """Frames per clip in the validation picture."""
 LARGEST = 192
@@ -50,21 +51,20 @@ LARGE = 1 << 18
 """Pixels per frame above which fewer frames are decoded at once; 4 frames of 576x1024 need 4.5 GiB."""
 
 
-def band_levels(levels: LogNormal, bands: Sequence[float], draws: int) -> tuple[Float32[Tensor, "b d"], list[float]]:
+def band_levels(levels: NormalDist, bands: Sequence[float], draws: int) -> tuple[Float32[Tensor, "b d"], list[float]]:
     """Fixed noise levels of each band, at equally spaced quantiles, and the probability of each band in training.
 
     Args:
-        levels: distribution of noise levels in training.
+        levels: distribution of ln(sigma) in training.
         bands: levels that separate the bands, in ascending order.
         draws: number of levels per band.
     """
-    log_sigma = NormalDist(levels.mean, levels.std)
     # far in the tails, probabilities round to 0 or 1, which have no finite quantile
-    edges = [1e-6, *(min(max(log_sigma.cdf(float(np.log(b))), 1e-6), 1 - 1e-6) for b in bands), 1 - 1e-6]
+    edges = [1e-6, *(min(max(levels.cdf(float(np.log(b))), 1e-6), 1 - 1e-6) for b in bands), 1 - 1e-6]
     rows, shares = [], []
     for low, high in pairwise(edges):
         shares.append(high - low)
-        rows.append([log_sigma.inv_cdf(low + (high - low) * (i + 0.5) / draws) for i in range(draws)])
+        rows.append([levels.inv_cdf(low + (high - low) * (i + 0.5) / draws) for i in range(draws)])
     total = sum(shares)
     return torch.tensor(rows).exp(), [s / total for s in shares]
 
@@ -89,9 +89,6 @@ class Validator:
         Scores are `loss` and `v_0`, `v_1`, ... (see `band_losses`). With `generate`, there are also `psnr`,
         `psnr_moving`, `ssim`, `gain_moving` (dB over copying the reference), and a picture per clip; with `poses`, also
         `pck_body` and `pose_error` (torso lengths) of the body points detected in the true clips, if any.
-
-        Raises:
-            InputError: the score that selects the best weights is not one of these.
         """
         v = self.config.validation
         scores = self.band_losses(parts)
@@ -102,16 +99,14 @@ class Validator:
             scores |= {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
         if shown and v.poses:
             scores |= self.pose_scores(outputs)
-        if v.best not in scores:
-            raise InputError(f"validation.best={v.best!r}", ", ".join(scores), "name one of these scores")
         pictures = {f"clip-{i}": picture(s, output, self.slot) for i, (s, output) in enumerate(shown)}
         return Validation(scores, pictures, v.best, v.best.startswith(HIGHER_IS_BETTER))
 
     @torch.no_grad()
     def band_losses(self, parts: Components) -> dict[str, float]:
         """Loss per noise band without conditioning dropout, and its mean with the bands weighted as in training."""
-        v, o = self.config.validation, self.config.objective
-        levels, shares = band_levels(sigma_distribution(o), v.bands, v.draws)
+        o = self.config.objective
+        levels, shares = band_levels(sigma_distribution(o), BANDS, DRAWS)
         model = DenoiserModel(parts.unet, parts.pose_net, None).eval()
         device = next(parts.unet.parameters()).device
         scores: dict[str, list[float]] = {f"v_{b}": [] for b in range(len(levels))}
@@ -128,8 +123,8 @@ class Validator:
                     with autocast(self.config, device):
                         loss = denoising_loss(model, o, encoded, draws, scale, reference_slot=bool(self.slot))
                     scores[f"v_{band}"].append(loss.log["v"])
-                    weighted.append(shares[band] * float(loss.value))
-        mean = sum(weighted) / (len(self.samples) * v.draws)
+                    weighted.append(shares[band] * float(loss.loss))
+        mean = sum(weighted) / (len(self.samples) * DRAWS)
         return {"loss": mean, **{k: float(np.mean(x)) for k, x in scores.items()}}
 
     @torch.no_grad()

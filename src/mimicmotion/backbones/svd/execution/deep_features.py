@@ -87,7 +87,7 @@ class BlockCache:
 
     def __init__(self, budget: float, state: Mapping[str, Tensor] | None = None) -> None:
         if not 0 < budget < math.inf:
-            raise ConfigError(f"block_cache={budget}", "a budget above 0", "use 0.1, for example, or leave it out")
+            raise ConfigError(f"block_cache={budget}", "a budget above 0", "for example 0.1, or leave it out")
         self.budget = budget
         self.entries: dict[PassKey, Entry] = {} if state is None else _restore(state)
         self.full = self.light = 0
@@ -197,5 +197,5 @@ def _restore(state: Mapping[str, Tensor]) -> dict[PassKey, Entry]:
     except (KeyError, ValueError) as e:
         raise InputError(f"block cache: {e!r}", "StepState.memory of the step to resume from", "pass all of it") from e
     if not entries:
-        raise InputError("no block cache in memory", "StepState.memory of the step to resume from", "pass it")
+        raise InputError("no block cache in memory", "StepState.memory of the step to resume from", "pass that memory")
     return entries

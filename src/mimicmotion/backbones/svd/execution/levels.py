@@ -123,7 +123,7 @@ def plan_execution(
     segments = f", lower segment_frames (now {work.segment_frames})" if stage == "denoise" else ""
     raise ConfigError(
         f"{budget / GIB:.2f} GiB of memory for stage {stage}, {work.segment_frames} frames per segment",
-        f"at least {peaks[stage] / GIB:.2f} GiB (predicted for the most economical plan)",
+        f"at least {peaks[stage] / GIB:.2f} GiB (predicted for the plan that needs least)",
         f"lower the resolution (now {work.size[1]}x{work.size[0]}){segments}, or allow more memory",
     )
 
@@ -152,7 +152,7 @@ def recovering(backbone: Any, stage: Stage, work: Callable[[], T], shape: tuple[
         smaller = next(fallback_levels(plan, stage, shape, may_offload=backbone.device.type != "cpu"), None)
         if smaller is None:
             raise ConfigError(
-                f"out of memory in stage {stage}, even with the most economical plan ({plan.describe()}): {message}",
+                f"out of memory in stage {stage}, even with the plan that needs least ({plan.describe()}): {message}",
                 "more free memory",
                 "lower segment_frames or the resolution, or close other programs",
             )

@@ -111,7 +111,7 @@ class ParkedBlocks(Parked):
 
     def __init__(self, network: nn.Module, blocks: Sequence[nn.Module], device: torch.device) -> None:
         if not blocks:
-            raise ConfigError(f"no blocks in a {type(network).__name__}", "a network of blocks", "offload modules")
+            raise ConfigError(f"a {type(network).__name__} without blocks", "a network of blocks", "offload modules")
         super().__init__(network, device, without=blocks)
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.blocks = {block: Parked(block, device, stream=stream) for block in blocks}

@@ -62,7 +62,7 @@ def quantize_weights(unet: UNet, format: Format) -> Quantized:
     if before is not None:
         if before.format == format:
             return before
-        raise ConfigError(f"quantize={format!r} for {before.format} weights", "plain weights", "load the model again")
+        raise ConfigError(f"quantize={format!r} for {before.format} weights", "unquantised weights", "reload the model")
     size = weight_bytes(unet)
     names = set(quantized_layers(unet))
     if not names:
