@@ -60,7 +60,7 @@ def warp_latents(
     driving = poses.scaled((height, width))
     for target, sure in zip(driving.xy, driving.confidence, strict=True):
         cells = background.copy()
-        for part, matrix in moves(xy, confidence, sources, unit, target, sure):
+        for part, matrix in moves(xy, confidence, sources, unit, target, sure, (height, width)):
             region = regions[sources[part]]
             layer = np.concatenate([latent * region, region[None]]).astype(np.float32)
             moved = np.stack([cv2.warpAffine(x, matrix, (width, height)) for x in layer])

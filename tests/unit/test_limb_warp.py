@@ -146,7 +146,7 @@ def test_pieces_are_painted_where_they_are_and_nowhere_else(clip: SynthClip) -> 
     puppet = cut(clip.reference_frame, clip.reference_pose)
     xy, sure = clip.poses.xy[0] + np.array([20, 0], np.float32), clip.poses.confidence[0]
     laid, picture, top = puppet.arrange(xy, sure), puppet.background.copy(), np.full(SIZE, -1)
-    for part, matrix in moves(puppet.xy, puppet.confidence, puppet.sources, puppet.unit, xy, sure):
+    for part, matrix in moves(puppet.xy, puppet.confidence, puppet.sources, puppet.unit, xy, sure, SIZE):
         layer = cv2.warpAffine(puppet.layers[part], matrix, SIZE[::-1])
         picture = picture * (1 - layer[..., 3:]) + layer[..., :3]
         top[layer[..., 3] > 0.5] = BACK_TO_FRONT.index(part)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import cv2
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int, UInt8
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame
@@ -18,8 +18,11 @@ Mask = UInt8[ndarray, "height width"]
 SURE = 0.02  # within this distance, a frame is opaque ...
 REACH = 0.04  # ... and beyond this one, transparent
 HOLE = 0.03  # within this distance, the picture is inpainted, to avoid a fringe
-EDGE = 0.08  # fraction of the picture's short side over which the fill turns from sharp to soft
-ASIDE = 3.0  # ratio of horizontal to vertical blur of the fill
+EDGE = 0.06  # share of the picture's short side over which the fill turns from a smooth continuation to patches
+PATCH = 7  # side of a patch of the fill in pixels
+COARSE = 24  # minimum short side of the coarsest picture in pixels
+SEARCHED = 2**13  # patches are searched in pictures of at most this many pixels, and only copied in larger ones
+ROWS = 800.0  # weight of a patch's row in the search: floors and walls go on at the same height
 
 
 class KeptBackground:
@@ -91,42 +94,70 @@ def distance_outside(person: Mask) -> Float32[ndarray, "height width"]:
 
 
 def fill_hole(picture: Frame, hole: ndarray) -> Frame:
-    """Inpaint a hole with Telea's method at its edge, a wide blur of the surroundings in its middle, and grain.
+    """Fill a hole with patches from elsewhere in the picture, from coarse to fine (Wexler et al. 2007).
 
-    The blur is wider than it is tall, because horizons, floors and shelves continue behind a standing person.
+    Each pixel is the mean of what the patches around it say, each of which is replaced by the most similar one outside
+    the hole.
     """
-    height, width = hole.shape
     if hole.all() or not hole.any():
         return picture.copy()
-    known = (~hole).astype(np.float32)
-    inside = picture * known[..., None]
-    filled, reach = np.zeros(picture.shape, np.float32), float(max(height, width))
-    share: ndarray | float = 1.0
-    while reach > 0.5:
-        weight, colours = (_wide_mean(part, reach) for part in (known, inside))
-        filled += share * (colours / np.maximum(weight, 1e-6)[..., None] - filled)
-        reach /= 1.5
-        share = np.clip(4 * _wide_mean(known, reach), 0, 1)[..., None]
-    telea = cv2.inpaint(picture, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)  # sharp at the edge, streaky inside
+    height, width = hole.shape
+    scale = 1 << max(0, int(np.log2(min(height, width) / COARSE)))
+    filled = field = None
+    while scale:
+        size = max(width // scale, 1), max(height // scale, 1)
+        known = cv2.resize((~hole).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        image = cv2.resize(np.where(hole[..., None], 0, picture).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        image, gap = image / np.maximum(known, 1e-6)[..., None], known < 0.5
+        near = cv2.dilate(gap.astype(np.uint8), np.ones((PATCH, PATCH), np.uint8)) > 0
+        if filled is None or field is None:
+            first = cv2.inpaint(image.astype(np.uint8), gap.astype(np.uint8), 3, cv2.INPAINT_TELEA)
+            filled, field = first.astype(np.float32), np.zeros((*gap.shape, 2), int)
+        else:
+            finer = cv2.resize(filled, size, interpolation=cv2.INTER_CUBIC)
+            filled = np.where(gap[..., None], finer, image)
+            field = 2 * cv2.resize(field.astype(np.float32), size, interpolation=cv2.INTER_NEAREST).astype(int)
+        searched = gap.size <= SEARCHED and not near.all()
+        for _ in range(6 if searched else 1):
+            if searched:
+                field[near] = _most_similar(filled, near)
+            filled[gap] = _votes(filled, gap, field)
+        scale //= 2
+    assert filled is not None
+    telea = cv2.inpaint(picture, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA)  # continuous at the edge, streaky inside
     depth = cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    sharp = np.exp(-depth / (EDGE * min(height, width)))[..., None]
-    filled += sharp * (telea - filled)
-    edge = (cv2.dilate(hole.astype(np.uint8), np.ones((25, 25), np.uint8)) > 0) & ~hole
-    fine = picture[edge] - cv2.GaussianBlur(picture, (0, 0), 1.5)[edge].astype(np.float32)
-    grain = np.random.default_rng(0).normal(0, 1.48 * np.median(abs(fine)) if fine.size else 0.0, (height, width, 1))
-    filled += (1 - sharp) * grain
+    filled += np.exp(-depth / (EDGE * min(height, width)))[..., None] * (telea - filled)
     return np.where(hole[..., None], np.clip(np.rint(filled), 0, 255), picture).astype(np.uint8)
 
 
-def _wide_mean(image: Float32[ndarray, "height width *colours"], reach: float) -> ndarray:
-    """Gaussian blur by `reach` pixels vertically and `ASIDE` times that horizontally; wide blurs are downsampled."""
-    height, width = image.shape[:2]
-    shrink = max(1.0, reach / 4)
-    size = max(1, round(width / shrink)), max(1, round(height / shrink))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    sigma = reach * size[0] / width
-    blurred = cv2.GaussianBlur(small, (0, 0), ASIDE * sigma, sigmaY=sigma, borderType=cv2.BORDER_REFLECT)
-    return cv2.resize(blurred, (width, height))
+def _most_similar(image: Float32[ndarray, "height width 3"], near: ndarray) -> Int[ndarray, "n 2"]:
+    """Way (rows, columns) from each patch at the hole to the most similar patch elsewhere."""
+    reach = PATCH // 2
+    padded = cv2.copyMakeBorder(image, reach, reach, reach, reach, cv2.BORDER_REFLECT_101)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (PATCH, PATCH), (0, 1))
+    here, there = np.argwhere(near), np.argwhere(~near)
+    wanted, offered = (
+        np.concatenate([windows[tuple(at.T)].reshape(len(at), -1), at[:, :1] * (ROWS / len(near))], 1, dtype=np.float32)
+        for at in (here, there)
+    )
+    squares = (offered**2).sum(1)
+    best = [(squares - 2 * some @ offered.T).argmin(1) for some in np.array_split(wanted, len(wanted) // 512 + 1)]
+    return there[np.concatenate(best)] - here
+
+
+def _votes(
+    image: Float32[ndarray, "height width 3"], gap: ndarray, field: Int[ndarray, "height width 2"]
+) -> Float32[ndarray, "n 3"]:
+    """Mean colour that the patches around each pixel of the gap give it; unchanged where there are none."""
+    at, last = np.argwhere(gap), np.array(gap.shape) - 1
+    total, votes = 1e-3 * image[gap], np.full((len(at), 1), 1e-3, np.float32)
+    for by in np.ndindex(PATCH, PATCH):
+        source = at + field[tuple(np.clip(at + by - np.array(PATCH // 2), 0, last).T)]
+        valid = ((source >= 0) & (source <= last)).all(1)
+        row, column = np.clip(source, 0, last).T
+        valid = (valid & ~gap[row, column])[:, None]
+        total, votes = total + valid * image[row, column], votes + valid
+    return total / votes
 
 
 def _check(frame: Frame, mask: Mask, size: tuple[int, int] | None = None) -> None:

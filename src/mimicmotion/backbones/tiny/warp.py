@@ -28,7 +28,7 @@ from mimicmotion.backbones.svd.decode import to_uint8
 from mimicmotion.backbones.svd.pose_features import to_unit
 from mimicmotion.errors import ConfigError
 from mimicmotion.pose.guidance.limb_warp import Puppet, check_poses, cut
-from mimicmotion.pose.guidance.limbs import BACK_TO_FRONT
+from mimicmotion.pose.guidance.limbs import BACK_TO_FRONT, mean_confidence
 from mimicmotion.pose.guidance.skeleton import DrawnPoses, PoseDrawer
 from mimicmotion.pose.keypoints import FACE, VISIBLE, PoseSequence
 
@@ -39,7 +39,7 @@ PARTS = len(BACK_TO_FRONT)
 RIGID = [BACK_TO_FRONT.index(part) for part in ("head", "right hand", "left hand")]
 """Pieces displaced by one affine map each, as so small a network would smear faces and fingers."""
 HEAD = RIGID[0]
-BODY = [BACK_TO_FRONT.index("torso"), HEAD]
+BODY = [BACK_TO_FRONT.index(part) for part in ("torso", "head", "right thigh", "left thigh")]
 PICTURES = (PARTS + 1, PARTS + 4)
 """First channel in `WarpInput.cells` of the warped picture, and of the reference picture."""
 FAR = 32.0
@@ -61,7 +61,7 @@ class WarpInput(NamedTuple):
         colours: colours of the person in [-1, 1], see `Puppet.colours`.
         background: the background without the person, in [-1, 1].
         picture: result of the limb warp, in [-1, 1]; not used by the network.
-        face: whether the driving pose shows the face; if not, the head stays as in the limb warp.
+        found: whether the driving pose shows each piece; if not, it stays as in the limb warp.
     """
 
     cells: Float[Tensor, "n channels h w"]
@@ -71,7 +71,7 @@ class WarpInput(NamedTuple):
     colours: Float[Tensor, "n 6 height width"]
     background: Float[Tensor, "n 3 height width"]
     picture: Float[Tensor, "n 3 height width"]
-    face: Bool[Tensor, " n"]
+    found: Bool[Tensor, "n 14"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +131,12 @@ class WarpNet(nn.Module):
         opacity = F.interpolate(given.cells[:, :PARTS].float(), scale_factor=2.0)
         parts = PRIOR * F.pixel_shuffle(parts, 2) + 2.0 * opacity
         logits = F.interpolate(parts, scale_factor=2.0, mode="bilinear")
-        free = ~_rigid(given.top)[:, None]
         there = given.maps.flatten(2).any(-1)
         top = F.one_hot(given.top.long() + 1, PARTS + 1)[..., 1:].movedim(-1, 1)
-        weights = (logits * free + 2 * PRIOR * top).masked_fill(~there[..., None, None], -60.0).softmax(1)
-        held = (given.top == HEAD) & ~given.face[:, None, None]
+        near = F.interpolate(F.max_pool2d(given.cells[:, :PARTS].float(), 3, 1, 1), scale_factor=float(CELL)) + top > 0
+        held = (near & ~given.found[..., None, None]).any(1)
+        free = ~(_rigid(given.top) | held)[:, None]
+        weights = (logits * free + 2 * PRIOR * top).masked_fill(~(near & there[..., None, None]), -60.0).softmax(1)
         further = displacements(8.0 * further, given).masked_fill(held[:, None], 0.0)
         body = torch.zeros(PARTS, device=weights.device).index_fill(0, torch.tensor(BODY, device=weights.device), 1.0)
         place, person = torch.zeros_like(further), torch.zeros_like(given.background)
@@ -144,6 +145,8 @@ class WarpNet(nn.Module):
             share = mine.sum(1, keepdim=True)
             at = _places(mine, given.maps) / share.clamp_min(1e-6) + further
             place, person = place + share * at, person + share * _look(colours, at)
+        edge = F.max_pool2d(given.outline, 9, 1, 4) + F.max_pool2d(-given.outline, 9, 1, 4)
+        held = held | (edge < 0.5)  # no holes and no islands
         logit = given.outline.logit(0.02) + F.pixel_shuffle(outline, CELL)[:, 0].masked_fill(held, 0.0)
         alpha = (logit if self.training else self.config["decided"] * logit).sigmoid()[:, None]
         alpha = alpha * there.any(1)[:, None, None, None]  # without a person, only the background remains
@@ -233,6 +236,8 @@ class MovedPicture:
         given = WarpInput(*(x.to(param.device) for x in given))
         made = self.net(given._replace(cells=given.cells.to(param.dtype)))
         visible = F.interpolate(made.visible[None].sigmoid(), scale_factor=float(CELL), mode="bilinear")[0, 0]
+        # off the person, the filled background is shown, so that it is still
+        visible = torch.maximum(visible, 1 - (self.net.config["decided"] * made.outline[0]).sigmoid())
         return to_uint8(made.frames), visible.masked_fill(_rigid(given.top)[0] & (given.outline[0] > 0.5), 1.0)
 
 
@@ -290,8 +295,10 @@ def warp_input(
     cells.append(torch.cat([by, turned, place], -1).movedim(-1, 1))
     colours = to_unit(puppet.colours).flatten(0, 1).expand(n, -1, -1, -1)
     background = to_unit(puppet.background[None]).expand(n, -1, -1, -1)
-    face = torch.from_numpy(driving.confidence[:, FACE].mean(1) > VISIBLE)
-    return WarpInput(torch.cat(cells, 1), top, outline, maps, colours, background, pictures, face)
+    seen = [[mean_confidence(c, part) for part in BACK_TO_FRONT] for c in driving.confidence]
+    found = torch.tensor(seen) > VISIBLE
+    found[:, HEAD] = torch.from_numpy(driving.confidence[:, FACE].mean(1) > VISIBLE)
+    return WarpInput(torch.cat(cells, 1), top, outline, maps, colours, background, pictures, found)
 
 
 def _spread(top: Int8[ndarray, "height width"]) -> Int8[ndarray, "height width"]:

@@ -1,6 +1,6 @@
 """Animate the person in a picture without learning, by warping it limb by limb to each pose.
 
-The person is cut out of the picture (by the bundled segmentation network and colours) and the background is inpainted.
+The person is cut out of the picture (by the bundled segmentation network and colours) and the background is filled.
 Head, torso, limbs, hands and feet are moved by affine maps from the reference pose to each driving pose, and painted
 from back to front. The inputs are those of a model: one picture, its pose, and the driving poses. It is the baseline in
 evaluation, and a small model can take its result as an extra condition (`reference_warp: limbs`).
@@ -24,7 +24,7 @@ from mimicmotion.pose.guidance.limbs import (
     BONES,
     ENDS,
     HIDDEN,
-    TORSO,
+    PARENT,
     UNSEEN,
     Affine,
     body_unit,
@@ -35,12 +35,19 @@ from mimicmotion.pose.guidance.limbs import (
     painting_order,
     part_map,
     part_region,
+    points_of,
     source_of,
     with_head,
     within,
 )
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.pose.mask import SelfieSegmenter
+from mimicmotion.video.background import fill_hole
+
+HOLE = 0.024
+"""Width of the rim around the person where the background is filled too, as a share of the picture's short side."""
+CONTRAST = 30.0
+"""Minimum distance in RGB between person and background to see which of them a pixel at the outline shows."""
 
 
 def limb_warp(reference: Frame, reference_pose: PoseSequence, poses: PoseSequence, *, segmented: bool = True) -> Frames:
@@ -139,7 +146,7 @@ class Puppet:
         covered, shown = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
         top, opacity = np.full((height, width), -1, np.int8), np.zeros((len(BACK_TO_FRONT), height, width), np.float32)
         maps = np.zeros((len(BACK_TO_FRONT), 2, 3), np.float32)
-        for part, matrix in moves(self.xy, self.confidence, self.sources, self.unit, xy, confidence):
+        for part, matrix in moves(self.xy, self.confidence, self.sources, self.unit, xy, confidence, (height, width)):
             number = BACK_TO_FRONT.index(part)
             maps[number] = cv2.invertAffineTransform(matrix)
             corners = self.boxes[part] @ matrix[:, :2].T + matrix[:, 2]
@@ -149,7 +156,8 @@ class Puppet:
                 continue
             at = slice(first[1], last[1]), slice(first[0], last[0])
             inside = np.column_stack([matrix[:, :2], matrix[:, 2] - first])
-            layer = cv2.warpAffine(self.layers[part], inside, tuple(int(n) for n in last - first))
+            size = tuple(int(n) for n in last - first)
+            layer = cv2.warpAffine(self.layers[part], inside, size, borderMode=cv2.BORDER_REPLICATE)
             alpha = opacity[number][at] = layer[..., 3]
             picture[at] = picture[at] * (1 - layer[..., 3:]) + layer[..., :3]
             covered[at] += alpha * (1 - covered[at])
@@ -185,6 +193,7 @@ def moves(
     unit: float,
     xy: Float[ndarray, "134 2"],
     confidence: Float[ndarray, " 134"],
+    size: tuple[int, int],
 ) -> Iterator[tuple[str, Affine]]:
     """Parts from back to front, with their maps from one pose to another (in the format of `cv2.warpAffine`).
 
@@ -194,18 +203,26 @@ def moves(
         sources: available parts, and the part that each was cut from.
         unit: torso length in `start`.
         xy: target pose.
-        confidence: confidence of the points of `xy`; parts that are not visible in it are omitted.
+        confidence: confidence of the points of `xy`; parts that are not visible in it keep their place beside the next
+            one, or are omitted.
+        size: (height, width) of the picture; outside it, no point has a confidence.
     """
     end, sure = np.asarray(xy, np.float64), np.minimum(known, confidence)
+    lost = (confidence < UNSEEN) & (xy >= 0).all(1) & (xy < size[::-1]).all(1)
+
+    def is_lost(part: str) -> bool:
+        return bool(lost[points_of(part)].any()) if part in BONES else mean_confidence(confidence, part) < UNSEEN
+
     for part in painting_order(confidence):
-        leader = leader_of(part, confidence)
-        if part not in sources or mean_confidence(confidence, leader) < UNSEEN:
+        if part not in sources:
             continue
-        source = sources[part]
+        leader, source = part, sources[part]
         if leader_of(source, known) != source:  # cut without points of its own
-            leader = ENDS[part][1]
-        if leader != part:  # a hand or foot without points of its own stays in line with its limb
-            source = ENDS[source][1]
+            leader, source = PARENT[leader], PARENT[source]
+        while leader in PARENT and is_lost(leader):  # it keeps its place beside the next
+            leader, source = PARENT[leader], PARENT[source]
+        if mean_confidence(confidence, leader) < UNSEEN:
+            continue
         matrix = part_map(start, end, leader, source, unit, sure)
         yield part, _pixel_centres(matrix)
 
@@ -228,40 +245,57 @@ def cut(
         return Puppet(reference.astype(np.float32), np.stack([reference] * 2), {}, {}, {}, xy, unit, confidence)
     if person is None:
         person = segment_person(reference, pose) if segmented else np.any(list(regions.values()), 0)
-    around = cv2.dilate(person.astype(np.uint8), np.ones((7, 7), np.uint8))
-    background = cv2.inpaint(reference, around, 3, cv2.INPAINT_TELEA)
-    regions = _apart(_adopt(with_head(regions, xy, face=face), person), xy)
+    around = cv2.dilate(person.astype(np.uint8), disc(HOLE * min(person.shape)))
+    background = fill_hole(reference, around > 0)
+    regions = _adopt(_apart(reference, with_head(regions, xy, face=face), person), person)
     crossing = [p for p in seen if "forearm" in p or "hand" in p]
-    arms = np.any([regions[p] for p in crossing if mean_confidence(confidence, p) >= HIDDEN] or [~person & person], 0)
-    layers = {part: _layer(reference, part, region, person, arms) for part, region in regions.items()}
+    crossing = [p for p in crossing if mean_confidence(confidence, leader_of(p, confidence)) >= HIDDEN]
+    arms = np.any([regions[p] for p in crossing] or [~person & person], 0)
+    colours = _colours(reference, regions, person, arms)
+    matte = _matte(reference, colours[0], background, person)
+    layers = {part: _layer(colours, part, region, matte, arms) for part, region in regions.items()}
     sources = {part: source_of(part, confidence) for part in BACK_TO_FRONT}
     sources = {part: source for part, source in sources.items() if source in layers}
     layers = {p: layers[source] for p, source in sources.items()}
-    boxes = {p: _corners(layer[..., 3] > 0) for p, layer in layers.items()}
-    colours = _colours(reference, regions, person, arms)
+    cropped = [p for p in BACK_TO_FRONT if p not in ENDS and (xy[points_of(p)] > reference.shape[1::-1]).any()]
+    boxes = {p: _corners(layer[..., 3] > 0, 0.5 * unit * (p in cropped)) for p, layer in layers.items()}
     return Puppet(background.astype(np.float32), colours, layers, boxes, sources, xy, unit, confidence)
 
 
-def _corners(mask: Bool[ndarray, "height width"]) -> Float64[ndarray, "4 2"]:
-    """Corners (x, y) of the mask's bounding box."""
+def _corners(mask: Bool[ndarray, "height width"], beyond: float) -> Float64[ndarray, "4 2"]:
+    """Corners (x, y) of the mask's bounding box, and this much `beyond` the sides of the picture that it touches."""
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    return np.array([[x, y], [x + width, y], [x, y + height], [x + width, y + height]], np.float64)
+    low, high = np.array([x, y], np.float64), np.array([x + width, y + height], np.float64)
+    low[low <= 0] -= beyond
+    high[high >= mask.shape[::-1]] += beyond
+    return np.array([[low[0], low[1]], [high[0], low[1]], [low[0], high[1]], [high[0], high[1]]])
 
 
 def _colours(
     reference: Frame, regions: Mapping[str, ndarray], person: ndarray, arms: ndarray
 ) -> UInt8[ndarray, "2 height width 3"]:
-    """See `Puppet.colours`."""
-    inside = person.astype(np.uint8)
-    if not inside.any():
-        return np.stack([reference] * 2)
-    _, nearest = cv2.distanceTransformWithLabels(1 - inside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    seen = np.zeros((nearest.max() + 1, 3), np.uint8)
-    seen[nearest[inside > 0]] = reference[inside > 0]
-    continued = seen[nearest]
-    body = np.any([regions[p] for p in ("torso", "head") if p in regions] or [arms & False], 0)
+    """See `Puppet.colours`. The outermost pixels are not used: they are mixed with the background."""
+    inner = cv2.erode(person.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    inner = inner if inner.any() else person
+    seen, bare = _continued(reference, inner), _continued(reference, inner & ~arms)
+    body = np.any([region for p, region in regions.items() if _is_behind_arms(p)] or [arms & False], 0)
     hiding = (arms & cv2.dilate(body.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0).astype(np.uint8)
-    return np.stack([continued, cv2.inpaint(continued, hiding, 3, cv2.INPAINT_TELEA) if hiding.any() else continued])
+    return np.stack([seen, cv2.inpaint(bare, hiding, 3, cv2.INPAINT_TELEA) if hiding.any() else bare])
+
+
+def _is_behind_arms(part: str) -> bool:
+    return part in ("torso", "head") or "thigh" in part
+
+
+def _continued(picture: Frame, known: Bool[ndarray, "height width"]) -> Frame:
+    """The picture with each unknown pixel replaced by the nearest known one."""
+    if not known.any():
+        return picture
+    away = (~known).astype(np.uint8)
+    _, nearest = cv2.distanceTransformWithLabels(away, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    seen = np.zeros((nearest.max() + 1, 3), np.uint8)
+    seen[nearest[known]] = picture[known]
+    return seen[nearest]
 
 
 def _adopt(
@@ -275,17 +309,25 @@ def _adopt(
 
 
 def _apart(
-    regions: dict[str, Bool[ndarray, "height width"]], xy: Float64[ndarray, "134 2"]
+    reference: Frame, regions: dict[str, Bool[ndarray, "height width"]], person: Bool[ndarray, "height width"]
 ) -> dict[str, Bool[ndarray, "height width"]]:
-    """Resolve overlaps: the outer pixels of arms go to the torso, and those of thighs to the hands."""
-    size = next(iter(regions.values())).shape
-    hands = np.any([r for p, r in regions.items() if "hand" in p] or [np.zeros(size, bool)], 0)
-    out = {}
-    for part, region in regions.items():
-        others = within(xy[TORSO], size) if "arm" in part else hands if "thigh" in part else None
-        depth = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 3)
-        out[part] = region if others is None else region & (~others | (depth > 0.5 * depth.max()))
-    return out
+    """Separate arms and hands from the parts behind them along edges of the picture (watershed at twice the size)."""
+    arms = {part: region for part, region in regions.items() if "arm" in part or "hand" in part}
+    if not arms:
+        return regions
+    cores = [(depth > 0.5 * depth.max()) for depth in map(_depth, arms.values())]
+    others = np.any([region for part, region in regions.items() if part not in arms] or [person], 0)
+    around = np.any(list(arms.values()), 0)
+    seeds = np.select([~person, np.any(cores, 0), others & ~around], [1, 2, 3], 0).astype(np.int32)
+    size = tuple(2 * n for n in seeds.shape[::-1])
+    marks = cv2.resize(seeds, size, interpolation=cv2.INTER_NEAREST)
+    cv2.watershed(cv2.resize(reference, size, interpolation=cv2.INTER_CUBIC), marks)
+    behind = cv2.resize((marks == 3).astype(np.float32), seeds.shape[::-1], interpolation=cv2.INTER_AREA) >= 0.5
+    return regions | {part: region & ~behind for part, region in arms.items()}
+
+
+def _depth(region: Bool[ndarray, "height width"]) -> Float32[ndarray, "height width"]:
+    return cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, 3)
 
 
 def part_regions(pose: PoseSequence) -> dict[str, Bool[ndarray, "height width"]]:
@@ -302,16 +344,22 @@ def part_regions(pose: PoseSequence) -> dict[str, Bool[ndarray, "height width"]]
     return regions
 
 
-def _layer(reference: Frame, part: str, region: ndarray, person: ndarray, arms: ndarray) -> ndarray:
-    """Colours and opacity of a part; areas of torso, head and thighs hidden by the arms are inpainted."""
-    colours, opacity = reference, region & person
-    if (part in ("torso", "head") or "thigh" in part) and (arms & region).any() and not (arms | ~opacity).all():
-        unknown = arms | ~person if part == "torso" else arms
-        near = cv2.dilate(region.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-        colours = cv2.inpaint(reference, (unknown & near).astype(np.uint8), 3, cv2.INPAINT_TELEA)
-        opacity = opacity | (arms & region)
-    alpha = cv2.GaussianBlur(opacity.astype(np.float32), (3, 3), 0.6)
-    return np.dstack([colours * alpha[..., None], alpha]).astype(np.float32)
+def _matte(
+    picture: Frame, colours: Frame, background: Frame, person: Bool[ndarray, "height width"]
+) -> Float32[ndarray, "height width"]:
+    """Opacity of the person; at the outline, how close the picture is to `colours` rather than to the background."""
+    seen, front = (x.astype(np.float32) - background for x in (picture, colours))
+    apart = (front**2).sum(-1)
+    share = np.clip((seen * front).sum(-1) / np.maximum(apart, 1), 0, 1)
+    rim = (cv2.dilate(person.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0) & (_depth(person) < 2)
+    return np.where(rim & (apart >= CONTRAST**2), share, person | rim).astype(np.float32)
+
+
+def _layer(colours: ndarray, part: str, region: ndarray, person: ndarray, arms: ndarray) -> ndarray:
+    """Colours and opacity of a part; torso, head and thighs continue behind the arms."""
+    behind = _is_behind_arms(part)
+    alpha = np.minimum(cv2.GaussianBlur(region.astype(np.float32), (3, 3), 0.6), np.maximum(person, arms * behind))
+    return np.dstack([colours[int(behind)] * alpha[..., None], alpha]).astype(np.float32)
 
 
 @functools.cache
@@ -320,15 +368,19 @@ def _segmenter() -> SelfieSegmenter:
 
 
 def segment_person(reference: Frame, pose: PoseSequence) -> Bool[ndarray, "height width"]:
-    """Segment the person by the bundled network and, where that is uncertain, by colour (GrabCut)."""
+    """Segment the person by the bundled network and, at the outline, by colour (GrabCut at twice the size)."""
     likely = _segmenter().mask(reference, pose.xy[0], pose.confidence[0])
-    bounds = [likely > 200, likely >= 128, likely >= 50]
-    trimap = np.select(bounds, [cv2.GC_FGD, cv2.GC_PR_FGD, cv2.GC_PR_BGD], cv2.GC_BGD).astype(np.uint8)
-    if not (trimap == cv2.GC_BGD).any() or not (trimap == cv2.GC_FGD).any():
+    sure = cv2.erode((likely > 200).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    classes = [cv2.GC_FGD, cv2.GC_PR_FGD, cv2.GC_PR_BGD]
+    trimap = np.select([sure, likely >= 128, likely >= 50], classes, cv2.GC_BGD).astype(np.uint8)
+    if not (trimap == cv2.GC_BGD).any() or not sure.any():
         return likely >= 128
     cv2.setRNGSeed(0)  # GrabCut initialises k-means from OpenCV's random generator
-    cv2.grabCut(reference, trimap, (0, 0, 0, 0), np.zeros((1, 65)), np.zeros((1, 65)), 2, cv2.GC_INIT_WITH_MASK)
-    return (trimap == cv2.GC_FGD) | (trimap == cv2.GC_PR_FGD)
+    trimap = cv2.resize(trimap, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    large = cv2.resize(reference, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    cv2.grabCut(large, trimap, (0, 0, 0, 0), np.zeros((1, 65)), np.zeros((1, 65)), 2, cv2.GC_INIT_WITH_MASK)
+    person = np.isin(trimap, [cv2.GC_FGD, cv2.GC_PR_FGD]).astype(np.float32)
+    return cv2.resize(person, reference.shape[1::-1], interpolation=cv2.INTER_AREA) >= 0.5
 
 
 def _pixel_centres(matrix: Affine) -> Affine:

@@ -29,6 +29,11 @@ ENDS = {  # hands and feet: keypoints, the bone they are attached to, margin aro
     "right foot": (np.array([kp.R_ANKLE, 21, 22, 23]), "right shank", 0.08),
     "left foot": (np.array([kp.L_ANKLE, 18, 19, 20]), "left shank", 0.08),
 }
+PARENT = {part: bone for part, (_, bone, _) in ENDS.items()}
+PARENT |= {f"{side} forearm": f"{side} upper arm" for side in ("right", "left")}
+PARENT |= {f"{side} shank": f"{side} thigh" for side in ("right", "left")}
+PARENT |= {f"{side} {limb}": "torso" for side in ("right", "left") for limb in ("upper arm", "thigh")}
+"""The part that each is attached to."""
 BACK_TO_FRONT = (
     *("right foot", "left foot", "right shank", "left shank", "right thigh", "left thigh", "torso", "head"),
     *("right upper arm", "left upper arm", "right forearm", "left forearm", "right hand", "left hand"),
@@ -155,7 +160,8 @@ def part_map(
     from_points, from_bone, _ = ENDS[source]
     (a, b, _), (c, d, _) = BONES[from_bone], BONES[bone]
     turn = rotation(start[b] - start[a], end[d] - end[c], mirrored=source != part)
-    return fit_affine(start[from_points], end[points], turn, 0.001 * unit**2)
+    stiff = 0.01 if "foot" in part else 0.001  # the few points of a foot would stretch it to a thread
+    return fit_affine(start[from_points], end[points], turn, stiff * unit**2)
 
 
 def head_map(
