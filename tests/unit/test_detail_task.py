@@ -136,14 +136,13 @@ def test_colours_change_in_all_pictures_alike() -> None:
 def test_the_picture_is_moved_by_the_warp_network_if_the_model_has_one(folder: Path, tmp_path: Path) -> None:
     net = WarpNet((8, 8, 8, 8))
     with torch.no_grad():
-        net.out.bias[-19:-3] = -40.0  # it sees nobody anywhere
+        net.out.bias[-19:-3] = -40.0  # its outline has no margin
     parts = MimicMotionPipeline.from_pretrained(folder).backbone.parts
     save_components(dataclasses.replace(parts, warp=net), tmp_path / "model", dtype=torch.float32)
     shards: Any = FakeShards(size=(64, 32))
     limbs, moved = (DetailTask(config(f, tmp_path), shards).train_clips.make(0) for f in (folder, tmp_path / "model"))
     np.testing.assert_array_equal(limbs.warped[0], moved.warped[0])
-    assert (limbs.warped[1] != limbs.warped[2]).any()
-    np.testing.assert_array_equal(moved.warped[1], moved.warped[2])
+    assert (limbs.warped[1:] != moved.warped[1:]).any((1, 2, 3)).all()
 
 
 def test_decoded_frames_are_those_of_the_model_without_detail(folder: Path, tmp_path: Path) -> None:
