@@ -286,5 +286,5 @@ def read_sidecar(path: Path, parts: Sequence[str]) -> dict[str, Any]:
     if data["version"] != VERSION:
         raise ConfigError(f"{path} has version {data['version']}", form, "use the version of mimicmotion that wrote it")
     if lacking := [k for k in parts if k not in data]:
-        raise ConfigError(f"{path} lacks {', '.join(lacking)}", form, "the file was changed: use the original")
+        raise ConfigError(f"{path} lacks {', '.join(lacking)}", form, "the file has been changed: use the original")
     return data

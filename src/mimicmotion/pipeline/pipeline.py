@@ -80,7 +80,7 @@ class StepState:
             InputError: the estimate was not kept (`denoise(keep_x0=False)`).
         """
         if self.step.x0 is None:
-            raise InputError("a preview of a step without x0", "denoise(keep_x0=True)", "pass keep_x0=True")
+            raise InputError("a preview of a step that kept no x0", "a step that did", "call denoise(keep_x0=True)")
         return self.step.x0[:, int(self.reference_slot) :]
 
 

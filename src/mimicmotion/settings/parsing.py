@@ -200,7 +200,7 @@ def field_help(cls: type) -> dict[str, str]:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Suggest a correction of a name that is not among `names`, as the fix of an error."""
+    """Suggest a correction for a name that is not among `names`, worded as the fix in an error message."""
     close = difflib.get_close_matches(name, names, 1)
     return f"did you mean {close[0]}?" if close else f"use one of {', '.join(names)}"
 

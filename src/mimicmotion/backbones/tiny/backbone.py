@@ -36,8 +36,8 @@ class TinyBackbone(SVDBackbone):
         settings: default settings of this model; `reference_warp` is "limbs", or "residual" to denoise the difference
             to the warped picture.
         detail: network that restores detail from the warped picture in decoded frames, or None.
-        warp: network that warps the picture pixel by pixel, and whose confident pixels are copied to the result; None
-            warps limb by limb.
+        warp: network that warps the picture pixel by pixel, and whose pixels are copied to the result where it is sure;
+            None warps limb by limb.
 
     Raises:
         ConfigError: the networks do not match, or `reference_warp` is invalid.
@@ -98,7 +98,7 @@ class TinyBackbone(SVDBackbone):
         return shift(denoiser, lambda slots: factor * conditioning.latent_slots(slots, slot))
 
     def finish(self, frames: Iterator[Tensor], request: Request, first: int, count: int) -> Iterator[Tensor]:
-        """Restore detail from the warped picture; if it was warped pixel by pixel, also copy its confident pixels."""
+        """Restore detail from the warped picture; copy the pixels that a warp network is sure of."""
         if self.detail is None or not isinstance(request.poses, WarpedPoses):
             return frames
         if len(request.poses) < first + count:
