@@ -277,7 +277,7 @@ def read_sidecar(path: Path, parts: Sequence[str]) -> dict[str, Any]:
         parts: keys that it must have.
 
     Raises:
-        ConfigError: the file is missing, is not a sidecar, or is of another version.
+        ConfigError: the file is missing, is not a sidecar, or was written by another version.
     """
     form = f"the file OUTPUT.json that `mimicmotion generate` writes (version {VERSION})"
     data = read_json(path, form, "pass the OUTPUT.json beside a result", ConfigError)

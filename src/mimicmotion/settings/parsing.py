@@ -156,7 +156,7 @@ def refuse_unused(settings: Any, names: Iterable[str], why: str) -> None:
     defaults = {f.name: f.default for f in dataclasses.fields(settings)}
     for name in names:
         if (value := getattr(settings, name)) != defaults[name]:
-            raise ConfigError(f"{name}={value} {why}, where it has no effect", "options in use", f"leave out {name!r}")
+            raise ConfigError(f"{name}={value} {why}, where it has no effect", "the default", f"leave out {name!r}")
 
 
 def recipes() -> dict[str, Path]:
