@@ -133,7 +133,7 @@ def picture_grid(
 
 
 def mark_borders(axes: Axes, borders: Sequence[int]) -> None:
-    """Mark each border by a triangle above it, between frames border - 1 and border; a line would hide the seam."""
+    """Mark each border with a triangle above it, between frames border - 1 and border; a line would hide the seam."""
     if borders:
         at = [b - 0.5 for b in borders]
         axes.plot(

@@ -271,7 +271,7 @@ def test_changed_settings_and_inputs_are_refused(
     before = {p.name: p.read_bytes() for p in state_path(stopped.output).iterdir()}
     says, change = CHANGED[name]
     monkeypatch.setattr(MimicMotionPipeline, "denoise", None)  # nothing long may begin
-    with pytest.raises(ConfigError, match="is of another run") as caught:
+    with pytest.raises(ConfigError, match="is from another run") as caught:
         finish(generate(again(stopped, **change(stopped, tmp_path))))
     assert says in str(caught.value)
     assert {p.name: p.read_bytes() for p in state_path(stopped.output).iterdir()} == before

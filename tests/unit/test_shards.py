@@ -251,7 +251,7 @@ def test_a_tar_file_of_another_tool_is_not_overwritten(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "train-00000.tar", "w") as tar:
         tar.addfile(tarfile.TarInfo("000.jpg"))
     before = sums(tmp_path)
-    with pytest.raises(InputError, match="tar file of another tool"):
+    with pytest.raises(InputError, match="tar file from another tool"):
         finish(write_shards(tmp_path, plan_shards(range(2), 2), make_one, PNG))
     assert sums(tmp_path) == before
 

@@ -86,11 +86,11 @@ def replay(
 ) -> None:
     """Reproduce the result described by SIDECAR (the OUTPUT.json of `generate`), and check that the file is identical.
 
-    Inputs and weights must be the recorded ones, by checksum; differences in package versions are noted.
+    Inputs and weights must match the recorded checksums; differences in package versions are noted.
 
     Args:
         sidecar: The file OUTPUT.json beside a result.
-        output: File of the new result; default: OUTPUT-replay, beside the sidecar.
+        output: Path of the new result; default: OUTPUT-replay, beside the sidecar.
         picture: New path of the picture, if it was moved.
         video: New path of the driving video or pose file.
         model: New path of the model.
@@ -105,9 +105,9 @@ def replay(
 
 @app.command
 def inspect(file: Path, /) -> int:
-    """Show how FILE is labelled: whether it is marked as AI-generated, by whom, and whether it was changed since.
+    """Show how FILE is labelled: whether it is marked as AI-generated, by whom, and whether it has changed since.
 
-    Exits with 1 if it was changed.
+    Exits with 1 if it has changed.
 
     Args:
         file: A video, a picture or a folder of frames.

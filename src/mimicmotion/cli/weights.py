@@ -50,7 +50,7 @@ def weights_verify(name: str, /) -> None:
     """Verify the checksum of weights.
 
     Args:
-        name: Name of known weights, or path of a file or folder.
+        name: A name from `mimicmotion weights list`, or the path of a file or folder.
     """
     from mimicmotion.weights import registry
 

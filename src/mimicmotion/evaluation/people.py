@@ -102,6 +102,6 @@ def pair_poses(folder: Path, pair: VideoPair) -> PoseSequence:
         index = np.minimum(np.rint(index * poses.fps / pair.fps).astype(int), len(poses) - 1)
     if len(poses) <= index[-1]:
         got = f"{folder / pair.sequence}.npz has {len(poses)} poses"
-        raise PoseError(got, f"one for each of {pair.frames} frames", "estimate the poses of the whole video")
+        raise PoseError(got, f"a pose for each of {pair.frames} frames", "estimate the poses of the whole video")
     taken = PoseSequence(poses.xy[index], poses.confidence[index], poses.size, pair.fps or poses.fps, poses.source)
     return taken.fitted(pair.real.fit)

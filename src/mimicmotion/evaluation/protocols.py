@@ -108,14 +108,14 @@ def plan_fits(protocol: Protocol, method: str, real: Size, generated: Size) -> F
     """Decide how frames of two sizes are compared.
 
     Raises:
-        InputError: the method shows less than 8 pixels of the compared region.
+        InputError: less than 8 pixels (in width or height) of the compared region are visible in the method's frames.
     """
     notes: list[str] = []
     region = _region(protocol, real)
     window = _window(protocol, method, real, generated, notes)
     part = _intersection(region, window)
     if part is None or min(part[2:]) < 8:
-        got = f"{method} shows {_text(window)} of a frame, {_text(region)} is compared"
+        got = f"{method} shows {_text(window)} of a frame, but {_text(region)} is compared"
         raise InputError(got, "at least 8 common pixels a side", "correct 'shows' in the protocol")
     if part != region:
         notes.append(f"only {_text(part)} of {_text(region)} is compared: the method shows {_text(window)}")

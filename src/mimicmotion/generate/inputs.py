@@ -79,7 +79,7 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Poses of picture and video, each in its own pixels; estimated before a model is loaded.
+    """Poses of the picture and the video, each in its own pixels; estimated before a model is loaded.
 
     Attributes:
         reference: pose of the person in the picture, one frame.
@@ -93,7 +93,7 @@ class Found:
 
 
 def find(config: GenerateConfig) -> Job[Found]:
-    """Estimate the poses of picture and video, or load them.
+    """Estimate the poses of the picture and the video, or load them.
 
     Raises:
         InputError: the picture or video cannot be used; see its subclasses.
@@ -192,8 +192,8 @@ def open_driving(config: PoseJob) -> VideoReader | PoseSequence:
             unneeded.remove("video_fps")
     for name in unneeded:
         if getattr(config, name) is not None:
-            got, fix = f"{name}={getattr(config, name)} with {path}", f"leave out {name!r}"
-            raise ConfigError(got, "a source that does not store it itself", fix)
+            got, fix = f"{name}={getattr(config, name)} for {path}, which stores its own", f"leave out {name!r}"
+            raise ConfigError(got, f"{name} only for a source that does not store it", fix)
     return source
 
 
@@ -352,7 +352,7 @@ def result_fps(config: DrivingOptions, own: float) -> float:
 
 
 def _source_rate(config: DrivingOptions, fps: float) -> Fraction:
-    """Rate at which the source is sampled for a result of `fps`; for slow motion, frames are repeated."""
+    """Rate at which the source is sampled for a result at `fps`; above its own rate (slow motion), frames repeat."""
     return exact_rate(fps) / Fraction(config.source_seconds(1)).limit_denominator(10_000)
 
 
@@ -486,4 +486,4 @@ def describe_build(parts: dict[str, float]) -> list[str]:
     if not rigid or max(rigid.values()) < DISAGREE * min(rigid.values()):
         return []
     scales = ", ".join(f"{p} {s:.2f}" for p, s in rigid.items())
-    return [f"picture and video show differently built bodies (scales: {scales}); --align limbs fits each part"]
+    return [f"the people in the picture and the video differ in build (scales: {scales}); --align limbs fits each part"]

@@ -21,7 +21,7 @@ class Inspection:
     """The labels of a file.
 
     Attributes:
-        label: fields of the implicit label (`AIGC`); empty without one.
+        label: fields of the metadata label (`AIGC`); empty without one.
         signature: state of the C2PA manifest, see `video.labels.signature`.
         signer: name of the signer.
         sidecar: result of `replay.compare` for the file and the sidecar beside it.

@@ -83,7 +83,7 @@ def generate(
     Args:
         config: all settings.
         pipeline: a loaded model to use; None loads that of the settings.
-        expected: provenance of an earlier result (`generate.provenance`), whose inputs and model these must be.
+        expected: provenance of an earlier result (`generate.provenance`); this run must have the same inputs and model.
 
     Raises:
         InputError: the inputs or settings are invalid, or are not those of the interrupted run or of `expected`;

@@ -274,7 +274,7 @@ def read_sidecar(path: Path, parts: Sequence[str]) -> dict[str, Any]:
         parts: keys that it must have.
 
     Raises:
-        ConfigError: the file is missing, is not a sidecar, or is of another version.
+        ConfigError: the file is missing, is not a sidecar, or was written by another version.
     """
     form = f"the file OUTPUT.json that `mimicmotion generate` writes (version {VERSION})"
     data = read_json(path, form, "pass the OUTPUT.json beside a result", ConfigError)
@@ -283,5 +283,5 @@ def read_sidecar(path: Path, parts: Sequence[str]) -> dict[str, Any]:
     if data["version"] != VERSION:
         raise ConfigError(f"{path} has version {data['version']}", form, "use the version of mimicmotion that wrote it")
     if lacking := [k for k in parts if k not in data]:
-        raise ConfigError(f"{path} lacks {', '.join(lacking)}", form, "the file was changed: use the original")
+        raise ConfigError(f"{path} lacks {', '.join(lacking)}", form, "the file has been changed: use the original")
     return data

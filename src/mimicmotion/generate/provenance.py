@@ -142,4 +142,4 @@ def check_same(
         parts: parts to compare.
     """
     if found := differences(old, new, parts):
-        raise ConfigError(f"{what} is of another run:\n    " + "\n    ".join(found), "same inputs and settings", fix)
+        raise ConfigError("\n    ".join([f"{what} is from another run:", *found]), "the same inputs and settings", fix)

@@ -36,7 +36,7 @@ class RunRecord:
     Args:
         config: its settings.
         state: its state folder.
-        expected: provenance of an earlier result, whose inputs and model these must be.
+        expected: provenance of an earlier result; this run must have the same inputs and model.
 
     Attributes:
         saved: state of the interrupted run that this one continues.
@@ -127,7 +127,7 @@ class RunRecord:
     # --- saving -------------------------------------------------------------------------------------------------
 
     def save_inputs(self, inputs: Inputs, pipe: MimicMotionPipeline) -> None:
-        """Save picture and poses, unless saving is off or they were read from the state."""
+        """Save the picture and the poses, unless saving is off or they were read from the state."""
         if self.state.enabled:
             self.state.origin = self.origin(pipe)
             if self.saved is None:

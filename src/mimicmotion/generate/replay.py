@@ -58,7 +58,7 @@ def replay(sidecar: Path, output: Path | None = None, *, resume: bool = False, *
         paths: new paths of files in `MOVABLE`. Missing inputs are also looked for beside the sidecar.
 
     Raises:
-        ConfigError: the file is not a sidecar or is of another version, or inputs or model are not the recorded ones.
+        ConfigError: the file is not a sidecar of this version, or inputs or model do not match it.
         InputError: as `generate`.
         OutputError: as `generate`.
     """
@@ -92,7 +92,7 @@ def replay_config(
         ConfigError: a setting is unknown to this version, or the new result would replace the old one.
     """
     original = sidecar.with_suffix("")
-    with reading(sidecar, "the sidecar of a result", "it was changed: take the original file", ConfigError):
+    with reading(sidecar, "the sidecar of a result", "it has been changed: use the original file", ConfigError):
         settings = {k: v for k, v in facts["settings"].items() if v is not None}
         settings |= {"resume": resume, "dtype": facts["origin"]["machine"]["dtype"]}
         for name in MOVABLE:

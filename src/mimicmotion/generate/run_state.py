@@ -117,7 +117,7 @@ class RunState:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             if data["format"] != FORMAT or not isinstance(data["version"], int):
-                raise DamagedError(f"{path.name} is not of this package")
+                raise DamagedError(f"{path.name} was not written by this package")
             if not all(isinstance(data[k], dict) for k in ("origin", "facts", "files")):
                 raise DamagedError(f"{path.name} is incomplete")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:

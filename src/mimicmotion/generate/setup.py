@@ -36,7 +36,7 @@ def load(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> Job[Mi
     if wanted not in ("none", actual):
         raise ConfigError(
             f"quantize={wanted!r} with a pipeline that has {'plain' if actual == 'none' else actual} weights",
-            "no pipeline (the model is loaded so), or one with such weights",
+            "no pipeline (the model is then loaded with these weights), or one that has them",
             f"call pipeline.backbone.quantize({wanted!r}) first",
         )
     yield Progress("load", 1, 1)

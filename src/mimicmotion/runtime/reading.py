@@ -1,4 +1,4 @@
-"""Helpers of file readers: limits on declared sizes, and error conversion."""
+"""Helpers for file readers: limits on declared sizes, and error conversion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP interface of the service (FastAPI), versioned under /v1."""
+"""The HTTP API of the service (FastAPI), versioned under /v1."""
 
 from __future__ import annotations
 
@@ -381,7 +381,7 @@ def health(request: Request) -> dict[str, str]:
 
 @router.get("/version")
 def version() -> dict[str, str]:
-    """Versions of the package and of this interface."""
+    """Versions of the package and of this API."""
     return {"mimicmotion": __version__, "api": "v1"}
 
 

@@ -95,8 +95,8 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     width: Annotated[int | None, Range(16, 8192), Help("Output", first=True)] = None
     """Width of the result in pixels, set with `height`."""
     fit: Annotated[Literal["auto", "crop", "letterbox", "released"], Help("Input")] = "auto"
-    """How the picture is fitted to the size: crop (around the person), letterbox, auto (crop if the whole person fits)
-    or released (as in the published code)."""
+    """How the picture is fitted to the result's size: crop (around the person), letterbox, auto (crop if the whole
+    person fits) or released (as in the published code)."""
     align: Annotated[Literal["limbs", "weighted", "released", "none"], Help("Motion")] = "limbs"
     """How driving poses are fitted to the person in the picture: limbs (size and proportions), weighted (one scale for
     the whole body), released (as in the published code) or none."""
@@ -115,7 +115,7 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     overlap_frames: Annotated[int | None, Range(0, 100_000), Help("Quality")] = None
     """Frames shared by neighbouring segments (paper: C); default: the model's."""
     reference_slot: Annotated[bool | None, Help("Advanced")] = None
-    """Start each segment with the picture and its pose, as the published weights need; default: the model's."""
+    """Start each segment with the picture and its pose, as the published weights require; default: the model's."""
     quantize: Annotated[Literal["none", "int8", "fp8"], Help("Memory")] = "none"
     """Quantise the U-Net's weights to int8 or fp8, to save memory (needs torchao)."""
     output_fps: Annotated[float | None, Range(0.1, 1000), Help("Output")] = None

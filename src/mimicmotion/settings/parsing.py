@@ -156,7 +156,7 @@ def refuse_unused(settings: Any, names: Iterable[str], why: str) -> None:
     defaults = {f.name: f.default for f in dataclasses.fields(settings)}
     for name in names:
         if (value := getattr(settings, name)) != defaults[name]:
-            raise ConfigError(f"{name}={value} {why}, where it has no effect", "options in use", f"leave out {name!r}")
+            raise ConfigError(f"{name}={value} {why}, where it has no effect", "the default", f"leave out {name!r}")
 
 
 def recipes() -> dict[str, Path]:
@@ -200,7 +200,7 @@ def field_help(cls: type) -> dict[str, str]:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Suggest a correction of a name that is not among `names`, as the fix of an error."""
+    """Suggest a correction for a name that is not among `names`, worded as the fix in an error message."""
     close = difflib.get_close_matches(name, names, 1)
     return f"did you mean {close[0]}?" if close else f"use one of {', '.join(names)}"
 

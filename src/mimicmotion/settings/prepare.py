@@ -38,7 +38,8 @@ class PrepareConfig(PoseOptions):
     max_seconds: Annotated[float, Range(0.1, 400)] = 20.0
     """Split scenes longer than this, in seconds, into several of equal length."""
     cut_ratio: Annotated[float, Range(1, 1000)] = 3.0
-    """A scene cut is a frame that changes at least this many times as much as its neighbours, and by `cut_change`."""
+    """A scene cut is a frame that changes at least this many times as much as its neighbours, and by at least
+    `cut_change`."""
     cut_change: Annotated[float, Range(0, 255)] = 15.0
     """Minimum change at a scene cut: mean over hue, saturation and brightness, 0 to 255."""
     min_found: Annotated[float, Range(0, 1)] = 0.9

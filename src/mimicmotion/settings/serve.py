@@ -32,7 +32,7 @@ class ServeConfig(Settings):
     database: str | None = None
     """postgresql://... for several machines; default: SQLite in the data folder, for a single machine."""
     name: str | None = None
-    """Name of this machine among those that share a database, unique and lasting; default: the host name."""
+    """Unique name of this machine among those that share a database, kept across restarts; default: the host name."""
     devices: list[str] = dataclasses.field(default_factory=lambda: ["auto"])
     """Devices, each of which runs one job at a time: auto, cpu, cuda:0, cuda:1, ... Machines that share a database
     need the same number of devices."""

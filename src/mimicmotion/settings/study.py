@@ -49,7 +49,7 @@ class StudyConfig(Settings):
     folder_fps: Annotated[float, Range(0, 1000, above=True)] = 15.0
     """Frames per second of folders of frames."""
     seed: int | None = None
-    """Seed of reproducible blind ids; by default they are drawn at random, which is safer."""
+    """Seed for reproducible blind ids; by default they are drawn at random, which is safer."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

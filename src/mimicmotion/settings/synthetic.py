@@ -38,7 +38,7 @@ class SyntheticConfig(Settings):
     mocap: Path | None = None
     """Folder of recorded motions (BVH files, or pose files of videos) to use for a third of the clips."""
     truth: bool = False
-    """Also store each frame's exact person mask and its exact optical flow to the still (for the stage warp)."""
+    """Also store each frame's exact person mask and its exact optical flow to the still (to train a warp network)."""
     records_per_shard: Annotated[int, Range(1, 1_000_000)] = 100
     """Clips per shard file."""
     processes: Annotated[int, Range(1, 4096)] = 1

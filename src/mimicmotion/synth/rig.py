@@ -93,7 +93,7 @@ class _Bones:
         return self.skeleton.index(f"{name}.{self.letter}")
 
     def follow(self, bone: int, parent: int | None = None) -> ndarray:
-        """Head of a bone, given the transform of its parent."""
+        """Position of a bone's head (the end nearer its parent), given the transform of the parent."""
         parent = self.skeleton.parents[bone] if parent is None else parent
         away = self.skeleton.heads[bone] - self.skeleton.heads[parent]
         return (self.head[:, parent] + self.rot[:, parent] @ away) * self.mirror

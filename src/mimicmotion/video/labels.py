@@ -67,14 +67,14 @@ class Label:
 
     @property
     def aigc(self) -> str:
-        """The implicit label as JSON; Label 1 means that the content is AI-generated."""
+        """The metadata label ("implicit label" in GB 45438) as JSON; Label 1 means that the content is AI-generated."""
         fields = {"Label": "1", "ContentProducer": self.producer, "ProduceID": self.id, "ReservedCode1": ""}
         fields |= {"ContentPropagator": "", "PropagateID": "", "ReservedCode2": ""}
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
     @property
     def xmp(self) -> str:
-        """The implicit label as XMP, with IPTC's digital source type."""
+        """The metadata label as XMP, with IPTC's digital source type."""
         return XMP.format(html.escape(self.aigc), SOURCE)
 
 
@@ -108,7 +108,7 @@ def embed(path: Path, kind: str, label: Label) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read the fields of the implicit label of a video or picture; an empty dict without a label.
+    """Read the fields of the metadata label of a video or picture; an empty dict without a label.
 
     Raises:
         MediaError: the file cannot be read.

@@ -216,6 +216,6 @@ def _explain(e: Exception, repo: str, name: str, target: Path, endpoint: str) ->
     raise WeightsError(
         f"cannot fetch {name} of {repo} from {endpoint}: {type(e).__name__}: {why}",
         "a connection to the hub or to a mirror",
-        "check network, proxy (HTTPS_PROXY) and firewall, or set a mirror with --endpoint or HF_ENDPOINT; fetch again "
-        f"to resume; {by_hand}",
+        "check your network, proxy (HTTPS_PROXY) and firewall, or set a mirror with --endpoint or HF_ENDPOINT; fetch "
+        f"again to resume; {by_hand}",
     ) from e

@@ -248,8 +248,8 @@ def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path
 
 def _by_hand(sdist: Sdist) -> str:
     return (
-        "check network, proxy (HTTPS_PROXY) and index (PIP_INDEX_URL or --endpoint), then fetch again; or download "
-        f"{sdist.filename} elsewhere and give it with --path"
+        "check your network, proxy (HTTPS_PROXY) and index (PIP_INDEX_URL or --endpoint), then fetch again; or "
+        f"download {sdist.filename} elsewhere and give it with --path"
     )
 
 

@@ -131,7 +131,7 @@ def load_components(
     settings = dict(read_model_file(folder).get("settings", {}))
     if settings and edition and source is None:
         got = f"edition={edition} for {folder}, which has settings of its own"
-        raise ConfigError(got, "the published weights", "leave out 'edition'; 'segment_frames' sets the segments")
+        raise ConfigError(got, "the published weights", "leave out 'edition'; 'segment_frames' sets the segment length")
     if edition or not settings:
         settings |= published_settings(edition or ("1.0" if source is None else find_edition(source)))
         settings |= {} if source is None else {"estimator": "dwpose"}  # that it was trained with

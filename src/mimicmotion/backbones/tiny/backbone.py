@@ -74,7 +74,7 @@ class TinyBackbone(SVDBackbone):
         return shift(denoiser, lambda slots: factor * conditioning.latent_slots(slots, slot))
 
     def finish(self, frames: Iterator[Tensor], request: Request, first: int, count: int) -> Iterator[Tensor]:
-        """Restore detail from the warped picture; if it was warped pixel by pixel, also copy its confident pixels."""
+        """Restore detail from the warped picture; copy the pixels that a warp network is sure of."""
         if self.detail is None or not isinstance(request.poses, WarpedPoses):
             return frames
         if len(request.poses) < first + count:

@@ -178,7 +178,7 @@ class AnalysisCache:
         _save(self.path("survey", sha256), facts, {"hashes": facts.pop("hashes")})
 
     def load_survey(self, sha256: str) -> Survey | None:
-        """The survey of the video with this content; None if it is missing or damaged."""
+        """The stored survey of the video with this checksum; None if it is missing or damaged."""
         if (loaded := _load(self.path("survey", sha256))) is None:
             return None
         facts, arrays = loaded
@@ -199,7 +199,7 @@ class AnalysisCache:
         _save(self.path("scenes", sha256), facts, arrays)
 
     def load_scenes(self, sha256: str) -> dict[int, SceneMeasures] | None:
-        """The measurements of the video with this content; None if they are missing or damaged."""
+        """The stored measurements of the video with this checksum; None if they are missing or damaged."""
         if (loaded := _load(self.path("scenes", sha256))) is None:
             return None
         found = {}

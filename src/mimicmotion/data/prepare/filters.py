@@ -1,4 +1,4 @@
-"""Quality filters of scenes, based on numbers that are reported with each decision."""
+"""Quality filters for scenes. Each decision is reported with the numbers behind it."""
 
 from __future__ import annotations
 

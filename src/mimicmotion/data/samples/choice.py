@@ -37,7 +37,7 @@ class Timeline:
         return (count - 1) * self._shortest(config) + 1
 
     def draw_step(self, count: int, config: SampleConfig, rng: np.random.Generator) -> int:
-        """Stored frames from one driving frame to the next: log-uniform in time, no longer than the scene allows."""
+        """Draw the step between driving frames, in stored frames: log-uniform in time, limited by the scene."""
         low, high = (math.log(t) for t in config.interval)
         wanted = round(math.exp(rng.uniform(low, high)) * self.fps)
         longest = (self.length - 1) // (count - 1) if count > 1 else wanted

@@ -102,11 +102,11 @@ def scan_shard(path: Path) -> tuple[dict[str, Any], ShardEntry]:
 
     Raises:
         MediaError: the file is damaged or truncated, or a record lacks a member; the message names shard and record.
-        InputError: it is a tar file of another tool, or the shard has another format version.
+        InputError: it is a tar file from another tool, or the shard has another format version.
     """
     members = scan_tar(path)
     if HEAD not in members:
-        raise InputError(f"{path} is a tar file of another tool", f"one with {HEAD}", "choose another folder")
+        raise InputError(f"{path} is a tar file from another tool", f"one with {HEAD}", "choose another folder")
     with reading(f"{path}: {HEAD}", "JSON", REMAKE, MediaError):
         head = json.loads(read_spans(path, [members[HEAD]])[0])
         check_version(path, head)

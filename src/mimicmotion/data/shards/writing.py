@@ -1,4 +1,4 @@
-"""Writing shards in parallel, by a resumable plan.
+"""Write shards in parallel, following a plan that can be resumed.
 
 A shard is renamed into place when complete, and the index is written last. Each shard records what it was made from, so
 an interrupted preparation reuses finished ones. The same records and settings give the same bytes.

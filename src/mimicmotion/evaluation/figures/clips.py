@@ -164,7 +164,7 @@ def check_shapes(clips: Sequence[Clip], poses: PoseSequence | None = None) -> No
     ratios = [w / h for h, w in shapes.values()]
     if max(ratios) > min(ratios) * (1 + ASPECT_TOLERANCE):
         got = "; ".join(f"{n} is {w} x {h}" for n, (h, w) in shapes.items())
-        raise InputError(got, "one aspect ratio", "crop all results alike, and use poses of the same crop")
+        raise InputError(got, "one aspect ratio", "crop all results in the same way, and use poses of the same crop")
 
 
 def estimate(frames: Sequence[Frame]) -> Job[PoseSequence]:

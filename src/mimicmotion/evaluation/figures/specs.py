@@ -87,8 +87,9 @@ class HandsSpec(_ResultsSpec):
 
     output: Path = Path("hands.png")
     poses: Path | None = None
-    """Pose file in pixels of the results, or the RESULT.json that `generate` wrote (for the driving poses as fitted to
-    the picture). By default, hands are detected in the first result, which should be the real video."""
+    """Pose file in the pixel coordinates of the results, or the RESULT.json that `generate` wrote (for the driving
+    poses as fitted to the picture). By default, hands are detected in the first result, which should be the real
+    video."""
     frames: list[int] | None = None
     """Frames to show, counted from 0; default: four in which a hand is visible (all its 21 points are above 0.3)."""
 

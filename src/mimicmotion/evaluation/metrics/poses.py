@@ -46,7 +46,7 @@ PARTS = {"body": BODY, "left_hand": LEFT_HAND, "right_hand": RIGHT_HAND, "face":
 TRULY_VISIBLE = 0.6
 """Minimum confidence of true points that count; occluded points of synthetic people stay below it."""
 PCK_RADIUS = 0.1
-"""Radius of PCK, in the unit of length."""
+"""Radius of PCK, in torso lengths or box sides."""
 Unit = Literal["torso", "box"]
 
 
@@ -55,7 +55,8 @@ class Fidelity:
     """Accuracy of the points of one part.
 
     Attributes:
-        error: mean distance of the detected points in the unit of length; NaN if none is detected.
+        error: mean distance of the detected points from the true ones, in torso lengths or box sides; NaN if none is
+            detected.
         pck: fraction of the visible points detected within the radius; NaN if none is visible.
         missing: fraction of the visible points that are not detected; NaN if none is visible.
         points: number of visible ground-truth points in all frames.

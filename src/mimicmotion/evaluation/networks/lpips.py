@@ -35,7 +35,7 @@ class Lpips(nn.Module):
         self.heads = nn.ParameterList(nn.Parameter(torch.zeros(c)) for c in taps)
 
     def activations(self, x: Float[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n c y x"]]:
-        """The compared activations of pictures in [-1, 1], each vector scaled to length 1."""
+        """The activations that LPIPS compares, for pictures in [-1, 1], normalised to unit length at each position."""
         mean, std = (x.new_tensor(v)[:, None, None] for v in (_MEAN, _STD))
         x, out = (x - mean) / std, []
         for i, conv in enumerate(self.convs):

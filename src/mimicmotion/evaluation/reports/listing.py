@@ -43,7 +43,7 @@ def list_pictures(folder: Path) -> dict[str, Path]:
 
 def _listed(folder: Path, what: str, chosen: Callable[[Path], Path | None], rename: Rename = str) -> dict[str, Path]:
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder", f"a folder of {what}, one for each sequence", "check the path")
+        raise InputError(f"{folder} is not a folder", f"a folder of {what}, one per sequence", "check the path")
     found: dict[str, tuple[Path, Path]] = {}
     for path in sorted(folder.iterdir()):
         source = None if path.name.startswith(".") else chosen(path)
@@ -52,10 +52,10 @@ def _listed(folder: Path, what: str, chosen: Callable[[Path], Path | None], rena
         name = rename(path.name if path.is_dir() else path.stem)
         if name in found:
             got = f"{path} and {found[name][1].name} are both sequence {name}"
-            raise InputError(got, "one for each sequence", "remove one of them")
+            raise InputError(got, "one file or folder per sequence", "remove one of them")
         found[name] = source, path
     if not found:
-        raise InputError(f"{folder} holds no {what}", f"{what}, one for each sequence", "check the path")
+        raise InputError(f"{folder} holds no {what}", f"{what}, one per sequence", "check the path")
     return {name: source for name, (source, _) in found.items()}
 
 

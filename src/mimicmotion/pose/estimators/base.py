@@ -56,7 +56,7 @@ class PoseEstimator(ABC):
                 size = size or (frame.shape[0], frame.shape[1])
                 if frame.shape[:2] != size:
                     got = f"frame {i} is {frame.shape[:2]}"
-                    raise PoseError(got, f"{size}, as the first", "resize the frames first")
+                    raise PoseError(got, f"{size}, like the first", "resize the frames first")
                 yield frame
 
         found = [(*points, self.people) for points in self.estimate_stream(watched())]

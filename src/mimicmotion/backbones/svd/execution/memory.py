@@ -1,8 +1,8 @@
 """Predict the memory of a computation without running it, by running the networks on shapes only.
 
 Tensors without data (on the meta device) pass through a network like real ones, with the same chunks, and the bytes of
-each are counted from its creation until it is freed. Attention counts like the fused kernels, which store no matrix of
-scores. PyTorch's own fake tensors work alike, but take five times as long per operation.
+each are counted from its creation until it is freed. Attention is counted as in fused kernels, which store no matrix
+of scores. PyTorch's own fake tensors work similarly, but take five times as long per operation.
 
 Not counted are the device's context and libraries, workspaces of convolutions and matrix products, and fragmentation.
 `mimicmotion.runtime.device.free_memory` leaves room for these.
