@@ -323,7 +323,7 @@ class Jobs:
             ConfigError: the data folder is in use by another process of this name.
         """
         self.claim()
-        logging.getLogger("dbos").addFilter(_is_not_of_a_deleted_job)
+        logging.getLogger("dbos").addFilter(_is_not_of_an_ended_job)
         DBOS(
             config={
                 "name": "mimicmotion",
@@ -493,9 +493,10 @@ def public_sidecar(output: Path) -> str:
     return _read_text(sidecar_path(output)).replace(f"{output.parent}{os.sep}", "")
 
 
-def _is_not_of_a_deleted_job(record: logging.LogRecord) -> bool:
-    """A log filter: DBOS reports an error if a job is deleted just before its outcome is recorded."""
-    return not (record.exc_info and isinstance(record.exc_info[1], error.DBOSNonExistentWorkflowError))
+def _is_not_of_an_ended_job(record: logging.LogRecord) -> bool:
+    """A log filter: DBOS reports an error if a job is deleted or cancelled just before its outcome is recorded."""
+    ended = error.DBOSNonExistentWorkflowError, error.DBOSAwaitedWorkflowCancelledError
+    return not (record.exc_info and isinstance(record.exc_info[1], ended))
 
 
 def _state_name(status: WorkflowStatus) -> str:
