@@ -7,6 +7,7 @@ dance.mp4, and small stand-ins with random weights under the names of the publis
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import re
@@ -158,6 +159,7 @@ def test_command(
     assert command.startswith("mimicmotion "), f"{page}: do not know how to test {command!r}"
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MIMICMOTION_CACHE", str(folder / "cache"))
+    importlib.import_module("huggingface_hub.constants")  # which keeps what the environment says when it is imported
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # dwpose stays away
     # the fixture `service` starts one, and test_batch.py starts processes
     monkeypatch.setattr(app, "serve", lambda settings, tell: app.create_app(replace(settings, page=False)))

@@ -135,7 +135,8 @@ def slow_hub() -> Iterator[SlowHub]:
         yield server
 
 
-@pytest.mark.parametrize("kills", KILLS)
+@pytest.mark.slow  # `make test` goes on from a part in test_weights.py
+@pytest.mark.parametrize("kills", [1, 20])
 def test_a_killed_fetch_goes_on_and_ends_with_the_file(slow_hub: SlowHub, tmp_path: Path, kills: int) -> None:
     rng, killed, number = random.Random(2), 0, 0
     while killed < kills:

@@ -40,7 +40,7 @@ def test_small_error_and_smaller_weights(format: Any) -> None:
     assert done.bytes_after == weight_bytes(unet)
     assert quantize_weights(unet, format) is done  # a second time is none
     assert torch.equal(run(unet), out)
-    with pytest.raises(ConfigError, match="load the model again"):
+    with pytest.raises(ConfigError, match="reload the model"):
         quantize_weights(unet, "int8" if format == "fp8" else "fp8")
 
 

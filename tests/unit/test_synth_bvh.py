@@ -110,7 +110,7 @@ def test_poses_of_a_video_become_a_motion(motion: str) -> None:
     scene = make_scene(0, (224, 128), "full")
     params = motion_params(motion, np.random.default_rng(4), np.arange(30) / 15)
     params[:, YAW] = 0
-    shots = _render(scene, np.random.default_rng(0), np.concatenate([params, params[-1:]]), 15.0, np.zeros((31, 2)), 1)
+    shots = _render(scene, np.random.default_rng(0), np.concatenate([params, params[-1:]]), 15.0, np.zeros((31, 2)))
     lifted = lift_poses(shots.poses, motion)
     assert (lifted.params.shape, lifted.fps, lifted.name) == ((30, 54), 15.0, motion)
     for side in (0, 1):
