@@ -134,7 +134,7 @@ class WarpNet(nn.Module):
         there = given.maps.flatten(2).any(-1)
         top = F.one_hot(given.top.long() + 1, PARTS + 1)[..., 1:].movedim(-1, 1)
         near = F.interpolate(F.max_pool2d(given.cells[:, :PARTS].float(), 3, 1, 1), scale_factor=float(CELL)) + top > 0
-        held = (near & ~given.found[..., None, None]).any(1)
+        held = (near & ~given.found[..., None, None]).any(1) & (not self.training)
         free = ~(_rigid(given.top) | held)[:, None]
         weights = (logits * free + 2 * PRIOR * top).masked_fill(~(near & there[..., None, None]), -60.0).softmax(1)
         further = displacements(8.0 * further, given).masked_fill(held[:, None], 0.0)
@@ -145,8 +145,6 @@ class WarpNet(nn.Module):
             share = mine.sum(1, keepdim=True)
             at = _places(mine, given.maps) / share.clamp_min(1e-6) + further
             place, person = place + share * at, person + share * _look(colours, at)
-        edge = F.max_pool2d(given.outline, 9, 1, 4) + F.max_pool2d(-given.outline, 9, 1, 4)
-        held = held | (edge < 0.5)  # no holes and no islands
         logit = given.outline.logit(0.02) + F.pixel_shuffle(outline, CELL)[:, 0].masked_fill(held, 0.0)
         alpha = (logit if self.training else self.config["decided"] * logit).sigmoid()[:, None]
         alpha = alpha * there.any(1)[:, None, None, None]  # without a person, only the background remains
