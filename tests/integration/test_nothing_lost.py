@@ -560,7 +560,7 @@ def test_files_that_are_no_sidecar(text: str, says: str, tmp_path: Path) -> None
 def test_a_changed_sidecar_is_named(part: str, value: Any, finished: GenerateConfig) -> None:
     path = sidecar_path(finished.output)
     path.write_text(json.dumps(json.loads(path.read_text()) | {part: value}))
-    with pytest.raises(ConfigError, match="take the original file"):
+    with pytest.raises(ConfigError, match="use the original file"):
         finish(replay(path))
 
 
