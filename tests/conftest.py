@@ -109,6 +109,26 @@ def networks_see_a_picture_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def holes_are_filled_once() -> Iterator[None]:
+    """The background behind a person is kept: it takes half a second, and many tests use the same few pictures."""
+    from mimicmotion.pose.guidance import limb_warp
+    from mimicmotion.video import background
+
+    fill, kept = background.fill_hole, dict[Any, ndarray]()
+
+    def fill_once(picture: ndarray, hole: ndarray) -> ndarray:
+        key = tuple((x.shape, x.dtype.str, hashlib.sha256(x.tobytes()).digest()) for x in (picture, hole))
+        if key not in kept:
+            kept[key] = fill(picture, hole)
+        return kept[key].copy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (background, limb_warp):
+            patch.setattr(module, "fill_hole", fill_once)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def synthetic_people_are_made_once() -> Iterator[None]:
     """People of the same seed wear the same clothes and textures in clips of any size; each takes 0.3 seconds."""
     from mimicmotion.synth import scene

@@ -65,6 +65,7 @@ def test_some_cameras_move(tmp_path: Path) -> None:
     np.testing.assert_array_equal(open_shards(tmp_path / "all")[0].frames([1, 2, 3]), clip.frames)
 
 
+@pytest.mark.whole
 def test_masks_and_flow_are_kept_if_asked_for(tmp_path: Path) -> None:
     finish(render(tmp_path / "with", 1, first_seed=5, truth=True))
     clip = render_clip(5, 3, (64, 32), fps=FRAME_RATES[2])

@@ -199,6 +199,7 @@ def test_wrapped_linear_layers_are_called(execution: Execution) -> None:
             torch.testing.assert_close(got, 2 * want, rtol=0, atol=1e-6 * max(float(want.abs().max()), 1e-6))
 
 
+@pytest.mark.slow
 @pytest.mark.whole
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_compiled_parts(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

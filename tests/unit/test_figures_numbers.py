@@ -26,6 +26,7 @@ def weights(path: Path, mode: str, frames: int) -> np.ndarray:
     return np.array([[float(r[f"frame_{t}"]) for t in range(frames)] for r in rows(path) if r["mode"] == mode])
 
 
+@pytest.mark.whole
 def test_weights_of_the_paper(tmp_path: Path) -> None:
     modes = ["progressive", "released", "average", "none"]
     finish(job.make(FusionSpec(output=tmp_path / "f.png", mode=modes)))

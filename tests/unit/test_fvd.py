@@ -96,6 +96,7 @@ def test_squashing_is_bicubic_with_antialiasing_and_cropping_bilinear_without() 
     np.testing.assert_allclose(Preprocess(16, "crop")(x), want, atol=1e-3)
 
 
+@pytest.mark.whole
 def test_a_network_given_by_path(tmp_path: Path) -> None:
     path = tmp_path / "net.pt"
     torch.jit.save(torch.jit.trace(torch.nn.Flatten(), torch.zeros(2, 3, 4, 8, 8), check_trace=False), str(path))

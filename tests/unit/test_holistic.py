@@ -318,6 +318,7 @@ def test_missing_cuda_and_missing_network_are_explained(monkeypatch: pytest.Monk
         Networks(1)._run("nothing", np.zeros((8, 8, 3), np.uint8))
 
 
+@pytest.mark.whole
 def test_people_in_a_picture_are_told_from_parts_of_people(balance: list[ndarray]) -> None:
     """A man with a woman far behind him, who is cut off by the edge: a closer look also takes his legs for somebody."""
     pictures = find_estimator(PoseOptions(), threads=1)(static=True)

@@ -223,6 +223,7 @@ def test_files_are_named_by_their_contents(name: str, head: bytes, suffix: str |
 # --- worker processes -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 def test_a_worker_answers_and_survives_what_it_is_asked() -> None:
     worker = Worker(task, environment={"MARK": "x"}, memory=4 << 30)
     try:

@@ -106,6 +106,7 @@ def test_one_score_for_a_part_or_one_for_each_point() -> None:
     assert any(p.confidence[:, SMALL_TOES].any() for p in imitated(0.0))
 
 
+@pytest.mark.whole
 @settings(max_examples=12)
 @given(st.integers(0, 1000), st.floats(0, 3), st.integers(1, 20))
 def test_noise_keeps_the_layout(seed: int, strength: float, n: int) -> None:

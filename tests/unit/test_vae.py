@@ -43,6 +43,7 @@ def our_moments(vae: Autoencoder) -> torch.Tensor:
     return torch.cat(vae.encode(IMAGES.to(vae.quant_conv.weight.dtype)))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("layers", [1, 2, 3])  # with 1 the decoder has no attention, with 3 a block that is not run
 def test_same_as_diffusers(layers: int) -> None:
     theirs, ours = pair(layers_per_block=layers)

@@ -97,6 +97,7 @@ def test_every_frame_in_order(clip: Path) -> None:
     assert not info.variable_frame_rate
 
 
+@pytest.mark.whole
 def test_down_and_up_by_time(clip: Path) -> None:
     video = open_video(clip)
     assert [number_of(f) for f in video.frames(fps=15)] == list(range(0, 60, 2))

@@ -36,7 +36,8 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
-@pytest.mark.parametrize("format", ["int8", pytest.param("fp8", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["int8", "fp8"])
 def test_narrow_weights_run_in_any_way(format: Any) -> None:
     pytest.importorskip("torchao", reason="torchao is not installed (extra 'fast')")
     pipe, other = micro_pipeline(), micro_pipeline()

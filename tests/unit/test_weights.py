@@ -223,6 +223,7 @@ def test_wrong_content_is_not_kept(hub: FakeHub, tmp_path: Path) -> None:
         weights.fetch_file("owner/name", file, endpoint=hub.url)
 
 
+@pytest.mark.whole
 def test_two_fetches_at_once_download_once(hub: FakeHub, tmp_path: Path) -> None:
     hub.mode = "slow"
     code = "import sys; from mimicmotion.weights import registry as w; print(w.fetch_file('owner/name', 'net.bin'))"
