@@ -133,6 +133,7 @@ def goldens(setup: Setup) -> Iterator[Row]:
 
 def golden_run(pipe: Any, want: Any) -> tuple[np.ndarray, np.ndarray]:
     """Final latents and frames of one published run."""
+    from mimicmotion.diffusion.noise import periodic_noise
     from mimicmotion.settings import FusionConfig
 
     case = json.loads(str(want["case"]))
