@@ -363,10 +363,11 @@ def test_damaged_state_is_not_used(
     assert left_over(begun) == ["result.mp4", "result.mp4.json"]
 
 
-def test_state_of_a_newer_version_is_refused(begun: GenerateConfig) -> None:
+@pytest.mark.parametrize("version", [1, 99])
+def test_state_of_another_version_is_refused(begun: GenerateConfig, version: int) -> None:
     file = state_path(begun.output) / STATE_FILE
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"version": 99}))
-    with pytest.raises(ConfigError, match="update mimicmotion"):
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"version": version}))
+    with pytest.raises(ConfigError, match="the version of mimicmotion that wrote it"):
         finish(generate(again(begun)))
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray
 
-from mimicmotion.errors import PoseError
+from mimicmotion.errors import ConfigError, PoseError
 from mimicmotion.generate.inputs import describe_build
 from mimicmotion.pose.align import STABLE, align, fit_alignment, part_scales, stretch
 from mimicmotion.pose.files import load_poses
@@ -204,6 +204,10 @@ def test_missing_people_are_named(method: str) -> None:
         align(someone, nobody, SIZE, method)  # type: ignore[arg-type]
     with pytest.raises(PoseError, match="nobody in the driving video"):
         align(nobody, someone, SIZE, method)  # type: ignore[arg-type]
+    with pytest.raises(PoseError, match="empty reference"):
+        align(someone, someone[:0], SIZE, method)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="weighted"):
+        align(someone, someone[:1], SIZE, "best")  # type: ignore[arg-type]
 
 
 def test_no_joint_in_common_is_an_error() -> None:

@@ -218,6 +218,9 @@ def test_resuming_wants_the_memory(pipe: MimicMotionPipeline, conditioning: Cond
     state = run(pipe, conditioning)[1]
     with pytest.raises(InputError, match="no block cache in memory"):
         run(pipe, conditioning, noise=state.latents, start=2)
+    part = {k: v for k, v in state.memory.items() if not k.endswith(".x")}
+    with pytest.raises(InputError, match="block cache"):
+        run(pipe, conditioning, noise=state.latents, start=2, memory=part)
 
 
 def test_memory_is_as_stated(pipe: MimicMotionPipeline, conditioning: Conditioning, caches: list[BlockCache]) -> None:
@@ -243,6 +246,8 @@ def test_memory_of_the_large_model() -> None:
 
 @pytest.mark.parametrize("budget", [-1.0, math.inf, math.nan])
 def test_wrong_budgets(pipe: MimicMotionPipeline, budget: float) -> None:
+    with pytest.raises(ConfigError):
+        BlockCache(budget)
     with pytest.raises(ConfigError):
         pipe.recipe(4, reference_slot=True, block_cache=budget)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mimicmotion.backbones.svd.decode import blend_weight, decode_float, plan_chunks, to_uint8
 from mimicmotion.backbones.svd.vae import Autoencoder
+from mimicmotion.errors import ConfigError
 
 
 def make_vae(seed: int = 0) -> Autoencoder:
@@ -91,3 +92,8 @@ def test_uint8_rounds_clamps_or_truncates() -> None:
     values = torch.tensor([-1.5, -1.0, 0.0, 0.999, 1.0, 9.0]).repeat(3, 1)[:, None]
     assert to_uint8(values)[0, :, 0].tolist() == [0, 0, 128, 255, 255, 255]
     assert to_uint8(values, truncate=True)[0, :, 0].tolist() == [0, 0, 127, 254, 255, 255]
+
+
+def test_no_chunk_is_refused(vae, latents) -> None:
+    with pytest.raises(ConfigError, match="decode_chunk_size=0"):
+        decode_float(vae, latents, 0)  # before the first frame is asked for

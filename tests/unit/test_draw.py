@@ -140,9 +140,16 @@ def test_any_finite_pose_can_be_drawn(points: list[tuple[float, float]], scale: 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"stroke": 2.0}, {"stroke": 0.0, "canvas_short_side": None}],
+    [{"size": (0, 5)}, {"stroke": 2.0}, {"stroke": 0.0, "canvas_short_side": None}, {"threshold": 1.0}],
     ids=str,
 )
 def test_senseless_settings_are_refused(settings: dict) -> None:
     with pytest.raises(PoseError, match="expected"):
         PoseDrawer(**{"size": (64, 64)} | settings)
+
+
+def test_nan_is_refused() -> None:
+    xy, confidence = person((64, 64))
+    xy[3, 0] = np.nan
+    with pytest.raises(PoseError, match="NaN"):
+        draw_pose(xy, confidence, (64, 64))

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from mimicmotion.errors import ConfigError
+from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.evaluation.metrics.intervals import Interval, holm, mean_interval, ratio_of_sums
 
 
@@ -80,3 +80,12 @@ def test_ratio_of_sums_draws_clips_together() -> None:
     assert x.low < 0.8 < x.high
     same = ratio_of_sums(0.25 * points, points)
     assert (same.low, same.value, same.high) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_bad_input() -> None:
+    with pytest.raises(InputError, match="value 1 is nan"):
+        mean_interval([1.0, float("nan")])
+    with pytest.raises(InputError, match="at least one"):
+        mean_interval([])
+    with pytest.raises(InputError, match="not all 0"):
+        ratio_of_sums([0, 0], [0, 0])

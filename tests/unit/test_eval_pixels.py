@@ -132,6 +132,8 @@ def test_hand_region_of_poses_fits_the_loss_mask() -> None:
 
 def test_bad_input_is_named() -> None:
     out, true = clips()
+    with pytest.raises(InputError, match="mask"):
+        psnr(out, true, np.ones((3, 2, 2), bool))
     with pytest.raises(InputError, match="3 output and 2 target frames"):
         psnr(out, true[:2])
     with pytest.raises(InputError, match="one size"):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray
 
-from mimicmotion.errors import PoseError
+from mimicmotion.errors import InputError, PoseError
 from mimicmotion.evaluation.metrics.poses import (
     Fidelity,
     box_sides,
@@ -227,3 +227,10 @@ def test_bad_input() -> None:
         pose_fidelity(truth, truth[:1])
     with pytest.raises(PoseError, match="at least 1"):
         pose_fidelity(truth[:0], truth[:0])
+    frames = np.zeros((2, 160, 120, 3), np.uint8)
+    with pytest.raises(InputError, match="same shape"):
+        find_patches(frames, frames[:1], truth)
+    with pytest.raises(InputError, match="a pose for each frame"):
+        find_patches(frames, frames, truth[:1])
+    with pytest.raises(InputError, match="in its pixels"):
+        find_patches(frames, frames, truth.scaled((80, 60)))

@@ -161,3 +161,9 @@ def test_bad_input() -> None:
         warping_errors(clip[:, :8], clip[:, :8])
     with pytest.raises(InputError, match="NaN"):
         jumps(np.full((4, 8, 8, 3), np.nan))
+    with pytest.raises(InputError, match="at least 2"):
+        warping_errors(clip[:1], clip[:1])
+    with pytest.raises(InputError, match="border 4 in a clip of 4 frames"):
+        seam_scores(jumps(clip), [4])
+    with pytest.raises(InputError, match="length=0"):
+        jerkiness(pose_clip(np.zeros((4, 2))), 0)

@@ -65,12 +65,14 @@ def test_frames_are_taken_as_they_are_needed() -> None:
 def test_bad_frames_are_refused() -> None:
     frames = [f / 255 for f in steps(6)]
     frames[3][1, 2, 0] = np.nan
-    with pytest.raises(InputError, match="NaN"):
+    with pytest.raises(InputError, match="frame 3: NaN"):
         features(frames, Means())
     with pytest.raises(InputError, match="scale the frames"):
         features([f.astype(np.float32) for f in steps(6)], Means())
     with pytest.raises(InputError, match="a sequence of 3 frames"):
         features(steps(3), Means())
+    with pytest.raises(InputError, match=r"frame 2 of shape \(5, 9, 3\)"):
+        features([*steps(2), np.zeros((5, 9, 3), np.uint8)], Means())
 
 
 def test_squashing_keeps_the_whole_picture_and_cropping_the_middle() -> None:

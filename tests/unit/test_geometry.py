@@ -120,5 +120,9 @@ def test_bad_settings_say_what_is_expected() -> None:
         check_size((512, 500))
     with pytest.raises(ConfigError, match="1 x 1"):
         plan_fit((10, 10), (0, 5))
+    with pytest.raises(ConfigError, match="1 x 1"):
+        plan_fit((0, 10), (5, 5))
+    with pytest.raises(ConfigError, match="mode"):
+        plan_fit((10, 10), (5, 5), "zoom")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="10 x 10"):
         plan_fit((10, 10), (5, 5)).apply(np.zeros((11, 10, 3), np.uint8))

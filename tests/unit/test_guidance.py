@@ -14,10 +14,10 @@ from torch import Tensor
 
 from micro import micro_pipeline, random_frames
 from mimicmotion.backbones.svd.conditioning import Conditioning
-from mimicmotion.diffusion.guidance import plan_passes
+from mimicmotion.diffusion.guidance import Differences, plan_passes
 from mimicmotion.diffusion.recipe import Recipe
 from mimicmotion.diffusion.schedule import ays_sigmas, explicit_sigmas, karras_sigmas
-from mimicmotion.errors import ConfigError
+from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.settings import FusionConfig, SamplingSettings
 
@@ -178,8 +178,10 @@ def test_a_run_goes_on_from_any_step_bit_by_bit(
 def test_resuming_without_the_difference_is_refused(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
     recipe = pipe.recipe(9, reference_slot=True, sigmas=LEVELS.tolist(), guidance_every=2)
     x = torch.zeros(1, 10, 4, 4, 4)
-    with pytest.raises(KeyError, match="guidance.0"):
+    with pytest.raises(InputError, match="no guidance.0 in memory"):
         pipe.denoise(conditioning, x, recipe, start=1)
+    with pytest.raises(InputError, match="no difference is stored"):
+        Differences([(0, 1)], "cpu").get((0, 1), x)
     pipe.denoise(conditioning, x, recipe, start=2)
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy import ndarray
 
+from mimicmotion.errors import ConfigError
 from mimicmotion.pose.hands import hand_boxes, hand_masks
 from mimicmotion.pose.keypoints import LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
 
@@ -62,3 +64,9 @@ def test_padding_is_a_share_of_the_box() -> None:
 
 def test_without_reliable_hands_the_mask_is_empty() -> None:
     assert not hand_masks(poses(hands((0, 0, 40, 40), (0, 0, 40, 40)), np.zeros(NUM_POINTS)), GRID).any()
+
+
+def test_senseless_settings_are_refused() -> None:
+    for wrong in ({"threshold": 1.2}, {"padding": -0.1}):
+        with pytest.raises(ConfigError, match="threshold"):
+            hand_masks(poses(hands((0, 0, 1, 1), (0, 0, 1, 1))), GRID, **wrong)

@@ -333,3 +333,8 @@ def test_people_are_counted(estimator: HolisticEstimator, balance: list[ndarray]
     small = cv2.copyMakeBorder(cv2.resize(balance[0], (90, 160)), 20, 300, 20, 500, cv2.BORDER_CONSTANT)
     assert estimator.count_people(small) <= 1
     assert estimator.count_people(np.full((64, 64, 3), 90, np.uint8)) == 0
+
+
+def test_no_threads_are_refused() -> None:
+    with pytest.raises(ConfigError, match="threads=0"):
+        HolisticEstimator(threads=0)

@@ -74,3 +74,9 @@ def test_periodic_noise_repeats_the_first_segment() -> None:
     long = periodic_noise(noise, 8)
     assert all(torch.equal(long[:, f], noise[:, f % 3]) for f in range(8))
     assert torch.equal(periodic_noise(noise, 2), noise[:, :2])
+
+
+def test_no_steps_is_an_error() -> None:
+    for make in (karras_sigmas, ays_sigmas):
+        with pytest.raises(ConfigError, match="num_inference_steps=0"):
+            make(0)

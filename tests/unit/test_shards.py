@@ -274,6 +274,31 @@ def test_an_error_leaves_whole_shards_only(tmp_path: Path, processes: int) -> No
 def test_nothing_to_write(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing to write"):
         finish(write_shards(tmp_path, [], make_one, PNG))
+    with pytest.raises(InputError, match="without a record"):
+        finish(write_shards(tmp_path, plan_shards([0, 2], 1), make_or_not, PNG))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"frames": picture(0, 4)}, "4 frames"),
+        ({"frames": picture(0, 6)}, "6 frames"),
+        ({"frames": picture(0, 5, (32, 32))}, "frame 0 is uint8"),
+        ({"frames": picture(0, 5).astype(np.float32)}, "frame 0 is float32"),
+        ({"stills": 6}, "6 stills"),
+        ({"key": "a.b"}, "a.b"),
+    ],
+)
+def test_wrong_records_are_refused(tmp_path: Path, change: dict[str, Any], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        write_records(tmp_path, PNG, [dataclasses.replace(record(0), **change)])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("per_shard", [1, 2])
+def test_a_key_twice_is_refused(tmp_path: Path, per_shard: int) -> None:
+    with pytest.raises(InputError, match="v1-001.* twice"):
+        finish(write_shards(tmp_path, plan_shards([1, 1], per_shard), make_one, PNG))
 
 
 @pytest.mark.parametrize(("store", "size", "match"), [("gif", SIZE, "store"), ("video", (31, 24), "even")])

@@ -13,7 +13,7 @@ from torch import Tensor
 from mimicmotion.diffusion.denoiser import precondition_v
 from mimicmotion.diffusion.sampling import sample
 from mimicmotion.diffusion.schedule import ays_sigmas, explicit_sigmas, karras_sigmas
-from mimicmotion.errors import ConfigError
+from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.settings.sampling import Sampler
 
 SAMPLERS: list[Sampler] = ["euler", "dpmpp-2m"]
@@ -140,7 +140,11 @@ def test_in_place_every_step_is_the_same_memory(sampler: Sampler, keep_x0: bool)
 
 def test_resuming_without_the_memory_is_refused_at_once() -> None:
     x, sigmas = _start(), karras_sigmas(4)
-    with pytest.raises(KeyError, match="x0"):
+    with pytest.raises(InputError, match="no x0 in memory"):
         sample(DENOISER, x, sigmas, "dpmpp-2m", start=2)
+    with pytest.raises(InputError, match="memory x0 of shape"):
+        sample(DENOISER, x, sigmas, "dpmpp-2m", start=2, memory={"x0": x[:, :2]})
+    with pytest.raises(ConfigError, match="euler or dpmpp-2m"):
+        sample(DENOISER, x, sigmas, "heun")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="start=4"):
         sample(DENOISER, x, sigmas, start=4)

@@ -591,3 +591,18 @@ def test_frames_are_let_go_without_the_collector(tmp_path: Path) -> None:
 def count_frames() -> int:
     # by type, not by isinstance: that asks every object in the process, and some of torch warn when they are asked
     return sum(type(o) is av.VideoFrame for o in gc.get_objects())
+
+
+def test_contradicting_arguments(clip: Path) -> None:
+    video = open_video(clip)
+    for bad in (
+        {"fps": 15, "stride": 2},
+        {"fps": 0},
+        {"fps": float("nan")},
+        {"stride": 0},
+        {"start": 2, "end": 1},
+        {"start": -1},
+        {"max_frames": 0},
+    ):
+        with pytest.raises(ConfigError):
+            video.frames(**bad)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mimicmotion.diffusion.denoiser import Denoiser, Latents, Network, NetworkPair, Sigma, frame_scale, guide
+from mimicmotion.errors import InputError
 from mimicmotion.settings import SamplingSettings
 
 Pass = Literal["none", "both", "reuse"]
@@ -69,10 +70,14 @@ class Differences:
 
     def get(self, frames: Sequence[int], like: Latents) -> Latents:
         """The difference of the segment with these rows, on the device and in the dtype of `like`."""
+        if not self.stored:
+            raise InputError("no difference is stored", "a step with both passes before", "start where both passes run")
         return self.stored[self.names[tuple(frames)]].to(like)
 
     def restore(self, memory: Mapping[str, Tensor]) -> None:
-        """Restore the differences of a run. KeyError: some are missing."""
+        """Restore the differences of a run. Raises InputError if some are missing."""
+        if missing := [name for name in self.names.values() if name not in memory]:
+            raise InputError(f"no {missing[0]} in memory", "the differences of all segments", "pass that step's memory")
         self.stored = {name: memory[name].to(self.device, self.dtype) for name in self.names.values()}
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mimicmotion.diffusion.denoiser import Denoiser, Latents
-from mimicmotion.errors import ConfigError, NonFiniteError
+from mimicmotion.errors import ConfigError, InputError, NonFiniteError
 from mimicmotion.settings.sampling import Sampler
 
 
@@ -73,15 +74,23 @@ def sample(
             the next one is requested. Otherwise each step has its own tensors.
 
     Raises:
-        ConfigError: `start` is not a step of the schedule.
-        KeyError: the memory has no `x0`, which dpmpp-2m continues from.
+        ConfigError: the sampler is unknown, or `start` is not a step of the schedule.
+        InputError: the memory lacks `x0`, from which dpmpp-2m continues.
         NonFiniteError: the denoiser returned NaN or infinity.
     """
     total = len(sigmas) - 1
+    if sampler not in get_args(Sampler):
+        raise ConfigError(f"sampler={sampler!r}", " or ".join(get_args(Sampler)), "correct 'sampler'")
     if not 0 <= start < total:
         raise ConfigError(f"start={start}", f"0 to {total - 1}: the schedule has {total} steps", "correct 'start'")
     second_order = sampler == "dpmpp-2m"
-    known = {"x0": (memory or {})["x0"].to(x)} if second_order and start else {}
+    known = {}
+    if second_order and start:
+        last = (memory or {}).get("x0")
+        if last is None or last.shape != x.shape:
+            got = "no x0 in memory" if last is None else f"memory x0 of shape {tuple(last.shape)}"
+            raise InputError(got, f"the previous step's clean latents {tuple(x.shape)}", "pass that step's memory")
+        known["x0"] = last.to(x)
     return _sample(denoiser, x, sigmas, second_order, start, known, keep_x0, in_place)
 
 

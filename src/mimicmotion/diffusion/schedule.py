@@ -22,13 +22,21 @@ USUAL_STEPS: dict[Schedule, int] = {"karras": 25, "ays": len(AYS_SVD) - 1}
 
 
 def named_sigmas(schedule: Schedule, steps: int | None = None) -> Float64[Tensor, " levels"]:
-    """Noise levels of a schedule, given by name. With `steps=None` it has its default number of steps."""
+    """Noise levels of a schedule, given by name. With `steps=None` it has its default number of steps.
+
+    Raises:
+        ConfigError: the schedule is unknown, or there are no steps.
+    """
+    if schedule not in USUAL_STEPS:
+        raise ConfigError(f"schedule={schedule!r}", " or ".join(USUAL_STEPS), "correct 'schedule'")
     count = USUAL_STEPS[schedule] if steps is None else steps
     return karras_sigmas(count) if schedule == "karras" else ays_sigmas(count)
 
 
 def karras_sigmas(steps: int) -> Float64[Tensor, " {steps}+1"]:
     """Noise levels equally spaced in sigma^(1/rho), followed by 0 (Karras et al. 2022, equation 5)."""
+    if steps < 1:
+        raise ConfigError(f"num_inference_steps={steps}", "at least 1", "raise num_inference_steps")
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
     low, high = SIGMA_MIN ** (1 / RHO), SIGMA_MAX ** (1 / RHO)
     sigmas = (high + ramp * (low - high)) ** RHO
@@ -55,6 +63,8 @@ def explicit_sigmas(values: Sequence[float]) -> Float64[Tensor, " levels"]:
 
 def ays_sigmas(steps: int = 10) -> Float64[Tensor, " {steps}+1"]:
     """The noise levels of Align Your Steps for SVD, interpolated log-linearly if `steps` is not 10."""
+    if steps < 1:
+        raise ConfigError(f"num_inference_steps={steps}", "at least 1", "raise num_inference_steps")
     log = torch.tensor(AYS_SVD, dtype=torch.float64).log()
     position = torch.linspace(0, len(AYS_SVD) - 1, steps + 1, dtype=torch.float64)
     left = position.floor().long().clamp(max=len(AYS_SVD) - 2)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT, VERSION = "mimicmotion.state", 1
+FORMAT, VERSION = "mimicmotion.state", 2
 STATE_FILE, LOCK_FILE = "state.json", "lock"
 POSES = ("reference", "driving", "aligned")
 
@@ -92,7 +92,7 @@ class RunState:
         """Read the state, which this run then continues; None if it is damaged.
 
         Raises:
-            ConfigError: another process uses the state, or a newer version of this package wrote it.
+            ConfigError: another process uses the state, or it has another version.
         """
         self._claim()
         try:
@@ -122,9 +122,9 @@ class RunState:
                 raise DamagedError(f"{path.name} is incomplete")
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
             raise DamagedError(f"{path.name}: {e}") from e
-        if (version := data["version"]) > VERSION:
-            got = f"{self.folder} is of version {version}"
-            raise ConfigError(got, f"version {VERSION} or older", "update mimicmotion")
+        if (version := data["version"]) != VERSION:
+            fix = "resume with the version of mimicmotion that wrote it, or delete the folder to start over"
+            raise ConfigError(f"{self.folder} is of version {version}", f"version {VERSION}", fix)
         return data
 
     def _checked(self, part: str) -> Path:

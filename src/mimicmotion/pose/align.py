@@ -13,13 +13,13 @@ import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from mimicmotion.errors import PoseError
+from mimicmotion.errors import ConfigError, PoseError
 from mimicmotion.pose import keypoints as kp
 from mimicmotion.pose.keypoints import VISIBLE, PoseSequence
 
@@ -99,8 +99,12 @@ def fit_alignment(
     Raises:
         PoseError: the picture or the video shows no person, or no joint is visible in both.
     """
+    if method not in get_args(AlignMethod):
+        raise ConfigError(f"align={method!r}", ", ".join(get_args(AlignMethod)), "use one of these")
     if method == "none":
         return _fill(driving.size, size)
+    if not len(reference):
+        raise PoseError("an empty reference pose", "one frame", "estimate the pose of the picture first")
     target = reference if reference.size == size else reference.scaled(size)
     joints, trust = target.xy[0, STABLE], target.confidence[0, STABLE].astype(np.float64)
     fix = "use a picture and a video that show the same part of one person clearly, or align 'none'"

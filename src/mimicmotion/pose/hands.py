@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 from numpy import ndarray
 
+from mimicmotion.errors import ConfigError
 from mimicmotion.pose.keypoints import LEFT_HAND, RIGHT_HAND, PoseSequence
 
 HAND_THRESHOLD = 0.8  # our choice; the paper gives no number
@@ -33,6 +34,8 @@ def hand_boxes(
     Returns:
         Boxes in pixels, not clipped to the frame, and a bool array (*frames, 2). Ignore the boxes of unreliable hands.
     """
+    if not 0 <= threshold <= 1 or padding < 0:
+        raise ConfigError(f"threshold={threshold}, padding={padding}", "0..1 and at least 0", "correct the settings")
     boxes, reliable = [], []
     for hand in (LEFT_HAND, RIGHT_HAND):
         points = np.asarray(xy[..., hand, :], np.float64)

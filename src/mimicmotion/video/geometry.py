@@ -113,6 +113,8 @@ def plan_fit(
             antialiasing, and centre crop.
         anchor: position (y, x) of the crop, or of a letterboxed picture, from 0 (top, left) to 1 (bottom, right).
     """
+    if min(*source, *target) < 1:
+        raise ConfigError(f"source {source}, target {target}", "sizes of at least 1 x 1 pixel", "check the sizes")
     ratios = target[0] / source[0], target[1] / source[1]
     if mode == "stretch":
         return Fit(source, target, ratios, (0.0, 0.0))
@@ -127,7 +129,9 @@ def plan_fit(
         starts = [float(round(a * (t - n))) for a, t, n in zip(anchor, target, sizes, strict=True)]
         scales = sizes[0] / source[0], sizes[1] / source[1]
         return Fit(source, target, scales, (starts[0], starts[1]))
-    return _plan_released(source, target)
+    if mode == "released":
+        return _plan_released(source, target)
+    raise ConfigError(f"mode={mode!r}", "crop, letterbox, stretch or released", "use one of these")
 
 
 def similar_sizes(source: Size, model: Size, multiple: int) -> list[Size]:

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from mimicmotion.arrays import Frame
-from mimicmotion.errors import MediaError
+from mimicmotion.errors import ConfigError, MediaError
 from mimicmotion.runtime.reading import check_input_file, reading
 from mimicmotion.video.picture import AnimationSource, FolderSource, is_picture
 from mimicmotion.video.sources import AvSource, VideoInfo
@@ -75,9 +75,17 @@ class VideoReader:
             max_frames: maximum number of frames.
 
         Raises:
-            ConfigError: `fps` is out of range.
+            ConfigError: an argument is out of range, or both `fps` and `stride` are given.
             MediaError: `start` is beyond the end of the video, or the pictures of a folder differ in size.
         """
+        if fps is not None and stride != 1:
+            raise ConfigError(f"fps={fps} and stride={stride}", "one way of choosing frames", "leave one of them out")
+        if stride < 1:
+            raise ConfigError(f"stride={stride}", "at least 1", "1 takes every frame")
+        if not 0 <= start < end:
+            raise ConfigError(f"start={start} with end={end}", "0 <= start < end, in seconds", "correct them")
+        if max_frames is not None and max_frames < 1:
+            raise ConfigError(f"max_frames={max_frames}", "at least 1", "leave it out to take all frames")
         if fps is None:
             picked = every(self._source, stride, start, end)
         else:

@@ -100,6 +100,8 @@ def open_writer(
         OutputError: the file cannot be written, the disk is full, or no frame was written.
     """
     target, kind = plan_output(path)
+    if min(size) < 1:
+        raise ConfigError(f"size {size}", "(height, width) of at least 1 x 1", "check the size")
     rate = exact_rate(fps)
     if audio_from is not None and kind not in COPIED:
         logger.warning("%s: this format has no sound; the sound of %s is left out", target, audio_from)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mimicmotion.backbones.svd.vae import Autoencoder
 from mimicmotion.diffusion.sampling import check_finite
+from mimicmotion.errors import ConfigError
 
 
 def plan_chunks(num_frames: int, chunk: int, overlap: int) -> list[range]:
@@ -22,7 +23,13 @@ def plan_chunks(num_frames: int, chunk: int, overlap: int) -> list[range]:
         num_frames: number of frames; 0 gives no chunks.
         chunk: frames per chunk, at least 1; a shorter video is one chunk.
         overlap: minimum overlap, less than `chunk`.
+
+    Raises:
+        ConfigError: chunk or overlap is out of range.
     """
+    if not 0 <= overlap < chunk:
+        got = f"decode_chunk_size={chunk} with an overlap of {overlap}"
+        raise ConfigError(got, "decode_chunk_size above the overlap, which is at least 0", "raise decode_chunk_size")
     if num_frames <= chunk:
         return [range(num_frames)] if num_frames else []
     last = num_frames - chunk

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy import ndarray
 
 from mimicmotion.arrays import Frame, Frames
 from mimicmotion.data.shards.archive import REMAKE
-from mimicmotion.errors import ConfigError, MediaError, OutputError
+from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
 
 Store = Literal["png", "jpeg", "video"]
 """How frames are stored: png (lossless), jpeg (quality 95), video (H.264, the smallest for real footage)."""
@@ -35,7 +35,9 @@ def check_store(store: str, size: tuple[int, int]) -> None:
         raise ConfigError(f"frames of {size[0]}x{size[1]} as video", "even height and width", "change the size")
 
 
-def compress_frames(frames: Iterable[Frame], store: str, size: tuple[int, int], fps: float) -> dict[str, bytes]:
+def compress_frames(
+    frames: Iterable[Frame], store: str, size: tuple[int, int], fps: float, count: int
+) -> dict[str, bytes]:
     """Encode frames as members of a record (suffix -> bytes); equal pixels give equal bytes.
 
     Args:
@@ -43,15 +45,28 @@ def compress_frames(frames: Iterable[Frame], store: str, size: tuple[int, int], 
         store: see `Store`.
         size: (height, width) of every frame.
         fps: frames per second of the video.
+        count: expected number of frames.
 
     Raises:
+        InputError: the number of frames, or the size of one, is not as expected.
         OutputError: the encoder fails.
     """
+
+    def checked() -> Iterator[Frame]:
+        done = 0
+        for done, frame in enumerate(frames, 1):
+            if frame.shape != (*size, 3) or frame.dtype != np.uint8:
+                got = f"frame {done - 1} is {frame.dtype} {frame.shape}"
+                raise InputError(got, f"uint8 ({size[0]}, {size[1]}, 3)", "pass RGB frames of one size")
+            yield frame
+        if done != count:  # a video that decodes differently the second time
+            raise InputError(f"{done} frames", f"{count}, one per pose", "check the video, and prepare again")
+
     if store == "video":
-        return {"mp4": _encode_video(frames, size, fps)}
+        return {"mp4": _encode_video(checked(), size, fps)}
     ending = "jpg" if store == "jpeg" else "png"
     options = {"quality": _JPEG_QUALITY, "subsampling": 0} if store == "jpeg" else {"compress_level": _PNG_LEVEL}
-    return {f"{i:05d}.{ending}": encode_picture(f, store, **options) for i, f in enumerate(frames)}
+    return {f"{i:05d}.{ending}": encode_picture(f, store, **options) for i, f in enumerate(checked())}
 
 
 def decode_pictures(data: Sequence[bytes], size: tuple[int, int], what: Callable[[int], str]) -> Frames:

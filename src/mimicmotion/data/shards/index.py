@@ -149,10 +149,20 @@ def check_version(where: Path, head: Mapping[str, Any]) -> None:
 
 
 def make_index(head: Mapping[str, Any], shards: Iterable[ShardEntry]) -> Index:
-    """The index of shards with the size, store and settings of `head`; the splits follow from their names."""
+    """The index of shards with the size, store and settings of `head`; the splits follow from their names.
+
+    Raises:
+        InputError: there are no records, or two with the same key.
+    """
     splits: dict[str, list[ShardEntry]] = {}
     for shard in sorted(shards, key=lambda s: s.file):
         splits.setdefault(shard.file.rpartition("-")[0], []).append(shard)
+    keys = [r.key for some in splits.values() for s in some for r in s.records]
+    if not keys:
+        raise InputError("shards without a record", "at least one", "check the videos and filters")
+    if len(set(keys)) < len(keys):
+        twice = next(k for k in keys if keys.count(k) > 1)
+        raise InputError(f"shards with record {twice} twice", "each record once", "choose another key")
     height, width = head["size"]
     return Index((height, width), head["store"], head["settings"], splits)
 

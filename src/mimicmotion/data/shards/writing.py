@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import logging
+import re
 import tarfile
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,9 @@ from mimicmotion.runtime.run_folder import clear_leftovers
 from mimicmotion.runtime.workers import run_parallel
 
 logger = logging.getLogger(__name__)
+
+
+_KEY = re.compile(r"[^./\\\s][^./\\]{0,79}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,10 +211,14 @@ def _write_shard(
     """Write one shard; yields 1 after each item, and 0 after each record, so that it can be stopped there."""
     path = folder / plan.name
     head = shared.head(plan.split) | {"plan": plan.digest()}
+    keys = set[str]()
     with atomic_path(path) as part, writing(path), tarfile.open(part, "w:") as tar:
         _add(tar, HEAD, canonical(head).encode())
         for item in plan.items:
             for record in make_records(item):
+                if record.key in keys:
+                    raise InputError(f"record {record.key!r} occurs twice", "each key once", "choose another key")
+                keys.add(record.key)
                 for ending, data in sorted(_members(record, shared, plan.split).items()):
                     _add(tar, f"{record.key}.{ending}", data)
                 yield 0
@@ -228,7 +236,12 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 def _members(record: RecordData, shared: ShardSettings, split: str) -> dict[str, bytes]:
     """Suffix of the name -> bytes."""
     count, fps = len(record.poses), record.poses.fps
-    members = compress_frames(record.frames, shared.store, shared.size, fps)
+    if not _KEY.fullmatch(record.key) or record.key.startswith("__"):
+        raise InputError(f"record {record.key!r}", "1 to 80 characters without dot or slash", "choose another key")
+    if record.poses.size != tuple(shared.size) or not 0 <= record.stills <= count or not count:
+        got = f"record {record.key}: {count} poses of {record.poses.size}, {record.stills} stills"
+        raise InputError(got, f"poses of {shared.size}, and no more stills than frames", "correct the record")
+    members = compress_frames(record.frames, shared.store, shared.size, fps, count)
     facts = {"key": record.key, "video": record.video, "num_frames": count, "stills": record.stills, "fps": fps}
     members["json"] = canonical({**record.meta, **facts, "size": shared.size, "split": split}).encode()
     members["poses.npz"] = dump_poses(record.poses)

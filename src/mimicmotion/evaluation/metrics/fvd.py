@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.networks.features import FeatureNetwork
+from mimicmotion.evaluation.networks.features import FeatureNetwork, Preprocess
 
 Mode = Literal["stride1", "disjoint"]
 AnyFrame = UInt8[ndarray, "height width 3"] | Float[ndarray, "height width 3"]
@@ -41,10 +41,11 @@ def features(
         batch_size: clips per forward pass.
 
     Raises:
-        InputError: fewer frames than a clip needs, NaN, or values out of range.
+        InputError: fewer frames than a clip needs, frames of different sizes, NaN, or values out of range; the
+            message names the frame.
     """
     step = 1 if mode == "stride1" else network.length
-    clips = _clips(map(network.preprocess, frames), network.length, step)
+    clips = _clips(_prepared(frames, network.preprocess), network.length, step)
     batches = iter(lambda: list(islice(clips, batch_size)), [])
     return np.concatenate([network(np.stack(batch)) for batch in batches])
 
@@ -60,3 +61,15 @@ def _clips(frames: Iterator[ndarray], length: int, step: int) -> Iterator[ndarra
     if count < length:
         fix = "leave out this sequence, or use shorter clips"
         raise InputError(f"a sequence of {count} frames", f"at least {length} for one clip", fix)
+
+
+def _prepared(frames: Iterable[AnyFrame], preprocess: Preprocess) -> Iterator[ndarray]:
+    shape = None
+    for i, frame in enumerate(frames):
+        if shape is not None and np.shape(frame) != shape:
+            raise InputError(f"frame {i} of shape {np.shape(frame)}", f"{shape} as before", "resize the frames first")
+        shape = np.shape(frame)
+        try:
+            yield preprocess(frame)
+        except InputError as e:
+            raise InputError(f"frame {i}: {e.got}", e.expected, e.fix) from e

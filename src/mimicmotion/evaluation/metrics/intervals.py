@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float64
 from numpy import ndarray
 
+from mimicmotion.errors import InputError
 from mimicmotion.runtime.extras import import_extra
 
 
@@ -62,7 +64,8 @@ def mean_interval(values: Sequence[float] | ndarray) -> Interval:
     Raises:
         ConfigError: scipy is not installed.
     """
-    return ratio_of_sums(values, np.ones(len(values)))
+    x = _checked(values)
+    return ratio_of_sums(x, np.ones_like(x))
 
 
 def ratio_of_sums(parts: Sequence[float] | ndarray, wholes: Sequence[float] | ndarray) -> Interval:
@@ -73,7 +76,10 @@ def ratio_of_sums(parts: Sequence[float] | ndarray, wholes: Sequence[float] | nd
     Raises:
         ConfigError: scipy is not installed.
     """
-    x, y = np.asarray(parts, np.float64), np.asarray(wholes, np.float64)
+    x, y = _checked(parts), _checked(wholes)
+    if len(x) != len(y) or (y < 0).any() or not y.sum() > 0:
+        got = f"{len(x)} parts and {len(y)} wholes, sum {y.sum():g}"
+        raise InputError(got, "one whole >= 0 for each part, not all 0", "pass the counts of each sequence")
     x, y = x[y > 0], y[y > 0]
     value, n = float(x.sum() / y.sum()), len(x)
     residuals = x - value * y
@@ -98,3 +104,13 @@ def holm(p: Sequence[float]) -> list[float]:
         least = max(least, min(1.0, value * (len(known) - rank)))
         out[i] = least
     return out
+
+
+def _checked(values: Sequence[float] | ndarray) -> Float64[ndarray, " n"]:
+    x = np.asarray(values, np.float64)
+    if x.ndim != 1 or not len(x):
+        raise InputError(f"values of shape {x.shape}", "one number per sequence, at least one", "pass a flat list")
+    if not np.isfinite(x).all():
+        i = int(np.flatnonzero(~np.isfinite(x))[0])
+        raise InputError(f"value {i} is {x[i]}", "finite numbers", "leave out such sequences")
+    return x

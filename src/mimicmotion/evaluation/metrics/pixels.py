@@ -73,10 +73,13 @@ def psnr(output: AnyFrames, target: AnyFrames, mask: Mask | None = None) -> floa
         dB; NaN if the mask is empty.
 
     Raises:
-        InputError: as for `pair`.
+        InputError: as for `pair`, or the mask has another shape.
     """
     a, b = pair(output, target)
     errors = (a - b) ** 2
+    if mask is not None and (mask.shape != errors.shape[:3] or mask.dtype != bool):
+        got = f"mask {mask.shape} of {mask.dtype}"
+        raise InputError(got, f"{errors.shape[:3]} of bool", "make it from these frames")
     chosen = errors if mask is None else errors[mask]
     return decibel(float(chosen.mean())) if chosen.size else float("nan")
 

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Float64
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame, Frames
-from mimicmotion.errors import PoseError
+from mimicmotion.errors import InputError, PoseError
 from mimicmotion.evaluation.metrics.temporal import jerkiness
 from mimicmotion.pose.estimators.base import PoseEstimator
 from mimicmotion.pose.keypoints import (
@@ -219,8 +219,15 @@ def find_patches(output: Frames, target: Frames, truth: PoseSequence) -> PoseSeq
         Points with the correlation as confidence; 0 if it is below 0.5 or the point is not visible.
 
     Raises:
+        InputError: lengths or sizes differ, or frames are not uint8.
         PoseError: no torso is visible in the true poses.
     """
+    if output.dtype != np.uint8 or output.ndim != 4 or output.shape != target.shape or target.dtype != np.uint8:
+        got = f"output {output.shape} of {output.dtype}, target {target.shape} of {target.dtype}"
+        raise InputError(got, "uint8 clips of the same shape", "compare frames of one size and length")
+    if len(truth) != len(target) or truth.size != target.shape[1:3]:
+        got = f"{len(truth)} poses of {truth.size} for {len(target)} frames of {target.shape[1:3]}"
+        raise InputError(got, "a pose for each frame, in its pixels", "cut or scale the poses")
     unit = torso_length(truth)
     half, reach = max(round(PATCH * unit), 2), max(round(REACH * unit), 2)
     xy, confidence = truth.xy.copy(), np.zeros_like(truth.confidence)

@@ -47,9 +47,9 @@ def background_flicker(output: AnyFrames, target: AnyFrames) -> float:
         0..0.5; NaN if less than `LEAST_SHARE` of the frame is static.
 
     Raises:
-        InputError: lengths or sizes differ, or a value is NaN.
+        InputError: lengths or sizes differ, there are fewer than 2 frames, or a value is NaN.
     """
-    a, b = pair(output, target)
+    a, b = _clip_pair(output, target)
     still = static_where(b.std(0))
     return float(np.sqrt(a[:, still].var(0).mean())) if still.mean() >= LEAST_SHARE else float("nan")
 
@@ -72,7 +72,7 @@ def warping_errors(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, "fr
     Raises:
         InputError: as for `background_flicker`, or the frames are smaller than 16 pixels.
     """
-    a, b = pair(output, target)
+    a, b = _clip_pair(output, target)
     if min(a.shape[1:3]) < 16:
         got = f"frames of {a.shape[1:3]}"
         raise InputError(got, "at least 16 pixels a side for optical flow", "use larger frames")
@@ -111,7 +111,15 @@ def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Fl
 
     Returns:
         A score for each border; NaN before a repeated frame, or if there is no jump to compare with.
+
+    Raises:
+        InputError: a border is outside 1..frames - 1.
     """
+    frames = len(jump) + 1
+    if bad := [b for b in borders if not 1 <= b < frames]:
+        raise InputError(
+            f"border {bad[0]} in a clip of {frames} frames", "1 to frames - 1", "pass first frames of segments"
+        )
     at = {b - 1 for b in borders}
     between = [i for i in range(len(jump)) if i not in at]
     moving = jump[jump >= HELD]
@@ -138,7 +146,12 @@ def jerkiness(poses: PoseSequence, length: float) -> float:
 
     Returns:
         The mean; NaN if no point is visible in three consecutive frames.
+
+    Raises:
+        InputError: length is not positive.
     """
+    if not length > 0:
+        raise InputError(f"length={length!r}", "a positive number of pixels", "use torso_length of the true poses")
     xy, seen = poses.xy.astype(np.float64), poses.confidence >= VISIBLE
     if len(xy) < 3:
         return float("nan")
@@ -166,3 +179,10 @@ def _flow(now: ndarray, before: ndarray) -> tuple[Float32[ndarray, "h w 2"], Boo
     steady = apart <= OCCLUSION_SHARE * ((back**2).sum(-1) + (again**2).sum(-1)) + OCCLUSION_OFFSET
     height, width = now.shape
     return back, steady & (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
+
+
+def _clip_pair(output: AnyFrames, target: AnyFrames) -> tuple[Float64[ndarray, "f h w 3"], Float64[ndarray, "f h w 3"]]:
+    a, b = pair(output, target)
+    if len(a) < 2:
+        raise InputError(f"a clip of {len(a)} frames", "at least 2", "measure a longer clip")
+    return a, b

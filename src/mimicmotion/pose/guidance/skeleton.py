@@ -76,6 +76,10 @@ class PoseDrawer:
         threshold: float = VISIBLE,
     ) -> None:
         height, width = size
+        if min(size) < 1:
+            raise PoseError(f"picture size {size}", "height and width of at least 1", "pass (height, width) in pixels")
+        if not 0 <= threshold < 1:
+            raise PoseError(f"threshold={threshold}", "0 or more, below 1", "use 0.3")
         self.threshold = threshold
         self.released = canvas_short_side == RELEASED_SHORT_SIDE
         if stroke <= 0 or (self.released and stroke != 1):
@@ -108,6 +112,8 @@ class PoseDrawer:
         """
         people = np.asarray(xy, np.float64).reshape(-1, NUM_POINTS, 2)
         scores = np.asarray(confidence, np.float64).reshape(-1, NUM_POINTS)
+        if not (np.isfinite(people).all() and np.isfinite(scores).all()):
+            raise PoseError("NaN or infinity in the pose", "finite numbers", "mark unseen points with confidence 0")
         if not self.confidence_aware:
             scores = (scores > self.threshold).astype(np.float64)
         # Convert to fractions of the picture first, as the released code does, for identical rounding at pixel edges.

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mimicmotion.errors import InputError
+from mimicmotion.errors import ConfigError, InputError
 
 STRIDE = 4
 """Changes are measured at every fourth position along height and width. This saves memory; the mean hardly differs."""
@@ -79,6 +79,8 @@ class BlockCache:
     """
 
     def __init__(self, budget: float, state: Mapping[str, Tensor] | None = None) -> None:
+        if not 0 < budget < math.inf:
+            raise ConfigError(f"block_cache={budget}", "a budget above 0", "use 0.1, for example, or leave it out")
         self.budget = budget
         self.entries: dict[PassKey, Entry] = {} if state is None else _restore(state)
         self.full = self.light = 0
@@ -175,11 +177,14 @@ def cache_bytes(unet: Any, slots: int, height: int, width: int, itemsize: int) -
 def _restore(state: Mapping[str, Tensor]) -> dict[PassKey, Entry]:
     entries: dict[PassKey, Entry] = {}
     names = [n.removesuffix(".key") for n in state if n.startswith(PREFIX) and n.endswith(".key")]
-    for name in names:
-        index, conditional, *slots = state[f"{name}.key"].tolist()
-        ratio, error, c_noise = state[f"{name}.numbers"].tolist()
-        ratio, x = None if math.isnan(ratio) else ratio, state[f"{PREFIX}{index}.x"]
-        entries[pass_key(slots, bool(conditional))] = Entry(x, c_noise, ratio=ratio, error=error)
+    try:
+        for name in names:
+            index, conditional, *slots = state[f"{name}.key"].tolist()
+            ratio, error, c_noise = state[f"{name}.numbers"].tolist()
+            ratio, x = None if math.isnan(ratio) else ratio, state[f"{PREFIX}{index}.x"]
+            entries[pass_key(slots, bool(conditional))] = Entry(x, c_noise, ratio=ratio, error=error)
+    except (KeyError, ValueError) as e:
+        raise InputError(f"block cache: {e!r}", "Step.memory of the step to resume from", "pass all of it") from e
     if not entries:
         raise InputError("no block cache in memory", "Step.memory of the step to resume from", "pass that memory")
     return entries

@@ -13,7 +13,7 @@ import numpy as np
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame
-from mimicmotion.errors import MediaError
+from mimicmotion.errors import ConfigError, MediaError
 from mimicmotion.pose.estimators.base import Person, PoseEstimator, PosePoints, nobody
 from mimicmotion.pose.estimators.holistic import layout
 from mimicmotion.pose.estimators.holistic.geometry import Picture, Roi, overlap
@@ -95,6 +95,8 @@ class HolisticEstimator(PoseEstimator):
         device: str = "auto",
         static: bool = False,
     ) -> None:
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads={threads}", "at least 1, or None", "leave it out to let onnxruntime decide")
         check_person(person)
         self._person, self._static = person, static
         self.provider = providers(device)[0]
