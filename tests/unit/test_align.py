@@ -206,8 +206,6 @@ def test_missing_people_are_named(method: str) -> None:
         align(nobody, someone, SIZE, method)  # type: ignore[arg-type]
     with pytest.raises(PoseError, match="empty reference"):
         align(someone, someone[:0], SIZE, method)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="weighted"):
-        align(someone, someone[:1], SIZE, "best")  # type: ignore[arg-type]
 
 
 def test_no_joint_in_common_is_an_error() -> None:
@@ -313,3 +311,8 @@ def test_differently_built_bodies_are_named() -> None:
     (note,) = describe_build(part_scales(poses(still(3)), poses(reference)))
     assert "shoulders 1.30, trunk 1.00" in note
     assert "--align limbs" in note
+
+
+def test_an_unknown_method_is_refused() -> None:
+    with pytest.raises(ConfigError, match="weighted"):
+        align(poses(still(1)), poses(still(1)), SIZE, "best")  # type: ignore[arg-type]
