@@ -34,7 +34,7 @@ from numpy import ndarray
 
 from mimicmotion.pose.estimators.holistic import HolisticEstimator, HolisticPoints
 from mimicmotion.pose.estimators.holistic.estimator import SOURCE
-from mimicmotion.pose.estimators.holistic.layout import one_hand_twice
+from mimicmotion.pose.estimators.holistic.layout import same_hand
 from mimicmotion.pose.files import load_poses, save_poses
 from mimicmotion.pose.keypoints import (
     FACE,
@@ -87,7 +87,7 @@ class Watched(HolisticEstimator):
     def _count(self, found: HolisticPoints | None) -> None:
         if found is not None and found.left_hand is not None and found.right_hand is not None:
             self.both_hands += 1
-            self.twice += one_hand_twice(found.left_hand, found.right_hand)
+            self.twice += same_hand(found.left_hand, found.right_hand)
 
 
 def shrunk(frames: Iterator[ndarray]) -> Iterator[ndarray]:
