@@ -64,7 +64,7 @@ def _to_do(device: str, providers: Sequence[str]) -> Iterator[str]:
             yield "$ pip install --force-reinstall opencv-python-headless"
     if gpu_present() and device == "cpu":
         yield "! There is an NVIDIA GPU, but this PyTorch cannot use it: it is a CPU build, or does not fit the driver."
-        if sys.platform == "linux":  # where the ordinary index has builds for CUDA
+        if sys.platform == "linux":  # where the default index has CUDA builds
             yield "$ pip install --force-reinstall torch"
         else:
             yield "!   for the command for this system, see https://pytorch.org/get-started"
