@@ -1,4 +1,4 @@
-"""The nodes. Ids, and names and types of inputs and outputs, never change: saved workflows name them."""
+"""The nodes. Ids, and the names and types of inputs and outputs, never change: saved workflows refer to them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LatentsIO = io.Custom("MIMICMOTION_LATENTS")
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """What goes from Load to the other nodes: the pipeline, and the settings that it was loaded with."""
+    """Passed from Load to the other nodes: the pipeline, and the settings that it was loaded with."""
 
     pipeline: MimicMotionPipeline
     settings: dict[str, Any]
@@ -55,7 +55,7 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """What goes from Align to Sample and Decode: the inputs, the drawn poses, and the picture's own drawn pose."""
+    """Passed from Align to Sample and Decode: the inputs, the drawn poses, and the drawn pose of the picture."""
 
     inputs: Inputs
     poses: PoseFrames
@@ -64,7 +64,7 @@ class Aligned:
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """What goes from Sample to Decode: the last state, and all that decoding depends on."""
+    """Passed from Sample to Decode: the last step, and everything that decoding depends on."""
 
     step: Step
     recipe: Recipe
@@ -74,18 +74,18 @@ class Latents:
 
 
 class MimicMotionLoad(io.ComfyNode):
-    """Load a model. Names of published weights and hub ids are fetched when first used, and checked."""
+    """Load a model. Published weights and hub ids are downloaded and verified on first use."""
 
     settings = NodeSettings(GenerateConfig, "model", "checkpoint", "edition", "device", "dtype", "quantize")
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Declare inputs and outputs."""
         return _schema(cls, cls.settings.inputs(), [ModelIO.Output("loaded", display_name="model")])
 
     @classmethod
     def execute(cls, **given: Any) -> io.NodeOutput:
-        """Load it."""
+        """Load the model."""
         values = cls.settings.values(given)
         return io.NodeOutput(Model(load_pipeline(job_settings(values)), values))
 
@@ -101,7 +101,7 @@ class MimicMotionPoses(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Declare inputs and outputs."""
         tooltip = "A video, frames (say their rate by video_fps), or the picture of a person."
         sockets = [
             io.MultiType.Input("source", [io.Image, io.Video], tooltip=tooltip),
@@ -112,7 +112,7 @@ class MimicMotionPoses(io.ComfyNode):
 
     @classmethod
     def execute(cls, source: Any, model: Model | None = None, **given: Any) -> io.NodeOutput:
-        """Find them."""
+        """Find the poses."""
         values, report = cls.settings.values(given), api.follow()
         if model is not None:
             chosen, notes = with_estimator(job_settings(values), model.pipeline)
@@ -142,7 +142,7 @@ class MimicMotionAlign(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Declare inputs and outputs."""
         sockets = [
             ModelIO.Input("model"),
             io.Image.Input("image", tooltip="The picture of the person."),
@@ -157,7 +157,7 @@ class MimicMotionAlign(io.ComfyNode):
     def execute(
         cls, model: Model, image: api.Images, image_poses: PoseSequence, poses: PoseSequence, **given: Any
     ) -> io.NodeOutput:
-        """Align and draw."""
+        """Fit, align and draw."""
         pipe, config = model.pipeline, job_settings(cls.settings.values(given) | {"video": "the video"})
         picture, found = api.to_frame(image[0]), image_poses[:1]
         if found.size != picture.shape[:2]:
@@ -174,7 +174,7 @@ class MimicMotionAlign(io.ComfyNode):
 
 
 class MimicMotionSample(io.ComfyNode):
-    """Denoise the latents of the video, in overlapping segments (context windows) of any number."""
+    """Denoise the latents of the video, in any number of overlapping segments (context windows)."""
 
     settings = NodeSettings(
         GenerateConfig,
@@ -186,7 +186,7 @@ class MimicMotionSample(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Declare inputs and outputs."""
         tooltip = "Noise levels of another node, in place of schedule and num_inference_steps."
         sockets = [ModelIO.Input("model"), AlignedIO.Input("aligned")]
         sigmas = io.Sigmas.Input("sigmas", optional=True, tooltip=tooltip)
@@ -212,21 +212,21 @@ class MimicMotionSample(io.ComfyNode):
         report(Progress("encode", 0, 1))
         conditioning = pipe.backbone.encode(request, recipe.sampling, noise.picture)
         steps = pipe.denoise(conditioning, noise.latents, recipe, keep_x0=False)
-        del conditioning  # the steps hold it as long as they need it
+        del conditioning  # `steps` keeps it as long as needed
         for step in steps:
             report(Progress("denoise", step.index + 1, step.total))
         return io.NodeOutput(Latents(step, recipe, request, plan, aligned.inputs))
 
 
 class MimicMotionDecode(io.ComfyNode):
-    """Decode latents to frames; the model's weights leave the GPU then."""
+    """Decode latents to frames; afterwards the model's weights are moved off the GPU."""
 
     settings = NodeSettings(SamplingSettings, "decode_chunk_size")
     of_job = NodeSettings(GenerateConfig, "background")
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Declare inputs and outputs."""
         sockets = [ModelIO.Input("model"), LatentsIO.Input("latents")]
         inputs = [*sockets, *cls.settings.inputs(), *cls.of_job.inputs()]
         return _schema(cls, inputs, [io.Image.Output("images", display_name="images")])
@@ -256,7 +256,7 @@ class MimicMotionSave(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Declare inputs and outputs."""
         suffix = io.Combo.Input("format", FORMATS, optional=True, default=FORMATS[0])
         inputs = [io.Image.Input("images"), *cls.settings.inputs(), _prefix(), suffix]
         return _schema(cls, inputs, [io.Video.Output("video", display_name="video")], is_output_node=True)
@@ -265,7 +265,7 @@ class MimicMotionSave(io.ComfyNode):
     def execute(
         cls, images: api.Images, filename_prefix: str = CATEGORY, format: str = FORMATS[0], **given: Any
     ) -> io.NodeOutput:
-        """Write and label it."""
+        """Write and label the video."""
         config, report, size = (
             job_settings(cls.settings.values(given)),
             api.follow(),
@@ -286,7 +286,7 @@ class MimicMotionSave(io.ComfyNode):
 
 
 class MimicMotionAnimate(io.ComfyNode):
-    """All of it in one node: a picture and a video to a labelled video, with its record (.json) beside it."""
+    """All steps in one node: make a labelled video, with a record (.json) beside it, from a picture and a video."""
 
     settings = NodeSettings(
         GenerateConfig,
@@ -297,7 +297,7 @@ class MimicMotionAnimate(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Inputs and outputs."""
+        """Declare inputs and outputs."""
         sockets = [
             io.Image.Input("image", tooltip="The picture of the person."),
             io.MultiType.Input("source", [io.Image, io.Video], tooltip="The driving video, or its frames."),
@@ -310,13 +310,13 @@ class MimicMotionAnimate(io.ComfyNode):
     def execute(
         cls, image: api.Images, source: Any, model: Model | None = None, filename_prefix: str = CATEGORY, **given: Any
     ) -> io.NodeOutput:
-        """Make it."""
+        """Make the video."""
         values, report = cls.settings.values(given) | (model.settings if model else {}), api.follow()
         picture = api.to_frame(image[0])
         path = api.next_output(filename_prefix, FORMATS[0], (picture.shape[0], picture.shape[1]))
         api.free_gpu()
         pipe = load_pipeline(job_settings(values)) if model is None else model.pipeline
-        pipe.backbone.forget_plan()  # it may be that of another size
+        pipe.backbone.forget_plan()  # it may be for another size
         with tempfile.TemporaryDirectory(dir=api.temporary_folder()) as name:
             folder = Path(name)
             write_picture(folder / "picture.png", picture)
@@ -356,7 +356,7 @@ def _prefix() -> io.Input:
 
 
 def _draw_only(poses: PoseSequence, body: bool, hands: bool) -> PoseSequence:
-    """The poses without what is switched off: points of no confidence are not drawn."""
+    """Hide the parts that are switched off; points with confidence 0 are not drawn."""
     confidence = poses.confidence.copy()
     for part, drawn in ((BODY, body), (FEET, body), (LEFT_HAND, hands), (RIGHT_HAND, hands)):
         if not drawn:
