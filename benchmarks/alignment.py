@@ -4,7 +4,7 @@ Prints one JSON line. Two synthetic bodies make the same movement before two cam
 is the driver; of the other there is a picture, standing calmly (or sitting), and its true points are what the aligned
 driver (smoothed as in `generate`, but for `released`) is compared with: mean distance of body and feet, all in the
 frame, in torso lengths of the person in the picture. A pair has one difference (`equal` none), in both directions.
-Intervals (95 %) are bootstrapped over pairs; `ratio` is the error divided by the one of `released`, paired.
+Intervals (95%) are bootstrapped over pairs; `ratio` is the error divided by the one of `released`, paired.
 `jitter` is the mean error of the driver's acceleration, before and after smoothing.
 """
 
@@ -143,7 +143,7 @@ def jitter(poses: PoseSequence, exact: PoseSequence) -> float:
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, list[float]]]:
-    """Mean and 95 % interval of each method's error, and of its ratio to `released`."""
+    """Mean and 95% interval of each method's error, and of its ratio to `released`."""
     values = np.array([[row[m] for m in METHODS] for row in rows])
     draws = values[np.random.default_rng(0).integers(len(values), size=(2000, len(values)))].mean(1)
     out = {}

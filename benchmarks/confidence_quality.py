@@ -5,7 +5,7 @@ found a second time on the other hand, hands taken for one another, an elbow gue
 threshold. Each clip is made twice with the same noise: poses drawn with their confidence (`on`), or every point above
 0.3 in full and no other (`off`). Results are compared with the true frames: PSNR and SSIM of whole frames, PSNR near
 the points that the error moved (`psnr_near`), and how far the true points' surroundings lie from where they belong
-(`point_error`, torso lengths). `difference` is on less off, paired by clip; 95 % bootstrap intervals over clips.
+(`point_error`, torso lengths). `difference` is on less off, paired by clip; 95% bootstrap intervals over clips.
 
 A model that is given the warped picture gets it from the same wrong poses (`found`), as usual, and once more from the
 exact poses (`exact`), so that the pose map alone is wrong. `none` has exact poses: what the drawing costs there.

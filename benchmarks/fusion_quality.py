@@ -2,7 +2,7 @@
 
 Prints one JSON line. Each clip of a synthetic person that no training saw is made from its reference picture and exact
 poses, with the same noise in every mode. Seams: the jump into a segment (none), or into and out of an overlap, against
-the jumps around it (1: cannot be told). Differences from progressive fusion are paired by clip, 95 % intervals.
+the jumps around it (1: cannot be told). Differences from progressive fusion are paired by clip, 95% intervals.
 """
 
 from __future__ import annotations

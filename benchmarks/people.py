@@ -12,7 +12,7 @@ animated by their exact poses and by those that the bundled estimator finds (`--
 - `torn`: share of frames with a gap between chest and chin, where the result shows the empty place;
 - `faces`, `hands`, `body`, `jitter`: found again by the estimator, as shares of what it finds in the true frames (faces
   found; points within a tenth of a torso; jerkiness);
-- `gain`: the differences from `warp`, clip by clip, with half of their 95 % interval.
+- `gain`: the differences from `warp`, clip by clip, with half of their 95% interval.
 
 `--without` leaves out a part of the model: its warp network (it gets the limb warp), the mask of the person (cut along
 capsules around the limbs), or the detail network (decoded frames are shown as they are).
@@ -126,7 +126,7 @@ def found_again(rows: list[dict[str, Any]], true: list[dict[str, Any]]) -> dict[
 
 
 def gain(rows: list[dict[str, float]], warp: list[dict[str, float]]) -> dict[str, list[float]]:
-    """Mean difference from the limb warp, and half of its 95 % interval over clips."""
+    """Mean difference from the limb warp, and half of its 95% interval over clips."""
     out = {}
     for name in rows[0]:
         apart = np.array([r[name] - w[name] for r, w in zip(rows, warp, strict=True)])

@@ -5,8 +5,8 @@
 Prints one JSON line. Each clip is a held-out rendered person: the picture and 12 frames, whose poses the bundled
 estimator finds. What is composed are the frames themselves with a colour shift and noise (about 34 dB), as a model's
 decoder leaves them. Of each clip: `lost`, per cent of the person's true pixels of which less than half comes through;
-`outside`, PSNR in dB of the result against the picture, outside of the true person grown by 4 % of their height (and of
-the same around the picture's person, where the background is filled in). The targets are 1 % and 40 dB in every clip.
+`outside`, PSNR in dB of the result against the picture, outside of the true person grown by 4% of their height (and of
+the same around the picture's person, where the background is filled in). The targets are 1% and 40 dB in every clip.
 `--sheet` writes a picture of the clips that lose most: picture, filled background, the worst frame and its result.
 """
 

@@ -6,7 +6,7 @@ turn on each clip: of denoising, and of encoding, denoising and decoding. Errors
 same noise: PSNR, LPIPS (without `mimicmotion weights fetch lpips-alex` the column says so), and pose fidelity: the
 share of the body's points whose surroundings in the exact frame lie within a tenth of a torso length of the same place
 here (`evaluation.metrics.poses.find_patches`; a pose estimator flips on this model's noisy frames: a result 67 dB
-from another had it find nobody). Beside them PSNR and pose fidelity to the true frames. Intervals are 95 % bootstrap
+from another had it find nobody). Beside them PSNR and pose fidelity to the true frames. Intervals are 95% bootstrap
 intervals over clips. --keep names a folder for times and frames: a second run goes on from them.
 --sheet writes a picture (rows: truth, exact, balanced, fast). Four clips take about 8 minutes.
 

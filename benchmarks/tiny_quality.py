@@ -9,7 +9,7 @@ Beside the result stand `copy` (the reference picture held still), `warp` (a lim
 bundled segmentation and colours), `warp_plain` (the same, cut along capsules), and on every fourth clip `warp_latents`
 (cells of the latent moved limb by limb, decoded) and `bound` (the autoencoder alone). `gain` is the result less each of
 them, clip by clip.
-Intervals are 95 % bootstrap intervals over clips.
+Intervals are 95% bootstrap intervals over clips.
 
 `poses` are found again by the bundled estimator in the result, the true frames (the ceiling), the warp and the copy
 (the floor), and compared with the exact poses: within a tenth of a torso (`poses`), and within a tenth of the longer
