@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from numpy import ndarray
 
+from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.evaluation.metrics.intervals import mean_interval
 from mimicmotion.evaluation.metrics.pixels import psnr, ssim
 from mimicmotion.evaluation.metrics.poses import TRULY_VISIBLE, find_patches, torso_length
@@ -117,6 +118,7 @@ def point_error(frames: ndarray, clip: SynthClip, moved: ndarray) -> float:
 
 
 def warps(pipe: MimicMotionPipeline, error: str) -> tuple[str, ...]:
+    assert isinstance(pipe.backbone, SVDBackbone)
     return ("found", "exact") if pipe.backbone.warps and error != "none" else ("found",)
 
 
@@ -246,6 +248,7 @@ def arguments() -> argparse.Namespace:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     pipe = MimicMotionPipeline.from_pretrained(options.model)
+    assert isinstance(pipe.backbone, SVDBackbone)
     size = (pipe.backbone.settings["height"], pipe.backbone.settings["width"])
     lines = options.log.read_text().splitlines() if options.log and options.log.exists() else []
     records = {r["index"]: r for r in map(json.loads, lines)}

@@ -48,7 +48,7 @@ def draw_plainly(xy: ndarray, confidence: ndarray, size: tuple[int, int]) -> nda
             centre, offset = (points[a] + points[b]) / 2, points[a] - points[b]
             half, angle = int(np.hypot(*offset) / 2), int(np.degrees(np.arctan2(offset[1], offset[0])))
             outline = cv2.ellipse2Poly(tuple(centre.astype(int).tolist()), (half, 4), angle, 0, 360, 1)
-            cv2.fillConvexPoly(canvas, outline, np.trunc(colour * confidence[a] * confidence[b]).tolist())
+            cv2.fillConvexPoly(canvas, np.array(outline), np.trunc(colour * confidence[a] * confidence[b]).tolist())
     canvas = (canvas * 0.6).astype(np.uint8)
     whole = points.astype(int).tolist()
     for k in range(18):

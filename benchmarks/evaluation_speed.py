@@ -108,11 +108,12 @@ def measure(options: argparse.Namespace, root: Path) -> dict[str, Any]:
         save(root / "made" / f"{i}", np.clip(np.stack(large) + noise, 0, 255).astype(np.uint8))
     common: dict[str, Any] = {"real": root / "real", "generated": {"made": root / "made"}, "output": root / "report"}
     common |= {"cache": False}
-    frechet = {"clips": "disjoint"}
+    frechet: dict[str, Any] = {"clips": "disjoint"}
+    borders: dict[str, Any] = {"borders": [CLIP]}
 
     def settings(*metrics: str) -> EvaluateConfig:
         own = frechet if {"fvd", "fid", "fid-vid", "cd-fvd", "features"} & set(metrics) else {}
-        return EvaluateConfig(**common | own | ({"borders": [CLIP]} if "seams" in metrics else {}), metrics=[*metrics])
+        return EvaluateConfig(**common | own | (borders if "seams" in metrics else {}), metrics=[*metrics])
 
     asked = list(options.metrics or METRICS)
     rows: dict[str, Any] = {}

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float32, UInt8
 from numpy import ndarray
 
+from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.pose_features import to_unit
 from mimicmotion.backbones.svd.vae import encode_mode
 from mimicmotion.pipeline import MimicMotionPipeline
@@ -45,6 +46,7 @@ def warp_latents(
         reference_pose: its pose, one frame, in pixels of the picture.
         poses: driving poses in pixels of the same picture.
     """
+    assert isinstance(pipe.backbone, SVDBackbone)
     scale = pipe.backbone.vae.config["scaling_factor"]
     latent: Cells = (encode_mode(pipe.backbone.vae, to_unit(reference[None]))[0] * scale).float().cpu().numpy()
     height, width = latent.shape[1:]

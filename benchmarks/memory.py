@@ -47,7 +47,7 @@ def one(frames: int) -> dict[str, Any]:
     poses = PoseSequence(xy, np.full((frames, NUM_POINTS), 0.9, np.float32), SIZE, 15.0, "planted")
     first = PoseSequence(xy[:1].copy(), poses.confidence[:1].copy(), SIZE, 15.0, "planted")
     planted = SimpleNamespace(estimate=lambda _: first)  # of the picture
-    inputs.find_estimator = lambda _: lambda static=False: planted  # noqa: ARG005
+    inputs.find_estimator = lambda _: lambda static=False: planted  # noqa: ARG005  # pyrefly: ignore[bad-assignment]
     with tempfile.TemporaryDirectory() as folder:
         save_poses(poses, Path(folder) / "poses.npz")
         del poses, xy  # they are no part of the job

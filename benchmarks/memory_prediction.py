@@ -53,7 +53,7 @@ class Recorder:
         """Record the block."""
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
             yield
-        events = sorted(found.profiler.kineto_results.events(), key=lambda e: e.start_ns())
+        events = sorted(found.profiler.kineto_results.events(), key=lambda e: e.start_ns())  # pyrefly: ignore[missing-attribute]
         stages = [(e.duration_ns(), e.start_ns(), e.name()) for e in events if e.name().startswith(MARK)]
         stages.sort()  # within another stage, the inner one
         now = 0
@@ -85,6 +85,7 @@ def ways(frames: int, positions: int) -> dict[str, ExecutionPlan]:
 
 def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, work: Workload, segments: int) -> dict[str, int]:
     """Run all stages as a job does (in place) and see what they took."""
+    assert isinstance(pipe.backbone, SVDBackbone)
     pipe.backbone.configure(plan)
     generator = np.random.default_rng(1)
     picture = generator.integers(0, 256, (*work.size, 3), dtype=np.uint8)
@@ -120,6 +121,7 @@ def compare(
     pipe: MimicMotionPipeline, work: Workload, segments: int, only: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
     """Rows of predicted and measured bytes, way by way (of these names) and stage by stage."""
+    assert isinstance(pipe.backbone, SVDBackbone)
     predictor = Predictor(pipe.backbone)
     rows = []
     cells = (work.size[0] // pipe.backbone.downscale) * (work.size[1] // pipe.backbone.downscale)
@@ -169,7 +171,7 @@ def build_pipeline(quick: bool = False, dtype: torch.dtype = torch.float32) -> M
     pose_net = PoseNet(width, (3, 4, 8, 16))
     parts = Components(unet.eval(), vae.eval(), encoder.eval(), pose_net.eval())
     pipe = MimicMotionPipeline(SVDBackbone(parts)).to(dtype=dtype)
-    for network in (pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, pipe.backbone.pose_net):
+    for network in (unet, vae, encoder, pose_net):
         for p in network.parameters():
             p.requires_grad_(False)
     return pipe
@@ -177,6 +179,7 @@ def build_pipeline(quick: bool = False, dtype: torch.dtype = torch.float32) -> M
 
 def seconds(pipe: MimicMotionPipeline, work: Workload, repeats: int) -> dict[str, float]:
     """Median seconds of one guided step of a segment, in turn: as one batch, and as two passes."""
+    assert isinstance(pipe.backbone, SVDBackbone)
     recipe = pipe.recipe(work.segment_frames - 1, reference_slot=True, sigmas=(10.0, 0.0), guidance_scale=2.0)
     poses = np.zeros((work.segment_frames - 1, *work.size, 3), np.uint8)
     conditioning, noise = pipe.encode(poses[0], poses, poses[0]), pipe.draw_noise(recipe, work.size).latents

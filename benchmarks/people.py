@@ -165,7 +165,7 @@ def main() -> None:
     pipe = MimicMotionPipeline.from_pretrained(options.model)
     size = (pipe.backbone.settings.get("height", 224), pipe.backbone.settings.get("width", 128))
     if options.without == "mask":
-        cut.__kwdefaults__["segmented"] = False  # what is not said otherwise; the limb warp says it
+        cut.__kwdefaults__["segmented"] = False  # pyrefly: ignore[unsupported-operation]  # what is not said otherwise; the limb warp says it
     elif options.without:
         setattr(pipe.backbone, options.without, None)
     scorer = PoseScores()

@@ -22,7 +22,7 @@ PEOPLE = Path(__file__).parents[1] / "tests" / "data" / "people"
 def read(video: Path | None, count: int, long_side: int) -> list[ndarray]:
     """RGB frames of the video, or the four of the repository over and over."""
     if video is None:
-        frames = [cv2.imread(str(path)) for path in sorted(PEOPLE.glob("balance_*.jpg"))]
+        frames = [np.array(cv2.imread(str(path))) for path in sorted(PEOPLE.glob("balance_*.jpg"))]
         frames = [frames[i % len(frames)] for i in range(count)]
     else:
         capture = cv2.VideoCapture(str(video))

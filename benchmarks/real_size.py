@@ -74,6 +74,7 @@ def pipeline(dtype: torch.dtype = torch.float16) -> MimicMotionPipeline:
 
 def randomise(pipe: MimicMotionPipeline, device: torch.device | str = "cpu") -> None:
     """Random weights on a device."""
+    assert isinstance(pipe.backbone, SVDBackbone)
     for module in (pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, pipe.backbone.pose_net):
         nn.Module.to_empty(module, device=device)
         for p in module.parameters():
@@ -99,6 +100,7 @@ class MadeFeatures:
 @torch.inference_mode()
 def measured(pipe: MimicMotionPipeline, plan: ExecutionPlan, work: Workload, device: torch.device) -> dict[str, Any]:
     """Run one guided pass and one clip on the GPU."""
+    assert isinstance(pipe.backbone, SVDBackbone)
     pipe.backbone.configure(plan, device)
     rows, h, w = work.segment_frames, work.size[0] // 8, work.size[1] // 8
     options: dict[str, Any] = {"device": device, "dtype": torch.float16}

@@ -157,6 +157,7 @@ def released_latents(
 
     `network` makes of our U-Net what is called; None is `diffusers_unet`.
     """
+    assert isinstance(pipe.backbone, SVDBackbone)
     size: tuple[int, int] = image.shape[:2]
     device, unet = pipe.device, (network or diffusers_unet)(pipe.backbone.unet)
     recipe = pipe.recipe(
@@ -225,6 +226,7 @@ def run_released(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str,
     from mimicmotion.runtime.progress import finish
     from mimicmotion.video.writer import open_writer
 
+    assert isinstance(pipe.backbone, SVDBackbone)
     size = (pipe.backbone.settings["height"], pipe.backbone.settings["width"])
     found = prepare(config, finish(find(config)), size)
     watch, steps, tile, overlap = Watch(), config.num_inference_steps, config.segment_frames, config.overlap_frames
@@ -303,9 +305,10 @@ def build_pipeline(dtype: torch.dtype = torch.float32, seed: int = 0, vae: str =
 
 def build_real_pipeline(dtype: torch.dtype, device: str, size: tuple[int, int]) -> MimicMotionPipeline:
     """The published model's shapes (1.52 B parameters in the U-Net), random weights."""
-    from real_size import pipeline, randomise  # pyrefly: ignore[missing-import]  # beside this file
+    from real_size import pipeline, randomise  # beside this file
 
     pipe = pipeline(dtype)
+    assert isinstance(pipe.backbone, SVDBackbone)
     randomise(pipe, device)
     settings = {"height": size[0], "width": size[1], "guidance_scale": 2.0}
     return MimicMotionPipeline(SVDBackbone(dataclasses.replace(pipe.backbone.parts, settings=settings)))
@@ -322,7 +325,7 @@ def plant_poses(folder: Path, frames: int, size: tuple[int, int]) -> tuple[Path,
     save_poses(poses, folder / "poses.npz")
     write_picture(folder / "person.png", np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
     planted = SimpleNamespace(estimate=lambda _: poses[:1])  # of the picture
-    inputs.find_estimator = lambda _: lambda static=False: planted  # noqa: ARG005
+    inputs.find_estimator = lambda _: lambda static=False: planted  # noqa: ARG005  # pyrefly: ignore[bad-assignment]
     return folder / "person.png", folder / "poses.npz"
 
 
@@ -373,9 +376,9 @@ def resident_bytes() -> int:
 
 def predicted_bytes(pipe: MimicMotionPipeline, config: GenerateConfig, setup: Setup) -> int:
     """What the planner says that our side takes at most, weights included."""
-
     from mimicmotion.generate.setup import recipe_for
 
+    assert isinstance(pipe.backbone, SVDBackbone)
     recipe = recipe_for(config, pipe, setup.frames)
     return max(pipe.backbone.plan_run(setup.size, recipe, config, device=pipe.device, predict=True).peaks.values())
 
@@ -391,6 +394,7 @@ def one(side: str, dtype: str, setup: Setup) -> dict[str, Any]:
     else:
         pipe = build_pipeline(getattr(torch, dtype), vae=setup.vae).to(setup.device)
         pipe.backbone.settings |= {"height": setup.size[0], "width": setup.size[1]}
+    assert isinstance(pipe.backbone, SVDBackbone)
     networks = (pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, pipe.backbone.pose_net)
     on_gpu = setup.device != "cpu"
     program = resident_bytes() - weight_bytes(*networks)  # the interpreter and its libraries
@@ -472,7 +476,8 @@ def take_turns(kinds: list[tuple[str, str]], setup: Setup, repeats: int, file: P
 def run_one(side: str, dtype: str, settings: str) -> None:
     """What a process of its own does: one run, printed as one line."""
     values = json.loads(settings)
-    setup = Setup(**{**values, "size": tuple(values["size"])})
+    values["size"] = tuple(values["size"])
+    setup = Setup(**values)
     torch.set_num_threads(setup.threads)
     sys.stdout.write(json.dumps(one(side, dtype, setup)) + "\n")
 

@@ -41,6 +41,7 @@ from numpy import ndarray
 from PIL import Image
 
 from mimicmotion.backbones.base import Request
+from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.execution.memory import weight_bytes
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.backbones.svd.execution.quantize import quantize_weights
@@ -88,8 +89,8 @@ VARIANTS: dict[str, Variant] = {
     "block_cache 0.6": Variant(guidance_scale=GUIDANCE, schedule="karras", num_inference_steps=STEPS, block_cache=0.6),
     "int8": Variant(guidance_scale=GUIDANCE, schedule="karras", num_inference_steps=STEPS, quantize="int8"),
     "fp8": Variant(guidance_scale=GUIDANCE, schedule="karras", num_inference_steps=STEPS, quantize="fp8"),
-    "balanced": resolve_tier(Variant(speed="balanced", guidance_scale=GUIDANCE), STEPS),
-    "fast": resolve_tier(Variant(speed="fast", guidance_scale=GUIDANCE), STEPS),
+    "balanced": resolve_tier(Variant(speed="balanced", guidance_scale=GUIDANCE), STEPS),  # pyrefly: ignore[bad-assignment]
+    "fast": resolve_tier(Variant(speed="fast", guidance_scale=GUIDANCE), STEPS),  # pyrefly: ignore[bad-assignment]
 }
 
 
@@ -116,6 +117,7 @@ def arguments() -> argparse.Namespace:
 
 def generate(pipe: MimicMotionPipeline, clip: SynthClip, plan: Variant, seed: int) -> tuple[ndarray, dict[str, float]]:
     """Frames, and CPU seconds of denoising and of all stages (drawing the poses left out)."""
+    assert isinstance(pipe.backbone, SVDBackbone)
     pipe.backbone.configure(ExecutionPlan(unet=pipe.backbone.unet.execution, guidance_in_one_batch=False))
     poses, reference = pipe.guide(clip.reference_frame, clip.reference_pose, clip.poses)
     request = Request(clip.reference_frame, poses, reference, len(poses), seed)
@@ -134,7 +136,7 @@ def job(side: Side, frames: int, steps: int) -> dict[str, Any]:
     import tempfile
 
     import mimicmotion.pipeline
-    import released  # pyrefly: ignore[missing-import]  # benchmarks/released.py, beside this file
+    import released  # benchmarks/released.py, beside this file
     from mimicmotion.backbones.svd.execution.deep_features import BlockCache
     from mimicmotion.settings import GenerateConfig
 
@@ -170,7 +172,7 @@ def job(side: Side, frames: int, steps: int) -> dict[str, Any]:
 
 def against_released(options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of whole jobs, one after another: the published code, and ours in each tier."""
-    import released  # pyrefly: ignore[missing-import]
+    import released
 
     out: dict[str, Any] = {}
     threads = options.released_threads
@@ -243,14 +245,15 @@ class Bench:
         self.pipes: dict[str, MimicMotionPipeline] = {}
         self.weights: dict[str, Any] = {}
         self.made: dict[tuple[int, Variant], tuple[ndarray, dict[str, float]]] = {}
-        self.weights_seen = sorted(sha256_file(f) for f in self.pipe("none").files) if options.keep else []
-        settings = self.pipe("none").settings
+        self.weights_seen = sorted(sha256_file(f) for f in self.pipe("none").backbone.files) if options.keep else []
+        settings = self.pipe("none").backbone.settings
         self.size = (settings.get("height", 224), settings.get("width", 128))
 
     def pipe(self, quantize: str) -> MimicMotionPipeline:
         if quantize not in self.pipes:
             pipe = MimicMotionPipeline.from_pretrained(self.options.model)
             if quantize != "none":
+                assert isinstance(pipe.backbone, SVDBackbone)
                 before = weight_bytes(pipe.backbone.unet)
                 quantize_weights(pipe.backbone.unet, quantize)  # type: ignore[arg-type]
                 self.weights[quantize] = {"share": round(weight_bytes(pipe.backbone.unet) / before, 3)}

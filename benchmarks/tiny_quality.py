@@ -71,9 +71,11 @@ def generate(pipe: MimicMotionPipeline, clip: SynthClip) -> ndarray:
 
 def reconstruct(pipe: MimicMotionPipeline, frames: ndarray) -> ndarray:
     """Frames through the autoencoder and back: the best that any U-Net could do."""
+    from mimicmotion.backbones.svd.backbone import SVDBackbone
     from mimicmotion.backbones.svd.pose_features import to_unit
     from mimicmotion.backbones.svd.vae import encode_mode
 
+    assert isinstance(pipe.backbone, SVDBackbone)
     latents = encode_mode(pipe.backbone.vae, to_unit(frames)) * pipe.backbone.vae.config["scaling_factor"]
     return np.stack(list(pipe.decode(latents)))
 

@@ -89,11 +89,11 @@ def measured(work: Callable[[], object]) -> Row:
 def large_pipeline(setup: Setup) -> Any:
     """The published shapes (small: a fifth of the width) with random weights, on the device."""
     if setup.small:
-        from released import build_pipeline  # pyrefly: ignore[missing-import]  # in benchmarks/
+        from released import build_pipeline  # in benchmarks/
 
         pipe = build_pipeline().to(setup.device)
     else:
-        from released import build_real_pipeline  # pyrefly: ignore[missing-import]  # in benchmarks/
+        from released import build_real_pipeline  # in benchmarks/
 
         pipe = build_real_pipeline(setup.dtype, setup.device, setup.size)
     return pipe
@@ -248,7 +248,7 @@ def exact(setup: Setup) -> Iterator[Row]:
     from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
     from mimicmotion.pose.keypoints import PoseSequence
     from mimicmotion.settings import ExecutionOptions
-    from released import (  # pyrefly: ignore[missing-import]  # in benchmarks/
+    from released import (  # in benchmarks/
         Watch,
         dancer,
         released_latents,

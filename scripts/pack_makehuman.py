@@ -120,7 +120,7 @@ def pack(source: zipfile.ZipFile, assets: Path | None, *, small: bool) -> dict[s
     }
     for name in MASKS:
         data = np.frombuffer(source.read(f"{DATA}textures/mpfb_{name}.jpg"), np.uint8)
-        picture = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+        picture = np.array(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE))
         picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
         arrays[f"mask_{name}"] = np.where(picture < 16, 0, picture).astype(np.uint8)
     arrays |= surfaces(size // 2)

@@ -131,7 +131,7 @@ def measure() -> tuple[dict[str, float], list[str]]:
         span(docstring(node))
         for tree in trees.values()
         for node in ast.walk(tree)
-        if isinstance(node, (ast.Module, ast.ClassDef, *Function.__args__))
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
     )
     functions = sorted(
         (
