@@ -49,7 +49,7 @@ def main() -> None:
         )
     )
     shared = {
-        "data.shards": people, "warp.new": "true", "warp.clips": options.people,
+        "data.shards": people, "warp.new": "true", "warp.clips": options.people, "warp.perceptual": 0,
         "optim.steps": options.steps, "optim.decay": options.steps, "validation.every": options.steps,
     }  # fmt: skip
     line: dict[str, object] = {"bench": "warp_truth", "people": options.people, "steps": options.steps}

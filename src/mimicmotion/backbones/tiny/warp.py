@@ -195,10 +195,10 @@ def _sources(weights: Float[Tensor, "n 14 h w"], maps: Float[Tensor, "n 14 2 3"]
 
 
 def _sample(picture: Float[Tensor, "n 3 h w"], place: Float[Tensor, "n 2 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Sample a picture bilinearly at positions (x, y) in pixels."""
+    """Sample a picture bicubically, which keeps faces sharper than bilinear, at positions (x, y) in pixels."""
     height, width = picture.shape[-2:]
     at = torch.stack([(2 * place[:, 0] + 1) / width - 1, (2 * place[:, 1] + 1) / height - 1], -1)
-    return F.grid_sample(picture, at, padding_mode="border", align_corners=False)
+    return F.grid_sample(picture, at, mode="bicubic", padding_mode="border", align_corners=False)
 
 
 class MovedPicture:
