@@ -31,10 +31,11 @@ def evaluate(settings: EvaluateConfig) -> int:
     Writes OUTPUT/report.md, report.html, metrics.csv and summary.json. Exits with 1 if a video could not be measured.
     """
     from mimicmotion.evaluation.job import evaluate as job
+    from mimicmotion.evaluation.reports.report import overview
 
-    result = run_job(job(settings))
-    say(result.summary())
-    return result.exit_code
+    done = run_job(job(settings))
+    say(overview(done))
+    return int(bool(done.failures))
 
 
 @app.command

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mimicmotion.errors import InputError, MediaError
-from mimicmotion.evaluation.reports.listing import list_pictures, list_videos
+from mimicmotion.evaluation.videos import list_pictures, list_videos
 from mimicmotion.runtime.files import check_writable, write_json, writing
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.runtime.reading import reading

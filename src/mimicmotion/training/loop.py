@@ -26,14 +26,20 @@ from mimicmotion.runtime.interrupt import Interrupts, Stopped
 from mimicmotion.runtime.progress import Job, Progress, finish
 from mimicmotion.runtime.run_folder import FolderLock, atomic_folder
 from mimicmotion.settings.training import TrainConfig, as_dict
-from mimicmotion.training.launch import build_accelerator, on_main_process, quiet_worker, resume_command
+from mimicmotion.training.processes import (
+    Strategy,
+    build_accelerator,
+    build_optimizer,
+    on_main_process,
+    quiet_worker,
+    resume_command,
+)
 from mimicmotion.training.state import (
     Average,
     check_identity,
     checkpoint_path,
     checkpoints,
     clear_run,
-    first_number,
     identity,
     lr_factor,
     mixed_seed,
@@ -43,7 +49,6 @@ from mimicmotion.training.state import (
     save_checkpoint,
     write_state,
 )
-from mimicmotion.training.strategy import Strategy, build_optimizer
 from mimicmotion.training.task import StepResult, Task, Validation
 from mimicmotion.training.tracking import Log, Means, check_trackers, start_trackers
 
@@ -61,13 +66,9 @@ class Passes(torch.utils.data.Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         """The batch of forward pass `index`."""
-        accumulation = self.config.optim.accumulation
-        step, part = divmod(index, accumulation)
-        batch = self.config.batch(step)
-        first = first_number(self.config, step, self.world)
-        numbers = sample_numbers(self.rank, self.world, batch, accumulation, first)
+        numbers = sample_numbers(self.config, index, self.rank, self.world)
         try:
-            return self.task.batch(step, numbers[part * batch : (part + 1) * batch])
+            return self.task.batch(index // self.config.optim.accumulation, numbers)
         except Exception as e:
             if torch.utils.data.get_worker_info() is None:
                 raise

@@ -26,7 +26,7 @@ from mimicmotion.evaluation.metrics.pixels import decibel
 from mimicmotion.runtime.files import write_json
 from mimicmotion.settings.training import TrainConfig
 from mimicmotion.training.bundled import bundled_settings, contact_sheet, to_unit_tensor
-from mimicmotion.training.stages.shards import held_out_shards, training_shards
+from mimicmotion.training.stages.common import held_out_shards, training_shards
 from mimicmotion.training.task import StepResult, Task, Validation
 from mimicmotion.weights.locate import FILE_NAMES, SETTINGS_FILE
 
