@@ -43,7 +43,7 @@ from mimicmotion.diffusion.sampling import Step
 from mimicmotion.errors import MimicMotionError
 from mimicmotion.evaluation.metrics.temporal import sidecar_fusion
 from mimicmotion.evaluation.protocols import load_protocol
-from mimicmotion.evaluation.results import load_results
+from mimicmotion.evaluation.reports.compare import load_results
 from mimicmotion.generate import inputs
 from mimicmotion.generate.outputs import read_sidecar
 from mimicmotion.generate.poses import poses as find_poses

@@ -240,10 +240,10 @@ def test_what_the_eye_sees_can_be_part_of_the_loss(
 
 
 def test_validation_tells_the_gain_over_what_was_decoded(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from mimicmotion.training.stages import shards as run_shards
+    from mimicmotion.training.stages import common
 
     shards = FakeShards(size=SIZE, seed=1)
-    monkeypatch.setattr(run_shards, "open_shards", lambda *_, **__: shards)
+    monkeypatch.setattr(common, "open_shards", lambda *_, **__: shards)
     t = task(config(folder, tmp_path))
     weights = {k: v.detach().clone() for k, v in t.parameters().items()}
     with torch.no_grad():

@@ -25,7 +25,7 @@ from mimicmotion.evaluation.protocols import load_protocol
 from mimicmotion.evaluation.reports.report import FILES, save_report
 from mimicmotion.evaluation.reports.summary import Row, Sets, Summary, add_frechet, summarise_rows
 from mimicmotion.evaluation.selection import MetricNetwork, select_metrics
-from mimicmotion.evaluation.videos import Side, VideoFile, VideoPair, content_digest, find_sequences, missing, open_pair
+from mimicmotion.evaluation.videos import Side, VideoPair, content_digest, find_sequences, missing, open_pair
 from mimicmotion.pose.estimators.holistic.estimator import SOURCE, HolisticEstimator
 from mimicmotion.pose.files import load_poses
 from mimicmotion.pose.keypoints import PoseSequence
@@ -161,17 +161,16 @@ class Evaluation:
     def _look(self, real: dict[str, Path], found: dict[str, dict[str, Path]]) -> Job[list[VideoPair]]:
         """Open all pairs; a damaged video is recorded as a failure and its sequence left out."""
         todo = [(s, m) for s in real for m in found if s in found[m]]
-        sources: dict[tuple[str, str], VideoFile] = {}
         pairs: list[VideoPair] = []
         for i, (sequence, method) in enumerate(todo):
             yield Progress("look", i, len(todo), f"{method} {sequence}")
             try:
-                for name, path in (("real", real[sequence]), (method, found[method][sequence])):
-                    if (name, sequence) not in sources:
-                        sources[name, sequence] = VideoFile(path, content_digest(path))
-                        self.inputs.setdefault(name, {})[sequence] = sources[name, sequence].digest
-                both = sources["real", sequence], sources[method, sequence]
-                pairs.append(open_pair(sequence, method, *both, self.config, self.protocol, self._cache))
+                paths = real[sequence], found[method][sequence]
+                for name, path in zip(("real", method), paths, strict=True):
+                    if sequence not in self.inputs.get(name, {}):
+                        self.inputs.setdefault(name, {})[sequence] = content_digest(path)
+                digests = self.inputs["real"][sequence], self.inputs[method][sequence]
+                pairs.append(open_pair(sequence, method, paths, digests, self.config, self.protocol, self._cache))
             except InputError as e:
                 self._failed(method, sequence, e)
         yield Progress("look", len(todo), len(todo))

@@ -118,14 +118,6 @@ def missing(real: Mapping[str, Path], methods: Mapping[str, Mapping[str, Path]],
 
 
 @dataclass(frozen=True, slots=True)
-class VideoFile:
-    """A video and its checksum."""
-
-    path: Path
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
 class Side:
     """The real or the generated video of a pair: its reader, its checksum, and the map to the compared pixels."""
 
@@ -192,27 +184,26 @@ class VideoPair:
 def open_pair(
     sequence: str,
     method: str,
-    real: VideoFile,
-    generated: VideoFile,
+    paths: tuple[Path, Path],
+    digests: tuple[str, str],
     config: EvaluateConfig,
     protocol: Protocol,
     cache: ResultCache,
 ) -> VideoPair:
-    """Decode both videos to their ends, and decide how they are compared.
+    """Decode the real and the generated video to their ends, and decide how they are compared.
 
     Raises:
         MediaError: a video is damaged or cannot be read.
         InputError: rates or lengths differ, which the settings do not allow, or the crops do not overlap.
     """
-    both = real, generated
-    timed = [v for v in both if v.path.is_file() or config.folder_fps]  # folders of frames specify no rate
-    rate = config.folder_fps or (open_video(timed[0].path).info.fps if len(timed) == 1 else RELEASED_FPS)
-    readers = open_video(real.path, folder_fps=rate), open_video(generated.path, folder_fps=rate)
+    timed = [p for p in paths if p.is_file() or config.folder_fps]  # folders of frames specify no rate
+    rate = config.folder_fps or (open_video(timed[0]).info.fps if len(timed) == 1 else RELEASED_FPS)
+    readers = open_video(paths[0], folder_fps=rate), open_video(paths[1], folder_fps=rate)
     notes: list[str] = []
     fps = _common_rate(*readers, notes) if len(timed) == 2 else None
-    lengths = [_count(v, r, fps, rate, cache) for v, r in zip(both, readers, strict=True)]
+    lengths = [_count(r, d, fps, rate, cache) for r, d in zip(readers, digests, strict=True)]
     if fps is not None and not any(r.info.variable_frame_rate for r in readers):
-        own = [_count(v, r, None, rate, cache) for v, r in zip(both, readers, strict=True)]
+        own = [_count(r, d, None, rate, cache) for r, d in zip(readers, digests, strict=True)]
         if own[0] == own[1]:  # the same frames under another nominal rate
             fps, lengths, notes = None, own, [f"{_rates(*readers)}, {own[0]} frames each: compared frame by frame"]
     if lengths[0] != lengths[1]:
@@ -224,7 +215,7 @@ def open_pair(
     own, size = readers[1].info.size, fits.real.target
     if own != size and not fits.notes:
         notes.append(f"frames of {own[1]} x {own[0]} compared at {size[1]} x {size[0]}")
-    sides = Side(readers[0], real.digest, fits.real), Side(readers[1], generated.digest, fits.generated)
+    sides = Side(readers[0], digests[0], fits.real), Side(readers[1], digests[1], fits.generated)
     return VideoPair(sequence, method, *sides, fps, min(lengths), lengths[1], (*notes, *fits.notes))
 
 
@@ -241,19 +232,19 @@ def _rates(real: VideoReader, generated: VideoReader) -> str:
     return f"real at {real.info.fps:g}, generated at {generated.info.fps:g} {RATES}"
 
 
-def _count(source: VideoFile, reader: VideoReader, fps: float | None, folder_fps: float, cache: ResultCache) -> int:
+def _count(reader: VideoReader, digest: str, fps: float | None, folder_fps: float, cache: ResultCache) -> int:
     """Number of frames of a video, by decoding it to its end.
 
     Raises:
         MediaError: the video is damaged, or has no frames.
     """
-    rate = folder_fps if source.path.is_dir() else None
-    key = {"kind": "count", "version": 2, "video": source.digest, "fps": fps, "rate": rate}
+    rate = folder_fps if reader.path.is_dir() else None
+    key = {"kind": "count", "version": 2, "video": digest, "fps": fps, "rate": rate}
     known = cache.get(key)
     if known is None:
         known = {"frames": reader.count(fps), "damage": reader.damage}
         cache.put(key, known)
     if known["damage"] or not known["frames"]:
         what = known["damage"] or "has no frames"
-        raise MediaError(f"{source.path}: {what}", "a complete video", "create or copy it again")
+        raise MediaError(f"{reader.path}: {what}", "a complete video", "create or copy it again")
     return int(known["frames"])

@@ -200,14 +200,12 @@ def _scores(frames: np.ndarray, clip: Any) -> dict[str, float]:
     moved = pixels.moving_region(clip.frames, clip.reference_frame)
     # all hands count, even those with a low confidence, because their true positions are known
     sure = dataclasses.replace(clip.poses, confidence=(clip.poses.confidence > 0).astype(np.float32))
-    found = poses.patch_errors(frames, clip.frames, clip.poses)
     return {
         "psnr": pixels.psnr(frames, clip.frames),
         "ssim": pixels.ssim(frames, clip.frames),
         "psnr_moving": pixels.psnr(frames, clip.frames, moved) if moved.any() else float("nan"),
         "psnr_hands": pixels.hand_psnr(frames, clip.frames, sure),
-        "hand_error": found.hands,
-        "body_error": found.body,
+        **poses.patch_errors(frames, clip.frames, clip.poses),
         "flicker": temporal.background_flicker(frames, clip.frames),
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mimicmotion.evaluation.figures import bars, changes, fusion, people, specs
 from mimicmotion.evaluation.figures.specs import FigureResult, FigureSpec
-from mimicmotion.evaluation.results import TABLE
+from mimicmotion.evaluation.reports.compare import TABLE
 from mimicmotion.plot import check_plot_output
 from mimicmotion.runtime.files import check_not_inputs
 from mimicmotion.runtime.progress import Job

@@ -197,9 +197,13 @@ def make_hands(spec: HandsSpec) -> Job[FigureResult]:
         known = known if spec.max_frames is None else known[: spec.max_frames]
     data = cut_hands(clips, known, numbers=numbers, frames=frames)
     head = ("result", "frame", "hand", "left", "top", "right", "bottom", "confidence", "difference_from_first")
-    rows = ((n, h.frame, h.side, *box, h.confidence, h.difference(n)) for h in data for n, box in h.boxes.items())
-    table = write_csv(spec.output.with_suffix(".csv"), head, rows)
-    _paint(data, spec.output)
+    lines = ((n, h.frame, h.side, *box, h.confidence, h.difference(n)) for h in data for n, box in h.boxes.items())
+    table = write_csv(spec.output.with_suffix(".csv"), head, lines)
+    rows = {name: [hand.crops[name] for hand in data] for name in data[0].crops}
+    titles = [f"frame {hand.frame}\n{hand.side} {hand.confidence:.2f}" for hand in data]
+    cell = min((plot.PAGE_WIDTH - 0.4) / max(len(data), 4), 1.6)
+    with plot.figure(spec.output, height=cell * len(rows) + 0.5) as sheet:
+        plot.picture_grid(sheet, rows, titles, interpolation="antialiased")
     note = f"{len(data)} hands in frames {', '.join(map(str, sorted({h.frame for h in data})))}"
     return FigureResult([spec.output, table], [note])
 
@@ -277,14 +281,6 @@ def cut_hands(
             crops = {n: crop(pictures[n][t], box) for n, box in boxes.items()}
             found.append(HandCrop(t, SIDES[k], float(poses.confidence[i, part].min()), boxes, crops))
     return found
-
-
-def _paint(data: Sequence[HandCrop], output: Path) -> None:
-    rows = {name: [hand.crops[name] for hand in data] for name in data[0].crops}
-    titles = [f"frame {hand.frame}\n{hand.side} {hand.confidence:.2f}" for hand in data]
-    cell = min((plot.PAGE_WIDTH - 0.4) / max(len(data), 4), 1.6)
-    with plot.figure(output, height=cell * len(rows) + 0.5) as sheet:
-        plot.picture_grid(sheet, rows, titles, interpolation="antialiased")
 
 
 def _pixels(square: Float[ndarray, " 4"], size: tuple[int, int]) -> Box:

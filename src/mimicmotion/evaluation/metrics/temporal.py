@@ -163,7 +163,7 @@ def jerkiness(poses: PoseSequence, length: float) -> float:
     return float(counted.mean() / length) if len(counted) else float("nan")
 
 
-def sample_bilinear(frame: Float[ndarray, "h w 3"], flow: Float32[ndarray, "h w 2"]) -> Float[ndarray, "h w 3"]:
+def sample_bilinear(frame: Float[ndarray, "h w c"], flow: Float32[ndarray, "h w 2"]) -> Float[ndarray, "h w c"]:
     """Sample a frame bilinearly at each pixel's position plus flow; the border is replicated."""
     rows, columns = np.indices(flow.shape[:2], np.float32)
     x, y = columns + flow[..., 0], rows + flow[..., 1]
@@ -175,12 +175,11 @@ def _flow(now: ndarray, before: ndarray) -> tuple[Float32[ndarray, "h w 2"], Boo
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     back = dis.calc(now, before, np.zeros((*now.shape, 2), np.float32))
     there = dis.calc(before, now, np.zeros((*now.shape, 2), np.float32))
-    rows, columns = np.indices(now.shape, np.float32)
-    x, y = columns + back[..., 0], rows + back[..., 1]
-    again = cv2.remap(there, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    again = sample_bilinear(there, back)
     apart = ((back + again) ** 2).sum(-1)
     steady = apart <= OCCLUSION_SHARE * ((back**2).sum(-1) + (again**2).sum(-1)) + OCCLUSION_OFFSET
-    height, width = now.shape
+    rows, columns = np.indices(now.shape, np.float32)
+    x, y, (height, width) = columns + back[..., 0], rows + back[..., 1], now.shape
     return back, steady & (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
 
 

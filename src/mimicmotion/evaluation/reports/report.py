@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from mimicmotion import __version__
 from mimicmotion.evaluation.figures import bars
 from mimicmotion.evaluation.metrics.intervals import Interval, holm
+from mimicmotion.evaluation.reports.compare import SUMMARY, TABLE
 from mimicmotion.evaluation.reports.summary import Row
-from mimicmotion.evaluation.results import SUMMARY, TABLE
 from mimicmotion.evaluation.videos import RATES
 from mimicmotion.generate.provenance import installed
 from mimicmotion.runtime.files import write_json, write_text

@@ -163,8 +163,6 @@ class DenoiserTask(Task):
         vae = self.parts.vae
         return encode_frames(vae, to_unit(frames).to(next(vae.parameters()).device)).cpu().numpy()
 
-    # --- the contract with the trainer --------------------------------------------------------------------------
-
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters, by their names in `model`."""
         return self._trained
@@ -256,8 +254,6 @@ class DenoiserTask(Task):
             warped[:, 0] = picture  # with augmentation noise
         poses, residual = (batch.poses, batch.reference_pose), self.settings.get("reference_warp") == "residual"
         return Encoded(latents, picture, token, pixels, *poses, batch.hand_mask, batch.fps, warped, residual)
-
-    # --- out ----------------------------------------------------------------------------------------------------
 
     def assembled(self, weights: Mapping[str, Tensor], device: torch.device | str | None = None) -> Components:
         """Assemble a plain model with these weights and merged LoRA; frozen weights are shared with the running model.

@@ -211,8 +211,6 @@ class DetailTask(PartTask):
         digest = hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[:16]
         return _Clips(self, make, self.cache / f"detail-{name}-{digest}")
 
-    # --- the contract with the trainer --------------------------------------------------------------------------
-
     def place(self, device: torch.device) -> None:
         """Generate the training frames, distributed over the processes."""
         super().place(device)
@@ -288,7 +286,8 @@ class DetailTask(PartTask):
         rows, scores = [], []
         for k in range(1 if self.config.overfit_one_clip else self.config.validation.clips):
             shown = clips[k]
-            made = self._detailed(net, shown)
+            given = ([to_unit(p[None]).to(self.device) for p in shown.frame(i)[:5]] for i in range(len(shown.true)))
+            made = to_uint8(torch.cat([net(*pictures) for pictures in given]))
             score = clip_scores(made, shown.true, shown.reference)
             for name, other in (("decoded", shown.decoded), ("warp", shown.warped)):
                 than = clip_scores(other, shown.true, shown.reference)
@@ -297,10 +296,6 @@ class DetailTask(PartTask):
             chosen = np.unique(np.linspace(0, len(made) - 1, _SHOWN).astype(int))
             rows += [list(frames[chosen]) for frames in (shown.true, shown.warped, shown.decoded, made)]
         return self.validation(scores, rows)
-
-    def _detailed(self, net: DetailNet, shown: Predicted) -> Frames:
-        made = [net(*(to_unit(p[None]).to(self.device) for p in shown.frame(i)[:5])) for i in range(len(shown.true))]
-        return to_uint8(torch.cat(made))
 
     def _held_out(self) -> _Clips:
         """Validation clips, created on first use."""
