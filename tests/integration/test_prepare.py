@@ -62,7 +62,7 @@ def clips(people: dict[int, SynthClip]) -> dict[int, ndarray]:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory, clips: dict[int, ndarray]) -> Path:
-    """One video of everything that can happen."""
+    """One video of each kind of case."""
     place = tmp_path_factory.mktemp("videos")
     both = [*clips[1], *clips[4]]
     write(place / "a" / "two scenes.mp4", both)
@@ -85,7 +85,7 @@ def config(videos: Path, output: Path, **changes: Any) -> PrepareConfig:
 
 @pytest.fixture(scope="module")
 def made(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PrepareResult]:
-    """The result of one undisturbed run."""
+    """The result of one uninterrupted run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIMICMOTION_CACHE", str(tmp_path_factory.mktemp("cache")))
         output = tmp_path_factory.mktemp("made") / "shards"
@@ -128,7 +128,7 @@ def test_every_file_is_accounted_for(made: tuple[Path, PrepareResult]) -> None:
     assert set(found) == set(status)
 
 
-def test_the_summary_says_what_was_passed_over(made: tuple[Path, PrepareResult]) -> None:
+def test_the_summary_reports_what_was_skipped(made: tuple[Path, PrepareResult]) -> None:
     text = made[1].summary()
     for part in ("f corrupt.mp4: unreadable", "b copy.mp4: duplicate", "max_static 1", "report.html"):
         assert part in text

@@ -1,4 +1,4 @@
-"""The lines of the documentation that get and use the published weights, on an empty machine, against a small hub."""
+"""The documented commands that fetch and use the published weights, on an empty machine, against a small hub."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pose frames drawn when they are asked for: the same pictures whichever thread draws them."""
+"""Pose frames drawn on demand: the same pictures whichever thread draws them."""
 
 from __future__ import annotations
 

@@ -66,6 +66,6 @@ def test_nobody_has_no_confidence() -> None:
     [{"name": "openpose"}, {"device": "tpu"}, {"pose_path": "x.onnx"}, {"name": "dwpose"}, {"person": "tallest"}],
     ids=str,
 )
-def test_senseless_arguments_are_refused(arguments: dict) -> None:
+def test_invalid_arguments_are_refused(arguments: dict) -> None:
     with pytest.raises(ConfigError, match="fix"):
         open_estimator(**arguments)

@@ -60,7 +60,7 @@ def test_peaks(changes: list[float], cuts: list[int]) -> None:
 
 
 def moving(colour: tuple[int, int, int], count: int) -> list[np.ndarray]:
-    """A light square that moves over a coloured ground."""
+    """A light square that moves over a coloured background."""
     frames = [np.full((180, 120, 3), colour, np.uint8) for _ in range(count)]
     for i, frame in enumerate(frames):
         frame[40:80, 5 * i : 5 * i + 40] = 230

@@ -1,4 +1,4 @@
-"""The kit of runs that are killed and go on: whole folders, leftovers, locks, and what differs."""
+"""Tools for runs that are killed and resumed: atomic folders, leftovers, locks, and differences."""
 
 from __future__ import annotations
 

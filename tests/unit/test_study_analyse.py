@@ -1,4 +1,4 @@
-"""What votes say: the paper's percentages, intervals, exclusion, consistency, sides and agreement."""
+"""Analysis of votes: the paper's percentages, intervals, exclusion, consistency, sides and agreement."""
 
 from __future__ import annotations
 
