@@ -4,7 +4,7 @@ Prints one JSON line. Two synthetic bodies make the same movement in front of tw
 position. One is the driver; the other is shown standing (or sitting) in a picture. The aligned driver (smoothed as in
 `generate`, except for `released`) is compared with the true points of the other body: mean distance over body and feet,
 if all are in the frame, in torso lengths of the person in the picture. Each pair differs in one respect (`equal` in
-none), in both directions. Intervals (95 %) are bootstrapped over pairs; `ratio` is the error divided by that of
+none), in both directions. Intervals (95%) are bootstrapped over pairs; `ratio` is the error divided by that of
 `released`, paired. `jitter` is the mean error of the driver's acceleration, before and after smoothing.
 """
 
@@ -143,7 +143,7 @@ def jitter(poses: PoseSequence, exact: PoseSequence) -> float:
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, list[float]]]:
-    """Mean and 95 % interval of each method's error, and of its ratio to `released`."""
+    """Mean and 95% interval of each method's error, and of its ratio to `released`."""
     values = np.array([[row[m] for m in METHODS] for row in rows])
     draws = values[np.random.default_rng(0).integers(len(values), size=(2000, len(values)))].mean(1)
     out = {}

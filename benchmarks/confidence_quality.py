@@ -5,7 +5,7 @@ hand detected twice, swapped hands, or a wrong elbow whose confidence is above t
 generated twice with the same noise: with poses drawn with their confidence (`on`), or with only the points above 0.3,
 at full brightness (`off`). Results are compared with the true frames: PSNR and SSIM of whole frames, PSNR near the
 points that the error moved (`psnr_near`), and the distance of the true points' surroundings from where they belong
-(`point_error`, torso lengths). `difference` is on minus off, paired by clip, with 95 % bootstrap intervals over clips.
+(`point_error`, torso lengths). `difference` is on minus off, paired by clip, with 95% bootstrap intervals over clips.
 
 For a model that takes a warped picture, it is warped with the same wrong poses (`found`), as usual, and also with the
 exact poses (`exact`), so that only the pose map is wrong. With the error `none`, poses are exact, which shows what the

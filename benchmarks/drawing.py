@@ -22,7 +22,7 @@ from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND, 
 
 
 def dancer(frames: int, size: tuple[int, int], seed: int = 0) -> tuple[ndarray, ndarray]:
-    """A figure 80 % as tall as the frame, with swinging joints, hands and a face."""
+    """A figure 80% as tall as the frame, with swinging joints, hands and a face."""
     body = [50, 20, 50, 30, 40, 30, 34, 45, 30, 60, 60, 30, 66, 45, 75, 55, 44, 58, 43, 75, 42, 95, 56, 58, 57, 75]
     figure = np.zeros((NUM_POINTS, 2))
     figure[:18] = np.array([*body, 58, 95, 48, 18, 52, 18, 45, 19, 55, 19]).reshape(18, 2)

@@ -2,7 +2,7 @@
 
 Prints one JSON line. Each clip of a held-out synthetic person is generated from its reference picture and exact poses,
 with the same noise in every mode. Seams are the change at the start of a segment (none), or at both ends of an overlap,
-divided by the changes around it (1: not visible). Differences from progressive fusion are paired by clip, with 95 %
+divided by the changes around it (1: not visible). Differences from progressive fusion are paired by clip, with 95%
 intervals.
 """
 

@@ -13,7 +13,7 @@ Means over clips:
 - `torn`: fraction of frames with a gap between chest and chin, where the result shows the empty scene;
 - `faces`, `hands`, `body`, `jitter`: results of the estimator, relative to those in the true frames (faces found;
   points within a tenth of a torso; jerkiness);
-- `gain`: difference from `warp`, paired by clip, with half the width of its 95 % interval.
+- `gain`: difference from `warp`, paired by clip, with half the width of its 95% interval.
 
 `--without` leaves out a part of the model: its warp network (the limb warp is used), the mask of the person (the cut
 follows capsules around the limbs), or the detail network (decoded frames are left unchanged).
@@ -127,7 +127,7 @@ def found_again(rows: list[dict[str, Any]], true: list[dict[str, Any]]) -> dict[
 
 
 def gain(rows: list[dict[str, float]], warp: list[dict[str, float]]) -> dict[str, list[float]]:
-    """Mean difference from the limb warp, and half the width of its 95 % interval over clips."""
+    """Mean difference from the limb warp, and half the width of its 95% interval over clips."""
     out = {}
     for name in rows[0]:
         apart = np.array([r[name] - w[name] for r, w in zip(rows, warp, strict=True)])

@@ -5,8 +5,8 @@
 Prints one JSON line. Each clip is a held-out rendered person: the picture and 12 frames, whose poses the bundled
 estimator finds. The composited frames are the true ones with a colour shift and noise (about 34 dB), like those from a
 model's decoder. For each clip: `lost`, percentage of the person's true pixels whose opacity is below one half;
-`outside`, PSNR in dB between result and picture outside the true person grown by 4 % of their height (and outside the
-same area around the person in the picture, where the background is filled in). The targets are 1 % and 40 dB in every
+`outside`, PSNR in dB between result and picture outside the true person grown by 4% of their height (and outside the
+same area around the person in the picture, where the background is filled in). The targets are 1% and 40 dB in every
 clip. `--sheet` writes a picture of the clips with the largest losses: picture, filled background, worst frame, its
 result.
 """

@@ -8,7 +8,7 @@ chunks of 8 frames are decoded with hard cuts, and all frames are collected befo
 checks that their results agree (1e-5). Poses are given: estimating them is the same on both sides and is not timed.
 
 The model is SVD's classes at a fifth of their width with random weights; at 384x256 its operations are distributed as
-in the published model at 1024x576 (spatial convolutions 29 %, feed-forward along time 22 %, spatial attention 17 %,
+in the published model at 1024x576 (spatial convolutions 29%, feed-forward along time 22%, spatial attention 17%,
 ...). `--vae svd` decodes with an autoencoder of SVD's shape, which then determines the peak memory on its own. `--model
 real --device cuda` runs the published model's own shapes with random weights, at 1024x576 in float16, in tiles of 72
 frames. Each run is a separate process, so that neither inherits the other's memory; the sides alternate. Prints one
@@ -283,7 +283,7 @@ def build_pipeline(dtype: torch.dtype = torch.float32, seed: int = 0, vae: str =
             "num_frames": TILE,
         }
     )
-    # decoding is 4 % of the published model's operations, so full resolution would be too expensive here
+    # decoding is 4% of the published model's operations, so full resolution would be too expensive here
     patches = {"patch_size": 4, "in_channels": 48, "out_channels": 48, "block_out_channels": [64, 64]}
     svd = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
     autoencoder = Autoencoder({"patches": patches, "svd": svd}[vae])

@@ -6,7 +6,7 @@ variants on each clip: of denoising, and of encoding, denoising and decoding. Er
 with the same noise: PSNR, LPIPS (after `mimicmotion weights fetch lpips-alex`), and pose fidelity: the fraction of body
 points whose surroundings in the exact frame are found within a tenth of a torso length of the same position
 (`evaluation.metrics.poses.find_patches`; a pose estimator is unstable on this model's noisy frames: it found no one in
-a result 67 dB from another). PSNR and pose fidelity to the true frames are also given. Intervals are 95 % bootstrap
+a result 67 dB from another). PSNR and pose fidelity to the true frames are also given. Intervals are 95% bootstrap
 intervals over clips. --keep names a folder for times and frames, from which a second run continues. --sheet writes a
 picture (rows: truth, exact, balanced, fast). Four clips take about 8 minutes.
 

@@ -39,12 +39,12 @@ def main(report: Path) -> int:
     for group, starts in GUARDED.items():
         found = percent(s for name, s in summaries.items() if name.startswith(starts))
         low += found < FLOOR
-        print(f"{group:<12}{found:6.1f} %{'' if found >= FLOOR else f'  below the floor of {FLOOR:.0f} %'}")
-    print(f"{'all':<12}{percent(summaries.values()):6.1f} %\n")
+        print(f"{group:<12}{found:6.1f}%{'' if found >= FLOOR else f'  below the floor of {FLOOR:.0f}%'}")
+    print(f"{'all':<12}{percent(summaries.values()):6.1f}%\n")
     weak = sorted((percent([s]), name) for name, s in summaries.items() if s["num_statements"])
     for found, name in weak:
         if found < WEAK:
-            print(f"{found:6.1f} %  {name}")
+            print(f"{found:6.1f}%  {name}")
     return low
 
 

@@ -29,8 +29,8 @@ ROOT = Path(__file__).parents[1]
 INTRO = """\
 # Training settings
 
-All settings of `mimicmotion train RECIPE`. A recipe names only what differs from the defaults; an unknown
-name or a value out of range stops the run before it begins. Groups are written as nested mappings:
+All settings of `mimicmotion train RECIPE`. A recipe only needs the settings that differ from the
+defaults. Unknown names and values out of range are errors, reported before the run starts. Groups are nested mappings:
 
 ```yaml
 run: runs/mine
@@ -42,15 +42,14 @@ optim:
   lr: 1.0e-5
 ```
 
-Where the paper gives a number it is named; what the paper leaves open is a choice of this project and says so. This
-page is made from the source code (`python scripts/reference_pages.py`).
+Settings that come from the paper say so, and so do settings for which the paper gives no value. This page is generated
+from the source code (`python scripts/reference_pages.py`).
 """
 CLI_INTRO = """\
 # Command line
 
-Every command and all of its options. `mimicmotion COMMAND --help` prints the same. A YAML file given with `--config`
-takes the names of the options with `_` for `-`. This page is made from the source code
-(`python scripts/reference_pages.py`).
+All commands and their options, as shown by `mimicmotion COMMAND --help`. In a YAML file for `--config`, write option
+names with `_` instead of `-`. This page is generated from the source code (`python scripts/reference_pages.py`).
 """
 
 

@@ -1,4 +1,4 @@
-"""The nodes. Ids, and the names and types of inputs and outputs, never change: saved workflows refer to them."""
+"""The nodes. Ids, and names and types of inputs and outputs, never change: saved workflows name them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LatentsIO = io.Custom("MIMICMOTION_LATENTS")
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """Passed from Load to the other nodes: the pipeline, and the settings that it was loaded with."""
+    """Output of Load: the pipeline, and the settings that it was loaded with."""
 
     pipeline: MimicMotionPipeline
     settings: dict[str, Any]
@@ -55,7 +55,7 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """Passed from Align to Sample and Decode: the inputs, the drawn poses, and the drawn pose of the picture."""
+    """Output of Align: the inputs, the drawn poses, and the picture's own drawn pose."""
 
     inputs: Inputs
     poses: PoseFrames
@@ -64,7 +64,7 @@ class Aligned:
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """Passed from Sample to Decode: the last step, and everything that decoding depends on."""
+    """Output of Sample: the last state, and everything that decoding depends on."""
 
     step: Step
     recipe: Recipe
@@ -74,24 +74,24 @@ class Latents:
 
 
 class MimicMotionLoad(io.ComfyNode):
-    """Load a model. Published weights and hub ids are downloaded and verified on first use."""
+    """Load a model. Published weights and models from the hub are downloaded on first use and verified."""
 
     settings = NodeSettings(GenerateConfig, "model", "checkpoint", "edition", "device", "dtype", "quantize")
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Declare inputs and outputs."""
+        """Inputs and outputs."""
         return _schema(cls, cls.settings.inputs(), [ModelIO.Output("loaded", display_name="model")])
 
     @classmethod
     def execute(cls, **given: Any) -> io.NodeOutput:
-        """Load the model."""
+        """Load it."""
         values = cls.settings.values(given)
         return io.NodeOutput(Model(load_pipeline(job_settings(values)), values))
 
 
 class MimicMotionPoses(io.ComfyNode):
-    """Find the poses of the person in a video, or in a picture (an IMAGE of one frame)."""
+    """Estimate the poses of the person in a video or in a picture (an IMAGE of one frame)."""
 
     settings = NodeSettings(
         GenerateConfig,
@@ -101,18 +101,18 @@ class MimicMotionPoses(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Declare inputs and outputs."""
-        tooltip = "A video, frames (say their rate by video_fps), or the picture of a person."
+        """Inputs and outputs."""
+        tooltip = "A video, frames (set their rate with video_fps), or the picture of a person."
         sockets = [
             io.MultiType.Input("source", [io.Image, io.Video], tooltip=tooltip),
-            ModelIO.Input("model", optional=True, tooltip="Takes the estimator that this model was trained with."),
+            ModelIO.Input("model", optional=True, tooltip="Use the estimator that this model was trained with."),
         ]
         outputs = [PosesIO.Output("poses", display_name="poses"), io.Float.Output("rate", display_name="fps")]
         return _schema(cls, [*sockets, *cls.settings.inputs()], outputs)
 
     @classmethod
     def execute(cls, source: Any, model: Model | None = None, **given: Any) -> io.NodeOutput:
-        """Find the poses."""
+        """Find them."""
         values, report = cls.settings.values(given), api.follow()
         if model is not None:
             chosen, notes = with_estimator(job_settings(values), model.pipeline)
@@ -135,14 +135,14 @@ class MimicMotionPoses(io.ComfyNode):
 
 
 class MimicMotionAlign(io.ComfyNode):
-    """Fit the picture to the size of the video and the poses of the video to the person in the picture; draw them."""
+    """Fit the picture to the size of the result, and the video's poses to the person in the picture, and draw them."""
 
     settings = NodeSettings(GenerateConfig, "height", "width", "fit", "align", "confidence_aware", "face")
     switches = ("body", "hands")
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Declare inputs and outputs."""
+        """Inputs and outputs."""
         sockets = [
             ModelIO.Input("model"),
             io.Image.Input("image", tooltip="The picture of the person."),
@@ -157,7 +157,7 @@ class MimicMotionAlign(io.ComfyNode):
     def execute(
         cls, model: Model, image: api.Images, image_poses: PoseSequence, poses: PoseSequence, **given: Any
     ) -> io.NodeOutput:
-        """Fit, align and draw."""
+        """Align and draw."""
         pipe, config = model.pipeline, job_settings(cls.settings.values(given) | {"video": "the video"})
         picture, found = api.to_frame(image[0]), image_poses[:1]
         if found.size != picture.shape[:2]:
@@ -174,7 +174,7 @@ class MimicMotionAlign(io.ComfyNode):
 
 
 class MimicMotionSample(io.ComfyNode):
-    """Denoise the latents of the video, in any number of overlapping segments (context windows)."""
+    """Denoise the latents of the video in overlapping segments (context windows)."""
 
     settings = NodeSettings(
         GenerateConfig,
@@ -186,8 +186,8 @@ class MimicMotionSample(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Declare inputs and outputs."""
-        tooltip = "Noise levels of another node, in place of schedule and num_inference_steps."
+        """Inputs and outputs."""
+        tooltip = "Noise levels from another node, used instead of schedule and num_inference_steps."
         sockets = [ModelIO.Input("model"), AlignedIO.Input("aligned")]
         sigmas = io.Sigmas.Input("sigmas", optional=True, tooltip=tooltip)
         outputs = [LatentsIO.Output("latents", display_name="latents")]
@@ -212,21 +212,21 @@ class MimicMotionSample(io.ComfyNode):
         report(Progress("encode", 0, 1))
         conditioning = pipe.backbone.encode(request, recipe.sampling, noise.picture)
         steps = pipe.denoise(conditioning, noise.latents, recipe, keep_x0=False)
-        del conditioning  # `steps` keeps it as long as needed
+        del conditioning  # the steps hold it as long as they need it
         for step in steps:
             report(Progress("denoise", step.index + 1, step.total))
         return io.NodeOutput(Latents(step, recipe, request, plan, aligned.inputs))
 
 
 class MimicMotionDecode(io.ComfyNode):
-    """Decode latents to frames; afterwards the model's weights are moved off the GPU."""
+    """Decode latents to frames, then move the model's weights off the GPU."""
 
     settings = NodeSettings(SamplingSettings, "decode_chunk_size")
     of_job = NodeSettings(GenerateConfig, "background")
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Declare inputs and outputs."""
+        """Inputs and outputs."""
         sockets = [ModelIO.Input("model"), LatentsIO.Input("latents")]
         inputs = [*sockets, *cls.settings.inputs(), *cls.of_job.inputs()]
         return _schema(cls, inputs, [io.Image.Output("images", display_name="images")])
@@ -250,13 +250,13 @@ class MimicMotionDecode(io.ComfyNode):
 
 
 class MimicMotionSave(io.ComfyNode):
-    """Save frames as a video in ComfyUI's output folder, labelled as made by a model."""
+    """Save frames as a video in ComfyUI's output folder, labelled as AI-generated."""
 
     settings = NodeSettings(GenerateConfig, "fps", "label", "producer", "signer")
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Declare inputs and outputs."""
+        """Inputs and outputs."""
         suffix = io.Combo.Input("format", FORMATS, optional=True, default=FORMATS[0])
         inputs = [io.Image.Input("images"), *cls.settings.inputs(), _prefix(), suffix]
         return _schema(cls, inputs, [io.Video.Output("video", display_name="video")], is_output_node=True)
@@ -265,7 +265,7 @@ class MimicMotionSave(io.ComfyNode):
     def execute(
         cls, images: api.Images, filename_prefix: str = CATEGORY, format: str = FORMATS[0], **given: Any
     ) -> io.NodeOutput:
-        """Write and label the video."""
+        """Write and label it."""
         config, report, size = (
             job_settings(cls.settings.values(given)),
             api.follow(),
@@ -286,7 +286,7 @@ class MimicMotionSave(io.ComfyNode):
 
 
 class MimicMotionAnimate(io.ComfyNode):
-    """All steps in one node: make a labelled video, with a record (.json) beside it, from a picture and a video."""
+    """Everything in one node: turn a picture and a video into a labelled video, with its sidecar (.json) beside it."""
 
     settings = NodeSettings(
         GenerateConfig,
@@ -297,11 +297,11 @@ class MimicMotionAnimate(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Declare inputs and outputs."""
+        """Inputs and outputs."""
         sockets = [
             io.Image.Input("image", tooltip="The picture of the person."),
             io.MultiType.Input("source", [io.Image, io.Video], tooltip="The driving video, or its frames."),
-            ModelIO.Input("model", optional=True, tooltip="Of MimicMotion Load; without it, the bundled model."),
+            ModelIO.Input("model", optional=True, tooltip="A model from MimicMotion Load; default: the bundled one."),
         ]
         outputs = [io.Video.Output("video", display_name="video")]
         return _schema(cls, [*sockets, *cls.settings.inputs(), _prefix()], outputs, is_output_node=True)
@@ -310,13 +310,13 @@ class MimicMotionAnimate(io.ComfyNode):
     def execute(
         cls, image: api.Images, source: Any, model: Model | None = None, filename_prefix: str = CATEGORY, **given: Any
     ) -> io.NodeOutput:
-        """Make the video."""
+        """Make it."""
         values, report = cls.settings.values(given) | (model.settings if model else {}), api.follow()
         picture = api.to_frame(image[0])
         path = api.next_output(filename_prefix, FORMATS[0], (picture.shape[0], picture.shape[1]))
         api.free_gpu()
         pipe = load_pipeline(job_settings(values)) if model is None else model.pipeline
-        pipe.backbone.forget_plan()  # it may be for another size
+        pipe.backbone.forget_plan()  # it may be that of another size
         with tempfile.TemporaryDirectory(dir=api.temporary_folder()) as name:
             folder = Path(name)
             write_picture(folder / "picture.png", picture)
@@ -351,12 +351,12 @@ def _schema(cls: type, inputs: list[io.Input], outputs: list[io.Output], **more:
 
 
 def _prefix() -> io.Input:
-    tooltip = "Begin of the file's name; may hold folders, and %year% and the like."
+    tooltip = "Start of the file name; may include folders and placeholders such as %year%."
     return io.String.Input("filename_prefix", default=CATEGORY, optional=True, tooltip=tooltip)
 
 
 def _draw_only(poses: PoseSequence, body: bool, hands: bool) -> PoseSequence:
-    """Hide the parts that are switched off; points with confidence 0 are not drawn."""
+    """The poses without what is switched off: points of no confidence are not drawn."""
     confidence = poses.confidence.copy()
     for part, drawn in ((BODY, body), (FEET, body), (LEFT_HAND, hands), (RIGHT_HAND, hands)):
         if not drawn:

@@ -83,13 +83,13 @@ def _inputs(name: str, kind: Any, notes: list[Any], default: Any, tooltip: str) 
     elif kind in (str, Path):
         yield io.String.Input(name, default=default or "", **common)
     elif get_origin(kind) is tuple:
-        common["tooltip"] = f"{tooltip} {EMPTY} for both is empty."
+        common["tooltip"] = f"{tooltip} Set both to {EMPTY} for the default."
         for end in ("low", "high"):
             yield io.Float.Input(f"{name}_{end}", default=EMPTY, min=EMPTY, max=LARGEST, step=0.01, **common)
     else:
         low = limits.low
         if optional:
-            low, common["tooltip"] = EMPTY, f"{tooltip} {EMPTY} is empty."
+            low, common["tooltip"] = EMPTY, f"{tooltip} {EMPTY}: the default."
         value, high = EMPTY if default is None else default, min(limits.high, LARGEST)
         if kind is int:
             seed = {"control_after_generate": True} if name == "seed" else {}

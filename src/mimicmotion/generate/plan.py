@@ -71,7 +71,7 @@ class PlanReport:
 
 
 def describe_cut(fit: Fit) -> list[str]:
-    """What a crop cuts off the picture; empty below 2 % of a side."""
+    """What a crop cuts off the picture; empty below 2% of a side."""
     sides = zip(("top", "bottom", "left", "right"), fit.cut, strict=True)
     cut = [f"{share:.0%} at the {side}" for side, share in sides if share >= 0.02]
     return [", ".join(cut)] if cut else []

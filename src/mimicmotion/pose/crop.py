@@ -64,7 +64,7 @@ def person_extent(pose: PoseSequence) -> Float64[ndarray, "2 2"]:
 
 
 def keeps_person(fit: Fit, pose: PoseSequence) -> bool:
-    """Whether the fitted picture keeps everything the original shows of the person, to within 1 % of its sides."""
+    """Whether the fitted picture keeps everything the original shows of the person, to within 1% of its sides."""
     placed = person_extent(pose) * fit.scale + fit.offset
     spare = np.multiply(fit.target, 0.01)
     return bool((placed[0] >= -spare).all() and (placed[1] <= fit.target + spare).all())

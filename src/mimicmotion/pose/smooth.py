@@ -19,7 +19,7 @@ from mimicmotion.pose.align import part_lengths
 from mimicmotion.pose.keypoints import PoseSequence
 
 FPS = 15.0  # of poses without a frame rate
-KEPT_HZ = 3.0  # movements up to this frequency keep 97 % of their amplitude
+KEPT_HZ = 3.0  # movements up to this frequency keep 97% of their amplitude
 BAND_WEIGHT = 150.0  # weight of amplitude lost in the passband, relative to remaining jitter
 REACH = 0.5  # half-width of the filter in seconds
 NOISE = 0.016  # of a point, above the passband, in torso lengths: at confidence 1; three times as much at 0

@@ -34,7 +34,7 @@ from mimicmotion.weights.registry import find_asset
 SHOWN_SECONDS = 2
 """Seconds for which the visible label is shown at the start (GB 45438-2025: at least 2 s)."""
 LETTERS, SMALLEST_LETTER = 0.05, 69
-"""Height of the smallest letters: fraction of the short side of the frame (GB 45438-2025: 5 %), pixels in the asset."""
+"""Height of the smallest letters: fraction of the short side of the frame (GB 45438-2025: 5%), pixels in the asset."""
 SIGNABLE = ("mov", "gif", "webp")
 """Kinds of files that can contain a C2PA manifest."""
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"

@@ -122,7 +122,7 @@ def write_picture(path: str | os.PathLike[str], image: Frame) -> Path:
     """
     path = check_picture_output(path)
     with atomic_path(path) as part, writing(path):
-        # PNG level 1: three times as fast as the default, 5-10 % larger
+        # PNG level 1: three times as fast as the default, 5-10% larger
         options: dict[str, Any] = {"compress_level": 1} if part.suffix.lower() == ".png" else {"quality": 95}
         Image.fromarray(np.ascontiguousarray(image)).save(part, **options)
     return path

@@ -365,7 +365,7 @@ def _guess(tensors: Mapping[str, Tensor]) -> str:
     if any(k.startswith("down_blocks.") for k in tensors):
         return "this looks like a U-Net alone: put it into the base folder, or use MimicMotion_1-1.pth"
     if any(k.startswith("pose_net.") for k in tensors) and any(k.startswith("unet.") for k in tensors):
-        return "the checkpoint belongs to a U-Net of other size or kind: use the base it was trained on (SVD xt 1.1)"
+        return "the checkpoint belongs to a U-Net of another size or kind: use the base it was trained on (SVD xt 1.1)"
     return "use a MimicMotion checkpoint such as MimicMotion_1-1.pth (keys unet.* and pose_net.*)"
 
 

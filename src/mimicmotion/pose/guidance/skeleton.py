@@ -1,7 +1,7 @@
 """Poses as coloured pictures: the input of PoseNet (paper section 3.3, confidence-aware pose guidance).
 
 The default style is the one that the published weights were trained on. It is painted without anti-aliasing on a canvas
-with a short side of 2160 pixels, and downsampled bilinearly. A limb is a filled ellipse of 4 px half-width at 60 % of
+with a short side of 2160 pixels, and downsampled bilinearly. A limb is a filled ellipse of 4 px half-width at 60% of
 its colour, a joint a disc of radius 4, a finger bone a line of width 2, a hand point a disc of radius 4, a face point a
 disc of radius 3. Each colour is multiplied by the confidence of its point, or by those of the limb's two ends.
 
