@@ -24,7 +24,7 @@ from torch import Tensor
 from drawing import cpu_model
 from mimicmotion.backbones.svd.execution.options import Execution
 from mimicmotion.backbones.svd.unet import build_unet
-from released import diffusers_unet  # beside this file
+from released import diffusers_unet  # in this folder
 
 CONFIG: dict[str, Any] = {
     "in_channels": 8,

@@ -306,7 +306,7 @@ def build_pipeline(dtype: torch.dtype = torch.float32, seed: int = 0, vae: str =
 
 def build_real_pipeline(dtype: torch.dtype, device: str, size: tuple[int, int]) -> MimicMotionPipeline:
     """Build the published model's shapes (1.52 B parameters in the U-Net) with random weights."""
-    from real_size import pipeline, randomise  # beside this file
+    from real_size import pipeline, randomise  # in this folder
 
     pipe = pipeline(dtype)
     assert isinstance(pipe.backbone, SVDBackbone)

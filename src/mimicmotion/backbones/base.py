@@ -157,7 +157,7 @@ class Backbone(ABC):
     def network(
         self, conditioning: Any, recipe: Recipe, memory: Mapping[str, Tensor] | None = None
     ) -> ConditionedNetwork:
-        """Combine the network and its conditioning. `memory` is that of the step that a run resumes from."""
+        """Combine the network and its conditioning. `memory` is from the step that a run resumes from."""
 
     @abstractmethod
     def decode(
@@ -237,7 +237,7 @@ class Backbone(ABC):
             size: (height, width) of the video.
             recipe: recipe of the video.
             options: options set by the user; `memory` replaces the amount of free memory.
-            device: device to run on; None uses that of the networks.
+            device: device to run on; None uses the networks' device.
             keep_x0: whether clean latents are kept for previews.
             predict: predict the peaks even if there is plenty of memory.
 

@@ -160,7 +160,7 @@ def fit_inputs(
 
 
 def input_files(config: PoseJob) -> list[str | Path]:
-    """All files that a job reads; those of a folder of frames are listed one by one."""
+    """All files that a job reads, including each file in a folder of frames."""
     names = ("picture", "video", "detector", "pose_model", "model", "checkpoint", "signer")
     found = [path for name in names if (path := getattr(config, name, None))]
     return [*found, *(config.video.iterdir() if config.video.is_dir() else ())]

@@ -77,7 +77,7 @@ def generate(
 ) -> Job[GenerateResult]:
     """Generate the video.
 
-    While it runs, its state is saved beside the output (see `generate.run_state`). After an interrupt or a kill,
+    While it runs, its state is saved next to the output (see `generate.run_state`). After an interrupt or a kill,
     `config.resume` continues from it.
 
     Args:
@@ -86,8 +86,8 @@ def generate(
         expected: provenance of an earlier result (`generate.provenance`); this run must have the same inputs and model.
 
     Raises:
-        InputError: the inputs or settings are invalid, or are not those of the interrupted run or of `expected`;
-            raised before any long work.
+        InputError: the inputs or settings are invalid, or do not match the interrupted run or `expected`; raised before
+            any long work.
         WeightsError: the model cannot be loaded.
         OutputError: the result cannot be written; no partial file is left.
         Stopped: on Ctrl-C or SIGTERM; the message says what was saved.

@@ -214,7 +214,7 @@ def with_background(config: GenerateConfig, inputs: Inputs, frames: Iterator[Fra
         return frames
     segmenter = SelfieSegmenter(device=config.pose_device)
     (person,) = segmenter.masks([inputs.picture], inputs.reference)
-    frames, seen = itertools.tee(frames)  # consumed in step, so at most one frame is held
+    frames, seen = itertools.tee(frames)  # consumed in lockstep, so at most one frame is buffered
     return keep_background(inputs.picture, person, frames, segmenter.masks(seen, inputs.aligned))
 
 

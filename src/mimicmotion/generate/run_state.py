@@ -1,4 +1,4 @@
-"""The state of an unfinished generate job, saved beside its output so that a killed run can be resumed.
+"""The state of an unfinished generate job, saved next to its output so that a killed run can be resumed.
 
 OUTPUT.state/ holds `state.json` and the two files it names: `inputs-*.npz` (fitted picture and poses) and
 `step-*.safetensors` (latents and the sampler's memory). Each file has a new name and is flushed to disk before
@@ -269,7 +269,7 @@ def dump_step(step: Step, path: Path) -> None:
 
 
 def _compact(tensor: Tensor) -> Tensor:
-    """A contiguous tensor on the CPU with a storage of its own, as safetensors requires."""
+    """A contiguous tensor on the CPU with its own storage, as safetensors requires."""
     tensor = tensor.detach().cpu().contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 

@@ -210,7 +210,7 @@ class MimicMotionPipeline:
     ) -> Iterator[Step]:
         """Second stage: denoise, yielding after every step so that the caller can show progress, stop or resume.
 
-        The latents of a step are those of all rows of `recipe.plan`, the reference slot first if there is one.
+        The latents of a step cover all rows of `recipe.plan`, the reference slot first if there is one.
 
         Args:
             conditioning: conditioning of the video.
@@ -391,7 +391,7 @@ class MimicMotionPipeline:
 
 
 def _denoiser(network: ConditionedNetwork, recipe: Recipe, differences: Differences) -> Denoiser:
-    """Build the denoiser, which guides each step as the recipe says."""
+    """Build the denoiser, which guides each step according to the recipe."""
     scale, passes = recipe.guidance, recipe.passes
     networks = {
         "none": network.conditional,

@@ -103,7 +103,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, renamed to `path` on success and removed on any error or Ctrl-C.
+    """Yield a temporary path next to `path`, renamed to `path` on success and removed on any error or Ctrl-C.
 
     Creates parent folders. An existing file is replaced only when the new one is complete. Errors of the body are not
     converted.

@@ -159,7 +159,7 @@ def save_components(parts: Components, folder: str | Path, *, dtype: torch.dtype
     Args:
         parts: the model.
         folder: folder to write.
-        dtype: number format in the files; defaults to that of the networks.
+        dtype: number format in the files; None uses the networks' own.
 
     Raises:
         OutputError: the folder is not writable, the disk is full, or `folder` is something other than a model.

@@ -154,7 +154,7 @@ class PersonTracker:
 
 
 def choose_person(boxes: Sequence[Float[ndarray, " 4"]], person: Person) -> int | None:
-    """Index of the chosen person among those in a frame; None if nobody in this frame matches the choice.
+    """Index of the chosen person among those in a frame; None if no one in this frame matches.
 
     Args:
         boxes: bounding boxes (left, top, right, bottom) of the people's keypoints.

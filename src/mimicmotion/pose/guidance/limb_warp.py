@@ -217,7 +217,7 @@ def moves(
         if part not in sources:
             continue
         leader, source = part, sources[part]
-        if leader_of(source, known) != source:  # cut without points of its own
+        if leader_of(source, known) != source:  # cut without its own points
             leader, source = PARENT[leader], PARENT[source]
         while leader in PARENT and is_lost(leader):  # it moves with the part that it is attached to
             leader, source = PARENT[leader], PARENT[source]

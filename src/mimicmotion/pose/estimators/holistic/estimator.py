@@ -139,7 +139,7 @@ class HolisticEstimator(PoseEstimator):
             check_chosen(self._person, seen.most)
 
     def count_people(self, frame: Frame) -> int:
-        """Count the people in a frame. If nobody is found, tiles are searched too, which takes ten times as long."""
+        """Count the people in a frame. If no one is found, tiles are searched too, which takes ten times as long."""
         picture = Picture(_checked_frame(frame))
         return len(self._find_people(picture, close=False)) or len(self._find_people(picture, close=True)[:1])
 
