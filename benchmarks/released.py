@@ -153,7 +153,7 @@ def released_latents(
     tiles: tuple[int, int] = (TILE, OVERLAP),
     network: Callable[[UNet], Any] | None = None,
 ) -> torch.Tensor:
-    """Denoise reference slot and video in the published order; returns latents (1, frames + 1, channels, h, w).
+    """Denoise the reference slot and the video in the published order; returns (1, frames + 1, channels, h, w).
 
     `network` wraps our U-Net in the network to call; None means `diffusers_unet`.
     """

@@ -100,7 +100,7 @@ def line(i: int) -> dict[str, Any]:
 
 
 def bare(axes: Axes) -> None:
-    """Remove ticks and frame, for pictures."""
+    """Remove the ticks and the frame, for pictures."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)

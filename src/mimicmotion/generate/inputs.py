@@ -1,4 +1,4 @@
-"""Load the inputs of a job: estimate poses, and fit picture and poses to the result."""
+"""Load the inputs of a job: estimate the poses, and fit them and the picture to the result."""
 
 from __future__ import annotations
 
@@ -116,10 +116,10 @@ def find(config: GenerateConfig) -> Job[Found]:
 
 
 def prepare(config: GenerateConfig, found: Found, size: tuple[int, int]) -> Inputs:
-    """Fit picture and poses to the result's `size` = (height, width).
+    """Fit the picture and the poses to the result's `size` = (height, width).
 
     Raises:
-        InputError: picture and video show no joint in common.
+        InputError: the picture and the video show no joint in common.
     """
     inputs = fit_inputs(config, read_picture(config.picture), found.reference, found.driving, size)
     return dataclasses.replace(inputs, warnings=[*found.notes, *inputs.warnings])
@@ -137,7 +137,7 @@ def fit_inputs(
     Args:
         config: settings of the job.
         picture: the original picture.
-        pose: pose of the person in it, in its pixels, one frame.
+        pose: pose of the person in the picture, one frame, in its pixels.
         driving: poses of the video, in its pixels.
         size: (height, width) of the result.
     """
@@ -236,7 +236,7 @@ def source_notes(config: DrivingOptions, source: VideoReader | PoseSequence) -> 
 
 
 def check_inputs(config: GenerateConfig) -> None:
-    """Check picture and video as far as possible without estimating poses.
+    """Check the picture and the video as far as possible without estimating poses.
 
     Raises:
         InputError: as in `find`.
@@ -457,7 +457,7 @@ def doubt_pose(pose: PoseSequence) -> list[str]:
 
 
 def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: PoseSequence, video: Path) -> list[str]:
-    """Warnings about frames without a person, legs missing from picture or video, and movement out of the frame."""
+    """Warnings about frames without a person, legs missing from the picture or video, and movement out of the frame."""
     found = []
     if missing := int((~driving.confidence.any(1)).sum()):
         frames = f"{missing} of {len(driving)} frames of {video.name}"

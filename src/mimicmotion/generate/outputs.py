@@ -123,7 +123,7 @@ def check_outputs(config: GenerateConfig, *inputs: Path) -> None:
 
     Args:
         config: settings of the job.
-        inputs: further files that must not be overwritten.
+        inputs: more files that must not be overwritten.
 
     Raises:
         ConfigError: an output is an input, or has an unknown suffix.
@@ -158,7 +158,7 @@ def write_video(
 
     Args:
         config: settings of the job; with `output_fps`, frames are repeated here.
-        inputs: picture and poses.
+        inputs: the picture and the poses.
         poses: drawn poses.
         frames: frames of the result.
         about: id of the result, for its label.

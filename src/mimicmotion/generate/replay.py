@@ -58,7 +58,7 @@ def replay(sidecar: Path, output: Path | None = None, *, resume: bool = False, *
         paths: new paths of files in `MOVABLE`. Missing inputs are also looked for next to the sidecar.
 
     Raises:
-        ConfigError: the file is not a sidecar of this version, or inputs or model do not match it.
+        ConfigError: the file is not a sidecar of this version, or the inputs or the model do not match it.
         InputError: as in `generate`.
         OutputError: as in `generate`.
     """

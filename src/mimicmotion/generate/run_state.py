@@ -1,8 +1,8 @@
 """The state of an unfinished generate job, saved next to its output so that a killed run can be resumed.
 
-OUTPUT.state/ holds `state.json` and the two files it names: `inputs-*.npz` (fitted picture and poses) and
+OUTPUT.state/ contains `state.json` and the two files it names: `inputs-*.npz` (the fitted picture and poses) and
 `step-*.safetensors` (latents and the sampler's memory). Each file has a new name and is flushed to disk before
-`state.json`, which is replaced atomically, names it. Whenever the process dies, the folder holds either the previous
+`state.json`, which is replaced atomically, names it. Whenever the process dies, the folder contains either the previous
 state or the new one.
 """
 
@@ -51,7 +51,7 @@ class Saved:
 
     Attributes:
         origin: settings, checksums and versions, see `mimicmotion.generate.provenance`.
-        inputs: fitted picture and poses.
+        inputs: the fitted picture and poses.
         step: the last saved step, on the CPU and without `x0`; None if no step was saved yet.
         facts: facts about the run for the sidecar: seconds, peak memory, when it was resumed.
     """

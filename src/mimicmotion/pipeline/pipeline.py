@@ -76,7 +76,7 @@ class MimicMotionPipeline:
                 bundled tiny model.
             checkpoint: MimicMotion weights (.pth, .safetensors or hub id) to load on top of the base.
             device: device of the networks.
-            dtype: number format of the networks.
+            dtype: data type of the networks.
             edition: edition of published weights, "1.0" (segments of 16 frames) or "1.1" (72); None detects it.
 
         Raises:
@@ -171,7 +171,7 @@ class MimicMotionPipeline:
         image_noise: Float[Tensor, "1 3 height width"] | None = None,
         **settings: Any,
     ) -> Conditioning:
-        """First stage: encode picture and poses once. Takes the arguments of the pipeline.
+        """First stage: encode the picture and the poses once. Takes the arguments of the pipeline.
 
         Raises:
             PoseError: pose frames differ from the picture in size or type.
@@ -286,7 +286,7 @@ class MimicMotionPipeline:
         Args:
             step: the last step.
             recipe: recipe of the video.
-            request: request of the video, for models whose decoder also uses picture and poses.
+            request: request of the video, for models whose decoder also uses the picture and the poses.
         """
         sampling, released = recipe.sampling, recipe.fusion.mode == "released"
         # The published code also decodes the reference slot and drops its frame, so chunks start one frame earlier.
@@ -409,7 +409,7 @@ def _denoiser(network: ConditionedNetwork, recipe: Recipe, differences: Differen
 def _steps(
     run: Iterator[Step], recipe: Recipe, differences: Differences, network: ConditionedNetwork
 ) -> Iterator[Step]:
-    """Add the memory of guidance and network to the sampler's steps, and close the network at the end."""
+    """Add the memory of the guidance and the network to the sampler's steps, and close the network at the end."""
     passes = (*recipe.passes, "none")
     try:
         for step in run:

@@ -91,10 +91,10 @@ def fit_alignment(
         reference: pose in the reference picture; only the first frame is used. Scaled to `size` if its own differs.
         size: (height, width) of the output.
         method: "weighted" uses one scale, from head, shoulders and trunk (`body_scale`), and one offset, from joints
-            visible in both, weighted by confidence in video and picture; it keeps the person inside the frame.
-            "limbs" also adapts the driving person's proportions to the picture (`limb_scales`) and aligns standing
-            feet with the ground. "released" is the published code's linear fit of the joints' heights in all frames
-            with one person, regardless of confidence. "none" only scales the video to fill the output, centred.
+            visible in both, weighted by confidence in the video and the picture; it keeps the person inside the frame.
+            "limbs" also adapts the driving person's proportions to the picture (`limb_scales`) and aligns standing feet
+            with the ground. "released" is the published code's linear fit of the joints' heights in all frames with one
+            person, regardless of confidence. "none" only scales the video to fill the output, centred.
 
     Raises:
         PoseError: the picture or the video shows no person, or no joint is visible in both.

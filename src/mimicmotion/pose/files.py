@@ -157,7 +157,7 @@ def save_openpose(poses: PoseSequence, folder: Path | str) -> None:
     The mid-hip and the pupils, which our layout lacks, are means of their neighbours.
 
     Raises:
-        OutputError: a file cannot be written, or the folder contains JSON files that would be read as further frames.
+        OutputError: a file cannot be written, or the folder contains JSON files that would be read as more frames.
     """
     folder = Path(folder)
     names = [f"{folder.name}_{i:012d}_keypoints.json" for i in range(len(poses))]

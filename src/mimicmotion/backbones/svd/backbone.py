@@ -239,7 +239,7 @@ class SVDBackbone(Backbone):
         sampling: SamplingSettings,
         image_noise: Float[Tensor, "1 3 height width"] | None = None,
     ) -> Conditioning:
-        """Encode picture, poses and micro-conditioning.
+        """Encode the picture, the poses and the micro-conditioning.
 
         Raises:
             PoseError: pose frames differ from the picture in size or type, or `check` fails.

@@ -118,7 +118,7 @@ def load_components(
         checkpoint: weights of U-Net and PoseNet that replace the base's: a .pth or .safetensors file with keys `unet.*`
             and `pose_net.*`, a folder or hub id that contains one, or a name of `mimicmotion weights list`.
         device: device of the networks ("meta" loads shapes only).
-        dtype: number format of all networks.
+        dtype: data type of all networks.
         new_pose_net: add a new PoseNet (zero output) to a base without one, to train it.
         edition: edition of the published weights (`EDITIONS`), for weights without settings; None detects it.
 
@@ -159,7 +159,7 @@ def save_components(parts: Components, folder: str | Path, *, dtype: torch.dtype
     Args:
         parts: the model.
         folder: folder to write.
-        dtype: number format in the files; None uses the networks' own.
+        dtype: data type in the files; None uses the networks' own.
 
     Raises:
         OutputError: the folder is not writable, the disk is full, or `folder` is something other than a model.

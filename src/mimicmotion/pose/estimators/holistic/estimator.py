@@ -223,9 +223,9 @@ class Sides:
     """Keeps left and right of a person consistent over time, separately for arms and legs.
 
     Each group has two hypotheses: the network's sides are right, or they are swapped. The cost of a hypothesis is the
-    distance its points have jumped so far (in sides of the person's region), plus `SWAP_COST` for each frame in which
-    it contradicts the network. The cheaper one wins (Viterbi's algorithm without lookahead). Short mistakes are thus
-    corrected, a persistent labelling is trusted, and where both sides overlap, the network decides.
+    distance its points have jumped so far (relative to the side of the person's region), plus `SWAP_COST` for each
+    frame in which it contradicts the network. The cheaper one wins (Viterbi's algorithm without lookahead). Short
+    mistakes are thus corrected, a persistent labelling is trusted, and where both sides overlap, the network decides.
     """
 
     def __init__(self) -> None:
