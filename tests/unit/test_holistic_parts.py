@@ -149,7 +149,7 @@ def swapped(xy: np.ndarray) -> np.ndarray:
 def test_sides_undo_a_short_mistake_and_trust_a_lasting_one() -> None:
     good, bad = standing(), swapped(standing())
     sides = Sides()
-    out = [sides.steady(body_at(xy)).xy for xy in [good] * 12 + [bad] * 8 + [good] * 5 + [bad] * 100]
+    out = [sides.corrected(body_at(xy)).xy for xy in [good] * 12 + [bad] * 8 + [good] * 5 + [bad] * 100]
     for xy in out[:25]:
         np.testing.assert_array_equal(xy, good)
     np.testing.assert_array_equal(out[-1], bad)
@@ -160,7 +160,7 @@ def test_sides_treat_arms_and_legs_separately() -> None:
     legs_wrong = good.copy()
     legs_wrong[23:] = swapped(good)[23:]
     sides = Sides()
-    out = [sides.steady(body_at(xy)).xy for xy in [good, good, good, legs_wrong, legs_wrong, good]]
+    out = [sides.corrected(body_at(xy)).xy for xy in [good, good, good, legs_wrong, legs_wrong, good]]
     for xy in out:
         np.testing.assert_array_equal(xy, good)
 

@@ -21,13 +21,13 @@ from mimicmotion.backbones.svd.layers import (
     linear_add,
     linear_gated,
     map_chunks,
-    onednn_takes,
+    onednn_supports,
     sinusoids,
 )
 
 BOUND = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 dtypes = st.sampled_from([torch.float32, torch.bfloat16])
-needs_onednn = pytest.mark.skipif(not onednn_takes(torch.float32), reason="this PyTorch has no oneDNN")
+needs_onednn = pytest.mark.skipif(not onednn_supports(torch.float32), reason="this PyTorch has no oneDNN")
 
 
 def as_exact(got: Tensor, usual: Tensor, want: Tensor) -> None:

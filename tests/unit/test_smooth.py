@@ -144,7 +144,7 @@ def test_a_point_that_is_hardly_ever_found_does_not_move_the_others() -> None:
     )
 
 
-def test_short_clips_and_nobody() -> None:
+def test_short_clips_and_no_person() -> None:
     short = sequence(standing(2))
     assert smooth(short) is short
     nobody = sequence(np.zeros((5, NUM_POINTS, 2)), 0.0)

@@ -106,7 +106,7 @@ def test_a_person_who_never_comes_is_an_error_at_the_end() -> None:
     tracker.check_found()  # nobody at all is for the caller to judge
 
 
-def test_ghosts_without_confident_points_are_nobody() -> None:
+def test_ghosts_without_confident_points_are_no_one() -> None:
     tracker = PersonTracker()
     assert tracker.choose(figure(50)[None], np.full((1, 18), 0.2)) is None
     assert person_box(figure(50), np.zeros(18)) is None

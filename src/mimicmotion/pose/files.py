@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32, Float64
 from numpy import ndarray
 
 from mimicmotion.errors import OutputError, PoseError
-from mimicmotion.pose.estimators.base import Person, PosePoints, nobody
+from mimicmotion.pose.estimators.base import Person, PosePoints, no_person
 from mimicmotion.pose.estimators.track import PersonTracker
 from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
@@ -135,7 +135,7 @@ def load_openpose(
         check_limit("frames", len(points) + 1, path, PoseError)
         xy = np.array([p[0] for p in people]).reshape(-1, NUM_POINTS, 2)
         chosen = tracker.choose(xy, np.array([p[1] for p in people]).reshape(-1, NUM_POINTS))
-        points.append(nobody() if chosen is None else people[chosen])
+        points.append(no_person() if chosen is None else people[chosen])
         counts.append(len(people))
     tracker.check_found()
     if size is None:

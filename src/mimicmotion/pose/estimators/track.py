@@ -52,7 +52,7 @@ class _Track:
     seen: int
     velocity: Float[ndarray, " 2"] = field(default_factory=lambda: np.zeros(2))
 
-    def likeness(self, xy: ndarray, confidence: ndarray, box: ndarray, now: int) -> float:
+    def similarity(self, xy: ndarray, confidence: ndarray, box: ndarray, now: int) -> float:
         """Similarity, 0..1: box overlap and point distance, both after extrapolating at the last velocity."""
         # The velocity of a person lost long ago is no longer valid.
         step = self.velocity * min(now - self.seen, 5)
@@ -121,13 +121,13 @@ class PersonTracker:
     def _match(self, xy: ndarray, confidence: ndarray, boxes: dict[int, ndarray]) -> dict[int, int]:
         """Match tracks and people, the most similar pair first."""
         pairs = [
-            (track.likeness(xy[i], confidence[i], box, self._frame), k, i)
+            (track.similarity(xy[i], confidence[i], box, self._frame), k, i)
             for k, track in enumerate(self._tracks)
             for i, box in boxes.items()
         ]
         taken: dict[int, int] = {}
-        for likeness, k, i in sorted(pairs, reverse=True):
-            if likeness >= MATCH and id(self._tracks[k]) not in taken and i not in taken.values():
+        for similarity, k, i in sorted(pairs, reverse=True):
+            if similarity >= MATCH and id(self._tracks[k]) not in taken and i not in taken.values():
                 taken[id(self._tracks[k])] = i
         return taken
 

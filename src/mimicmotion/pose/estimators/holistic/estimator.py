@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, MediaError
-from mimicmotion.pose.estimators.base import Person, PoseEstimator, PosePoints, nobody
+from mimicmotion.pose.estimators.base import Person, PoseEstimator, PosePoints, no_person
 from mimicmotion.pose.estimators.holistic import layout
 from mimicmotion.pose.estimators.holistic.geometry import Picture, Roi, overlap
 from mimicmotion.pose.estimators.holistic.layout import assemble, body_confidence, part_size, same_hand
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 SOURCE = "holistic (mediapipe 0.10.21 networks)"
 MIN_SCORE = 0.5  # of a person, hand or face; MediaPipe's own default
 MIN_CLOSE_SCORE = 0.9  # of a body found in a tile: tiles show smaller people, but give more false positives
-MIN_SURE_FOUND, MIN_SURE_FOLLOWED = 0.6, 0.45  # of `sureness`
+MIN_SURE_FOUND, MIN_SURE_FOLLOWED = 0.6, 0.45  # of `top_confidence`
 SEARCH_EVERY = 10  # frames without a person between two searches of the tiles
 PATIENCE = 15  # frames for which a lost person may only reappear in the same place; after that, anyone is followed
 MIN_WRIST = VISIBLE * layout.SURE_WRIST  # wrist confidence below which the hand would not be visible
@@ -111,7 +111,7 @@ class HolisticEstimator(PoseEstimator):
         """
         for found, size in self._follow(frames):
             if found is None:
-                yield nobody()
+                yield no_person()
             else:
                 good = _plausible(found)
                 yield assemble(good.body, good.left_hand, good.right_hand, good.face, size)
@@ -130,7 +130,7 @@ class HolisticEstimator(PoseEstimator):
                 continue
             chosen = True
             if not self._static:
-                body = seen.sides.steady(body)
+                body = seen.sides.corrected(body)
             found = self._parts(picture, body, seen.found)
             if not self._static:
                 seen.found, seen.roi = found, body.next_roi
@@ -148,7 +148,7 @@ class HolisticEstimator(PoseEstimator):
         if seen.found is None or not seen.found.body.next_roi.usable:
             return None
         body = self._networks.body(picture, seen.found.body.next_roi)
-        return body if body.score >= MIN_SCORE and sureness(body, picture.size) >= MIN_SURE_FOLLOWED else None
+        return body if body.score >= MIN_SCORE and top_confidence(body, picture.size) >= MIN_SURE_FOLLOWED else None
 
     def _detect(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
         """The body of the person to follow, found by the detector; None if no detection is confident enough."""
@@ -191,7 +191,7 @@ class HolisticEstimator(PoseEstimator):
             for detection in sorted(self._networks.detect_people(picture, window, MIN_SCORE), key=lambda d: -d.score):
                 roi = person_roi(detection.points)
                 body = self._networks.body(picture, roi) if roi.usable else None
-                if body is None or body.score < min_score or sureness(body, picture.size) < MIN_SURE_FOUND:
+                if body is None or body.score < min_score or top_confidence(body, picture.size) < MIN_SURE_FOUND:
                     continue
                 if not any(same_person(body, other) for other in bodies):
                     bodies.append(body)
@@ -232,7 +232,7 @@ class Sides:
         self._last: BodyPoints | None = None
         self._costs = np.zeros((2, 2))  # arms, legs x network right, network swapped
 
-    def steady(self, body: BodyPoints) -> BodyPoints:
+    def corrected(self, body: BodyPoints) -> BodyPoints:
         """Return the body with the sides of the cheaper hypothesis."""
         order = np.arange(len(body.xy))
         for i, (pairs, others) in enumerate(((UPPER, WITH_UPPER), (LOWER, WITH_LOWER))):
@@ -292,7 +292,7 @@ def is_part(a: BodyPoints, b: BodyPoints) -> bool:
     return bool(area < other and shared > PART * area)
 
 
-def sureness(body: BodyPoints, size: tuple[int, int]) -> float:
+def top_confidence(body: BodyPoints, size: tuple[int, int]) -> float:
     """Mean confidence of the five most confident points in the frame: high if any part of a person is visible."""
     height, width = size
     inside = (body.xy >= 0).all(1) & (body.xy[:, 0] < width) & (body.xy[:, 1] < height)
