@@ -23,7 +23,7 @@ from mimicmotion.video.writer import check_output, open_writer
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of the segmentation method; part of the cache key
+VERSION = 1  # version of the segmentation method, part of the cache key
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,9 +44,9 @@ RIGID = ("head", "shoulders", "trunk")  # foreshortened less than limbs, so they
 FARTHEST = 2.0  # a part whose scale differs from the body's by more than this factor was badly detected
 LONGEST = 0.7  # quantile over time taken as the full length of a part, which is often foreshortened
 TURNED = 0.35  # ratio of shoulders to trunk below which the person is seen from the side: ignore widths
-LIFTED = 0.05  # of the body's height: a foot this much higher than the other is off the ground
+LIFTED = 0.05  # a foot this much higher than the other, relative to the body's height, is off the ground
 SAME_LIMB = 1.25  # ratio of two bones' scales up to which both are trusted
-STEP = 0.08  # of the body's height: with feet this far to the side of those in the picture, the person is walking
+STEP = 0.08  # the person walks if the feet are this far to the side of the picture's, relative to body height
 # For each part, the deviation from the body's scale that perspective, the picture's pose and the detector can explain.
 ALIKE = {"trunk": 1.1, "shoulders": 1.12, "neck": 1.1, "head": 1.15, "arms": 1.2, "feet": 1.0}
 DISAGREE = 1.15  # ratio of two parts' scales above which body proportions differ

@@ -171,7 +171,7 @@ def choose_person(boxes: Sequence[Float[ndarray, " 4"]], person: Person) -> int 
     if len(wanted) == 4:
         best = max(numbers, key=lambda i: box_iou(boxes[i], wanted), default=None)
         return None if best is None or box_iou(boxes[best], wanted) < SAME_BOX else best
-    off = [np.abs((box[:2] + box[2:]) / 2 - wanted) for box in boxes]  # of the point from the centre of each box
+    off = [np.abs((box[:2] + box[2:]) / 2 - wanted) for box in boxes]  # distance of the point from each centre
     near = [i for i in numbers if (off[i] <= (boxes[i][2:] - boxes[i][:2]) / 2 + 0.1 * np.ptp(boxes[i][1::2])).all()]
     return min(near, key=lambda i: np.hypot(*off[i]), default=None)
 

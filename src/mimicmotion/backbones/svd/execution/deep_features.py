@@ -95,7 +95,7 @@ class BlockCache:
         The tensors do not change when the run continues.
         """
         out: dict[str, Tensor] = {}
-        indices: dict[int, int] = {}  # both passes of guidance have the same latents, which are stored once
+        indices: dict[int, int] = {}  # both passes of guidance share their latents, which are stored once
         for i, ((slots, conditional), e) in enumerate(self.entries.items()):
             x, ratio = e.x, math.nan if e.ratio is None else e.ratio
             index = indices.setdefault(x.data_ptr(), i)

@@ -32,20 +32,20 @@ from mimicmotion.pose.keypoints import VISIBLE
 logger = logging.getLogger(__name__)
 
 SOURCE = "holistic (mediapipe 0.10.21 networks)"
-MIN_SCORE = 0.5  # of a person, hand or face; MediaPipe's own default
-MIN_CLOSE_SCORE = 0.9  # of a body found in a tile: tiles show smaller people, but give more false positives
-MIN_SURE_FOUND, MIN_SURE_FOLLOWED = 0.6, 0.45  # of `top_confidence`
+MIN_SCORE = 0.5  # minimum score of a person, hand or face; MediaPipe's own default
+MIN_CLOSE_SCORE = 0.9  # the same for a body found in a tile: tiles show smaller people, but give more false positives
+MIN_SURE_FOUND, MIN_SURE_FOLLOWED = 0.6, 0.45  # minimum `top_confidence`
 SEARCH_EVERY = 10  # frames without a person between two searches of the tiles
 PATIENCE = 15  # frames for which a lost person may only reappear in the same place; after that, anyone is followed
 MIN_WRIST = VISIBLE * layout.SURE_WRIST  # wrist confidence below which the hand would not be visible
-MAX_WRIST_GAP = 1.0  # in hand sizes: a hand farther from its wrist belongs to someone else
+MAX_WRIST_GAP = 1.0  # a hand farther from its wrist, in hand sizes, belongs to someone else
 SAME_PLACE = 0.3  # minimum IoU of the regions in which a person is lost and found again
 PART = 0.6  # a body with more than this fraction of its box inside a larger one's is part of it
 SAME_BODY = 0.12  # mean distance of points, relative to the region's side, below which two bodies are the same
 
 UPPER = ((11, 12), (13, 14), (15, 16))  # shoulders, elbows, wrists
 LOWER = ((23, 24), (25, 26), (27, 28))  # hips, knees, ankles
-WITH_UPPER = ((1, 4), (2, 5), (3, 6), (7, 8), (9, 10), (17, 18), (19, 20), (21, 22))  # head, fingers: swapped too
+WITH_UPPER = ((1, 4), (2, 5), (3, 6), (7, 8), (9, 10), (17, 18), (19, 20), (21, 22))  # head, fingers: also swapped
 WITH_LOWER = ((29, 30), (31, 32))
 SWAP_COST = 0.01  # per frame, relative to the region's side: the weight of the network's own left and right
 
