@@ -60,7 +60,7 @@ def animate(
         video: the driving video, or a pose file.
         output: the result: .mp4, .gif, .webp, or a folder name ending in / for PNG frames.
         on_progress: called with reports that have `stage`, `done`, `total` and `note`. An exception that it raises
-            ends the job; raise `mimicmotion.Stopped` to cancel it in such a way that `resume=True` can continue it.
+            ends the job; raise `mimicmotion.Stopped` to cancel it so that `resume=True` can continue it.
         pipeline: a loaded model to use.
         settings: as on the command line and in YAML files, see `GenerateConfig`.
 
