@@ -1,8 +1,8 @@
-"""A limb warp of LATENTS, without learning: the simplest way to tell a latent model where the limbs go.
+"""A limb warp of LATENTS, without learning: the simplest way to show a latent model where the limbs go.
 
-Cells of the picture's latent along capsules and hulls around the keypoints are moved to each pose by the same affine
-maps as in `pose.guidance.limb_warp`, and decoded. What the person left is filled from the cells around it. It has no
-outline finer than a cell, and so is a much weaker baseline than the warp of pixels.
+Cells of the picture's latent inside capsules and hulls around the keypoints are moved to each pose by the same affine
+maps as in `pose.guidance.limb_warp`, and decoded. The area that the person left is filled from the cells around it. Its
+outline is no finer than a cell, so it is a much weaker baseline than the warp of pixels.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def warp_latents(
     reference_pose: PoseSequence,
     poses: PoseSequence,
 ) -> UInt8[ndarray, "frames height width 3"]:
-    """Frames of the picture whose latent's cells were moved limb by limb.
+    """Decode the picture's latent after moving its cells limb by limb to each pose.
 
     Args:
-        pipe: whose autoencoder encodes and decodes.
-        reference: RGB, at a size that the autoencoder takes.
-        reference_pose: its pose, one frame, in pixels of the picture.
+        pipe: pipeline whose autoencoder encodes and decodes.
+        reference: RGB, at a size that the autoencoder supports.
+        reference_pose: pose of the picture, one frame, in its pixels.
         poses: driving poses in pixels of the same picture.
     """
     assert isinstance(pipe.backbone, SVDBackbone)
@@ -72,7 +72,7 @@ def warp_latents(
 
 
 def filled(latent: Cells, person: Bool[ndarray, "h w"], sigma: float = 2.0) -> Cells:
-    """The latent with the person's cells taken from the nearest others, smoothly."""
+    """The latent with the person's cells filled smoothly from the nearest other cells."""
     free = (~person).astype(np.float32)
     weight = cv2.GaussianBlur(free, (0, 0), sigma) + 1e-6
     smooth = np.stack([cv2.GaussianBlur(x * free, (0, 0), sigma) / weight for x in latent])

@@ -64,7 +64,7 @@ def _to_do(device: str, providers: Sequence[str]) -> Iterator[str]:
             yield "$ pip install --force-reinstall opencv-python-headless"
     if gpu_present() and device == "cpu":
         yield "! This PyTorch cannot use the NVIDIA GPU: it is a CPU build or does not match the driver."
-        if sys.platform == "linux":  # where the ordinary index has builds for CUDA
+        if sys.platform == "linux":  # where the default index has CUDA builds
             yield "$ pip install --force-reinstall torch"
         else:
             yield "!   see https://pytorch.org/get-started for this system's command"

@@ -14,7 +14,7 @@ from mimicmotion.settings import BatchConfig, GenerateConfig, MaskConfig, PlanCo
 logger = logging.getLogger(__name__)
 
 FACES = 30
-"""Frames of a result, roughly, whose faces are compared with the picture's."""
+"""Approximate number of frames of a result whose faces are compared with the picture's."""
 PLAN_OUTPUT = Option(default=Path("plan.png"), help="Picture to write: the aligned driving pose over the picture.")
 
 

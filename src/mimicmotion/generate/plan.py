@@ -86,7 +86,7 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
     """Analyse the inputs, plan the work, and write the overlay picture to `config.output`.
 
     Raises:
-        InputError: as `generate`.
+        InputError: as in `generate`.
         OutputError: the picture cannot be written.
     """
     check_not_inputs(inputs_module.input_files(config), [config.output])
@@ -110,7 +110,7 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
 
 
 def draw_overlays(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inputs) -> np.ndarray:
-    """Draw the overlay, or with `compare_alignments` one for each way of alignment, below each other."""
+    """Draw the overlay, or with `compare_alignments` one per alignment method, stacked vertically."""
     if not (isinstance(config, PlanConfig) and config.compare_alignments):
         return draw_overlay(config, pipe, inputs)
     rows = []
