@@ -22,10 +22,9 @@ from mimicmotion.synth.body import (
     skin,
 )
 from mimicmotion.synth.clothes import Measures, hidden
-from mimicmotion.synth.light import EYE, EYE_X, EYE_Z, IRIS_B, IRIS_R, LEATHER, SKIN
+from mimicmotion.synth.light import EYE, EYE_X, EYE_Z, IRIS_B, IRIS_R, LEATHER, SKIN, shadow_map
 from mimicmotion.synth.rig import Pose, Skeleton
 from mimicmotion.synth.wardrobe import Palette, Rng, Wardrobe
-from mimicmotion.synth.zbuffer import fill_depth
 
 # By long side of the frames in pixels: side of a texture in texels, and strands of hair across a texture.
 FINENESS = ((100, 128, 40.0), (400, 512, 90.0), (1_000_000, 1024, 260.0))
@@ -177,34 +176,11 @@ def ambient_occlusion(vertices: Float32[ndarray, "n 3"], triangles: ndarray, cut
         up = 1 - 2 * (k + 0.5) / DIRECTIONS
         side = np.sqrt(1 - up**2)
         way = np.array([side * np.cos(turn * k), up, side * np.sin(turn * k)])
-        matrix = map_matrix(vertices, way, MAP_SIDE)
-        depth = np.zeros((MAP_SIDE, MAP_SIDE), np.float32)
-        fill_depth(apply_matrix(matrix, vertices), triangles, cut, depth)
-        seen = apply_matrix(matrix, start)
+        view = shadow_map(vertices, triangles, cut, way, MAP_SIDE)
+        seen = view.project(start)
         at = np.clip(seen[:, :2].astype(int), 0, MAP_SIDE - 1)
         weight = np.clip(normal @ way, 0, 1)
         total += weight
-        open_ += weight * (depth[at[:, 1], at[:, 0]] <= seen[:, 2] + 0.06)
+        open_ += weight * (view.depth[at[:, 1], at[:, 0]] <= seen[:, 2] + 0.06)
     share = open_ / np.maximum(total, 1e-6)
     return (0.25 + 0.75 * share).astype(np.float32)
-
-
-def map_matrix(vertices: ndarray, way: ndarray, size: int) -> Float32[ndarray, "3 4"]:
-    """Orthographic projection from world to column, row, nearness (decimetres, >= 1), seen from direction `way`."""
-    z = way / np.linalg.norm(way)
-    x = np.cross([0.0, 0.0, 1.0] if abs(z[2]) < 0.9 else [0.0, 1.0, 0.0], z)
-    x /= np.linalg.norm(x)
-    y = np.cross(z, x)
-    along = vertices @ np.stack([x, y, z], 1)
-    low, high = along.min(0), along.max(0)
-    scale = (size - 2) / max(float((high - low)[:2].max()), 1e-6)
-    out = np.zeros((3, 4), np.float32)
-    out[0, :3], out[0, 3] = scale * x, 1 - scale * low[0]
-    out[1, :3], out[1, 3] = scale * y, 1 - scale * low[1]
-    out[2, :3], out[2, 3] = z, 1 - low[2]
-    return out
-
-
-def apply_matrix(matrix: Float32[ndarray, "3 4"], points: ndarray) -> Float32[ndarray, "n 3"]:
-    """Project world points to column, row and nearness in a map."""
-    return (points @ matrix[:, :3].T + matrix[:, 3]).astype(np.float32)

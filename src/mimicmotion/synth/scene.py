@@ -13,12 +13,12 @@ from mimicmotion.errors import InputError
 from mimicmotion.synth.assets import Assets, load_assets
 from mimicmotion.synth.body import normals_of
 from mimicmotion.synth.keypoints import depth_tolerance, heels_of, hidden_points, keypoints
-from mimicmotion.synth.light import STRAND_U, STRAND_V, TWO_SIDED, Light, Surface, encode, shade, shade_floor
-from mimicmotion.synth.people import Figure, apply_matrix, make_figure, map_matrix
+from mimicmotion.synth.light import STRAND_U, STRAND_V, TWO_SIDED, Light, Surface, encode, shade, shade_floor, shadow_map
+from mimicmotion.synth.people import Figure, make_figure
 from mimicmotion.synth.place import Place, make_place
 from mimicmotion.synth.rig import Pose
 from mimicmotion.synth.view import MARGIN, View, choose_view
-from mimicmotion.synth.zbuffer import blend, fill, fill_depth, in_world, kernel
+from mimicmotion.synth.zbuffer import blend, fill, in_world, kernel
 
 FRAMINGS = ("full", "upper")
 SAMPLES = 2  # per pixel along each axis
@@ -122,25 +122,17 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
     table = figure.table
     strands = np.ascontiguousarray(table[mesh.material, STRAND_U : STRAND_V + 1])
     two_sided = table[mesh.material, TWO_SIDED] > 0
-    fill(seen, mesh.triangles, two_sided, mesh.cut, mesh.fray, mesh.uv, strands, nearness, ids, bary)
+    fill(seen, mesh.triangles, mesh.cut, nearness, ids, bary, two_sided, (mesh.fray, mesh.uv, strands))
     empty = _background(scene, pan)
     background = _floor_shadow(scene, view, v, empty)
-    maps = []
-    for way, cells in ((place.key, KEY_MAP), (np.array([0.05, 1.0, 0.1]), TOP_MAP)):
-        matrix, depth = map_matrix(v, way, cells), np.zeros((cells, cells), np.float32)
-        fill_depth(apply_matrix(matrix, v), mesh.triangles, mesh.cut, depth)
-        maps.append((depth, matrix, float(np.linalg.norm(matrix[0, :3]))))
-    (key_map, key_matrix, key_cells), (top_map, top_matrix, top_cells) = maps
     picture, cover = np.empty((rows, columns, 3), np.float32), np.empty((rows, columns), np.float32)
     surface = Surface(
         seen, mesh.triangles, v, normal, mesh.vertices, mesh.uv, figure.occlusion, figure.fold, mesh.material, table,
         figure.textures,
     )  # fmt: skip
-    key_blur = (0.05 + 0.8 * place.softness) * key_cells
-    light = Light(
-        place.key, place.key_colour, place.sky, place.ground, key_map, key_matrix, key_blur, top_map, top_matrix,
-        0.8 * top_cells,
-    )  # fmt: skip
+    key_map = shadow_map(v, mesh.triangles, mesh.cut, place.key, KEY_MAP, 0.05 + 0.8 * place.softness)
+    top_map = shadow_map(v, mesh.triangles, mesh.cut, np.array([0.05, 1.0, 0.1]), TOP_MAP, 0.8)
+    light = Light(place.key, place.key_colour, place.sky, place.ground, key_map, top_map)
     shade(picture, cover, background, ids, bary, surface, light, np.array(view.eye, np.float32), SAMPLES)
     points = view.project(keypoints(scene.assets, figure, scene.heels, pose, frame, v))
     points[1, :2] = 0.5 * (points[2, :2] + points[5, :2])  # midpoint in the picture, as estimators define it
@@ -169,7 +161,7 @@ def _floor_shadow(scene: Scene, view: View, v: Float32[ndarray, "n 3"], backgrou
         flat = (v[:, [0, 2]] - v[:, 1:2] * slant - start) / CELL
         near = 1 / (1 + np.maximum(v[:, 1], 0))
         depth = np.zeros((FLOOR_CELLS, FLOOR_CELLS), np.float32)
-        fill_depth(np.concatenate([flat, near[:, None]], 1).astype(np.float32), mesh.triangles, mesh.cut, depth)
+        fill(np.concatenate([flat, near[:, None]], 1).astype(np.float32), mesh.triangles, mesh.cut, depth)
         low.append(1 / np.maximum(depth, 1e-6) - 1)
     shadow = np.zeros((FLOOR_CELLS, FLOOR_CELLS), np.float32)
     for bottom, top, mid in _BANDS:
