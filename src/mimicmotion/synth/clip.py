@@ -10,11 +10,11 @@ from numpy import ndarray
 
 from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
-from mimicmotion.synth.bvh import Mocap
 from mimicmotion.synth.faces import face_actions
 from mimicmotion.synth.keypoints import confidences
 from mimicmotion.synth.light import encode
 from mimicmotion.synth.motion import choose_motion, motion_params
+from mimicmotion.synth.recordings import Mocap
 from mimicmotion.synth.rig import pose_bones
 from mimicmotion.synth.scene import Moment, Scene, correspondence, develop, make_scene, render_moment
 from mimicmotion.synth.view import move_camera
@@ -136,7 +136,7 @@ def _render(
 ) -> SynthClip:
     """Render a clip from motion parameters and camera shifts (pixels); the last row of each is for the reference."""
     n, size = len(params) - 1, scene.size
-    pose = pose_bones(scene.figure.skeleton, params)
+    pose = pose_bones(scene.figure.body, params)
     faces = face_actions(rng, params, np.arange(n + 1) / fps)
 
     def shoot(k: int) -> Moment:

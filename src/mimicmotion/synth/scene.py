@@ -10,10 +10,18 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.synth.assets import Assets, load_assets
+from mimicmotion.synth import light
+from mimicmotion.synth.assets import load_assets
 from mimicmotion.synth.body import normals_of
-from mimicmotion.synth.keypoints import depth_tolerance, heels_of, hidden_points, keypoints
-from mimicmotion.synth.light import STRAND_U, STRAND_V, TWO_SIDED, Light, Surface, encode, shade, shade_floor, shadow_map
+from mimicmotion.synth.keypoints import depth_tolerance, hidden_points, keypoints
+from mimicmotion.synth.light import (
+    Light,
+    Surface,
+    encode,
+    shade,
+    shade_floor,
+    shadow_map,
+)
 from mimicmotion.synth.people import Figure, make_figure
 from mimicmotion.synth.place import Place, make_place
 from mimicmotion.synth.rig import Pose
@@ -40,9 +48,7 @@ class Grade:
 class Scene:
     """Everything that clips of one person have in common."""
 
-    assets: Assets
     figure: Figure
-    heels: Float64[ndarray, "2 3"]
     framing: str
     view: View
     place: Place
@@ -75,7 +81,7 @@ def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> 
     grade = Grade(float(max(rng.normal(0.25, 0.25), 0)) * min(size) / 192, noise, quality)
     ends = view.project(np.array([[0.0, 0.0, 0.0], [0.0, figure.height, 0.0]]))
     unit = float(ends[0, 1] - ends[1, 1])
-    return Scene(assets, figure, heels_of(assets, figure.shaped), framing or by_chance, view, place, grade, size, unit)
+    return Scene(figure, framing or by_chance, view, place, grade, size, unit)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,9 +126,9 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
     ids = np.full((rows * SAMPLES, columns * SAMPLES), -1, np.int32)
     nearness, bary = np.zeros(ids.shape, np.float32), np.zeros((*ids.shape, 2), np.float32)
     table = figure.table
-    strands = np.ascontiguousarray(table[mesh.material, STRAND_U : STRAND_V + 1])
-    two_sided = table[mesh.material, TWO_SIDED] > 0
-    fill(seen, mesh.triangles, mesh.cut, nearness, ids, bary, two_sided, (mesh.fray, mesh.uv, strands))
+    strands = np.ascontiguousarray(table[mesh.material, light.STRAND_U : light.STRAND_V + 1])
+    two_sided = table[mesh.material, light.TWO_SIDED] > 0
+    fill(seen, mesh.triangles, mesh.cut, nearness, ids, bary, two_sided, mesh.fray, mesh.uv, strands)
     empty = _background(scene, pan)
     background = _floor_shadow(scene, view, v, empty)
     picture, cover = np.empty((rows, columns, 3), np.float32), np.empty((rows, columns), np.float32)
@@ -132,9 +138,9 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
     )  # fmt: skip
     key_map = shadow_map(v, mesh.triangles, mesh.cut, place.key, KEY_MAP, 0.05 + 0.8 * place.softness)
     top_map = shadow_map(v, mesh.triangles, mesh.cut, np.array([0.05, 1.0, 0.1]), TOP_MAP, 0.8)
-    light = Light(place.key, place.key_colour, place.sky, place.ground, key_map, top_map)
-    shade(picture, cover, background, ids, bary, surface, light, np.array(view.eye, np.float32), SAMPLES)
-    points = view.project(keypoints(scene.assets, figure, scene.heels, pose, frame, v))
+    lights = Light(place.key, place.key_colour, place.sky, place.ground, key_map, top_map)
+    shade(picture, cover, background, ids, bary, surface, lights, np.array(view.eye, np.float32), SAMPLES)
+    points = view.project(keypoints(figure, pose, frame, v))
     points[1, :2] = 0.5 * (points[2, :2] + points[5, :2])  # midpoint in the picture, as estimators define it
     hidden = hidden_points(points, nearness, SAMPLES, depth_tolerance(figure.height))
     return Moment(picture, cover, seen, ids, bary, nearness, points, hidden, empty)

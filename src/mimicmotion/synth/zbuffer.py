@@ -78,7 +78,10 @@ def _shares(points, a, b, c, x, y, inv):
 
 
 @kernel
-def fill(points, triangles, cut, depth, ids=None, bary=None, two_sided=None, strands=None):
+def fill(
+    points, triangles, cut, depth, ids=None, bary: Any = None, two_sided=None, fray=None, uv: Any = None,
+    strands: Any = None,
+):  # fmt: skip
     """Fill `depth` with the nearness of the nearest surface, and record which triangle it belongs to.
 
     Args:
@@ -89,8 +92,9 @@ def fill(points, triangles, cut, depth, ids=None, bary=None, two_sided=None, str
         ids: (rows, columns) int32, triangle of each sample, updated in place; not recorded if None.
         bary: (rows, columns, 2) float32, weights of its vertices 1 and 2, updated in place; required with `ids`.
         two_sided: (faces,) whether back faces are visible; all are if None.
-        strands: fray (n,), uv (faces, 3, 2) and strands per unit of u and v (faces, 2): samples are also dropped where
-            `cut` is below `fray` times a random number in 0..1 per strand.
+        fray: (n,) samples are also dropped where `cut` is below this times a random number in 0..1 per strand.
+        uv: (faces, 3, 2) texture coordinates, which determine the strand; required with `fray`.
+        strands: (faces, 2) strands per unit of u and v; required with `fray`.
     """
     rows, columns = depth.shape
     for t in range(len(triangles)):
@@ -102,12 +106,10 @@ def fill(points, triangles, cut, depth, ids=None, bary=None, two_sided=None, str
         area, left, right, top, bottom = _box(points, a, b, c, rows, columns)
         if area == 0.0:
             continue
-        if two_sided is not None:
-            if area > 0.0 and not two_sided[t]:
-                continue
+        if two_sided is not None and area > 0.0 and not two_sided[t]:
+            continue
         cut_off, frayed = ca < 0.0 or cb < 0.0 or cc < 0.0, False
-        if strands is not None:
-            fray, uv, density = strands
+        if fray is not None:
             frayed = fray[a] > 0.0 or fray[b] > 0.0 or fray[c] > 0.0
         for i in range(top, bottom):
             for j in range(left, right):
@@ -117,11 +119,10 @@ def fill(points, triangles, cut, depth, ids=None, bary=None, two_sided=None, str
                     continue
                 if cut_off or frayed:
                     left_over = w[0] * ca + w[1] * cb + w[2] * cc
-                    if strands is not None:
-                        if frayed:
-                            u, v = at_corners(uv[t], w)
-                            cell = hash01(math.floor(u * density[t, 0]), math.floor(v * density[t, 1]))
-                            left_over -= blend1(fray, (a, b, c), w) * cell
+                    if fray is not None and frayed:
+                        u, v = at_corners(uv[t], w)
+                        cell = hash01(math.floor(u * strands[t, 0]), math.floor(v * strands[t, 1]))
+                        left_over -= blend1(fray, (a, b, c), w) * cell
                     if left_over < 0.0:
                         continue
                 depth[i, j] = z
