@@ -211,7 +211,7 @@ class _Preparation:
         return failures
 
     def _write(self, reports: list[VideoReport], shared: ShardSettings, stamp: str) -> Job[PrepareResult]:
-        from mimicmotion.data.prepare.report_page import save_page
+        from mimicmotion.data.prepare.report import save_page
 
         config = self.config
         yield Progress("report", 0, 1)
