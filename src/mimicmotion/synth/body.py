@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -188,8 +187,7 @@ class Skin(NamedTuple):
     weight: ndarray  # (n, 6) bone weights
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Mesh:
+class Mesh(NamedTuple):
     """A part of a person, skinned to the bones."""
 
     vertices: Float32[ndarray, "n 3"]  # in the rest pose, decimetres
@@ -224,9 +222,8 @@ class Mesh:
     def join(cls, parts: list[Mesh]) -> Mesh:
         """Concatenate parts into one mesh."""
         starts = np.cumsum([0, *(len(p.vertices) for p in parts[:-1])])
-        arrays = {f.name: [getattr(p, f.name) for p in parts] for f in dataclasses.fields(cls)}
-        arrays["triangles"] = [p.triangles + s for p, s in zip(parts, starts, strict=True)]
-        return cls(**{name: np.concatenate(a) for name, a in arrays.items()})
+        moved = [p._replace(triangles=p.triangles + start) for p, start in zip(parts, starts, strict=True)]
+        return cls(*map(np.concatenate, zip(*moved, strict=True)))
 
 
 @kernel

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
+from mimicmotion.synth.body import Mesh
 from mimicmotion.synth.zbuffer import at_corners, blend, blend1, fill, hash01, in_world, inlined, kernel
 
 SKIN, CLOTH, HAIR, EYE, LEATHER = range(5)
@@ -30,17 +31,14 @@ LINEAR[:11] = np.arange(11) / 255.0 / 12.92
 
 
 class Surface(NamedTuple):
-    """Triangles in world coordinates and their materials."""
+    """A posed mesh with its materials."""
 
+    mesh: Mesh  # in the rest pose
     points: ndarray  # (n, 3) column, row and nearness in the picture
-    triangles: ndarray  # (faces, 3) vertex indices
     position: ndarray  # (n, 3) world positions
     normal: ndarray  # (n, 3) unit normals
-    rest: ndarray  # (n, 3) positions in the rest pose, for the eyes
-    uv: ndarray  # (faces, 3, 2) texture coordinates
     shadow: ndarray  # (n,) ambient occlusion, 1 if unoccluded
     fold: ndarray  # (n,) strength of folds
-    material: ndarray  # (faces,) row in `table`
     table: ndarray  # (materials, 15), see the columns above
     textures: ndarray  # (textures, size, size, 5) uint8: colour, and slopes of the height map (128 if flat)
 
@@ -68,10 +66,8 @@ class Light(NamedTuple):
     top_map: ShadowMap  # for light from above, which only shadows the ambient light
 
 
-def shadow_map(
-    vertices: Float32[ndarray, "n 3"], triangles: ndarray, cut: ndarray, way: ndarray, size: int, blur: float = 0.0
-) -> ShadowMap:
-    """Render a mesh as seen from direction `way`; `blur` is in decimetres."""
+def shadow_map(mesh: Mesh, vertices: Float32[ndarray, "n 3"], way: ndarray, size: int, blur: float = 0.0) -> ShadowMap:
+    """Render a mesh with its vertices at `vertices` as seen from direction `way`; `blur` is in decimetres."""
     z = way / np.linalg.norm(way)
     x = np.cross([0.0, 0.0, 1.0] if abs(z[2]) < 0.9 else [0.0, 1.0, 0.0], z)
     x /= np.linalg.norm(x)
@@ -82,7 +78,7 @@ def shadow_map(
     scales = np.array([scale, scale, 1.0])
     matrix = np.concatenate([scales[:, None] * axes, (1 - scales * low)[:, None]], 1).astype(np.float32)
     out = ShadowMap(np.zeros((size, size), np.float32), matrix, blur * float(np.linalg.norm(matrix[0, :3])))
-    fill(out.project(vertices), triangles, cut, out.depth)
+    fill(out.project(vertices), mesh.triangles, mesh.cut, out.depth)
     return out
 
 
@@ -145,13 +141,13 @@ def _bilinear(texture, u, v):
 
 
 @inlined
-def _bumped(normal, across, down, position, corners, uv, t):
+def _bumped(normal, across, down, position, corners, uv):
     """Perturb a normal by a bump map, given the slopes along the texture axes."""
     a, b, c = corners
     first = _add(position[b], -1.0, position[a])
     second = _add(position[c], -1.0, position[a])
-    du1, dv1 = uv[t, 1, 0] - uv[t, 0, 0], uv[t, 1, 1] - uv[t, 0, 1]
-    du2, dv2 = uv[t, 2, 0] - uv[t, 0, 0], uv[t, 2, 1] - uv[t, 0, 1]
+    du1, dv1 = uv[1, 0] - uv[0, 0], uv[1, 1] - uv[0, 1]
+    du2, dv2 = uv[2, 0] - uv[0, 0], uv[2, 1] - uv[0, 1]
     sign = 1.0 if du1 * dv2 - du2 * dv1 >= 0.0 else -1.0
     along_u = _add(_scaled(first, dv2 * sign), -dv1 * sign, second)
     along_v = _add(_scaled(second, du1 * sign), -du2 * sign, first)
@@ -186,24 +182,24 @@ def _iris(x, y, z, table, m):
 @inlined
 def _sample(surface, light, t, w1, w2, eye, turn):
     """Shade one sample, given its triangle, barycentric coordinates, camera position and rotation of the taps."""
-    corners = surface.triangles[t, 0], surface.triangles[t, 1], surface.triangles[t, 2]
+    mesh, table = surface.mesh, surface.table
+    corners = mesh.triangles[t, 0], mesh.triangles[t, 1], mesh.triangles[t, 2]
     w = in_world(surface.points, corners, w1, w2)
     position = blend(surface.position, corners, w)
     view = eye[0] - position[0], eye[1] - position[1], eye[2] - position[2]
     view = _scaled(view, 1.0 / _norm(view))
-    m = surface.material[t]
-    table, uv = surface.table, surface.uv
+    m = mesh.material[t]
     kind = int(table[m, KIND])
     flat = blend(surface.normal, corners, w)
     flip = _dot(flat, view) < 0.0 and table[m, TWO_SIDED] > 0.0
     flat = _scaled(flat, (-1.0 if flip else 1.0) / (_norm(flat) + 1e-9))
-    u, v = at_corners(uv[t], w)
+    u, v = at_corners(mesh.uv[t], w)
     colour, across, down = _bilinear(surface.textures[int(table[m, TEXTURE])], u, v)
     bump, normal = table[m, BUMP] / 64.0, flat
     if bump > 0.0:
         if kind == CLOTH:
             bump *= blend1(surface.fold, corners, w)
-        normal = _bumped(flat, across * bump, down * bump, surface.position, corners, uv, t)
+        normal = _bumped(flat, across * bump, down * bump, surface.position, corners, mesh.uv[t])
     start = _add(position, 0.12, flat)
     direct = _lit(light.key_map, start, 0.0, turn) if _dot(flat, light.key) > -0.35 else 0.0
     open_ = blend1(surface.shadow, corners, w) * (0.55 + 0.45 * _lit(light.top_map, start, 0.2, turn))
@@ -224,7 +220,7 @@ def _sample(surface, light, t, w1, w2, eye, turn):
         green = blue = red
         colour = _scaled(colour, vary)
     elif kind == EYE:
-        x, y, z = blend(surface.rest, corners, w)
+        x, y, z = blend(mesh.vertices, corners, w)
         colour = _iris(x, y, z, table, m)
         red = green = blue = max(lit * 0.8 + 0.2, 0.0) * direct
         spec = gloss * mirror**power * direct
@@ -274,45 +270,34 @@ def shade(out, cover, background, ids, bary, surface, light, eye, factor):
                 out[i, j, k] = total[k] * share + (1.0 - hits * share) * background[i, j, k]
 
 
-@inlined
-def _between(grid, x, y):
-    """Interpolate a grid bilinearly."""
-    a, b = int(x), int(y)
-    f, g = x - a, y - b
-    upper, lower = (1 - f) * grid[b, a] + f * grid[b, a + 1], (1 - f) * grid[b + 1, a] + f * grid[b + 1, a + 1]
-    return (1 - g) * upper + g * lower
-
-
 @kernel
-def shade_floor(out, background, shadow, ambient, share, start, cell, eye, centre, focal, pitch_sin, pitch_cos):
-    """Add the shadows of the person on the floor (the plane y = 0) to the background.
+def shade_floor(out, background, light, start, cell, view):
+    """Dim the background by the shadows of the person on the floor (the plane y = 0).
 
     Args:
         out: (rows, columns, 3) output picture.
         background: (rows, columns, 3) without shadows.
-        shadow: (cells, cells) blocked fraction of the key light, indexed by z and x.
-        ambient: (cells, cells) blocked fraction of the ambient light.
-        share: fraction of the light on the floor that comes from the key light.
+        light: (cells, cells) fraction of the light that reaches the floor, indexed by z and x.
         start: (2,) x and z of the first cell.
         cell: size of a cell, decimetres.
-        eye: (3,) position of the camera.
-        centre: (2,) column and row of the principal point.
-        focal: focal length in pixels.
-        pitch_sin: sine of the camera pitch.
-        pitch_cos: cosine of the camera pitch.
+        view: the camera.
     """
     rows, columns, _ = out.shape
-    last = shadow.shape[0] - 1
+    last = light.shape[0] - 1
+    eye, sine, cosine = view.eye, math.sin(view.pitch), math.cos(view.pitch)
     for i in range(rows):
-        up = -(i + 0.5 - centre[1]) / focal
-        y = up * pitch_cos - pitch_sin
+        up = -(i + 0.5 - view.centre[1]) / view.focal
+        y = up * cosine - sine
         far = -eye[1] / y if y < -1e-4 else -1.0
-        z = (eye[2] - (up * pitch_sin + pitch_cos) * far - start[1]) / cell - 0.5
+        z = (eye[2] - (up * sine + cosine) * far - start[1]) / cell - 0.5
         for j in range(columns):
-            x = (eye[0] + (j + 0.5 - centre[0]) / focal * far - start[0]) / cell - 0.5
+            x = (eye[0] + (j + 0.5 - view.centre[0]) / view.focal * far - start[0]) / cell - 0.5
             dim = 1.0
             if far > 0.0 and 0.0 <= x < last and 0.0 <= z < last:
-                dim = share * (1.0 - _between(shadow, x, z)) + (1.0 - share) * (1.0 - _between(ambient, x, z))
+                a, b = int(x), int(z)
+                f, g = x - a, z - b
+                upper, lower = light[b], light[b + 1]
+                dim = (1 - g) * ((1 - f) * upper[a] + f * upper[a + 1]) + g * ((1 - f) * lower[a] + f * lower[a + 1])
             for k in range(3):
                 out[i, j, k] = background[i, j, k] * dim
 

@@ -104,7 +104,7 @@ class _Maker:
             mesh=mesh,
             table=np.stack(self.rows),
             textures=np.stack(self.textures),
-            occlusion=ambient_occlusion(mesh.vertices, mesh.triangles, mesh.cut),
+            occlusion=ambient_occlusion(mesh),
             fold=_fold(body, mesh),
             vertex_of=vertex_of,
             actions=actions,
@@ -356,9 +356,10 @@ def _fold(body: Body, mesh: Mesh) -> Float32[ndarray, " n"]:
     return (out + 0.5 * np.exp(-((away / 0.8) ** 2))).astype(np.float32)
 
 
-def ambient_occlusion(vertices: Float32[ndarray, "n 3"], triangles: ndarray, cut: ndarray) -> Float32[ndarray, " n"]:
+def ambient_occlusion(mesh: Mesh) -> Float32[ndarray, " n"]:
     """Fraction of the hemisphere above each vertex that the mesh does not occlude."""
-    normal = normals_of(vertices, triangles)
+    vertices = mesh.vertices
+    normal = normals_of(vertices, mesh.triangles)
     total, open_ = np.zeros(len(vertices)), np.zeros(len(vertices))
     turn = np.pi * (3 - np.sqrt(5))
     start = vertices + 0.1 * normal
@@ -366,7 +367,7 @@ def ambient_occlusion(vertices: Float32[ndarray, "n 3"], triangles: ndarray, cut
         up = 1 - 2 * (k + 0.5) / DIRECTIONS
         side = np.sqrt(1 - up**2)
         way = np.array([side * np.cos(turn * k), up, side * np.sin(turn * k)])
-        view = light.shadow_map(vertices, triangles, cut, way, MAP_SIDE)
+        view = light.shadow_map(mesh, vertices, way, MAP_SIDE)
         seen = view.project(start)
         at = np.clip(seen[:, :2].astype(int), 0, MAP_SIDE - 1)
         weight = np.clip(normal @ way, 0, 1)

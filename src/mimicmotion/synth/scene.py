@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -84,8 +85,7 @@ def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> 
     return Scene(figure, framing or by_chance, view, place, grade, size, unit)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Moment:
+class Moment(NamedTuple):
     """One picture and its ground truth; the buffers have `SAMPLES` samples per pixel along each axis."""
 
     picture: Float32[ndarray, "rows columns 3"]  # linear colours
@@ -132,12 +132,9 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
     empty = _background(scene, pan)
     background = _floor_shadow(scene, view, v, empty)
     picture, cover = np.empty((rows, columns, 3), np.float32), np.empty((rows, columns), np.float32)
-    surface = Surface(
-        seen, mesh.triangles, v, normal, mesh.vertices, mesh.uv, figure.occlusion, figure.fold, mesh.material, table,
-        figure.textures,
-    )  # fmt: skip
-    key_map = shadow_map(v, mesh.triangles, mesh.cut, place.key, KEY_MAP, 0.05 + 0.8 * place.softness)
-    top_map = shadow_map(v, mesh.triangles, mesh.cut, np.array([0.05, 1.0, 0.1]), TOP_MAP, 0.8)
+    surface = Surface(mesh, seen, v, normal, figure.occlusion, figure.fold, table, figure.textures)
+    key_map = shadow_map(mesh, v, place.key, KEY_MAP, 0.05 + 0.8 * place.softness)
+    top_map = shadow_map(mesh, v, np.array([0.05, 1.0, 0.1]), TOP_MAP, 0.8)
     lights = Light(place.key, place.key_colour, place.sky, place.ground, key_map, top_map)
     shade(picture, cover, background, ids, bary, surface, lights, np.array(view.eye, np.float32), SAMPLES)
     points = view.project(keypoints(figure, pose, frame, v))
@@ -178,11 +175,9 @@ def _floor_shadow(scene: Scene, view: View, v: Float32[ndarray, "n 3"], backgrou
     ambient = 1 - (1 - 0.92 * near) * (1 - 0.6 * wide)
     key = float(place.key_colour.mean() * place.key[1])
     share = key / (key + float(place.sky.mean()))
+    light_left = share * (1 - np.minimum(shadow, 1)) + (1 - share) * (1 - ambient)
     out = np.empty_like(background)
-    shade_floor(
-        out, background, np.minimum(shadow, 1), ambient, share, start, CELL, np.array(view.eye), np.array(view.centre),
-        view.focal, np.sin(view.pitch), np.cos(view.pitch),
-    )  # fmt: skip
+    shade_floor(out, background, light_left, start, CELL, view)
     return out
 
 
@@ -208,31 +203,32 @@ def develop(
 
 
 @kernel
-def _correspond(flow, seen, ids, bary, points, there, ids_there, near_there, triangles, shift, factor, tolerance):
-    """Fill `flow` and `seen`; `shift` is the flow of the background."""
+def _correspond(flow, visible, here, there, triangles, shift):
+    """Fill `flow` and `visible`; `shift` is the flow of the background."""
     rows, columns, _ = flow.shape
-    high, wide = ids_there.shape
+    high, wide = there.ids.shape
     for i in range(rows):
         for j in range(columns):
             x, y = j + 0.5 + shift[0], i + 0.5 + shift[1]
             flow[i, j, 0], flow[i, j, 1] = x - j - 0.5, y - i - 0.5
-            if x >= 0 and y >= 0 and x * factor < wide and y * factor < high:
-                seen[i, j] = ids_there[int(y * factor), int(x * factor)] < 0
-            for k in range(factor * factor):
-                si, sj = i * factor + k // factor, j * factor + k % factor
-                t = ids[si, sj]
+            if x >= 0 and y >= 0 and x * SAMPLES < wide and y * SAMPLES < high:
+                visible[i, j] = there.ids[int(y * SAMPLES), int(x * SAMPLES)] < 0
+            for k in range(SAMPLES * SAMPLES):
+                si, sj = i * SAMPLES + k // SAMPLES, j * SAMPLES + k % SAMPLES
+                t = here.ids[si, sj]
                 if t < 0:
                     continue
                 corners = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-                w0, w1, w2 = in_world(points, corners, bary[si, sj, 0], bary[si, sj, 1])
-                w0, w1, w2 = w0 * there[corners[0], 2], w1 * there[corners[1], 2], w2 * there[corners[2], 2]
+                w0, w1, w2 = in_world(here.seen, corners, here.bary[si, sj, 0], here.bary[si, sj, 1])
+                points = there.seen
+                w0, w1, w2 = w0 * points[corners[0], 2], w1 * points[corners[1], 2], w2 * points[corners[2], 2]
                 near = w0 + w1 + w2  # barycentric weights for the other picture
-                x, y, _ = blend(there, corners, (w0 / near, w1 / near, w2 / near))
-                flow[i, j, 0], flow[i, j, 1] = (x - sj - 0.5) / factor, (y - si - 0.5) / factor
-                seen[i, j] = False
+                x, y, _ = blend(points, corners, (w0 / near, w1 / near, w2 / near))
+                flow[i, j, 0], flow[i, j, 1] = (x - sj - 0.5) / SAMPLES, (y - si - 0.5) / SAMPLES
+                visible[i, j] = False
                 if x >= 0 and y >= 0 and x < wide and y < high:
-                    surface = near_there[int(y), int(x)]
-                    seen[i, j] = surface > 0 and 1.0 / near - 1.0 / surface < tolerance
+                    surface = there.nearness[int(y), int(x)]
+                    visible[i, j] = surface > 0 and 1.0 / near - 1.0 / surface < _SEEN_DEPTH
                 break
 
 
@@ -247,10 +243,6 @@ def correspondence(
         there: the target picture.
         shift: shift by camera motion, from `there` to `here`.
     """
-    rows, columns = scene.size
-    flow, seen = np.zeros((rows, columns, 2), np.float32), np.zeros((rows, columns), np.bool_)
-    _correspond(
-        flow, seen, here.ids, here.bary, here.seen, there.seen, there.ids, there.nearness,
-        scene.figure.mesh.triangles, shift, SAMPLES, _SEEN_DEPTH,
-    )  # fmt: skip
-    return flow, seen
+    flow, visible = np.zeros((*scene.size, 2), np.float32), np.zeros(scene.size, np.bool_)
+    _correspond(flow, visible, here, there, scene.figure.mesh.triangles, shift)
+    return flow, visible
