@@ -16,11 +16,10 @@ from mimicmotion.synth import render_clip
 from mimicmotion.synth.assets import Assets, default_path, load_assets
 from mimicmotion.synth.body import Body, Genes, random_genes, shape_vertices, shape_weights
 from mimicmotion.synth.clothes import Cut, from_tights, hidden
-from mimicmotion.synth.faces import face_actions, gaze
 from mimicmotion.synth.figure import HEAD_YAW, MOUTH
 from mimicmotion.synth.hair import HairStyle, scalp_hair
 from mimicmotion.synth.light import CLOTH, KIND, SKIN
-from mimicmotion.synth.motion import neutral
+from mimicmotion.synth.motion import face_actions, gaze, neutral
 from mimicmotion.synth.people import make_figure
 from mimicmotion.synth.place import KINDS, make_place
 from mimicmotion.synth.rig import pose_bones

@@ -35,7 +35,7 @@ _ENDS = {  # keypoint to bone whose end it is
     18: "toe1-2.L", 19: "toe5-3.L", 21: "toe1-2.R", 22: "toe5-3.R",
     **{f + 4 + 4 * finger: f"finger{finger + 1}-3.{s}" for s, f in _HANDS.items() for finger in range(5)},
 }  # fmt: skip
-_TOLERANCE = {  # thickness of the part above each point, decimetres; 0.4 for others
+_THICKNESS = {  # thickness of the part above each point, decimetres; 0.4 for others
     1: 1.5, 2: 1.3, 5: 1.3, 3: 0.95, 6: 0.95, 4: 0.75, 7: 0.75, 8: 2.0, 11: 2.0, 9: 1.2, 12: 1.2, 10: 0.95, 13: 0.95,
     **dict.fromkeys(range(14, 18), 0.45), **dict.fromkeys(range(18, 24), 0.85),
     **dict.fromkeys(range(LEFT_HAND.start, RIGHT_HAND.stop), 0.3), LEFT_HAND.start: 0.7, RIGHT_HAND.start: 0.7,
@@ -87,21 +87,24 @@ def keypoints(figure: Figure, pose: Pose, frame: int, vertices: ndarray) -> Floa
     return out
 
 
-def depth_tolerance(height: float) -> Float64[ndarray, " 134"]:
-    """Depth (decimetres) below the surface up to which each point counts as visible, from the thickness of its part."""
-    return np.array([_TOLERANCE.get(point, 0.4) for point in range(NUM_POINTS)]) * height / 17
-
-
 def hidden_points(
-    seen: Float64[ndarray, "134 3"], nearness: ndarray, factor: int, tolerance: Float64[ndarray, " 134"]
+    seen: Float64[ndarray, "134 3"], nearness: ndarray, samples: int, height: float
 ) -> Bool[ndarray, " 134"]:
-    """Which points (column, row, inverse depth) are behind a depth buffer with `factor` samples per pixel and axis."""
+    """Which points are farther behind the visible surface than their part is thick.
+
+    Args:
+        seen: column, row (pixels) and inverse depth of each point.
+        nearness: depth buffer.
+        samples: samples per pixel along each axis of the buffer.
+        height: height of the person in decimetres.
+    """
     rows, columns = nearness.shape
-    at = np.floor(seen[:, :2] * factor).astype(np.int64)
+    at = np.floor(seen[:, :2] * samples).astype(np.int64)
     inside = (at >= 0).all(1) & (at[:, 0] < columns) & (at[:, 1] < rows)
     surface = np.zeros(len(seen))
     surface[inside] = nearness[at[inside, 1], at[inside, 0]]
-    return (surface > 0) & (1 / seen[:, 2] - 1 / np.maximum(surface, 1e-9) > tolerance)
+    thick = np.array([_THICKNESS.get(point, 0.4) for point in range(NUM_POINTS)]) * height / 17
+    return (surface > 0) & (1 / seen[:, 2] - 1 / np.maximum(surface, 1e-9) > thick)
 
 
 def confidences(

@@ -14,7 +14,7 @@ from mimicmotion.errors import InputError
 from mimicmotion.synth import light
 from mimicmotion.synth.assets import load_assets
 from mimicmotion.synth.body import normals_of
-from mimicmotion.synth.keypoints import depth_tolerance, hidden_points, keypoints
+from mimicmotion.synth.keypoints import hidden_points, keypoints
 from mimicmotion.synth.light import (
     Light,
     Surface,
@@ -36,26 +36,18 @@ _BANDS = ((0.0, 0.5, 0.15), (0.5, 2.0, 1.0), (2.0, 6.0, 3.5), (6.0, 60.0, 11.0))
 _SEEN_DEPTH = 0.3  # depth tolerance for the same point in the reference, decimetres
 
 
-@dataclass(frozen=True, slots=True)
-class Grade:
-    """Degradation of pictures by camera and compression."""
-
-    blur: float  # lens blur in pixels
-    noise: tuple[float, float]  # standard deviation (0..255): in the dark, and its increase in bright areas
-    quality: int  # JPEG quality; 0 for no compression
-
-
 @dataclass(frozen=True, eq=False)
 class Scene:
     """Everything that clips of one person have in common."""
 
     figure: Figure
-    framing: str
     view: View
     place: Place
-    grade: Grade
-    size: tuple[int, int]
+    size: tuple[int, int]  # (height, width)
     unit: float  # body height in pixels
+    blur: float  # lens blur in pixels
+    noise: tuple[float, float]  # standard deviation (0..255): in the dark, and its increase in bright areas
+    quality: int  # JPEG quality; 0 for no compression
 
 
 def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> Scene:
@@ -79,10 +71,10 @@ def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> 
     place = make_place(around, assets, view, size, int(MARGIN * size[0]) + 1)
     noise = (float(rng.uniform(0.3, 2.0)), float(rng.uniform(0, 2.5))) if rng.random() < 0.8 else (0.0, 0.0)
     quality = int(rng.integers(55, 96)) if rng.random() < 0.65 else 0
-    grade = Grade(float(max(rng.normal(0.25, 0.25), 0)) * min(size) / 192, noise, quality)
+    blur = float(max(rng.normal(0.25, 0.25), 0)) * min(size) / 192
     ends = view.project(np.array([[0.0, 0.0, 0.0], [0.0, figure.height, 0.0]]))
     unit = float(ends[0, 1] - ends[1, 1])
-    return Scene(figure, framing or by_chance, view, place, grade, size, unit)
+    return Scene(figure, view, place, size, unit, blur, noise, quality)
 
 
 class Moment(NamedTuple):
@@ -100,9 +92,8 @@ class Moment(NamedTuple):
 
     def depth(self) -> Float32[ndarray, "rows columns"]:
         """Depth in metres of the nearest sample of each pixel; infinite without a person."""
-        near = np.maximum.reduce(
-            [self.nearness[i::SAMPLES, j::SAMPLES] for i in range(SAMPLES) for j in range(SAMPLES)]
-        )
+        rows, columns = self.cover.shape
+        near = self.nearness.reshape(rows, SAMPLES, columns, SAMPLES).max((1, 3))
         return np.where(near > 0, 0.1 / np.maximum(near, 1e-9), np.inf).astype(np.float32)
 
 
@@ -139,7 +130,7 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
     shade(picture, cover, background, ids, bary, surface, lights, np.array(view.eye, np.float32), SAMPLES)
     points = view.project(keypoints(figure, pose, frame, v))
     points[1, :2] = 0.5 * (points[2, :2] + points[5, :2])  # midpoint in the picture, as estimators define it
-    hidden = hidden_points(points, nearness, SAMPLES, depth_tolerance(figure.height))
+    hidden = hidden_points(points, nearness, SAMPLES, figure.height)
     return Moment(picture, cover, seen, ids, bary, nearness, points, hidden, empty)
 
 
@@ -185,19 +176,18 @@ def develop(
     scene: Scene, picture: Float32[ndarray, "rows columns 3"], rng: np.random.Generator
 ) -> tuple[UInt8[ndarray, "rows columns 3"], UInt8[ndarray, "rows columns 3"]]:
     """Convert a picture to sRGB, both without and with camera noise and compression."""
-    grade = scene.grade
-    if grade.blur > 0.2:
-        picture = cv2.GaussianBlur(picture, (0, 0), grade.blur)
+    if scene.blur > 0.2:
+        picture = cv2.GaussianBlur(picture, (0, 0), scene.blur)
     exact = encode(picture)
     clean = np.clip(np.rint(exact), 0, 255).astype(np.uint8)
-    dark, light = grade.noise
+    dark, light = scene.noise
     out = clean
     if dark or light:
         grain = rng.standard_normal(exact.shape, np.float32)
         grain = 0.8 * grain + 0.5 * cv2.blur(grain, (2, 2))  # correlate noise of neighbouring pixels
         out = np.clip(np.rint(exact + grain * (dark + light * np.sqrt(exact / 255))), 0, 255).astype(np.uint8)
-    if grade.quality:
-        _, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, grade.quality])
+    if scene.quality:
+        _, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, scene.quality])
         out = np.ascontiguousarray(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1])
     return clean, out
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mimicmotion.data.prepare.measure import SceneMeasures
+from mimicmotion.data.prepare.analysis import SceneMeasures
 from mimicmotion.pose.hands import hand_boxes
 from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
 from mimicmotion.settings.prepare import PrepareConfig

@@ -13,9 +13,8 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion import plot
-from mimicmotion.data.prepare.analysis import AnalysisCache
+from mimicmotion.data.prepare.analysis import AnalysisCache, SceneMeasures
 from mimicmotion.data.prepare.crop import plan_crop
-from mimicmotion.data.prepare.measure import SceneMeasures
 from mimicmotion.data.prepare.plan import SceneReport, VideoReport, crop_facts, scene_key, split_of
 from mimicmotion.data.shards.frames import encode_picture
 from mimicmotion.pose.guidance.skeleton import PoseDrawer
