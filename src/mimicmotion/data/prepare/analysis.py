@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,6 @@ from numpy import ndarray
 from mimicmotion.arrays import Frame
 from mimicmotion.data.prepare.crop import person_boxes
 from mimicmotion.data.prepare.duplicates import HASH_EVERY, MAX_HASHES, picture_hash
-from mimicmotion.data.prepare.filters import judge_length
 from mimicmotion.data.prepare.scenes import CutFinder, plan_scenes, shrink
 from mimicmotion.data.shards.frames import encode_picture
 from mimicmotion.errors import InputError, PoseError
@@ -231,13 +230,6 @@ def survey(path: Path, config: PrepareConfig) -> Generator[int, None, Survey]:
     return Survey(info.size, info.fps, fps, info.duration, count, damaged, scenes, np.stack(hashes))
 
 
-def usable_scenes(survey: Survey, config: PrepareConfig) -> list[int]:
-    """Indices of the scenes worth estimating poses in: long enough, and of large enough frames."""
-    enlargement = survey.enlargement(config.size)
-    lengths = enumerate(map(len, survey.scenes))
-    return [i for i, n in lengths if judge_length(n, survey.fps, enlargement, config).accepted]
-
-
 def scene_frames(path: Path, fps: float, scenes: Iterable[range]) -> Iterator[Iterator[Frame]]:
     """The frames of each scene of a video; each scene must be consumed before the next one."""
     frames, position = open_video(path).frames(fps=fps), 0
@@ -249,19 +241,20 @@ def scene_frames(path: Path, fps: float, scenes: Iterable[range]) -> Iterator[It
 def measure_video(
     path: Path,
     survey: Survey,
+    scenes: Sequence[int],
     config: PrepareConfig,
     open_estimator: Callable[[], PoseEstimator],
 ) -> Generator[int, None, dict[int, SceneMeasures]]:
-    """Poses and measurements of all usable scenes, by index; yields numbers of further frames done.
+    """Poses and measurements of the given scenes, by index; yields numbers of further frames done.
 
     Poses are read from and written to the user's pose cache.
 
     Raises:
         MediaError: the video can no longer be read.
     """
-    chosen = {i: survey.scenes[i] for i in usable_scenes(survey, config)}
-    if not chosen:
+    if not scenes:
         return {}
+    chosen = {i: survey.scenes[i] for i in scenes}
     estimator = open_estimator()
     facts = analysis_settings(config) | {"scenes": [(s.start, s.stop) for s in chosen.values()]}
     cached = PoseCache().path(path, facts) if config.pose_cache else None
