@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 
-from mimicmotion.data.prepare.steps import SourceVideo
+from mimicmotion.data.prepare.job import SourceVideo
 from mimicmotion.settings.prepare import PrepareConfig
 
 

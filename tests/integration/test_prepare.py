@@ -22,10 +22,9 @@ from PIL import Image
 
 from fatal_step import dies_on_b
 from mimicmotion import cli
-from mimicmotion.data.prepare import steps as prepare_steps
-from mimicmotion.data.prepare.job import PrepareResult, prepare
+from mimicmotion.data.prepare import job as prepare_job
+from mimicmotion.data.prepare.job import PrepareResult, SourceVideo, prepare, run_steps
 from mimicmotion.data.prepare.plan import video_id
-from mimicmotion.data.prepare.steps import SourceVideo, run_steps
 from mimicmotion.data.shards.shards import open_shards
 from mimicmotion.errors import ConfigError, InputError, MediaError
 from mimicmotion.pose.keypoints import BODY
@@ -167,7 +166,7 @@ def test_nothing_new_is_nothing_to_do(
     made: tuple[Path, PrepareResult], videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {p: p.stat().st_mtime_ns for p in made[0].rglob("*") if p.is_file()}
-    monkeypatch.setattr(prepare_steps, "survey", None)
+    monkeypatch.setattr(prepare_job, "survey", None)
     again = finish(prepare(config(videos, made[0])))
     assert not again.fresh
     assert again.totals == made[1].totals
@@ -192,7 +191,7 @@ def test_other_settings_are_refused_unless_asked_for(
     with pytest.raises(ConfigError, match="max_static was 0.5, is 1.0"):
         finish(prepare(config(videos, copy, max_static=1)))
     assert shards(copy) == shards(made[0])
-    monkeypatch.setattr(prepare_steps, "measure_video", None)  # a threshold changes nothing of what was measured
+    monkeypatch.setattr(prepare_job, "measure_video", None)  # a threshold changes nothing of what was measured
     finish(prepare(config(videos, copy, max_static=1, overwrite=True)))
     assert report(copy)["d static.mp4"]["status"] == "used"
 

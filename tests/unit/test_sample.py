@@ -18,8 +18,7 @@ from numpy import ndarray
 
 from fake_shards import FakeShards, write_records
 from mimicmotion.data.samples.batch import Sample, collate
-from mimicmotion.data.samples.choice import FrameChoice, choose
-from mimicmotion.data.samples.sample import SampleMaker
+from mimicmotion.data.samples.sample import FrameChoice, SampleMaker, choose
 from mimicmotion.data.shards.shards import open_shards
 from mimicmotion.data.shards.writing import RecordData, ShardSettings
 from mimicmotion.errors import ConfigError, InputError

@@ -25,7 +25,7 @@ from numpy import ndarray
 from fake_shards import write_records
 from http_server import serving
 from mimicmotion.data.shards import index as index_module
-from mimicmotion.data.shards import storage
+from mimicmotion.data.shards import shards as shards_module
 from mimicmotion.data.shards.index import make_index, save_index, scan_shard, shard_files
 from mimicmotion.data.shards.shards import Shards, open_shards
 from mimicmotion.data.shards.writing import RecordData, ShardSettings, plan_shards, write_shards
@@ -476,7 +476,7 @@ def test_shards_behind_http(server: str, tmp_path: Path, end: str) -> None:
 def test_shards_in_an_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fsspec
 
-    monkeypatch.setattr(storage, "SCHEMES", ("memory",))
+    monkeypatch.setattr(shards_module, "SCHEMES", ("memory",))
     there, store = fill(tmp_path / "there", per_shard=2), fsspec.filesystem("memory")
     for path in there.iterdir():
         store.pipe(f"/bucket/set/{path.name}", path.read_bytes())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mimicmotion.data.prepare.measure import SceneMeasures
+from mimicmotion.data.prepare.analysis import SceneMeasures, Survey
 from mimicmotion.pose.hands import hand_boxes
 from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
 from mimicmotion.settings.prepare import PrepareConfig
@@ -53,6 +53,13 @@ def judge_length(num_frames: int, fps: float, enlargement: float, config: Prepar
     """Checks that need no poses."""
     numbers = _rounded({"seconds": num_frames / fps, "frames": num_frames, "enlargement": enlargement})
     return Judgement(numbers, _missed(numbers, config))
+
+
+def usable_scenes(survey: Survey, config: PrepareConfig) -> list[int]:
+    """Indices of the scenes worth estimating poses in: long enough, and of large enough frames."""
+    enlargement = survey.enlargement(config.size)
+    lengths = enumerate(map(len, survey.scenes))
+    return [i for i, n in lengths if judge_length(n, survey.fps, enlargement, config).accepted]
 
 
 def judge(measures: SceneMeasures, stored: PoseSequence, enlargement: float, config: PrepareConfig) -> Judgement:
