@@ -206,4 +206,4 @@ def test_the_result_makes_segments_of_the_length_it_was_trained_on(
     assert "trained on" not in caplog.text
     recipe = recipe_for(GenerateConfig(**files, segment_frames=8, overlap_frames=2), pipe, 9)
     assert recipe.fusion.segment_frames == 8
-    assert f"segments of 8 frames for a model that was trained on clips of {trained}" in caplog.text
+    assert f"segments of 8 frames, but the model was trained on clips of {trained}" in caplog.text

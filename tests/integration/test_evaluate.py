@@ -197,7 +197,7 @@ def test_the_tiktok_protocol_on_its_layout(tmp_path: Path) -> None:
     assert all(r.values["psnr"] == 100 for r in done.rows)  # both show exactly the real square
     assert len(done.rows) == 12
     shutil.rmtree(tmp_path / "TikTok_dataset" / "00337")
-    assert any("this is not its result" in n for n in run(**settings, protocol="tiktok").notes)
+    assert any("this is not a result of protocol tiktok" in n for n in run(**settings, protocol="tiktok").notes)
 
 
 def test_the_tiktok_protocol_on_frames_of_a_real_video(tmp_path: Path, shared: Callable[[str], Path]) -> None:

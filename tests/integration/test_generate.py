@@ -484,7 +484,7 @@ def test_a_repeated_frame_is_analysed_once(slow: GenerateConfig, tmp_path: Path)
 
 def test_frames_can_be_repeated_only_when_written(slow: GenerateConfig, tmp_path: Path) -> None:
     summary = finish(plan(dataclasses.replace(slow, output=tmp_path / "plan.png"))).summary()
-    assert "--fps 5 shows the same movement with less work, --output-fps 15 then repeats frames when" in summary
+    assert "--fps 5 gives the same movement with less work, --output-fps 15 then repeats frames when" in summary
     slow = dataclasses.replace(slow, fps=5.0, side_by_side=True, label="visible")
     once = finish(generate(dataclasses.replace(slow, output=tmp_path / "once")))
     reports: list[Progress] = []
@@ -600,7 +600,7 @@ EARLY: dict[str, tuple[Callable[[GenerateConfig], dict[str, Any]], str]] = {
     "a video twice": (lambda j: {"picture": j.video}, "(?s)it is a video.*fix: pass a picture"),
     "no picture": (lambda j: {"picture": j.video.with_name("no.png")}, "does not exist"),
     "a start behind the end": (lambda j: {"start": 1000}, "has no frame after"),
-    "a person who is not there": (lambda j: {"person": "5"}, "person 5 was never seen; the fullest frame shows 1"),
+    "a person who is not there": (lambda j: {"person": "5"}, "person 5 was never seen; no frame shows more than 1"),
     "a point beside everybody": (lambda j: {"person": "1,1"}, "was never seen"),
     "a pose file with sound": (lambda j: {"video": pose_file(j), "audio": True}, "audio=True with a pose file"),
     "one of one person": (lambda j: {"video": pose_file(j), "person": "1"}, "person=1 with a pose file of one person"),
@@ -695,11 +695,11 @@ def right_and_wrong_poses() -> dict[str, tuple[PoseSequence, str]]:
         "foreshortened": (changed(R_ELBOW=lambda xy: xy[2] + 5, R_WRIST=lambda xy: xy[2] + 9), ""),
         "lying": (dataclasses.replace(changed(), xy=changed().xy[..., ::-1] * (1, -1) + (0, 480), size=(480, 640)), ""),
         "limb": (changed(L_WRIST=lambda _: (470, 630)), "a forearm is .* times as long"),
-        "chest": (changed(FACE=lambda xy: xy[FACE] + (0, 130)), "the face is not where the head is"),
+        "chest": (changed(FACE=lambda xy: xy[FACE] + (0, 130)), "the face is not on the head"),
         "head": (changed(NOSE=lambda xy: xy[1] + (0, 60)), "the head is below the shoulders"),
         "sides": (
             changed(R_SHOULDER=lambda _: (288, 173), L_SHOULDER=lambda _: (192, 173)),
-            "shoulders and hips are the wrong way round",
+            "left and right are swapped between shoulders and hips",
         ),
     }
 

@@ -273,7 +273,7 @@ def test_nothing_good_enough(videos: Path, tmp_path: Path) -> None:
         finish(prepare(config(only, tmp_path / "shards")))
     assert (tmp_path / "shards" / "report.html").is_file()
     (only / "i short.mp4").unlink()
-    with pytest.raises(MediaError, match="holds no video"):
+    with pytest.raises(MediaError, match="contains no video"):
         finish(prepare(config(only, tmp_path / "shards")))
 
 

@@ -75,7 +75,7 @@ def test_reports_of_different_protocols_are_noted(tmp_path: Path) -> None:
         ("a.csv", "method,psnr\na,high\n", "psnr in line 2: 'high'"),
         ("a.csv", "method,psnr\na,1,2\n", "line 2"),
         ("a.csv", "method,psnr\na,nan\n", "no number"),
-        ("a.json", "{}", "holds no number"),
+        ("a.json", "{}", "contains no number"),
         ("a.json", "[", "is damaged or truncated"),
         ("a.json", '{"methods": {"a": {"psnr": 3}}}', "a, psnr: 3"),
     ],

@@ -71,7 +71,7 @@ def test_one_sequence_has_no_interval_and_one_clip_no_distance() -> None:
     one = add(sets({"a": 0.0}, (9,)))
     assert math.isfinite(one.methods["a"]["fvd"].value)
     assert math.isnan(one.methods["a"]["fvd"].low)
-    assert "rests on one sequence" in one.notes[0]
+    assert "is based on one sequence" in one.notes[0]
     none = add(sets({"a": 0.0}, (1,)))
     assert none.methods == {"a": {}}
     assert "the Frechet distance is undefined" in none.notes[0]
@@ -80,7 +80,7 @@ def test_one_sequence_has_no_interval_and_one_clip_no_distance() -> None:
 
 def test_few_clips_are_reported() -> None:
     (note,) = [n for n in add(sets({"a": 0.0}, (1, 2))).notes if "clips" in n]
-    assert note.startswith("a: fvd rests on 3 clips, no more than the 3 features")
+    assert note.startswith("a: fvd is based on 3 clips, no more than its 3 features")
 
 
 def test_equal_numbers_of_clips() -> None:

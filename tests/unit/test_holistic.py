@@ -304,7 +304,7 @@ def test_the_chosen_person_is_waited_for(person: Person) -> None:
     assert pose.people[:2].tolist() == [1, 1]
     assert pose.people[2] > 1
     assert pose.people[3] == 0  # people are not counted while someone is followed
-    with pytest.raises(PoseError, match="never seen; the fullest frame shows 1"):
+    with pytest.raises(PoseError, match="never seen; no frame shows more than 1"):
         HolisticEstimator(person=person, threads=1).estimate([alone] * 2)
 
 

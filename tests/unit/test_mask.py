@@ -172,7 +172,7 @@ def test_job_refuses_poses_and_unknown_suffixes(config: MaskConfig, tmp_path: Pa
     from mimicmotion.pose.files import save_poses
 
     save_poses(standing(2), tmp_path / "poses.npz")
-    with pytest.raises(MediaError, match="holds poses"):
+    with pytest.raises(MediaError, match="contains poses"):
         finish(mask_job(dataclasses.replace(config, video=tmp_path / "poses.npz")))
     with pytest.raises(InputError, match="xyz"):
         finish(mask_job(dataclasses.replace(config, output=tmp_path / "masks.xyz")))

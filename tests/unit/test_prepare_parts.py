@@ -299,7 +299,7 @@ def test_videos_are_found_in_order(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_videos(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="holds no video"):
+    with pytest.raises(MediaError, match="contains no video"):
         find_videos(tmp_path, tmp_path / "out")
     with pytest.raises(MediaError, match="is not a folder"):
         find_videos(tmp_path / "missing", tmp_path)

@@ -298,7 +298,7 @@ def test_databases_of_several_machines_are_read_together(tmp_path: Path) -> None
     with pytest.raises(InputError, match="does not exist"):
         load_votes(config.output, study)
     VoteStore(tmp_path / "other.sqlite", replace(study, study="s0"))
-    with pytest.raises(InputError, match="holds votes of the study s0"):
+    with pytest.raises(InputError, match="contains votes of the study s0"):
         VoteStore(tmp_path / "other.sqlite", study)
     (tmp_path / "bad.sqlite").write_bytes(b"no database at all, but long enough to be looked at " * 9)
     with pytest.raises(InputError, match="not a database"):

@@ -235,7 +235,7 @@ def test_a_pickle_of_anything_else_is_refused(
 def test_a_damaged_pickle_is_refused() -> None:
     data = pickle.dumps(TREE, 3)
     for broken in (b"", data[: len(data) // 2], b"\x80\x03}q\x00"):
-        with pytest.raises(WeightsError, match="is refused"):
+        with pytest.raises(WeightsError, match="is rejected"):
             load_arrays(io.BytesIO(broken), "net.ckpt")
 
 

@@ -226,7 +226,7 @@ def source_notes(config: DrivingOptions, source: VideoReader | PoseSequence) -> 
     elif config.sampling == "time" and slowed < 0.95 * shown:
         notes.append(
             f"the source has {slowed:g} frames per second, the result {shown:g}: frames are repeated; --fps {slowed:g} "
-            "shows the same movement with less work"
+            "gives the same movement with less work"
         )
         if isinstance(config, GenerateConfig):
             notes[-1] += f", --output-fps {shown:g} then repeats frames when they are written"
@@ -449,10 +449,10 @@ def doubt_pose(pose: PoseSequence) -> list[str]:
     )
     for name, others, least in (("hips", hips, 0.04), ("eyes", eyes, 0.012)):  # a third of their widths from the front
         if shoulders * others < 0 and abs(shoulders) > 0.07 and abs(others) > least:
-            found.append(f"shoulders and {name} are the wrong way round to each other")
+            found.append(f"left and right are swapped between shoulders and {name}")
     face = xy[FACE][seen[FACE]]
     if len(face) and seen[NOSE] and np.hypot(*(face.mean(0) - xy[NOSE])) > 0.6 * np.ptp(face, axis=0).max():
-        found.append("the face is not where the head is")
+        found.append("the face is not on the head")
     return found
 
 
@@ -466,16 +466,16 @@ def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: P
     shows = {"picture": reference.confidence[:, legs], "video": aligned.confidence[:, legs]}
     sees = {k: float((v > VISIBLE).mean()) > 0.25 for k, v in shows.items()}
     if sees["video"] and not sees["picture"]:
-        found.append("the video shows legs, the picture does not: they will be left out of the frame or made up")
+        found.append("the video shows legs but the picture does not: they will be cut off or invented by the model")
     if sees["picture"] and not sees["video"]:
-        found.append("the picture shows legs, the video does not: they will be made up")
+        found.append("the picture shows legs but the video does not: they will be invented by the model")
     height, width = aligned.size
     xy, seen = aligned.xy[:, BODY], aligned.confidence[:, BODY] > VISIBLE
     outside = ((xy < 0) | (xy > (width, height))).any(-1) & seen
     if seen.any() and (share := outside.sum() / seen.sum()) > 0.1:
         found.append(
-            f"{share:.0%} of the driving body points lie outside the frame after alignment: a picture with more room "
-            "around the person, or a larger --height and --width with --fit letterbox, shows them"
+            f"{share:.0%} of the driving body points are outside the frame after alignment: use a picture with more "
+            "room around the person, or a larger --height and --width with --fit letterbox"
         )
     return found
 

@@ -44,7 +44,7 @@ class Inspection:
         signatures = {
             "none": "none",
             "unknown": f"not checked: {install_command('c2pa')}",
-            "valid": f"unchanged since it was signed; the signer ({self.signer}) is on no trust list",
+            "valid": f"unchanged since it was signed; the signer ({self.signer}) is not on any trust list",
             "trusted": f"unchanged since it was signed by {self.signer}",
             "changed": "CHANGED since it was signed",
         }

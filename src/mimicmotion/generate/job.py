@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TINY_LIMITS = (
-    "the bundled model is a small one for trying out: it was trained on rendered people at 224x128, so hands and "
-    "what the picture hides come out as rough shapes; use --model and --checkpoint for full quality"
+    "the bundled model is small and only for demonstration: it was trained on rendered people at 224x128, so hands "
+    "and whatever the picture hides become rough shapes; use --model and --checkpoint for full quality"
 )
 
 
@@ -189,7 +189,7 @@ def _denoise(
     steps = pipe.denoise(
         conditioning, latents, recipe, start=start, memory=memory, keep_x0=config.preview, in_place=True
     )
-    notice = "this step is finished and saved, then the job stops; Ctrl-C again stops at once"
+    notice = "stopping once this step is finished and saved; press Ctrl-C again to stop at once"
     with interrupts.patiently(notice) if record.state.enabled else contextlib.nullcontext():
         for step in steps:
             if step.x0 is not None:

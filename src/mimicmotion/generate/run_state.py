@@ -124,7 +124,7 @@ class RunState:
             raise DamagedError(f"{path.name}: {e}") from e
         if (version := data["version"]) != VERSION:
             fix = "resume with the version of mimicmotion that wrote it, or delete the folder to start over"
-            raise ConfigError(f"{self.folder} is of version {version}", f"version {VERSION}", fix)
+            raise ConfigError(f"{self.folder} has version {version}", f"version {VERSION}", fix)
         return data
 
     def _checked(self, part: str) -> Path:
@@ -143,7 +143,7 @@ class RunState:
         """Raise ConfigError if there is a state, of an interrupted run or of another process."""
         if self.exists:
             self._claim()
-            got, fix = f"{self.folder} has the state of an interrupted run", "or delete the folder to start over"
+            got, fix = f"{self.folder} contains the state of an interrupted run", "or delete the folder to start over"
             raise ConfigError(got, "--resume, which continues it", f"add --resume, {fix}")
 
     def save_inputs(self, inputs: Inputs, facts: Mapping[str, Any]) -> None:

@@ -124,7 +124,7 @@ class MimicMotionPipeline:
         """Estimate and align the poses, and fit the picture to the video size, as `mimicmotion generate` does.
 
         Args:
-            image: picture of the person: a path, a PIL picture or a uint8 array (height, width, 3), of any size.
+            image: picture of the person: a path, a PIL image or a uint8 array (height, width, 3), of any size.
             video: driving video: a path (sampled at 15 frames per second), a sequence of frames in the formats of
                 `image` (all are used), or a `PoseSequence`.
             height: height of the result in pixels; None chooses a size for the model from the picture's aspect ratio.
@@ -321,7 +321,7 @@ class MimicMotionPipeline:
         With `poses`, pass lists to generate one video per item.
 
         Args:
-            image: picture of the person. With `video`, see `prepare`; with `poses`, a PIL picture or uint8 array
+            image: picture of the person. With `video`, see `prepare`; with `poses`, a PIL image or uint8 array
                 (height, width, 3) at the size of the video, or a list of these.
             poses: drawn poses as returned by `guide`: uint8 (frames, height, width, 3), or a sequence whose slices are
                 such arrays, to draw frames on demand; or a list of these.

@@ -124,7 +124,9 @@ def fit_alignment(
     scale, limbs = body_scale(parts), {}
     if scale is None:
         scale = _fill(driving.size, size).scale[0]
-        logger.warning("too few joints are visible in both the picture and the video to fit the body size: it is kept")
+        logger.warning(
+            "too few joints are visible in both the picture and the video to fit the body size, so it is kept"
+        )
     elif method == "limbs":
         scale, limbs = limb_scales(parts, scale)
     sized = Alignment((scale, scale), (0.0, 0.0), size, limbs).apply(driving)

@@ -84,7 +84,7 @@ def parse_poses(file: IO[bytes], path: Path | str) -> PoseSequence:
         with np.load(file, allow_pickle=False) as data:
             check_limit("bytes", sum(member.file_size for member in data.zip.infolist()), path, PoseError)
             if "format" not in data.files or str(data["format"]) != FORMAT:
-                raise PoseError(f"{path} holds {', '.join(data.files) or 'nothing'}", "a pose file", MAKE_POSES)
+                raise PoseError(f"{path} contains {', '.join(data.files) or 'nothing'}", "a pose file", MAKE_POSES)
             if int(data["version"]) > VERSION:
                 raise PoseError(
                     f"{path} has version {int(data['version'])}", f"version {VERSION} or older", "update mimicmotion"
@@ -163,7 +163,7 @@ def save_openpose(poses: PoseSequence, folder: Path | str) -> None:
     names = [f"{folder.name}_{i:012d}_keypoints.json" for i in range(len(poses))]
     if others := {p.name for p in folder.glob("*.json")} - set(names):
         raise OutputError(
-            f"{folder} holds {len(others)} other JSON files, such as {min(others)}",
+            f"{folder} contains {len(others)} other JSON files, such as {min(others)}",
             "a new folder, or one with these frames only",
             "choose another folder or empty this one",
         )
@@ -193,7 +193,7 @@ def _openpose_files(path: Path) -> list[Path]:
         return [path]
     files = [p for p in path.glob("*.json") if not p.name.startswith(".")] if path.is_dir() else []
     if not files:
-        raise PoseError(f"{path} holds no *.json", "a folder of OpenPose JSON files", fix)
+        raise PoseError(f"{path} contains no *.json", "a folder of OpenPose JSON files", fix)
     digits = {file: [int(n[-18:]) for n in re.findall(r"\d+", file.stem)][::-1] for file in files}
     for place in range(min(map(len, digits.values()))):  # from the last number of a name to its first
         numbered = {numbers[place]: file for file, numbers in digits.items()}

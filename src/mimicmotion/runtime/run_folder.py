@@ -83,7 +83,7 @@ def check_replaceable_folder(path: Path, pattern: str) -> None:
     if path.is_dir():
         foreign = next((p.name for p in sorted(path.iterdir()) if not p.match(pattern)), None)
         if foreign is not None:
-            raise OutputError(f"{path} already holds {foreign}", "a new or empty folder", "choose another folder")
+            raise OutputError(f"{path} already contains {foreign}", "a new or empty folder", "choose another folder")
 
 
 def clear_leftovers(folder: Path, names: Container[str] | None = None) -> None:

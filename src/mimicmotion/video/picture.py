@@ -261,7 +261,7 @@ class FolderSource:
             key=lambda p: [int(s) if s.isdigit() else s.lower() for s in re.split(r"(\d+)", p.name)],
         )
         if not self.files:
-            raise MediaError(f"{path} holds no pictures", "a folder of PNG or JPEG frames", "check the path")
+            raise MediaError(f"{path} contains no pictures", "a folder of PNG or JPEG frames", "check the path")
         first = read_picture(self.files[0])
         self.info = VideoInfo(
             width=first.shape[1],

@@ -313,7 +313,7 @@ def _weights_file(folder: Path, part: str) -> Path:
             return folder / part / name
     here = sorted(p.name for p in (folder / part).glob("*")) or ["nothing"]
     fix = "download the model again; models with only .bin files must be converted to safetensors"
-    raise WeightsError(f"{folder / part} holds {', '.join(here[:LISTED])}", " or ".join(names), fix)
+    raise WeightsError(f"{folder / part} contains {', '.join(here[:LISTED])}", " or ".join(names), fix)
 
 
 def _load_checkpoint(path: Path, unet: Any, target: Target) -> PoseNet:

@@ -17,7 +17,7 @@ class PoseNet(nn.Module):
     """Small convolutional encoder of pose frames, trained from scratch.
 
     Parameter names match the published checkpoint (`conv_layers`, `final_proj`, `scale`). The last layer is initialised
-    at zero, so that the untrained model is plain Stable Video Diffusion.
+    to zero, so that the untrained model is plain Stable Video Diffusion.
 
     Args:
         out_channels: channels of the U-Net's first level (320 in SVD).

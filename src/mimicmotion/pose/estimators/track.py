@@ -180,7 +180,7 @@ def check_chosen(person: Person, most: int) -> None:
     """Raise PoseError if `most` people were seen in a frame, although the chosen one never was."""
     if most:
         raise PoseError(
-            f"person {person!r} was never seen; the fullest frame shows {most}",
+            f"person {person!r} was never seen; no frame shows more than {most}",
             "an index below that number (0 is leftmost), a point inside a person, or a box around one",
             "choose another person, or 'largest'",
         )
