@@ -140,8 +140,7 @@ def check_picture_output(path: str | os.PathLike[str]) -> Path:
 def side_by_side(frames: Sequence[UInt8[ndarray, "_ _ 3"]], height: int, gap: int = 4) -> UInt8[ndarray, "_ _ 3"]:
     """Arrange frames of any size in a row on white, such as picture | pose | result.
 
-    The size depends only on the sizes of the frames, so it is constant over a video. It is even, as video encoders
-    require.
+    The size depends only on the sizes of the frames, so it is constant over a video. It is even, for video encoders.
 
     Args:
         frames: uint8 RGB frames.

@@ -187,8 +187,7 @@ class Level(nn.Module):
     """A level of the U-Net: residual blocks, each optionally followed by a transformer, and a resampling layer.
 
     Args:
-        way: "down" pushes each result to the skip connections, "up" pops one for each residual block, "mid" does
-            neither.
+        way: "down" pushes each result to the skip connections, "up" pops one per residual block, "mid" does neither.
         resnets: residual blocks.
         attentions: transformers, one after each of the first residual blocks.
         downsamplers: one, or none.
