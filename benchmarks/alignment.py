@@ -1,11 +1,11 @@
 """How far aligned poses lie from the truth: python benchmarks/alignment.py [--pairs N] [--noise S] [--bvh FILE ...].
 
-Prints one JSON line. Two synthetic bodies make the same movement before two cameras that differ in zoom and place. One
-is the driver; of the other there is a picture, standing calmly (or sitting), and its true points are what the aligned
-driver (smoothed as in `generate`, but for `released`) is compared with: mean distance of body and feet, all in the
-frame, in torso lengths of the person in the picture. A pair has one difference (`equal` none), in both directions.
-Intervals (95 %) are bootstrapped over pairs; `ratio` is the error divided by the one of `released`, paired.
-`jitter` is the mean error of the driver's acceleration, before and after smoothing.
+Prints one JSON line. Two synthetic bodies make the same movement in front of two cameras that differ in zoom and
+position. One is the driver; the other is shown standing (or sitting) in a picture. The aligned driver (smoothed as in
+`generate`, except for `released`) is compared with the true points of the other body: mean distance over body and feet,
+if all are in the frame, in torso lengths of the person in the picture. Each pair differs in one respect (`equal` in
+none), in both directions. Intervals (95%) are bootstrapped over pairs; `ratio` is the error divided by that of
+`released`, paired. `jitter` is the mean error of the driver's acceleration, before and after smoothing.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.pose.smooth import smooth
 from mimicmotion.synth import figure as fig
 from mimicmotion.synth.assets import load_assets
-from mimicmotion.synth.body import Genes, joint_positions, shape_vertices, skin
-from mimicmotion.synth.bvh import Mocap, load_bvh
-from mimicmotion.synth.keypoints import confidences, heels_of, keypoints
+from mimicmotion.synth.body import Body, Genes, shape_vertices, skin
+from mimicmotion.synth.keypoints import confidences, keypoints
 from mimicmotion.synth.motion import MOTIONS, motion_params
 from mimicmotion.synth.noise import perturb_poses, torso
-from mimicmotion.synth.rig import Skeleton, pose_bones
+from mimicmotion.synth.recordings import Mocap, load_bvh
+from mimicmotion.synth.rig import pose_bones
 from mimicmotion.synth.view import View, choose_view
 
 METHODS = ("released", "weighted", "limbs")
@@ -50,23 +50,23 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what differs betw
 
 
 @cache
-def body(age: float = 28.0, decr: tuple[str, ...] = (), incr: tuple[str, ...] = ()) -> tuple[Any, ndarray]:
-    """A body without clothes, and its heels."""
+def person(age: float = 28.0, decr: tuple[str, ...] = (), incr: tuple[str, ...] = ()) -> Any:
+    """A body without clothes."""
     assets = load_assets()
     details = {f"{name}-{end}": 1.0 for names, end in ((decr, "decr"), (incr, "incr")) for name in names}
     assert all(name in assets.targets for name in details)
     vertices = shape_vertices(assets, dataclasses.replace(ADULT, age=age, details=details))
-    low, high = np.ptp(vertices[assets.faces("body")[0].ravel(), 1]), vertices[assets.faces("body")[0].ravel(), 1].min()
-    skeleton = Skeleton.of(assets, joint_positions(assets, vertices), float(high), (1.5, 1.2))
-    figure = SimpleNamespace(skeleton=skeleton, height=float(low), vertex_of=np.arange(len(vertices)), rest=vertices)
-    return figure, heels_of(assets, vertices)
+    body = Body(assets, vertices)
+    body.trunk = (1.5, 1.2)
+    height = body.level["crown"] - body.floor
+    return SimpleNamespace(body=body, height=height, vertex_of=np.arange(len(vertices)))
 
 
 def watch(rng: np.random.Generator, view: View, q: ndarray, **of_body: Any) -> PoseSequence:
-    """The points of a body that moves by the parameters `q`, as a camera sees them."""
-    assets, (figure, heels) = load_assets(), body(**of_body)
-    pose = pose_bones(figure.skeleton, q)
-    rest = figure.rest.astype(np.float32)
+    """Keypoints of a body that moves with the parameters `q`, as seen by a camera."""
+    assets, figure = load_assets(), person(**of_body)
+    pose = pose_bones(figure.body, q)
+    rest = figure.body.vertices.astype(np.float32)
     points, moved = [], np.empty_like(rest)
     for k in range(len(q)):
         skin(
@@ -77,7 +77,7 @@ def watch(rng: np.random.Generator, view: View, q: ndarray, **of_body: Any) -> P
             pose.shift[k],
             moved,
         )
-        points.append(view.project(keypoints(assets, figure, heels, pose, k, moved))[:, :2])
+        points.append(view.project(keypoints(figure, pose, k, moved))[:, :2])
     xy = np.array(points)
     unit = float(np.ptp(xy[0, :POINTS, 1]))
     sure = confidences(rng, xy, np.zeros(xy.shape[:2], bool), SIZE, unit, FPS)
@@ -85,7 +85,7 @@ def watch(rng: np.random.Generator, view: View, q: ndarray, **of_body: Any) -> P
 
 
 def seated(q: ndarray) -> ndarray:
-    """The same with the body on a chair."""
+    """The same motion, with the body sitting on a chair."""
     q = q.copy()
     q[:, 1], q[:, 2], q[:, [fig.PITCH, fig.ROLL]] = -0.48, -0.1, 0.0
     for k in fig.LEG:
@@ -96,7 +96,7 @@ def seated(q: ndarray) -> ndarray:
 def film(
     rng: np.random.Generator, kind: str, swap: bool, frames: int, recordings: list[Mocap]
 ) -> tuple[PoseSequence, PoseSequence, PoseSequence]:
-    """The driver, the picture of the other body, and the truth: the other body in the driver's movement."""
+    """The driver, the picture of the other body, and the truth: the other body making the driver's movement."""
     sides = [dict(side) for side in PAIRS[kind]]
     driver, target = sides[::-1] if swap else sides
     times = np.arange(frames) / FPS
@@ -108,7 +108,7 @@ def film(
     own = motion_params("idle", rng, times)[:1]
     q, own = (seated(x) if side.pop("sits", False) else x for x, side in ((q, driver), (own, target)))
     camera = int(rng.integers(1 << 30))
-    views = [choose_view(np.random.default_rng(camera), SIZE, body(**s)[0].height, "full") for s in (driver, target)]
+    views = [choose_view(np.random.default_rng(camera), SIZE, person(**s).height, "full") for s in (driver, target)]
     driving, picture = watch(rng, views[0], q, **driver), watch(rng, views[1], own, **target)
     moved = driving.xy * rng.uniform(0.6, 1.2) + rng.uniform(-60, 60, 2)
     driving = dataclasses.replace(driving, xy=moved.astype(np.float32))
@@ -116,7 +116,7 @@ def film(
 
 
 def compare(seed: int, kind: str, swap: bool, frames: int, noise: float, recordings: list[Mocap]) -> dict[str, float]:
-    """Errors of one pair by method."""
+    """Errors of each method on one pair."""
     for attempt in itertools.count():
         rng = np.random.default_rng([seed, list(PAIRS).index(kind), swap, attempt])
         driving, picture, truth = film(rng, kind, swap, frames, recordings)
@@ -143,7 +143,7 @@ def jitter(poses: PoseSequence, exact: PoseSequence) -> float:
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, list[float]]]:
-    """Mean and 95 % interval of each method's error, and of its ratio to `released`."""
+    """Mean and 95% interval of each method's error, and of its ratio to `released`."""
     values = np.array([[row[m] for m in METHODS] for row in rows])
     draws = values[np.random.default_rng(0).integers(len(values), size=(2000, len(values)))].mean(1)
     out = {}
@@ -158,10 +158,10 @@ def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, list[float]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=40, help="of each kind, half in each direction")
+    parser.add_argument("--pairs", type=int, default=40, help="pairs of each kind, half in each direction")
     parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--noise", type=float, default=0.0, help="strength of the detector's noise")
-    parser.add_argument("--bvh", nargs="*", default=[], help="recordings that are used beside the procedural motions")
+    parser.add_argument("--bvh", nargs="*", default=[], help="recordings to use in addition to the procedural motions")
     arguments = parser.parse_args()
     recordings = [load_bvh(path) for path in arguments.bvh]
     rows = {

@@ -39,7 +39,7 @@ class JobState:
         finished: time at which it ended.
         stage: current stage: load, picture, poses, encode, denoise or write.
         done: completed frames or steps of the stage.
-        total: all frames or steps of the stage.
+        total: total number of frames or steps of the stage.
         eta: estimated seconds until the job is done, from the speed of the current stage and the time of later stages
             in the last job; for the first job, until the stage is complete.
         preview: whether there is a preview picture (see the setting `preview`).
@@ -70,7 +70,7 @@ class JobState:
 
 
 class ServiceError(MimicMotionError):
-    """The service refused a request, or a job failed or was cancelled.
+    """The service rejected a request, or a job failed or was cancelled.
 
     Args:
         status: HTTP status of the response; 0 for a job.
@@ -116,7 +116,7 @@ class Client:
             settings: options of `mimicmotion generate`, such as `seed`.
 
         Raises:
-            ServiceError: the service refused the job.
+            ServiceError: the service rejected the job.
             ConnectionError: the service cannot be reached.
         """
         boundary = secrets.token_hex(16)

@@ -19,7 +19,7 @@ PATIENCE = 300  # seconds; only a broken page waits so long
 
 
 class Page(OpenPage):
-    """The open page, in words of its elements."""
+    """The open page, addressed by its elements."""
 
     def __init__(self, driver: Any, pictures: Path) -> None:
         super().__init__(driver, PATIENCE)
@@ -103,7 +103,7 @@ def test_a_whole_job_with_a_reload_in_the_middle(page: Page, service: Service, s
     page.write("num_inference_steps", 20)
     page.shot(f"{name}-form")
     page.click("make")
-    page.until_says("view", "Loading", "Finding poses", "Denoising", "Encoding")
+    page.until_says("view", "Loading", "Estimating poses", "Denoising", "Encoding")
     page.shot(f"{name}-running")
     job = service.client.list(limit=1)[0]
     assert not job.ended
@@ -195,7 +195,7 @@ def test_a_restart_in_the_middle(page: Page, service: Service) -> None:
     page.click("make")
     page.until_says("view", "Denoising")
     service.kill()
-    time.sleep(3)  # the page asks in vain
+    time.sleep(3)  # the page gets no response
     service.start()
     page.until_done()  # without a reload
     page.driver.refresh()

@@ -17,7 +17,7 @@ SIZE = (384, 288)
 
 
 class Replay:
-    """A session that answers with given outputs, and keeps what it was fed."""
+    """A session that returns given outputs and records its inputs."""
 
     def __init__(self, shape: list[int], answers: list[list[ndarray]]) -> None:
         self.shape, self.answers, self.feeds = shape, answers, []
@@ -38,7 +38,7 @@ def data() -> dict[str, ndarray]:
 
 @pytest.fixture(scope="module")
 def more(shared: Callable[[str], Path]) -> dict[str, ndarray]:
-    """What also needs whole pictures."""
+    """Data that includes whole pictures."""
     with np.load(shared("parity/goldens/pose/onnx.npz")) as file:
         return dict(file)
 
@@ -119,7 +119,7 @@ def test_simcc(data: dict[str, ndarray]) -> None:
     np.testing.assert_array_equal(scores, data["simcc/scores"])
 
 
-def test_points_of_several_persons(estimator: dwpose.DWPoseEstimator, more: dict[str, ndarray]) -> None:
+def test_points_of_several_people(estimator: dwpose.DWPoseEstimator, more: dict[str, ndarray]) -> None:
     frame = more["detector/img"]
     answers = [[more["simcc/x"][k : k + 1], more["simcc/y"][k : k + 1]] for k in (0, 1)]
     estimator._network = Replay([1, 3, *SIZE], answers)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mimicmotion.pose import keypoints as kp
 from mimicmotion.pose.estimators.holistic.estimator import Sides
 from mimicmotion.pose.estimators.holistic.geometry import Picture, Roi, overlap, roi_around, roi_of_points
-from mimicmotion.pose.estimators.holistic.layout import BODY_SOURCE, FACE_SOURCE, assemble, one_hand_twice
+from mimicmotion.pose.estimators.holistic.layout import BODY_SOURCE, FACE_SOURCE, assemble, same_hand
 from mimicmotion.pose.estimators.holistic.networks import (
     BodyPoints,
     PartPoints,
@@ -109,7 +109,7 @@ def test_decode_places_boxes_at_their_anchors() -> None:
     assert decode(raw, np.array([-9.0, -9.0], np.float32), anchors, 100, threshold=0.5) == []
 
 
-def test_suppression_averages_by_score_and_keeps_the_apart() -> None:
+def test_suppression_averages_by_score_and_keeps_distant_boxes() -> None:
     boxes = np.array([[0, 0, 1, 1], [0.1, 0, 1.1, 1], [5, 5, 6, 6]], float)
     marks = np.array([[[0.0, 0]], [[1.0, 0]], [[5.0, 5]]])
     near, far = suppress(boxes, marks, np.array([0.9, 0.6, 0.5]))
@@ -146,21 +146,21 @@ def swapped(xy: np.ndarray) -> np.ndarray:
     return xy[order]
 
 
-def test_sides_undo_a_short_mistake_and_believe_a_lasting_one() -> None:
+def test_sides_undo_a_short_mistake_and_trust_a_lasting_one() -> None:
     good, bad = standing(), swapped(standing())
     sides = Sides()
-    out = [sides.steady(body_at(xy)).xy for xy in [good] * 12 + [bad] * 8 + [good] * 5 + [bad] * 100]
+    out = [sides.corrected(body_at(xy)).xy for xy in [good] * 12 + [bad] * 8 + [good] * 5 + [bad] * 100]
     for xy in out[:25]:
         np.testing.assert_array_equal(xy, good)
     np.testing.assert_array_equal(out[-1], bad)
 
 
-def test_sides_judge_arms_and_legs_apart() -> None:
+def test_sides_treat_arms_and_legs_separately() -> None:
     good = standing()
     legs_wrong = good.copy()
     legs_wrong[23:] = swapped(good)[23:]
     sides = Sides()
-    out = [sides.steady(body_at(xy)).xy for xy in [good, good, good, legs_wrong, legs_wrong, good]]
+    out = [sides.corrected(body_at(xy)).xy for xy in [good, good, good, legs_wrong, legs_wrong, good]]
     for xy in out:
         np.testing.assert_array_equal(xy, good)
 
@@ -191,12 +191,12 @@ def test_face_table_is_symmetric() -> None:
     assert len(set(FACE_SOURCE.tolist())) == 68
 
 
-def test_one_hand_twice() -> None:
+def test_same_hand() -> None:
     grid = np.stack(np.divmod(np.arange(21), 5), 1).astype(np.float32) * 10
     hand, near, far = (PartPoints(grid + shift, 1.0) for shift in (0, 5, 60))
-    assert one_hand_twice(hand, near)
-    assert not one_hand_twice(hand, far)
-    assert not one_hand_twice(hand, None)
+    assert same_hand(hand, near)
+    assert not same_hand(hand, far)
+    assert not same_hand(hand, None)
 
 
 def test_hand_region_holds_the_hand_upright() -> None:

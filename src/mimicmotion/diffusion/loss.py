@@ -2,7 +2,7 @@
 
 With F the network output and v = (eps - sigma * x0) / sqrt(1 + sigma^2), EDM's weight (1 + sigma^2) / sigma^2 cancels
 c_out^2, so the loss on x0 is the plain mean of (F - v)^2. All sigma arithmetic is float32, because half precision
-overflows at sigma ~ 700. `training.objective` combines these functions to the loss of a batch.
+overflows at sigma ~ 700. `training.objective` combines these functions into the loss of a batch.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def hand_weights(
     """Loss weight M = 1 + (scale - 1) * m per latent (hand region enhancement, paper section 3.4).
 
     Args:
-        mask: m, the share of each latent inside the box of a reliable hand, 0 to 1 (`pose.hands.hand_masks`).
+        mask: m, the fraction of each latent inside the box of a reliable hand, 0 to 1 (`pose.hands.hand_masks`).
         scale: weight inside a hand box (MimicMotion: 10).
         reference_slot: whether frame 0 is the reference picture, which is given, not generated, and keeps weight 1.
     """
@@ -81,13 +81,13 @@ def weighted_mse(output: Latents, target: Latents, weights: Tensor | None = None
 def choose_dropped(
     uniform: Float[ndarray, "batch conditions_and_1"], together: float, apart: Sequence[float]
 ) -> Bool[Tensor, "batch conditions"]:
-    """Choose which conditions of which samples to drop in training, as classifier-free guidance requires.
+    """Choose which conditions to drop from which samples in training, as classifier-free guidance requires.
 
     Args:
-        uniform: numbers in [0, 1). The first decides on all conditions of a sample together, each of the others on a
-            single condition.
-        together: share of samples that lose all conditions.
-        apart: additional share of samples that lose a single condition, for each condition.
+        uniform: numbers in [0, 1). The first column decides about all conditions of a sample together, each of the
+            others about a single one.
+        together: fraction of samples that lose all conditions.
+        apart: for each condition, the additional fraction of samples that lose only this one.
     """
     return torch.from_numpy((uniform[:, 1:] < np.array(apart)) | (uniform[:, :1] < together))
 

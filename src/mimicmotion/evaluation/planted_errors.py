@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import numpy as np
 
+from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import L_ELBOW, LEFT_HAND, R_ELBOW, RIGHT_HAND, PoseSequence
 from mimicmotion.synth.noise import torso
 
-Planted = Literal["duplicate_detection", "hand_on_wrong_hand", "occluded_elbow"]
-PLANTED: tuple[Planted, ...] = get_args(Planted)
+PLANTED = ("duplicate_detection", "hand_on_wrong_hand", "occluded_elbow")
 DOUBTFUL = (0.35, 0.5)
 """Confidence of planted points: low, but above the usual threshold."""
 _ARMS = {"right": (R_ELBOW, RIGHT_HAND, LEFT_HAND), "left": (L_ELBOW, LEFT_HAND, RIGHT_HAND)}  # elbow, hand, other hand
 
 
 def plant_error(
-    poses: PoseSequence, kind: Planted, seed: int, *, side: str = "right", frames: Sequence[int] | None = None
+    poses: PoseSequence, kind: str, seed: int, *, side: str = "right", frames: Sequence[int] | None = None
 ) -> PoseSequence:
     """Poses with one error.
 
@@ -35,7 +34,12 @@ def plant_error(
         seed: random seed.
         side: left or right, of the person.
         frames: numbers of the frames to change; None means all.
+
+    Raises:
+        InputError: the kind is unknown.
     """
+    if kind not in PLANTED:
+        raise InputError(f"error {kind!r}", ", ".join(PLANTED), "choose one of these")
     rng, chosen = np.random.default_rng([seed, 5]), np.arange(len(poses)) if frames is None else np.array(frames, int)
     xy, confidence, (elbow, here, there) = poses.xy.copy(), poses.confidence.copy(), _ARMS[side]
     if kind == "duplicate_detection":

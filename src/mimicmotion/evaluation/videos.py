@@ -73,7 +73,7 @@ def _listed(folder: Path, what: str, chosen: Callable[[Path], Path | None], rena
             raise InputError(got, "one file or folder per sequence", "remove one of them")
         found[name] = source, path
     if not found:
-        raise InputError(f"{folder} holds no {what}", f"{what}, one per sequence", "check the path")
+        raise InputError(f"{folder} contains no {what}", f"{what}, one per sequence", "check the path")
     return {name: source for name, (source, _) in found.items()}
 
 
@@ -92,7 +92,7 @@ def content_digest(path: Path, chosen: Callable[[Path], bool] = named_picture) -
         return sha256_file(path)
     files = sorted(filter(chosen, path.iterdir()))
     if not files:
-        raise MediaError(f"{path} holds no pictures", "a folder of PNG or JPEG frames", "check the path")
+        raise MediaError(f"{path} contains no pictures", "a folder of PNG or JPEG frames", "check the path")
     lines = "".join(f"{sha256_file(p)} {p.name}\n" for p in files)
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 

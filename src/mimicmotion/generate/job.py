@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TINY_LIMITS = (
-    "the bundled model is a small one for trying out: it was trained on rendered people at 224x128, so hands and "
-    "what the picture hides come out as rough shapes; use --model and --checkpoint for full quality"
+    "the bundled model is small and only for demonstration: it was trained on rendered people at 224x128, so hands "
+    "and whatever the picture hides become rough shapes; use --model and --checkpoint for full quality"
 )
 
 
@@ -59,14 +59,14 @@ def animate(
         picture: the picture of the person.
         video: the driving video, or a pose file.
         output: the result: .mp4, .gif, .webp, or a folder name ending in / for PNG frames.
-        on_progress: called with reports that have `stage`, `done`, `total` and `note`. An exception that it raises
-            ends the job; raise `mimicmotion.Stopped` to cancel it in such a way that `resume=True` can continue it.
+        on_progress: called with reports that have `stage`, `done`, `total` and `note`. An exception that it raises ends
+            the job; raise `mimicmotion.Stopped` to cancel it so that `resume=True` can continue it.
         pipeline: a loaded model to use.
         settings: as on the command line and in YAML files, see `GenerateConfig`.
 
     Raises:
         ConfigError: a setting is unknown or invalid.
-        InputError: and other errors, see `generate`.
+        InputError: an input is invalid; for this and other errors see `generate`.
     """
     config = parse(GenerateConfig, {"picture": picture, "video": video, "output": output, **settings})
     return finish(generate(config, pipeline), on_progress)
@@ -77,17 +77,17 @@ def generate(
 ) -> Job[GenerateResult]:
     """Generate the video.
 
-    While it runs, its state is saved beside the output (see `generate.run_state`). After an interrupt or a kill,
+    While it runs, its state is saved next to the output (see `generate.run_state`). After an interrupt or a kill,
     `config.resume` continues from it.
 
     Args:
         config: all settings.
-        pipeline: a loaded model to use; None loads that of the settings.
+        pipeline: a loaded model to use; None loads the one that the settings name.
         expected: provenance of an earlier result (`generate.provenance`); this run must have the same inputs and model.
 
     Raises:
-        InputError: the inputs or settings are invalid, or are not those of the interrupted run or of `expected`;
-            raised before any long work.
+        InputError: the inputs or settings are invalid, or do not match the interrupted run or `expected`; raised before
+            any long work.
         WeightsError: the model cannot be loaded.
         OutputError: the result cannot be written; no partial file is left.
         Stopped: on Ctrl-C or SIGTERM; the message says what was saved.
@@ -168,7 +168,7 @@ def _generate(
 def _denoise(
     record: RunRecord, pipe: MimicMotionPipeline, request: Request, recipe: Recipe, interrupts: Interrupts
 ) -> Job[Step]:
-    """Encode and denoise, from the saved step on if there is one, with previews. Returns the last step.
+    """Encode and denoise with previews, starting from the saved step if there is one. Returns the last step.
 
     The first Ctrl-C takes effect once the current step is finished and saved. If the job is closed, it saves the step
     that it has just finished.
@@ -189,7 +189,7 @@ def _denoise(
     steps = pipe.denoise(
         conditioning, latents, recipe, start=start, memory=memory, keep_x0=config.preview, in_place=True
     )
-    notice = "this step is finished and saved, then the job stops; Ctrl-C again stops at once"
+    notice = "stopping once this step is finished and saved; press Ctrl-C again to stop at once"
     with interrupts.patiently(notice) if record.state.enabled else contextlib.nullcontext():
         for step in steps:
             if step.x0 is not None:

@@ -1,8 +1,8 @@
-"""The state of an unfinished generate job, saved beside its output so that a killed run can be resumed.
+"""The state of an unfinished generate job, saved next to its output so that a killed run can be resumed.
 
-OUTPUT.state/ holds `state.json` and the two files it names: `inputs-*.npz` (fitted picture and poses) and
+OUTPUT.state/ contains `state.json` and the two files it names: `inputs-*.npz` (the fitted picture and poses) and
 `step-*.safetensors` (latents and the sampler's memory). Each file has a new name and is flushed to disk before
-`state.json`, which is replaced atomically, names it. Whenever the process dies, the folder holds either the previous
+`state.json`, which is replaced atomically, names it. Whenever the process dies, the folder contains either the previous
 state or the new one.
 """
 
@@ -51,7 +51,7 @@ class Saved:
 
     Attributes:
         origin: settings, checksums and versions, see `mimicmotion.generate.provenance`.
-        inputs: fitted picture and poses.
+        inputs: the fitted picture and poses.
         step: the last saved step, on the CPU and without `x0`; None if no step was saved yet.
         facts: facts about the run for the sidecar: seconds, peak memory, when it was resumed.
     """
@@ -70,7 +70,7 @@ class RunState:
         enabled: False saves nothing, but an existing state can still be read and removed.
 
     Attributes:
-        origin: see `Saved`; to be set before the first save.
+        origin: see `Saved`; must be set before the first save.
         done: number of steps in this run's state on disk; 0 for the inputs alone, None without a state.
         warnings: what the user should know, one sentence each.
     """
@@ -92,7 +92,7 @@ class RunState:
         """Read the state, which this run then continues; None if it is damaged.
 
         Raises:
-            ConfigError: another process uses the state, or it has another version.
+            ConfigError: another process is using the state, or another version wrote it.
         """
         self._claim()
         try:
@@ -124,11 +124,11 @@ class RunState:
             raise DamagedError(f"{path.name}: {e}") from e
         if (version := data["version"]) != VERSION:
             fix = "resume with the version of mimicmotion that wrote it, or delete the folder to start over"
-            raise ConfigError(f"{self.folder} is of version {version}", f"version {VERSION}", fix)
+            raise ConfigError(f"{self.folder} has version {version}", f"version {VERSION}", fix)
         return data
 
     def _checked(self, part: str) -> Path:
-        """Path of a file of the state, whose checksum is verified."""
+        """Path of a file of the state, after verifying its checksum."""
         try:
             path = self.folder / Path(self._files[part]["name"]).name
             if sha256_file(path) == self._files[part]["sha256"]:
@@ -143,7 +143,7 @@ class RunState:
         """Raise ConfigError if there is a state, of an interrupted run or of another process."""
         if self.exists:
             self._claim()
-            got, fix = f"{self.folder} has the state of an interrupted run", "or delete the folder to start over"
+            got, fix = f"{self.folder} contains the state of an interrupted run", "or delete the folder to start over"
             raise ConfigError(got, "--resume, which continues it", f"add --resume, {fix}")
 
     def save_inputs(self, inputs: Inputs, facts: Mapping[str, Any]) -> None:
@@ -189,7 +189,7 @@ class RunState:
                     path.unlink()
 
     def remove(self) -> None:
-        """Delete the state: the result is complete."""
+        """Delete the state, since the result is complete."""
         if self._lock is None:
             return
         with contextlib.suppress(OSError):
@@ -248,7 +248,7 @@ def load_inputs(path: Path) -> Inputs:
             facts = _tuples(json.loads(str(data["facts"])))
             poses = {n: PoseSequence(data[f"{n}.xy"], data[f"{n}.confidence"], **facts[n]) for n in POSES}
             return Inputs(picture=data["picture"], fit=Fit(**facts["fit"]), warnings=list(facts["warnings"]), **poses)
-    except Exception as e:  # zipfile, numpy and json raise many kinds
+    except Exception as e:  # zipfile, numpy and json raise many types
         raise DamagedError(f"{path.name}: {e}") from e
 
 
@@ -269,7 +269,7 @@ def dump_step(step: Step, path: Path) -> None:
 
 
 def _compact(tensor: Tensor) -> Tensor:
-    """A contiguous tensor on the CPU with a storage of its own, as safetensors requires."""
+    """A contiguous tensor on the CPU with its own storage, as safetensors requires."""
     tensor = tensor.detach().cpu().contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
@@ -290,5 +290,5 @@ def load_step(path: Path) -> Step:
             tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118
         latents, memory = tensors.pop("latents"), {k.removeprefix("memory."): v for k, v in tensors.items()}
         return Step(int(numbers["done"]) - 1, int(numbers["total"]), float(numbers["sigma"]), latents, None, memory)
-    except Exception as e:  # safetensors raises several kinds
+    except Exception as e:  # safetensors raises several types
         raise DamagedError(f"{path.name}: {e}") from e

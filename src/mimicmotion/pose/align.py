@@ -1,4 +1,4 @@
-"""Align the driving person with the one in the reference picture, by a single map for the whole video.
+"""Align the driving person with the one in the reference picture, using a single map for the whole video.
 
 A single map preserves the motion. The network copies the body shape of the picture, so if the driving person is larger
 or elsewhere in the frame, the generated person grows or jumps in the first frames. If the two have different
@@ -44,10 +44,10 @@ RIGID = ("head", "shoulders", "trunk")  # foreshortened less than limbs, so they
 FARTHEST = 2.0  # a part whose scale differs from the body's by more than this factor was badly detected
 LONGEST = 0.7  # quantile over time taken as the full length of a part, which is often foreshortened
 TURNED = 0.35  # ratio of shoulders to trunk below which the person is seen from the side: ignore widths
-LIFTED = 0.05  # of the body's height: a foot this much higher than the other is off the ground
+LIFTED = 0.05  # a foot this much higher than the other, relative to the body's height, is off the ground
 SAME_LIMB = 1.25  # ratio of two bones' scales up to which both are trusted
-STEP = 0.08  # of the body's height: with feet this far to the side of the picture's, the person is walking
-# By part, the deviation from the body's scale that perspective, the picture's pose and the detector can explain.
+STEP = 0.08  # the person walks if the feet are this far to the side of the picture's, relative to body height
+# For each part, the deviation from the body's scale that perspective, the picture's pose and the detector can explain.
 ALIKE = {"trunk": 1.1, "shoulders": 1.12, "neck": 1.1, "head": 1.15, "arms": 1.2, "feet": 1.0}
 DISAGREE = 1.15  # ratio of two parts' scales above which body proportions differ
 
@@ -91,10 +91,10 @@ def fit_alignment(
         reference: pose in the reference picture; only the first frame is used. Scaled to `size` if its own differs.
         size: (height, width) of the output.
         method: "weighted" uses one scale, from head, shoulders and trunk (`body_scale`), and one offset, from joints
-            visible in both, weighted by confidence in video and picture; it keeps the person inside the frame.
-            "limbs" also adapts the driving person's proportions to the picture (`limb_scales`) and aligns standing
-            feet with the ground. "released" is the published code's linear fit of the joints' heights in all frames
-            with one person, regardless of confidence. "none" only scales the video to fill the output, centred.
+            visible in both, weighted by confidence in the video and the picture; it keeps the person inside the frame.
+            "limbs" also adapts the driving person's proportions to the picture (`limb_scales`) and aligns standing feet
+            with the ground. "released" is the published code's linear fit of the joints' heights in all frames with one
+            person, regardless of confidence. "none" only scales the video to fill the output, centred.
 
     Raises:
         PoseError: the picture or the video shows no person, or no joint is visible in both.
@@ -113,7 +113,7 @@ def fit_alignment(
     xy, weight = driving.xy[:, STABLE], driving.confidence[:, STABLE].astype(np.float64)
     if not driving.confidence.any():
         raise PoseError("nobody in the driving video", "at least one frame with a person", fix)
-    if method == "released":  # the published code fits to the frames that show one person alone
+    if method == "released":  # the published code fits the frames that show exactly one person
         someone = driving.confidence.any(1)
         alone = someone & (driving.people <= 1)
         return _fit_released(xy[alone if alone.any() else someone], driving.size, joints, trust > VISIBLE, size)
@@ -124,7 +124,9 @@ def fit_alignment(
     scale, limbs = body_scale(parts), {}
     if scale is None:
         scale = _fill(driving.size, size).scale[0]
-        logger.warning("too few joints are visible in both the picture and the video to fit the body size: it is kept")
+        logger.warning(
+            "too few joints are visible in both the picture and the video to fit the body size, so it is kept"
+        )
     elif method == "limbs":
         scale, limbs = limb_scales(parts, scale)
     sized = Alignment((scale, scale), (0.0, 0.0), size, limbs).apply(driving)
@@ -278,7 +280,7 @@ def _place(
     size: tuple[int, int],
     ground: Float[ndarray, " 2"] | None = None,
 ) -> tuple[float, float]:
-    """Offset that moves the scaled joints onto the picture's; `ground` is the offset that standing feet require."""
+    """Offset that moves the scaled joints onto the picture's; `ground` is the offset that aligns standing feet."""
     # The median is over joints and frames, so a single outlier joint has no influence.
     shift = target - xy
     offset = np.array([_weighted_median(shift[..., k].ravel(), weight.ravel()) for k in (0, 1)])
@@ -291,7 +293,7 @@ def _place(
 
 
 def _to_ground(poses: PoseSequence, target: PoseSequence) -> Float[ndarray, " 2"] | None:
-    """Offset that moves the scaled standing feet onto the picture's; None unless both show both ankles."""
+    """Offset that moves the scaled standing feet onto the picture's; None unless both ankles are visible in both."""
     seen = (poses.confidence[:, ANKLES] > VISIBLE).all(1)
     if not seen.any() or not (target.confidence[0, ANKLES] > VISIBLE).all():
         return None
@@ -313,11 +315,11 @@ def _refine_shift(shift: ndarray, weight: ndarray, offset: ndarray, extent: floa
 
 
 def _keep_inside(placed: ndarray, weight: ndarray, target: ndarray, size: tuple[int, int]) -> ndarray:
-    """The smallest extra offset that keeps the person inside the frame throughout, if the picture shows it inside.
+    """The smallest extra offset that keeps the person inside the frame throughout, if the picture shows them inside.
 
     A driving person who crosses the frame matches the picture's position halfway; if that position is near an edge, the
     person would leave the frame. An offset is only added if both the driving joints and the picture's joints, moved
-    along with them, lie outside: the former alone may be outliers, the latter may have another pose.
+    along with them, lie outside: the former alone may be outliers, the latter alone may be due to a different pose.
     """
     used, shown = weight.any(0), weight.any(1)
     gap = [(a, w) for a, w in zip((placed - target)[shown], weight[shown], strict=True)]

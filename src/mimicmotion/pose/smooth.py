@@ -18,17 +18,17 @@ from mimicmotion.pose import keypoints as kp
 from mimicmotion.pose.align import part_lengths
 from mimicmotion.pose.keypoints import PoseSequence
 
-FPS = 15.0  # of poses without a frame rate
-KEPT_HZ = 3.0  # movements up to this frequency keep 97 % of their amplitude
+FPS = 15.0  # assumed for poses without a frame rate
+KEPT_HZ = 3.0  # movements up to this frequency keep 97% of their amplitude
 BAND_WEIGHT = 150.0  # weight of amplitude lost in the passband, relative to remaining jitter
 REACH = 0.5  # half-width of the filter in seconds
-NOISE = 0.016  # of a point, above the passband, in torso lengths: at confidence 1; three times as much at 0
+NOISE = 0.016  # noise of a point above the passband, in torso lengths, at confidence 1; three times as much at 0
 COMMON_NOISE = 0.0032  # the same for the mean of all body points
 AROUND = 0.1  # half-width in seconds of the window that separates fast movements from noise
 SWAP_COST = 0.04  # torso lengths per frame: the weight of the estimator's own left and right
 LONGEST_FAULT = 3  # longest run of outlier frames that is repaired
 JUMP = 0.08  # torso lengths that any point may deviate
-# Torso lengths that a point of confidence 1 may also deviate from the midpoint of its neighbours, at 15 fps.
+# Additional torso lengths that a point of confidence 1 may deviate from the midpoint of its neighbours, at 15 fps.
 OFF_LINE = np.full(kp.NUM_POINTS, 0.6)
 OFF_LINE[[kp.NOSE, kp.NECK, kp.R_SHOULDER, kp.L_SHOULDER, kp.R_HIP, kp.L_HIP, *range(14, 18)]] = OFF_LINE[kp.FACE] = (
     0.25
@@ -61,7 +61,7 @@ def smooth(poses: PoseSequence) -> PoseSequence:
             off = OFF_LINE[point] * (0.25 + 0.75 * confidence[seen, point] ** 2) * (FPS / fps) ** 2
             good = seen[~outliers(xy[seen, point], unit * (JUMP + off))]
             found[:, point] = np.stack([np.interp(every, good, xy[good, point, axis]) for axis in (0, 1)], 1)
-    often = (confidence > 0).sum(0) > 2  # the others have no movement to filter, and must not move the mean
+    often = (confidence > 0).sum(0) > 2  # other points have no movement to filter, and must not move the mean
     calm = filtered(found, confidence * often, unit, fps)
     known = (confidence > 0) & often
     return dataclasses.replace(poses, xy=np.where(known[..., None], calm, xy), confidence=confidence)
@@ -120,7 +120,7 @@ def outliers(at: Float64[ndarray, "frames 2"], limit: Float64[ndarray, " frames"
 def filtered(
     xy: Float64[ndarray, "frames points 2"], confidence: Float[ndarray, "frames points"], unit: float, fps: float
 ) -> Float64[ndarray, "frames points 2"]:
-    """Keep movements up to `KEPT_HZ`, and faster ones as far as they exceed the noise.
+    """Keep movements up to `KEPT_HZ`, and faster ones to the extent that they exceed the noise.
 
     Fast movements of the whole body and of each point are filtered separately: the points' noise is independent, so
     their mean shows movements of the whole body more reliably.
@@ -131,7 +131,7 @@ def filtered(
     common = (weight * fast[:, kp.BODY]).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
 
     def above(fast: Float64[ndarray, "frames points 2"], noise: ndarray | float) -> Float64[ndarray, "frames points 2"]:
-        """Suppress noise by a Wiener filter, with the power estimated from nearby frames."""
+        """Suppress noise with a Wiener filter, whose power is estimated from nearby frames."""
         near = np.hanning(2 * max(1, round(AROUND * fps)) + 3)[1:-1]
         power = convolved((fast**2).sum(-1, keepdims=True), near / near.sum(), "even")
         return fast * np.clip(1 - np.square(noise) / np.maximum(power, 1e-12), 0, 1)
@@ -158,7 +158,7 @@ def band_kernel(fps: float) -> Float64[ndarray, " taps"]:
     """
     turn = np.linspace(0, np.pi, 400)  # radians per frame
     taps = np.arange(1, max(2, round(REACH * fps)) + 1)
-    change = 2 * np.cos(turn[:, None] * taps) - 2  # of the response, by each pair of taps
+    change = 2 * np.cos(turn[:, None] * taps) - 2  # change of the response by each pair of taps
     jerky, band = (2 - 2 * np.cos(turn))[:, None], (turn <= 2 * np.pi * KEPT_HZ / fps)[:, None]
     a = np.concatenate([jerky * change, BAND_WEIGHT * band * change])
     b = np.concatenate([-jerky, np.zeros_like(jerky)])[:, 0]

@@ -25,7 +25,7 @@ LEFTOVER = re.compile(r"\.(.+?)(\.[0-9a-f]{8})?\.(part|old)(\.[^.]+)?")
 
 def sync(path: Path) -> None:
     """Flush a file, or the names in a folder, to disk, so that a power cut leaves no name with partial contents."""
-    if os.name == "nt" and path.is_dir():  # Windows has no handles of folders
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
@@ -45,13 +45,13 @@ def durable_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str], pattern: str = "*") -> Iterator[Path]:
-    """Give a hidden folder beside `path`, renamed to `path` on success and removed on any error or Ctrl-C.
+    """Yield a hidden folder next to `path`, renamed to `path` on success and removed on any error or Ctrl-C.
 
     Creates parent folders. An existing folder is replaced only when the new one is complete and on disk, and only if it
-    holds nothing but `pattern` files. Errors of the body are not converted.
+    contains nothing but `pattern` files. Errors of the body are not converted.
 
     Raises:
-        OutputError: the folder cannot be written, or `path` holds other files.
+        OutputError: the folder cannot be written, or `path` contains other files.
     """
     path = Path(path)
     part, old = (path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}") for kind in ("part", "old"))
@@ -83,7 +83,7 @@ def check_replaceable_folder(path: Path, pattern: str) -> None:
     if path.is_dir():
         foreign = next((p.name for p in sorted(path.iterdir()) if not p.match(pattern)), None)
         if foreign is not None:
-            raise OutputError(f"{path} already holds {foreign}", "a new or empty folder", "choose another folder")
+            raise OutputError(f"{path} already contains {foreign}", "a new or empty folder", "choose another folder")
 
 
 def clear_leftovers(folder: Path, names: Container[str] | None = None) -> None:
@@ -154,7 +154,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} to {"a.b": 1}."""
+    """Flatten {"a": {"b": 1}} to {"a.b": 1}."""
     out: dict[str, Any] = {}
     for key, value in data.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}

@@ -35,7 +35,7 @@ class SamplingOptions(Settings):
     guidance_interval: Annotated[tuple[float, float] | None, Help("Speed")] = None
     """Apply guidance only at noise levels (sigma) between these two; other steps skip the unconditional pass."""
     guidance_every: Annotated[int | None, Range(1, 1000), Help("Speed")] = None
-    """Run the unconditional pass only in every n-th guided step, and reuse its guidance in between."""
+    """Run the unconditional pass only in every n-th guided step and reuse its guidance in between."""
     block_cache: Annotated[float | None, Range(0, 10), Help("Speed")] = None
     """Reuse the U-Net's deep features in later steps up to this error, such as 0.1; 0: off; default: set by `speed`."""
     noise_aug_strength: Annotated[float, Range(0, 10), Help("Advanced")] = 0.0
@@ -50,7 +50,7 @@ class SamplingOptions(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.min_guidance_scale is not None and self.max_guidance_scale is not None:
-            refuse_unused(self, ["guidance_scale"], "with the guidance of the first and last frame")
+            refuse_unused(self, ["guidance_scale"], "with min_guidance_scale and max_guidance_scale")
         if self.guidance_interval is not None:
             low, high = self.guidance_interval
             if not 0 <= low < high:

@@ -28,7 +28,7 @@ from mimicmotion.tables import Section, Table, markdown_page, write_csv
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A share with its 95 % Wilson interval and a two-sided sign test; all NaN if there are no trials.
+    """A share with its 95% Wilson interval and a two-sided sign test; all NaN if there are no trials.
 
     Attributes:
         k: number of successes.
@@ -223,7 +223,7 @@ def _reason(rule: Exclusion, rater: Rater) -> str:
     """Why a rater is excluded; "" if not excluded."""
     consistency = rater.consistent / rater.repeated if rater.repeated else 1
     if consistency < rule.min_consistency:
-        return f"{rater.consistent} of {rater.repeated} repeated pairs answered alike"
+        return f"{rater.consistent} of {rater.repeated} repeated pairs answered consistently"
     if rater.catches and rater.caught / rater.catches < rule.min_caught:
         return f"{rater.caught} of {rater.catches} catch pairs answered correctly"
     return ""
@@ -321,11 +321,11 @@ def markdown(analysis: Analysis) -> str:
         ]
         for p in preferences
     ]
-    head = ["question", "baseline", f"prefer {analysis.ours}", "ties", "95 % Wilson", "sign test p", "95 % over raters"]
+    head = ["question", "baseline", f"prefer {analysis.ours}", "ties", "95% Wilson", "sign test p", "95% over raters"]
     note = "Ties are not counted. Wilson and the sign test assume independent votes; the last interval is over raters."
     checks = [
-        f"- repeated pairs answered alike: {analysis.consistency} (50 % if by chance)",
-        f"- answers for the left side: {analysis.left}, p = {_number(analysis.left.p, '.2g')} (50 % is expected)",
+        f"- repeated pairs answered consistently: {analysis.consistency} (50% by chance)",
+        f"- answers for the left side: {analysis.left}, p = {_number(analysis.left.p, '.2g')} (50% is expected)",
         f"- raters excluded: {len(raters) - len(analysis.kept)} of {len(raters)}; rule: {analysis.rule}",
     ]
     people = [
@@ -339,7 +339,7 @@ def markdown(analysis: Analysis) -> str:
         ]
         for r in raters
     ]
-    columns = ["rater", "code", "answers", "for ours", "left", "ties", "repeated alike", "catch pairs correct"]
+    columns = ["rater", "code", "answers", "for ours", "left", "ties", "consistent", "catch pairs correct"]
     columns += ["with the majority", "seconds", "excluded"]
     return markdown_page(
         f"User study: {analysis.ours} against {len({p.baseline for p in preferences})} baselines",

@@ -9,12 +9,11 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
-from mimicmotion.synth.bvh import Mocap
-from mimicmotion.synth.faces import face_actions
+from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.synth.keypoints import confidences
 from mimicmotion.synth.light import encode
-from mimicmotion.synth.motion import choose_motion, motion_params
+from mimicmotion.synth.motion import choose_motion, face_actions, motion_params
+from mimicmotion.synth.recordings import Mocap
 from mimicmotion.synth.rig import pose_bones
 from mimicmotion.synth.scene import Moment, Scene, correspondence, develop, make_scene, render_moment
 from mimicmotion.synth.view import move_camera
@@ -88,7 +87,7 @@ def render_clip(
         size: (height, width) in pixels.
         fps: frames per second.
         motion: a name from `mimicmotion.synth.motion.MOTIONS`, or a recording from `load_bvh`; random if None.
-        framing: 'full' or 'upper'; random for each person (65 % full) if None.
+        framing: 'full' or 'upper'; random for each person (65% full) if None.
         camera_motion: whether the camera drifts and shakes slightly.
 
     Raises:
@@ -136,28 +135,23 @@ def _render(
 ) -> SynthClip:
     """Render a clip from motion parameters and camera shifts (pixels); the last row of each is for the reference."""
     n, size = len(params) - 1, scene.size
-    pose = pose_bones(scene.figure.skeleton, params)
+    pose = pose_bones(scene.figure.body, params)
     faces = face_actions(rng, params, np.arange(n + 1) / fps)
 
     def shoot(k: int) -> Moment:
         return render_moment(scene, pose, k, faces[k], pan[k])
 
-    last = shoot(n)
-    frames, clean, background = (np.empty((n + 1, *size, 3), np.uint8) for _ in range(3))
-    mask, depth = np.empty((n + 1, *size), np.uint8), np.empty((n, *size), np.float32)
-    flow, there = np.empty((n, *size, 2), np.float32), np.empty((n, *size), bool)
-    points, hidden = np.empty((n + 1, NUM_POINTS, 2)), np.empty((n + 1, NUM_POINTS), bool)
+    last, shots = shoot(n), []
     for k in range(n + 1):
         moment = last if k == n else shoot(k)
-        clean[k], frames[k] = develop(scene, moment.picture, rng)
-        background[k] = np.clip(np.rint(encode(moment.background)), 0, 255)
-        mask[k] = np.rint(255 * moment.cover)
-        points[k], hidden[k] = moment.points[:, :2], moment.hidden
-        if k < n:
-            depth[k] = moment.depth()
-            flow[k], there[k] = correspondence(scene, moment, last, pan[k] - pan[n])
+        clean, frame = develop(scene, moment.picture, rng)
+        background = np.clip(np.rint(encode(moment.background)), 0, 255).astype(np.uint8)
+        mask = np.rint(255 * moment.cover).astype(np.uint8)
+        flow, there = correspondence(scene, moment, last, pan[k] - pan[n])
+        shots.append((frame, clean, mask, moment.depth(), flow, there, background, moment.points[:, :2], moment.hidden))
+    frames, clean, mask, depth, flow, there, background, points, hidden = map(np.stack, zip(*shots, strict=True))
     parts = slice(n), slice(n, None)  # separately, as the reference is not the next frame of the clip
     sure = np.concatenate([confidences(rng, points[p], hidden[p], size, scene.unit, fps) for p in parts])
     poses = PoseSequence(points.astype(np.float32), sure.astype(np.float32), size, fps, SOURCE)
-    truth = Truth(clean[:n], mask[:n], depth, flow, there, background[:n], clean[n], mask[n])
+    truth = Truth(clean[:n], mask[:n], depth[:n], flow[:n], there[:n], background[:n], clean[n], mask[n])
     return SynthClip(frames[:n], poses[:n], frames[n], poses[n:], (~hidden & (sure > 0))[:n], truth)

@@ -100,10 +100,7 @@ def texels(assets: Assets, size: int) -> tuple[Float32[ndarray, "size size 3"], 
         own = np.arange(len(points), dtype=np.int32).reshape(-1, 3)
         depth, ids = np.zeros((size, size), np.float32), np.full((size, size), -1, np.int32)
         bary = np.zeros((size, size, 2), np.float32)
-        ones = np.ones(len(points), np.float32)
-        flat = np.zeros((len(own), 3, 2), np.float32)
-        every, cells = np.ones(len(own), np.bool_), np.ones((len(own), 2), np.float32)
-        fill(points, own, every, ones, 0 * ones, flat, cells, depth, ids, bary)
+        fill(points, own, np.ones(len(points), np.float32), depth, ids, bary)
         hit = ids >= 0
         w = np.concatenate([1 - bary[hit].sum(1, keepdims=True), bary[hit]], 1)
         place[hit] = (assets.vertices[triangles[ids[hit]]] * w[..., None]).sum(1)

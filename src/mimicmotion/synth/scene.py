@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -10,15 +11,23 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
-from mimicmotion.synth.assets import Assets, load_assets
+from mimicmotion.synth import light
+from mimicmotion.synth.assets import load_assets
 from mimicmotion.synth.body import normals_of
-from mimicmotion.synth.keypoints import depth_tolerance, heels_of, hidden_points, keypoints
-from mimicmotion.synth.light import STRAND_U, STRAND_V, TWO_SIDED, Light, Surface, encode, shade, shade_floor
-from mimicmotion.synth.people import Figure, apply_matrix, make_figure, map_matrix
+from mimicmotion.synth.keypoints import hidden_points, keypoints
+from mimicmotion.synth.light import (
+    Light,
+    Surface,
+    encode,
+    shade,
+    shade_floor,
+    shadow_map,
+)
+from mimicmotion.synth.people import Figure, make_figure
 from mimicmotion.synth.place import Place, make_place
 from mimicmotion.synth.rig import Pose
 from mimicmotion.synth.view import MARGIN, View, choose_view
-from mimicmotion.synth.zbuffer import blend, fill, fill_depth, in_world, kernel
+from mimicmotion.synth.zbuffer import blend, fill, in_world, kernel
 
 FRAMINGS = ("full", "upper")
 SAMPLES = 2  # per pixel along each axis
@@ -27,28 +36,18 @@ _BANDS = ((0.0, 0.5, 0.15), (0.5, 2.0, 1.0), (2.0, 6.0, 3.5), (6.0, 60.0, 11.0))
 _SEEN_DEPTH = 0.3  # depth tolerance for the same point in the reference, decimetres
 
 
-@dataclass(frozen=True, slots=True)
-class Grade:
-    """Degradation of pictures by camera and compression."""
-
-    blur: float  # lens blur in pixels
-    noise: tuple[float, float]  # standard deviation (0..255): in the dark, and its increase in bright areas
-    quality: int  # JPEG quality; 0 for no compression
-
-
 @dataclass(frozen=True, eq=False)
 class Scene:
     """Everything that clips of one person have in common."""
 
-    assets: Assets
     figure: Figure
-    heels: Float64[ndarray, "2 3"]
-    framing: str
     view: View
     place: Place
-    grade: Grade
-    size: tuple[int, int]
+    size: tuple[int, int]  # (height, width)
     unit: float  # body height in pixels
+    blur: float  # lens blur in pixels
+    noise: tuple[float, float]  # standard deviation (0..255): in the dark, and its increase in bright areas
+    quality: int  # JPEG quality; 0 for no compression
 
 
 def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> Scene:
@@ -57,7 +56,7 @@ def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> 
     Args:
         seed: any integer >= 0.
         size: (height, width) of the frames.
-        framing: 'full', 'upper' or None for 65 % full.
+        framing: 'full', 'upper' or None for 65% full.
 
     Raises:
         InputError: the framing is unknown, or MakeHuman's data is missing.
@@ -72,14 +71,13 @@ def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> 
     place = make_place(around, assets, view, size, int(MARGIN * size[0]) + 1)
     noise = (float(rng.uniform(0.3, 2.0)), float(rng.uniform(0, 2.5))) if rng.random() < 0.8 else (0.0, 0.0)
     quality = int(rng.integers(55, 96)) if rng.random() < 0.65 else 0
-    grade = Grade(float(max(rng.normal(0.25, 0.25), 0)) * min(size) / 192, noise, quality)
+    blur = float(max(rng.normal(0.25, 0.25), 0)) * min(size) / 192
     ends = view.project(np.array([[0.0, 0.0, 0.0], [0.0, figure.height, 0.0]]))
     unit = float(ends[0, 1] - ends[1, 1])
-    return Scene(assets, figure, heels_of(assets, figure.shaped), framing or by_chance, view, place, grade, size, unit)
+    return Scene(figure, view, place, size, unit, blur, noise, quality)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Moment:
+class Moment(NamedTuple):
     """One picture and its ground truth; the buffers have `SAMPLES` samples per pixel along each axis."""
 
     picture: Float32[ndarray, "rows columns 3"]  # linear colours
@@ -94,9 +92,8 @@ class Moment:
 
     def depth(self) -> Float32[ndarray, "rows columns"]:
         """Depth in metres of the nearest sample of each pixel; infinite without a person."""
-        near = np.maximum.reduce(
-            [self.nearness[i::SAMPLES, j::SAMPLES] for i in range(SAMPLES) for j in range(SAMPLES)]
-        )
+        rows, columns = self.cover.shape
+        near = self.nearness.reshape(rows, SAMPLES, columns, SAMPLES).max((1, 3))
         return np.where(near > 0, 0.1 / np.maximum(near, 1e-9), np.inf).astype(np.float32)
 
 
@@ -120,31 +117,20 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
     ids = np.full((rows * SAMPLES, columns * SAMPLES), -1, np.int32)
     nearness, bary = np.zeros(ids.shape, np.float32), np.zeros((*ids.shape, 2), np.float32)
     table = figure.table
-    strands = np.ascontiguousarray(table[mesh.material, STRAND_U : STRAND_V + 1])
-    two_sided = table[mesh.material, TWO_SIDED] > 0
-    fill(seen, mesh.triangles, two_sided, mesh.cut, mesh.fray, mesh.uv, strands, nearness, ids, bary)
+    strands = np.ascontiguousarray(table[mesh.material, light.STRAND_U : light.STRAND_V + 1])
+    two_sided = table[mesh.material, light.TWO_SIDED] > 0
+    fill(seen, mesh.triangles, mesh.cut, nearness, ids, bary, two_sided, mesh.fray, mesh.uv, strands)
     empty = _background(scene, pan)
     background = _floor_shadow(scene, view, v, empty)
-    maps = []
-    for way, cells in ((place.key, KEY_MAP), (np.array([0.05, 1.0, 0.1]), TOP_MAP)):
-        matrix, depth = map_matrix(v, way, cells), np.zeros((cells, cells), np.float32)
-        fill_depth(apply_matrix(matrix, v), mesh.triangles, mesh.cut, depth)
-        maps.append((depth, matrix, float(np.linalg.norm(matrix[0, :3]))))
-    (key_map, key_matrix, key_cells), (top_map, top_matrix, top_cells) = maps
     picture, cover = np.empty((rows, columns, 3), np.float32), np.empty((rows, columns), np.float32)
-    surface = Surface(
-        seen, mesh.triangles, v, normal, mesh.vertices, mesh.uv, figure.occlusion, figure.fold, mesh.material, table,
-        figure.textures,
-    )  # fmt: skip
-    key_blur = (0.05 + 0.8 * place.softness) * key_cells
-    light = Light(
-        place.key, place.key_colour, place.sky, place.ground, key_map, key_matrix, key_blur, top_map, top_matrix,
-        0.8 * top_cells,
-    )  # fmt: skip
-    shade(picture, cover, background, ids, bary, surface, light, np.array(view.eye, np.float32), SAMPLES)
-    points = view.project(keypoints(scene.assets, figure, scene.heels, pose, frame, v))
+    surface = Surface(mesh, seen, v, normal, figure.occlusion, figure.fold, table, figure.textures)
+    key_map = shadow_map(mesh, v, place.key, KEY_MAP, 0.05 + 0.8 * place.softness)
+    top_map = shadow_map(mesh, v, np.array([0.05, 1.0, 0.1]), TOP_MAP, 0.8)
+    lights = Light(place.key, place.key_colour, place.sky, place.ground, key_map, top_map)
+    shade(picture, cover, background, ids, bary, surface, lights, np.array(view.eye, np.float32), SAMPLES)
+    points = view.project(keypoints(figure, pose, frame, v))
     points[1, :2] = 0.5 * (points[2, :2] + points[5, :2])  # midpoint in the picture, as estimators define it
-    hidden = hidden_points(points, nearness, SAMPLES, depth_tolerance(figure.height))
+    hidden = hidden_points(points, nearness, SAMPLES, figure.height)
     return Moment(picture, cover, seen, ids, bary, nearness, points, hidden, empty)
 
 
@@ -169,7 +155,7 @@ def _floor_shadow(scene: Scene, view: View, v: Float32[ndarray, "n 3"], backgrou
         flat = (v[:, [0, 2]] - v[:, 1:2] * slant - start) / CELL
         near = 1 / (1 + np.maximum(v[:, 1], 0))
         depth = np.zeros((FLOOR_CELLS, FLOOR_CELLS), np.float32)
-        fill_depth(np.concatenate([flat, near[:, None]], 1).astype(np.float32), mesh.triangles, mesh.cut, depth)
+        fill(np.concatenate([flat, near[:, None]], 1).astype(np.float32), mesh.triangles, mesh.cut, depth)
         low.append(1 / np.maximum(depth, 1e-6) - 1)
     shadow = np.zeros((FLOOR_CELLS, FLOOR_CELLS), np.float32)
     for bottom, top, mid in _BANDS:
@@ -180,11 +166,9 @@ def _floor_shadow(scene: Scene, view: View, v: Float32[ndarray, "n 3"], backgrou
     ambient = 1 - (1 - 0.92 * near) * (1 - 0.6 * wide)
     key = float(place.key_colour.mean() * place.key[1])
     share = key / (key + float(place.sky.mean()))
+    light_left = share * (1 - np.minimum(shadow, 1)) + (1 - share) * (1 - ambient)
     out = np.empty_like(background)
-    shade_floor(
-        out, background, np.minimum(shadow, 1), ambient, share, start, CELL, np.array(view.eye), np.array(view.centre),
-        view.focal, np.sin(view.pitch), np.cos(view.pitch),
-    )  # fmt: skip
+    shade_floor(out, background, light_left, start, CELL, view)
     return out
 
 
@@ -192,49 +176,49 @@ def develop(
     scene: Scene, picture: Float32[ndarray, "rows columns 3"], rng: np.random.Generator
 ) -> tuple[UInt8[ndarray, "rows columns 3"], UInt8[ndarray, "rows columns 3"]]:
     """Convert a picture to sRGB, both without and with camera noise and compression."""
-    grade = scene.grade
-    if grade.blur > 0.2:
-        picture = cv2.GaussianBlur(picture, (0, 0), grade.blur)
+    if scene.blur > 0.2:
+        picture = cv2.GaussianBlur(picture, (0, 0), scene.blur)
     exact = encode(picture)
     clean = np.clip(np.rint(exact), 0, 255).astype(np.uint8)
-    dark, light = grade.noise
+    dark, light = scene.noise
     out = clean
     if dark or light:
         grain = rng.standard_normal(exact.shape, np.float32)
         grain = 0.8 * grain + 0.5 * cv2.blur(grain, (2, 2))  # correlate noise of neighbouring pixels
         out = np.clip(np.rint(exact + grain * (dark + light * np.sqrt(exact / 255))), 0, 255).astype(np.uint8)
-    if grade.quality:
-        _, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, grade.quality])
+    if scene.quality:
+        _, data = cv2.imencode(".jpg", out[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, scene.quality])
         out = np.ascontiguousarray(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))[..., ::-1])
     return clean, out
 
 
 @kernel
-def _correspond(flow, seen, ids, bary, points, there, ids_there, near_there, triangles, shift, factor, tolerance):
-    """Fill `flow` and `seen`; `shift` is the flow of the background."""
+def _correspond(flow, visible, here, there, triangles, shift):
+    """Fill `flow` and `visible`; `shift` is the flow of the background."""
     rows, columns, _ = flow.shape
-    high, wide = ids_there.shape
+    high, wide = there.ids.shape
     for i in range(rows):
         for j in range(columns):
             x, y = j + 0.5 + shift[0], i + 0.5 + shift[1]
             flow[i, j, 0], flow[i, j, 1] = x - j - 0.5, y - i - 0.5
-            if x >= 0 and y >= 0 and x * factor < wide and y * factor < high:
-                seen[i, j] = ids_there[int(y * factor), int(x * factor)] < 0
-            for k in range(factor * factor):
-                si, sj = i * factor + k // factor, j * factor + k % factor
-                t = ids[si, sj]
+            if x >= 0 and y >= 0 and x * SAMPLES < wide and y * SAMPLES < high:
+                visible[i, j] = there.ids[int(y * SAMPLES), int(x * SAMPLES)] < 0
+            for k in range(SAMPLES * SAMPLES):
+                si, sj = i * SAMPLES + k // SAMPLES, j * SAMPLES + k % SAMPLES
+                t = here.ids[si, sj]
                 if t < 0:
                     continue
                 corners = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-                w0, w1, w2 = in_world(points, corners, bary[si, sj, 0], bary[si, sj, 1])
-                w0, w1, w2 = w0 * there[corners[0], 2], w1 * there[corners[1], 2], w2 * there[corners[2], 2]
+                w0, w1, w2 = in_world(here.seen, corners, here.bary[si, sj, 0], here.bary[si, sj, 1])
+                points = there.seen
+                w0, w1, w2 = w0 * points[corners[0], 2], w1 * points[corners[1], 2], w2 * points[corners[2], 2]
                 near = w0 + w1 + w2  # barycentric weights for the other picture
-                x, y, _ = blend(there, corners, (w0 / near, w1 / near, w2 / near))
-                flow[i, j, 0], flow[i, j, 1] = (x - sj - 0.5) / factor, (y - si - 0.5) / factor
-                seen[i, j] = False
+                x, y, _ = blend(points, corners, (w0 / near, w1 / near, w2 / near))
+                flow[i, j, 0], flow[i, j, 1] = (x - sj - 0.5) / SAMPLES, (y - si - 0.5) / SAMPLES
+                visible[i, j] = False
                 if x >= 0 and y >= 0 and x < wide and y < high:
-                    surface = near_there[int(y), int(x)]
-                    seen[i, j] = surface > 0 and 1.0 / near - 1.0 / surface < tolerance
+                    surface = there.nearness[int(y), int(x)]
+                    visible[i, j] = surface > 0 and 1.0 / near - 1.0 / surface < _SEEN_DEPTH
                 break
 
 
@@ -249,10 +233,6 @@ def correspondence(
         there: the target picture.
         shift: shift by camera motion, from `there` to `here`.
     """
-    rows, columns = scene.size
-    flow, seen = np.zeros((rows, columns, 2), np.float32), np.zeros((rows, columns), np.bool_)
-    _correspond(
-        flow, seen, here.ids, here.bary, here.seen, there.seen, there.ids, there.nearness,
-        scene.figure.mesh.triangles, shift, SAMPLES, _SEEN_DEPTH,
-    )  # fmt: skip
-    return flow, seen
+    flow, visible = np.zeros((*scene.size, 2), np.float32), np.zeros(scene.size, np.bool_)
+    _correspond(flow, visible, here, there, scene.figure.mesh.triangles, shift)
+    return flow, visible

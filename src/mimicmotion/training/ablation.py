@@ -282,7 +282,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
     for condition in dict.fromkeys(r["condition"] for r in rows):
         seeds = len({r["seed"] for r in rows})
         clips = len({r["clip"] for r in rows if r["condition"] == condition})
-        out += [f"Poses: {condition}; {seeds} seeds x {clips} clips, mean with 95 % interval", ""]
+        out += [f"Poses: {condition}; {seeds} seeds x {clips} clips, mean with 95% interval", ""]
         out += _table("arm", {arm: [interval(cube(rows, arm, condition, m)) for m in MEASURES] for arm in arms})
         out += ["Effects (paired differences):", ""]
         out += _table("effect", {e: [effect(rows, e, condition, m) for m in MEASURES] for e in EFFECTS}, plus=True)
@@ -313,7 +313,7 @@ def figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             axis.set_title(f"{info.title} ({info.better} is better)")
             if not k:
                 axis.legend()
-        sheet.suptitle("Effect of each switch, paired by seed and clip, 95 % intervals")
+        sheet.suptitle("Effect of each switch, paired by seed and clip, 95% intervals")
 
 
 def write_report(folder: Path, scores: Sequence[Path]) -> Path:

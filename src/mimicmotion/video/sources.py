@@ -106,7 +106,7 @@ class AvSource:
         first = next(iter(self), None)
         if first is None:
             raise MediaError(
-                f"{path} holds no frame that can be decoded ({codec})", "a video with frames", "check it in a player"
+                f"{path} contains no frame that can be decoded ({codec})", "a video with frames", "check it in a player"
             )
         height, width = first.item().shape[:2]
         self.info = VideoInfo(
@@ -176,9 +176,9 @@ class AvSource:
                     raise
                 broken += 1
                 logger.debug("%s: %s", self.path, e)
-        self._judge(count, broken, corrupt, heard - begun)
+        self._assess_damage(count, broken, corrupt, heard - begun)
 
-    def _judge(self, count: int, broken: int, corrupt: int, lasted: Fraction) -> None:
+    def _assess_damage(self, count: int, broken: int, corrupt: int, lasted: Fraction) -> None:
         """Set `damage` from decoder errors, and if the file is shorter than its header states.
 
         The number of frames in the header is unreliable: in AVI it includes dropped frames, and in other formats frames

@@ -120,11 +120,11 @@ def _evaluation(name: str, what: str, file: str, licence: str, weights: SdistWei
 
 KNOWN: tuple[KnownWeights, ...] = (
     KnownWeights("holistic", "pose networks of MediaPipe Holistic", None, (HubFile("holistic"),), "Apache-2.0"),
-    KnownWeights("tiny", "small model of this project, for trying out", None, (HubFile("tiny"),), "Apache-2.0"),
+    KnownWeights("tiny", "small model of this project, for demonstration", None, (HubFile("tiny"),), "Apache-2.0"),
     KnownWeights("svd-xt-1.1", "Stable Video Diffusion without its U-Net", _SVD, _SVD_PARTS, _SVD_LICENCE, gated=True),
     KnownWeights(
         "svd-xt-1.1-full",
-        "Stable Video Diffusion, to start a training",
+        "Stable Video Diffusion, to start training from",
         _SVD,
         (*_SVD_PARTS, _SVD_UNET),
         _SVD_LICENCE,
@@ -132,14 +132,14 @@ KNOWN: tuple[KnownWeights, ...] = (
     ),
     KnownWeights(
         "mimicmotion-1.1",
-        "published MimicMotion, up to 72 frames a segment",
+        "published MimicMotion, segments of up to 72 frames",
         _PUBLISHED,
         (_LATEST,),
         _PUBLISHED_LICENCE,
     ),
     KnownWeights(
         "mimicmotion-1.0",
-        "published MimicMotion, first edition, 16 frames a segment",
+        "published MimicMotion, first edition, segments of 16 frames",
         _PUBLISHED,
         (HubFile("MimicMotion.pth"),),
         _PUBLISHED_LICENCE,
@@ -343,12 +343,12 @@ def verify(name: Path | str) -> list[tuple[Path, str, str]]:
         path = require(str(name))
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
     if not files:
-        raise WeightsError(f"{path} is empty", "a folder with weights", "pass the file or the folder that holds them")
+        raise WeightsError(f"{path} is empty", "a folder with weights", "pass the file or its folder")
     verified = []
     for file in files:
         check_format(file)
         sha = sha256_file(file)
-        want, source = next(_expected(file), (sha, "no checksum is known, its format is complete"))
+        want, source = next(_expected(file), (sha, "no checksum is known, but its format is complete"))
         _compare(file, sha, want, source)
         verified.append((file, sha, source))
     return verified

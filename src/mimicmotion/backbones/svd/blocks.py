@@ -1,8 +1,7 @@
 """The blocks of SVD's U-Net (Blattmann et al., arXiv 2311.15127).
 
 Every spatial layer is followed by a temporal one, whose result is mixed in with a learned weight. In shapes, n is the
-number of frames of all videos of a batch. A transformer's sequences are the positions of a frame, or the frames at a
-position.
+number of frames in a batch of videos. Transformers attend to the positions of a frame, or to the frames at a position.
 """
 
 from __future__ import annotations
@@ -106,13 +105,13 @@ class TransformerBlock(nn.Module):
         kernel: str = "sdpa",
         chunk: int | None = None,
     ) -> Tokens:
-        """Compute the block; returns a new tensor.
+        """Apply the block; returns a new tensor.
 
         Args:
             x: sequences.
-            context: contexts, each for `rows / few` consecutive sequences.
+            context: contexts; each is used for `rows / few` consecutive sequences.
             kernel: kernel of self-attention.
-            chunk: tokens per chunk in feed-forwards; None is all.
+            chunk: tokens per chunk in feed-forwards; None means all.
         """
         if self.norm_in is not None and self.ff_in is not None:
             x = self.ff_in(self.norm_in(x), x, chunk)
@@ -150,7 +149,7 @@ class SpatioTemporalTransformer(nn.Module):
         self.proj_out = Linear(channels, channels)
 
     def forward(self, x: Maps, shared: Shared) -> Maps:
-        """Compute the blocks; returns a new tensor."""
+        """Apply the blocks; returns a new tensor."""
         execution, frames, height = shared.execution, shared.frames, x.shape[2]
         context, share = shared.context.repeat_interleave(frames, 0), self.time_mixer().to(x.dtype)
         numbers = self.time_pos_embed(sinusoids(torch.arange(frames, device=x.device), x.shape[1]).to(x.dtype))
@@ -188,10 +187,9 @@ class Level(nn.Module):
     """A level of the U-Net: residual blocks, each optionally followed by a transformer, and a resampling layer.
 
     Args:
-        way: "down" pushes each result to the skip connections, "up" pops one for each residual block, "mid" does
-            neither.
+        way: "down" pushes each result to the skip connections, "up" pops one per residual block, "mid" does neither.
         resnets: residual blocks.
-        attentions: transformers after the first residual blocks.
+        attentions: transformers, one after each of the first residual blocks.
         downsamplers: one, or none.
         upsamplers: one, or none.
     """
@@ -210,7 +208,7 @@ class Level(nn.Module):
         self.downsamplers, self.upsamplers = nn.ModuleList(downsamplers), nn.ModuleList(upsamplers)
 
     def forward(self, x: Maps, shared: Shared, skips: list[Maps]) -> Maps:
-        """Compute the level.
+        """Apply the level.
 
         Args:
             x: output of the previous level.

@@ -118,7 +118,7 @@ def load_components(
         checkpoint: weights of U-Net and PoseNet that replace the base's: a .pth or .safetensors file with keys `unet.*`
             and `pose_net.*`, a folder or hub id that contains one, or a name of `mimicmotion weights list`.
         device: device of the networks ("meta" loads shapes only).
-        dtype: number format of all networks.
+        dtype: data type of all networks.
         new_pose_net: add a new PoseNet (zero output) to a base without one, to train it.
         edition: edition of the published weights (`EDITIONS`), for weights without settings; None detects it.
 
@@ -159,7 +159,7 @@ def save_components(parts: Components, folder: str | Path, *, dtype: torch.dtype
     Args:
         parts: the model.
         folder: folder to write.
-        dtype: number format in the files; defaults to that of the networks.
+        dtype: data type in the files; None uses the networks' own.
 
     Raises:
         OutputError: the folder is not writable, the disk is full, or `folder` is something other than a model.
@@ -245,7 +245,7 @@ def find_edition(checkpoint: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Loader:
-    """Reads the parts of a folder to a device and dtype, and records the files."""
+    """Loads the parts of a folder onto a device in a dtype, and records the files."""
 
     folder: Path
     target: Target
@@ -282,7 +282,7 @@ class _Loader:
 
 
 class _WithoutRandomNumbers(TorchFunctionMode):
-    """Skip weight initialisation, which on the meta device takes a second to import PyTorch's compiler."""
+    """Skip weight initialisation, which would spend a second importing PyTorch's compiler on the meta device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -299,7 +299,7 @@ def _on_meta(part: str, build: Callable[[], Any]) -> Any:
             return build()
     except ConfigError as e:
         raise WeightsError(f"config of {part}: {e.got}", e.expected, e.fix) from e
-    except Exception as e:  # a value of a wrong type may fail anywhere
+    except Exception as e:  # a value of the wrong type may fail anywhere
         fix = "correct its config.json, or download the model again"
         raise WeightsError(f"config of {part}: {type(e).__name__}: {e}", "a config that its class accepts", fix) from e
 
@@ -313,7 +313,7 @@ def _weights_file(folder: Path, part: str) -> Path:
             return folder / part / name
     here = sorted(p.name for p in (folder / part).glob("*")) or ["nothing"]
     fix = "download the model again; models with only .bin files must be converted to safetensors"
-    raise WeightsError(f"{folder / part} holds {', '.join(here[:LISTED])}", " or ".join(names), fix)
+    raise WeightsError(f"{folder / part} contains {', '.join(here[:LISTED])}", " or ".join(names), fix)
 
 
 def _load_checkpoint(path: Path, unet: Any, target: Target) -> PoseNet:
@@ -365,7 +365,7 @@ def _guess(tensors: Mapping[str, Tensor]) -> str:
     if any(k.startswith("down_blocks.") for k in tensors):
         return "this looks like a U-Net alone: put it into the base folder, or use MimicMotion_1-1.pth"
     if any(k.startswith("pose_net.") for k in tensors) and any(k.startswith("unet.") for k in tensors):
-        return "the checkpoint belongs to a U-Net of other size or kind: use the base it was trained on (SVD xt 1.1)"
+        return "the checkpoint belongs to a U-Net of another size or kind: use the base it was trained on (SVD xt 1.1)"
     return "use a MimicMotion checkpoint such as MimicMotion_1-1.pth (keys unet.* and pose_net.*)"
 
 

@@ -54,18 +54,18 @@ ACTIVATIONS = {"gelu": F.gelu, "quick_gelu": lambda x: x * torch.sigmoid(1.702 *
 class ImageEncoder(nn.Module):
     """CLIP's vision tower with projection (arXiv 2103.00020): one embedding of a picture.
 
-    Config and parameter names are those of transformers' `CLIPVisionModelWithProjection`.
+    Config and parameter names match transformers' `CLIPVisionModelWithProjection`.
 
     Args:
         config: its config.json; fields left out have the defaults of `FIELDS`.
 
     Raises:
-        ConfigError: an unknown field, an activation other than gelu and quick_gelu, or sizes that do not divide.
+        ConfigError: an unknown field, an activation other than gelu and quick_gelu, or sizes that are not divisible.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        # the dtype is that of the weights, whatever the config says
+        # the weights determine the dtype, not the config
         plain = {k: v for k, v in config.items() if k not in ("dtype", "torch_dtype")}
         kind = {"model_type": "clip_vision_model"}
         c = self.config = read_config("image encoder", plain, FIELDS, only=kind, without_effect=WITHOUT_EFFECT)
@@ -123,7 +123,7 @@ class Embeddings(nn.Module):
         self.position_embedding = nn.Embedding((c.image_size // side) ** 2 + 1, c.hidden_size)
 
     def forward(self, pixels: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch tokens channels"]:
-        """Embed the pictures."""
+        """Split pictures into patches and embed them."""
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # B C H W -> B (H W) C
         first = self.class_embedding.expand(len(pixels), 1, -1)
         return torch.cat([first, patches], dim=1) + self.position_embedding.weight
@@ -142,7 +142,7 @@ class VisionLayer(nn.Module):
         self.layer_norm2 = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens channels"]:
-        """Compute the layer."""
+        """Apply the layer."""
         normed = self.layer_norm1(x)
         # B N C -> B heads N dim
         q, k, v = (
@@ -180,7 +180,7 @@ def clip_pixels(image: Float[Tensor, "batch 3 height width"], size: int) -> Floa
 
 
 def resize_antialiased(image: Float[Tensor, "batch c h w"], size: tuple[int, int]) -> Float[Tensor, "batch c h2 w2"]:
-    """Resize by a Gaussian blur and bicubic sampling with aligned corners, as in the training of SVD.
+    """Resize with a Gaussian blur and bicubic sampling with aligned corners, as in the training of SVD.
 
     With f = old / new size along an axis, sigma = max((f - 1) / 2, 0.001) pixels and the window is the first odd
     number >= int(max(4 sigma, 3)); borders are reflected.

@@ -48,7 +48,7 @@ def load_results(path: Path, label: str = "") -> tuple[Results, Mapping[str, Any
         got = e.got if str(file) in e.got else f"{file}: {e.got}"
         raise InputError(got, e.expected, e.fix) from e
     if not any(math.isfinite(i.value) for of in found.values() for i in of.values()):
-        raise InputError(f"{file} holds no numbers", "at least one method with one metric", "check the file")
+        raise InputError(f"{file} contains no numbers", "at least one method with one metric", "check the file")
     return found, data
 
 
@@ -194,8 +194,8 @@ def _notes(conditions: Mapping[str, Mapping[str, Any]], with_published: bool) ->
     if with_published:
         notes.append(
             "Published rows are quoted from the paper (TikTok sequences 335 to 340, central squares): other code, "
-            "other weights of the networks, other numbers of clips. The paper's own model is quoted with FVD 594, "
-            "598, 472, 412 and 327 in different papers."
+            "network weights and numbers of clips. Different papers quote an FVD of 594, 598, 472, 412 or 327 for the "
+            "paper's own model."
         )
     return notes
 

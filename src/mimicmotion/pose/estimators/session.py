@@ -26,7 +26,7 @@ def open_session(path: Path, *, threads: int | None = None, device: str = "auto"
     options, wanted = ort.SessionOptions(), providers(device)
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
-    # Idle threads that spin take the cores from the next network, and from other processes.
+    # Idle threads that spin take cores away from the next network and from other processes.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = ort.InferenceSession(str(path), options, providers=wanted)
@@ -54,8 +54,8 @@ def providers(device: str) -> list[str]:
         )
     if device == "auto" and not has_cuda and gpu_present():
         logger.warning(
-            "there is an NVIDIA GPU, but this onnxruntime cannot use it: poses are computed on the CPU, many times "
-            "slower. To change that: %s",
+            "there is an NVIDIA GPU, but this onnxruntime cannot use it: poses are computed on the CPU, which is "
+            "many times slower. To fix this: %s",
             ", then ".join(cuda_lines()),
         )
     return ["CUDAExecutionProvider"] * (has_cuda and device != "cpu") + ["CPUExecutionProvider"]

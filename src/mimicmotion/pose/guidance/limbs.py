@@ -160,7 +160,7 @@ def part_map(
     from_points, from_bone, _ = ENDS[source]
     (a, b, _), (c, d, _) = BONES[from_bone], BONES[bone]
     turn = rotation(start[b] - start[a], end[d] - end[c], mirrored=source != part)
-    stiff = 0.01 if "foot" in part else 0.001  # the few points of a foot would stretch it to a thread
+    stiff = 0.01 if "foot" in part else 0.001  # the few points of a foot would stretch it into a thread
     return fit_affine(start[from_points], end[points], turn, stiff * unit**2)
 
 
@@ -196,7 +196,7 @@ def bone_map(a: ndarray, b: ndarray, c: ndarray, d: ndarray, unit: float, *, mir
 
 
 def rotation(before: ndarray, after: ndarray, *, mirrored: bool = False) -> Float64[ndarray, "2 2"]:
-    """Rotation of direction `before` to `after`; if mirrored, it also swaps the sides of the line."""
+    """Rotation from direction `before` to `after`; if mirrored, it also flips across that direction."""
     u, v = (x / max(np.hypot(*x), 1e-6) for x in (before, after))
     side = -1.0 if mirrored else 1.0
     return np.outer(v, u) + side * np.outer([-v[1], v[0]], [-u[1], u[0]])
