@@ -28,8 +28,6 @@ RATES = "frames per second"
 SAME_RATE = 0.01
 """Frame rates that differ by less than this share count as equal, such as 29.97 and 30."""
 PIXELS_AT_ONCE = 2_000_000
-
-
 Rename = Callable[[str], str]
 
 

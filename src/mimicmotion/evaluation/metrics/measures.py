@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 VERSIONS = dict.fromkeys(("psnr", "ssim", "l1", "lpips", "lpips-vgg", "poses", "identity"), 1)
 VERSIONS |= dict.fromkeys(("flicker", "warping", "seams"), 2)
 """Incremented when a metric changes, to invalidate cached values."""
-
-
 FrameNumbers = Callable[[Frames, Frames], Float64[ndarray, " frames"]]
 """Function of generated and real frames that returns one value per frame."""
 

@@ -29,8 +29,6 @@ from mimicmotion.training.task import StepResult, Validation
 
 MOVING = 3.0
 """Loss weight of the moving region, where the true frame differs from the reference picture."""
-
-
 GAINS = (0.6, 1.2), (-0.2, 0.2)
 """Ranges of the contrast and brightness of recoloured clips."""
 
