@@ -67,11 +67,11 @@ def _from_json(data: Any) -> tuple[Results, Mapping[str, Any]]:
 def _from_csv(text: str, label: str) -> Results:
     rows = list(csv.DictReader(text.splitlines()))
     if not rows:
-        raise InputError("no rows", "a heading and at least one row", "check the file")
+        raise InputError("no rows", "a header and at least one row", "check the file")
     values: dict[str, dict[str, list[float]]] = {}
     for line, row in enumerate(rows, 2):
         if None in row or None in row.values():
-            raise InputError(f"line {line} does not match the heading", "as many cells as columns", "correct the line")
+            raise InputError(f"line {line} does not match the header", "as many cells as columns", "correct the line")
         cells = {row["metric"]: row["value"]} if {"metric", "value"} <= set(row) else row
         for metric, cell in cells.items():
             if metric not in ("sequence", "method", "frames"):
@@ -87,4 +87,4 @@ def _number(value: Any, where: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError) as e:
-        raise InputError(f"{where}: {value!r}", "a number, or nothing", "correct the file") from e
+        raise InputError(f"{where}: {value!r}", "a number or an empty cell", "correct the file") from e

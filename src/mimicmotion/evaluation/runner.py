@@ -99,7 +99,7 @@ def environment() -> dict[str, str]:
 
 class _Run:
     def __init__(self, config: EvaluateConfig) -> None:
-        for module in ("scipy.stats", "matplotlib"):  # fail before the long work, not in the report
+        for module in ("scipy.stats", "matplotlib"):  # fail now rather than when the report is written
             import_extra(module, "eval")
         self.config, self.protocol = config, load_protocol(config.protocol)
         self.cache = ResultCache(enabled=config.cache)
@@ -116,7 +116,7 @@ class _Run:
         self._check_missing(real, found)
         self.selection = select_metrics(config)
         groups, networks = self.selection.groups, self.selection.networks
-        # loads the network now, so that a wrong file fails before the long work
+        # loads the network now, so that a wrong file fails early
         self.people = People(self.cache, self.notes, networks.get("identity"))
         pairs = yield from self._look(real, found)
         self.rows = {(p.method, p.sequence): Row(p.sequence, p.method, p.frames, {}, p.notes) for p in pairs}

@@ -41,7 +41,7 @@ def open_trainer(
     """Open a trainer at the run's last checkpoint.
 
     Args:
-        config: settings, or a recipe: a YAML file, or the name of one of this package.
+        config: settings, or a recipe: a YAML file, or the name of a bundled one.
         resume: False rejects a run folder that already has checkpoints.
         allow_changes: resume even if settings differ from those of the checkpoint.
         task: custom task to train, instead of one of the stages.

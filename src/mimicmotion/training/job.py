@@ -14,7 +14,7 @@ from mimicmotion.runtime.progress import Job, Progress
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """Result of a training.
+    """Result of a training run.
 
     Attributes:
         checkpoint: last checkpoint, whose folder `model` is loaded for inference; None after a dry run.
@@ -50,10 +50,10 @@ def train(
     dry_run: bool = False,
     overrides: Sequence[str] = (),
 ) -> Job[TrainResult]:
-    """Train to the end.
+    """Train until the last step.
 
     Args:
-        config: recipe: a YAML file, or the name of one of this package.
+        config: recipe: a YAML file, or the name of a bundled one.
         resume: resume from the last checkpoint; False rejects a run folder that has one.
         allow_changes: resume even if settings differ from those of the checkpoint.
         overfit_one_clip: overfit a single clip, in a separate run folder.

@@ -1,4 +1,4 @@
-"""Process setup of a training: the accelerator, precision, and work shared between processes."""
+"""Process setup for training: the accelerator, precision, and work shared between processes."""
 
 from __future__ import annotations
 

@@ -67,7 +67,9 @@ def _prepared(frames: Iterable[AnyFrame], preprocess: Preprocess) -> Iterator[nd
     shape = None
     for i, frame in enumerate(frames):
         if shape is not None and np.shape(frame) != shape:
-            raise InputError(f"frame {i} of shape {np.shape(frame)}", f"{shape} as before", "resize the frames first")
+            raise InputError(
+                f"frame {i} of shape {np.shape(frame)}", f"{shape}, like the first", "resize the frames first"
+            )
         shape = np.shape(frame)
         try:
             yield preprocess(frame)

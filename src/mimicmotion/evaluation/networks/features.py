@@ -233,5 +233,5 @@ def _video_mae(path: Path) -> Any:
         return model.from_pretrained(path, local_files_only=True, use_safetensors=True).eval()
     except Exception as e:
         reason = str(e).strip().splitlines()[0]
-        fix = "save it with save_pretrained of transformers"
+        fix = "save it with transformers' save_pretrained"
         raise WeightsError(f"{path}: {reason}", "a folder with a VideoMAE (config.json, model.safetensors)", fix) from e

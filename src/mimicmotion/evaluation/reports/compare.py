@@ -171,7 +171,7 @@ def _table(c: Comparison, published: str = PUBLISHED) -> Table:
 
 
 def latex(c: Comparison) -> str:
-    """The comparison as a LaTeX table (package booktabs), with a heading above published rows."""
+    """The comparison as a LaTeX table (needs the booktabs package), with a heading above published rows."""
     quoted = next((k for k, e in enumerate(c.entries) if e.published), None)
     headings = {} if quoted is None else {quoted: PUBLISHED}
     return "".join(f"% {n}\n" for n in c.notes) + _table(c, "paper").latex("ll" + "r" * len(c.metrics), headings)

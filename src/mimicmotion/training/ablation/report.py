@@ -55,7 +55,7 @@ def cube(rows: Sequence[Mapping[str, Any]], arm: str, condition: str, measure: s
     seeds, clips = sorted({s for s, _ in chosen}), sorted({c for _, c in chosen})
     if not chosen or len(chosen) != len(seeds) * len(clips):
         got = f"{len(chosen)} scores of arm {arm}, condition {condition}"
-        raise InputError(got, f"{len(seeds)} seeds x {len(clips)} clips", "run the ablation to the end")
+        raise InputError(got, f"{len(seeds)} seeds x {len(clips)} clips", "finish the ablation")
     return np.array([[chosen[s, c] for c in clips] for s in seeds], np.float64)
 
 

@@ -73,10 +73,10 @@ def ablate(config_path: str | Path, *, processes: int = 1) -> Job[Path]:
     cells = [(arm.name, seed) for arm, seed in runs(config)]
     for seed in config.seeds:
         make_start(config, seed)
-    yield Progress("trainings", 0, len(cells))
+    yield Progress("training runs", 0, len(cells))
     with contextlib.closing(run_parallel(functools.partial(_run_cell, config), cells, processes)) as reports:
         for done in itertools.accumulate(r for r in reports if r):
-            yield Progress("trainings", done, len(cells))
+            yield Progress("training runs", done, len(cells))
     return write_report(Path(config.run), [run_one(config, *cell) for cell in cells])
 
 
@@ -106,7 +106,7 @@ def runs(config: AblationConfig) -> Iterator[tuple[Arm, int]]:
 
 
 def train_config(config: AblationConfig, arm: Arm, seed: int) -> TrainConfig:
-    """Settings of one training: the shared ones and those of the arm."""
+    """Settings of one training run: the shared ones and those of the arm."""
     data = copy.deepcopy(config.train)
     objective = data.setdefault("objective", {})
     sample = data.setdefault("data", {}).setdefault("sample", {})
