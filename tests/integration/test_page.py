@@ -12,7 +12,7 @@ import pytest
 
 from browser import OpenPage, chromium, needs_chromium
 from mimicmotion.serve.tokens import Tokens
-from service import Service
+from service import STEPS, Service
 
 pytestmark = [pytest.mark.slow, needs_chromium]
 PATIENCE = 300  # seconds; only a broken page waits so long
@@ -142,7 +142,7 @@ def test_plan_mistake_cancel_and_choice(page: Page, service: Service) -> None:
     page.write("duration", 0.2)
     page.click("plan")
     page.until_says("view", "Plan: done")
-    assert "12 passes of the U-Net" in page.text("view")
+    assert f"steps     {STEPS}, so {2 * STEPS} passes of the U-Net" in page.text("view")  # one segment, guided
     assert page.js("return document.querySelector('#view img.plan').naturalWidth") > 0
     assert page.text("notice") == ""
     page.shot("plan")
