@@ -59,10 +59,8 @@ class Mocap:
         at = times + rng.uniform(0, max(length - times[-1], 0.0))
         if length > 0:
             at = length - np.abs((at % (2 * length)) - length)
-        at = np.clip(at * self.fps, 0, len(self.params) - 1)
-        i = np.minimum(at.astype(int), max(len(self.params) - 2, 0))
-        f = (at - i)[:, None]
-        q = self.params[i] * (1 - f) + self.params[np.minimum(i + 1, len(self.params) - 1)] * f
+        frames = np.arange(len(self.params)) / self.fps
+        q = np.stack([np.interp(at, frames, values) for values in self.params.T], 1)
         q[:, fig.YAW] -= np.arctan2(np.sin(q[:, fig.YAW]).mean(), np.cos(q[:, fig.YAW]).mean())
         q[:, fig.YAW] -= 2 * np.pi * np.round(q[:, fig.YAW].mean() / (2 * np.pi))
         return q

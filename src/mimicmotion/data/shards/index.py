@@ -132,11 +132,6 @@ def _plain(value: Any) -> Any:
     return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
 
 
-def shard_name(split: str, number: int) -> str:
-    """train-00000.tar and so on."""
-    return f"{split}-{number:05d}.tar"
-
-
 def shard_files(folder: Path) -> list[Path]:
     """The shards of a folder, without unfinished ones under temporary names."""
     return sorted(p for p in folder.glob("*.tar") if not p.name.startswith("."))
@@ -236,9 +231,6 @@ def load_index(path: Path) -> Index:
         try:
             return _INDEX.validate_python(data)
         except ValidationError as e:
-            raise InputError(f"{path} is damaged ({_first_line(e)})", what, fix) from e
-
-
-def _first_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            first = e.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InputError(f"{path} is damaged ({where}: {first['msg']})", what, fix) from e
