@@ -1,11 +1,11 @@
 """How far aligned poses lie from the truth: python benchmarks/alignment.py [--pairs N] [--noise S] [--bvh FILE ...].
 
-Prints one JSON line. Two synthetic bodies make the same movement before two cameras that differ in zoom and place. One
-is the driver; of the other there is a picture, standing calmly (or sitting), and its true points are what the aligned
-driver (smoothed as in `generate`, but for `released`) is compared with: mean distance of body and feet, all in the
-frame, in torso lengths of the person in the picture. A pair has one difference (`equal` none), in both directions.
-Intervals (95 %) are bootstrapped over pairs; `ratio` is the error divided by the one of `released`, paired.
-`jitter` is the mean error of the driver's acceleration, before and after smoothing.
+Prints one JSON line. Two synthetic bodies make the same movement in front of two cameras that differ in zoom and
+position. One is the driver; the other is shown standing (or sitting) in a picture. The aligned driver (smoothed as in
+`generate`, except for `released`) is compared with the true points of the other body: mean distance over body and feet,
+if all are in the frame, in torso lengths of the person in the picture. Each pair differs in one respect (`equal` in
+none), in both directions. Intervals (95%) are bootstrapped over pairs; `ratio` is the error divided by that of
+`released`, paired. `jitter` is the mean error of the driver's acceleration, before and after smoothing.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def person(age: float = 28.0, decr: tuple[str, ...] = (), incr: tuple[str, ...] 
 
 
 def watch(rng: np.random.Generator, view: View, q: ndarray, **of_body: Any) -> PoseSequence:
-    """The points of a body that moves by the parameters `q`, as a camera sees them."""
+    """Keypoints of a body that moves with the parameters `q`, as seen by a camera."""
     assets, figure = load_assets(), person(**of_body)
     pose = pose_bones(figure.body, q)
     rest = figure.body.vertices.astype(np.float32)
@@ -85,7 +85,7 @@ def watch(rng: np.random.Generator, view: View, q: ndarray, **of_body: Any) -> P
 
 
 def seated(q: ndarray) -> ndarray:
-    """The same with the body on a chair."""
+    """The same motion, with the body sitting on a chair."""
     q = q.copy()
     q[:, 1], q[:, 2], q[:, [fig.PITCH, fig.ROLL]] = -0.48, -0.1, 0.0
     for k in fig.LEG:
@@ -96,7 +96,7 @@ def seated(q: ndarray) -> ndarray:
 def film(
     rng: np.random.Generator, kind: str, swap: bool, frames: int, recordings: list[Mocap]
 ) -> tuple[PoseSequence, PoseSequence, PoseSequence]:
-    """The driver, the picture of the other body, and the truth: the other body in the driver's movement."""
+    """The driver, the picture of the other body, and the truth: the other body making the driver's movement."""
     sides = [dict(side) for side in PAIRS[kind]]
     driver, target = sides[::-1] if swap else sides
     times = np.arange(frames) / FPS
@@ -116,7 +116,7 @@ def film(
 
 
 def compare(seed: int, kind: str, swap: bool, frames: int, noise: float, recordings: list[Mocap]) -> dict[str, float]:
-    """Errors of one pair by method."""
+    """Errors of each method on one pair."""
     for attempt in itertools.count():
         rng = np.random.default_rng([seed, list(PAIRS).index(kind), swap, attempt])
         driving, picture, truth = film(rng, kind, swap, frames, recordings)
@@ -143,7 +143,7 @@ def jitter(poses: PoseSequence, exact: PoseSequence) -> float:
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, list[float]]]:
-    """Mean and 95 % interval of each method's error, and of its ratio to `released`."""
+    """Mean and 95% interval of each method's error, and of its ratio to `released`."""
     values = np.array([[row[m] for m in METHODS] for row in rows])
     draws = values[np.random.default_rng(0).integers(len(values), size=(2000, len(values)))].mean(1)
     out = {}
@@ -158,10 +158,10 @@ def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, list[float]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=40, help="of each kind, half in each direction")
+    parser.add_argument("--pairs", type=int, default=40, help="pairs of each kind, half in each direction")
     parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--noise", type=float, default=0.0, help="strength of the detector's noise")
-    parser.add_argument("--bvh", nargs="*", default=[], help="recordings that are used beside the procedural motions")
+    parser.add_argument("--bvh", nargs="*", default=[], help="recordings to use in addition to the procedural motions")
     arguments = parser.parse_args()
     recordings = [load_bvh(path) for path in arguments.bvh]
     rows = {

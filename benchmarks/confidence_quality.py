@@ -1,19 +1,20 @@
-"""Does drawing poses with their confidence protect from errors? python benchmarks/confidence_quality.py [--clips 20].
+"""Does confidence-aware drawing of poses protect against errors? python benchmarks/confidence_quality.py [--clips 20].
 
-Prints one JSON line. Held-out synthetic people are animated by poses with planted errors (paper, figure 8): a hand
-found a second time on the other hand, hands taken for one another, an elbow guessed wrongly though above the usual
-threshold. Each clip is made twice with the same noise: poses drawn with their confidence (`on`), or every point above
-0.3 in full and no other (`off`). Results are compared with the true frames: PSNR and SSIM of whole frames, PSNR near
-the points that the error moved (`psnr_near`), and how far the true points' surroundings lie from where they belong
-(`point_error`, torso lengths). `difference` is on less off, paired by clip; 95 % bootstrap intervals over clips.
+Prints one JSON line. Held-out synthetic people are animated with poses that have planted errors (paper, figure 8): a
+hand detected twice, swapped hands, or a wrong elbow whose confidence is above the usual threshold. Each clip is
+generated twice with the same noise: with poses drawn with their confidence (`on`), or with only the points above 0.3,
+at full brightness (`off`). Results are compared with the true frames: PSNR and SSIM of whole frames, PSNR near the
+points that the error moved (`psnr_near`), and the distance of the true points' surroundings from where they belong
+(`point_error`, torso lengths). `difference` is on minus off, paired by clip, with 95% bootstrap intervals over clips.
 
-A model that is given the warped picture gets it from the same wrong poses (`found`), as usual, and once more from the
-exact poses (`exact`), so that the pose map alone is wrong. `none` has exact poses: what the drawing costs there.
+For a model that takes a warped picture, it is warped with the same wrong poses (`found`), as usual, and also with the
+exact poses (`exact`), so that only the pose map is wrong. With the error `none`, poses are exact, which shows what the
+drawing costs.
 
     python benchmarks/confidence_quality.py --log run.jsonl --sheet docs/images/confidence.png > confidence.json
     python benchmarks/confidence_quality.py --tables confidence.json --page docs/lab/confidence.md
 
-The second line puts the numbers into the page, between its two marks.
+The second command inserts the numbers between the two markers of the page.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import numpy as np
 import torch
 from numpy import ndarray
 
+from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.evaluation.metrics.intervals import mean_interval
 from mimicmotion.evaluation.metrics.pixels import psnr, ssim
 from mimicmotion.evaluation.metrics.poses import TRULY_VISIBLE, find_patches, torso_length
@@ -64,7 +66,7 @@ def pose_maps(pipe: MimicMotionPipeline, poses: PoseSequence, *, aware: bool) ->
 
 
 class Warps:
-    """The picture of a clip, cut once and warped to any poses."""
+    """The picture of a clip, cut once, to be warped to any poses."""
 
     def __init__(self, clip: SynthClip) -> None:
         self.cut = WarpedPicture(clip.reference_frame, clip.reference_pose, clip.poses)
@@ -84,7 +86,7 @@ def animate(
 
 
 def moved_points(clip: SynthClip, poses: PoseSequence) -> ndarray:
-    """Points that an error moved or doubts; of exact poses, all those that errors are planted on."""
+    """Points that an error moved or made uncertain; for exact poses, all points on which errors are planted."""
     moved = (poses.xy != clip.poses.xy).any(-1) | (poses.confidence != clip.poses.confidence)
     if not moved.any():
         for part in (LEFT_HAND, RIGHT_HAND, L_ELBOW, R_ELBOW):
@@ -93,7 +95,7 @@ def moved_points(clip: SynthClip, poses: PoseSequence) -> ndarray:
 
 
 def near(clip: SynthClip, poses: PoseSequence, moved: ndarray) -> ndarray:
-    """Pixels near the moved points, where they truly are and where they were put."""
+    """Pixels near the true and the wrong positions of the moved points."""
     radius = max(round(NEAR * torso_length(clip.poses)), 1)
     mask = np.zeros((len(poses), *poses.size), np.uint8)
     for i, points in enumerate(moved):
@@ -104,7 +106,7 @@ def near(clip: SynthClip, poses: PoseSequence, moved: ndarray) -> ndarray:
 
 
 def point_error(frames: ndarray, clip: SynthClip, moved: ndarray) -> float:
-    """Mean distance of the found surroundings of the moved points that are visible, in torso lengths."""
+    """Mean distance at which the surroundings of the visible moved points are found, in torso lengths."""
     confidence = np.where(
         moved, clip.poses.confidence, np.minimum(clip.poses.confidence, np.float32(TRULY_VISIBLE / 2))
     )
@@ -117,13 +119,14 @@ def point_error(frames: ndarray, clip: SynthClip, moved: ndarray) -> float:
 
 
 def warps(pipe: MimicMotionPipeline, error: str) -> tuple[str, ...]:
+    assert isinstance(pipe.backbone, SVDBackbone)
     return ("found", "exact") if pipe.backbone.warps and error != "none" else ("found",)
 
 
 def measure(
     pipe: MimicMotionPipeline, clip: SynthClip, made: Warps | None, error: str, index: int
 ) -> tuple[dict[str, Any], Versions]:
-    """Numbers of one clip with one error: warp -> on/off -> measure; and the frames."""
+    """Measure one clip with one error; returns numbers (warp -> on/off -> measure) and frames."""
     poses = clip.poses if error == "none" else PLANTED[error](clip.poses, index)
     moved = moved_points(clip, poses)
     mask = near(clip, poses, moved)
@@ -144,7 +147,7 @@ def measure(
 
 
 class Sheet:
-    """For each error the frame whose two pose maps differ most, whatever the results look like."""
+    """For each error, the frame whose two pose maps differ most, regardless of the results."""
 
     def __init__(self, pipe: MimicMotionPipeline) -> None:
         self.pipe, self.rows = pipe, {}
@@ -224,7 +227,7 @@ def tables(data: dict[str, Any]) -> str:
 
 
 def write_tables(data: Path, page: Path) -> None:
-    """Put the tables of a run into the page, between its marks."""
+    """Insert the tables of a run between the markers of the page."""
     text = page.read_text(encoding="utf-8")
     start, end = (text.index(mark) for mark in MARKS)
     made = tables(json.loads(data.read_text(encoding="utf-8").strip().splitlines()[-1]))
@@ -234,18 +237,19 @@ def write_tables(data: Path, page: Path) -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, help="model folder; the bundled one if left out")
+    parser.add_argument("--model", type=Path, help="model folder; default: the bundled model")
     parser.add_argument("--clips", type=int, default=20)
     parser.add_argument("--frames", type=int, default=16)
-    parser.add_argument("--log", type=Path, help="keep what is measured, clip by clip; a second run goes on from it")
+    parser.add_argument("--log", type=Path, help="log of finished clips, from which a second run continues")
     parser.add_argument("--sheet", type=Path, help="PNG: pose maps and results side by side")
-    parser.add_argument("--tables", type=Path, help="JSON of a run: put it into --page and do nothing else")
+    parser.add_argument("--tables", type=Path, help="JSON of a run: insert it into --page and stop")
     parser.add_argument("--page", type=Path, default=Path("docs/lab/confidence.md"))
     return parser.parse_args()
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     pipe = MimicMotionPipeline.from_pretrained(options.model)
+    assert isinstance(pipe.backbone, SVDBackbone)
     size = (pipe.backbone.settings["height"], pipe.backbone.settings["width"])
     lines = options.log.read_text().splitlines() if options.log and options.log.exists() else []
     records = {r["index"]: r for r in map(json.loads, lines)}

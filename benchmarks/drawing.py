@@ -1,4 +1,4 @@
-"""Drawing poses: milliseconds a frame, against painting and sampling a whole canvas as the released code does.
+"""Milliseconds per drawn pose, against painting and sampling a whole canvas like the released code.
 
 Run: python benchmarks/drawing.py [--frames 60]
 """
@@ -22,7 +22,7 @@ from mimicmotion.pose.keypoints import FACE, LEFT_HAND, NUM_POINTS, RIGHT_HAND, 
 
 
 def dancer(frames: int, size: tuple[int, int], seed: int = 0) -> tuple[ndarray, ndarray]:
-    """A figure 80 % as tall as the frame whose joints swing, with hands and a face."""
+    """A figure 80% as tall as the frame, with swinging joints, hands and a face."""
     body = [50, 20, 50, 30, 40, 30, 34, 45, 30, 60, 60, 30, 66, 45, 75, 55, 44, 58, 43, 75, 42, 95, 56, 58, 57, 75]
     figure = np.zeros((NUM_POINTS, 2))
     figure[:18] = np.array([*body, 58, 95, 48, 18, 52, 18, 45, 19, 55, 19]).reshape(18, 2)
@@ -48,7 +48,7 @@ def draw_plainly(xy: ndarray, confidence: ndarray, size: tuple[int, int]) -> nda
             centre, offset = (points[a] + points[b]) / 2, points[a] - points[b]
             half, angle = int(np.hypot(*offset) / 2), int(np.degrees(np.arctan2(offset[1], offset[0])))
             outline = cv2.ellipse2Poly(tuple(centre.astype(int).tolist()), (half, 4), angle, 0, 360, 1)
-            cv2.fillConvexPoly(canvas, outline, np.trunc(colour * confidence[a] * confidence[b]).tolist())
+            cv2.fillConvexPoly(canvas, np.array(outline), np.trunc(colour * confidence[a] * confidence[b]).tolist())
     canvas = (canvas * 0.6).astype(np.uint8)
     whole = points.astype(int).tolist()
     for k in range(18):
@@ -80,11 +80,11 @@ def cpu_model() -> str:
 
 
 def on_threads(xy: ndarray, confidence: ndarray, size: tuple[int, int]) -> dict[str, float]:
-    """Milliseconds a frame where many are drawn at once, by the number of threads that share them."""
+    """Milliseconds per frame when many are drawn at once, by number of threads."""
     poses = PoseSequence(xy.astype(np.float32), confidence.astype(np.float32), size, 15.0, "planted")
     ways = {threads: DrawnPoses(poses, PoseDrawer(size), threads) for threads in (1, 2, 4)}
     times: dict[int, list[float]] = {threads: [] for threads in ways}
-    for _ in range(4):  # the first round makes the canvases
+    for _ in range(4):  # the first round allocates the canvases
         for threads, frames in ways.items():
             start = time.perf_counter()
             _ = frames[:]
@@ -93,7 +93,7 @@ def on_threads(xy: ndarray, confidence: ndarray, size: tuple[int, int]) -> dict[
 
 
 def main() -> None:
-    """Time both ways in turn on the same frames, after checking that the pictures are the same."""
+    """Time both ways alternately on the same frames, after checking that their pictures are identical."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1)

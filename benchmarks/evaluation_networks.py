@@ -1,4 +1,4 @@
-"""Clips a second through I3D, frames a second through LPIPS: python benchmarks/evaluation_networks.py --net i3d."""
+"""Clips per second of I3D, or frames per second of LPIPS: python benchmarks/evaluation_networks.py --net i3d."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mimicmotion.evaluation.networks.features import load_i3d
 
 
 def job(net: str, batch: int, size: int, device: str | None) -> tuple[str, Callable[[], object]]:
-    """What is counted, and a call that does `batch` of them."""
+    """The unit that is counted, and a function that processes `batch` of them."""
     rng = np.random.default_rng(0)
     if net == "i3d":
         video = list(rng.integers(0, 256, (15 + batch, size, size, 3), np.uint8))
@@ -55,7 +55,7 @@ def main() -> None:
         **{k: v for k, v in vars(arguments).items() if k != "device"},
         "unit": unit,
         "per_second": 1 / statistics.median(times),
-        "cpu_seconds_each": statistics.median(busy),  # processor time: what a machine with other work still tells
+        "cpu_seconds_each": statistics.median(busy),  # processor time, which is meaningful even on a busy machine
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() and arguments.device != "cpu" else "cpu",
         "cpu": next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), platform.processor()),
         "python": platform.python_version(),

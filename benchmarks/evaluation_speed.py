@@ -1,19 +1,19 @@
 """What an evaluation costs, metric by metric: python benchmarks/evaluation_speed.py [--sequences 2] [--frames 24].
 
-Prints one JSON line: for each metric the seconds (wall clock, and processor time, which other work on the machine
-changes less), clips of 16 frames a second (of generated video; the real one is measured along with it), and whether
-its network was here. Each metric runs alone, from an empty cache, on `--sequences` held-out synthetic people at
-`--width`, resized from the size of the small model: `whole` is all of them in one run. Networks must be fetched
-(`mimicmotion weights fetch i3d`, `lpips-alex`), else their metrics are listed as missing.
+Prints one JSON line: for each metric the seconds (wall clock, and processor time, which depends less on other load),
+16-frame clips per second (counting generated video only; the real video is measured as well), and whether its network
+was available. Each metric runs alone, with an empty cache, on `--sequences` held-out synthetic people at `--width`,
+resized from the size of the small model; `whole` is a run with all metrics. Networks must be fetched (`mimicmotion
+weights fetch i3d`, `lpips-alex`), else their metrics are listed as missing.
 
     python benchmarks/evaluation_speed.py --make clips --sequences 8 --frames 20
 
-writes the folders of the example of the documentation instead: real, model (the bundled model), warp (a limb warp
-without learning), copy (the reference picture held still), a folder of PNG frames for each sequence. Then
+writes the folders of the documentation's example instead: real, model (the bundled model), warp (a limb warp without
+learning) and copy (the reference picture held still), each with a folder of PNG frames per sequence. Then
 
     python benchmarks/evaluation_speed.py --report report --page docs/lab/evaluation.md
 
-puts the table of methods of a report into the page, between its two marks.
+inserts a report's table of methods between the two markers of the page.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ MARKS = ("<!-- real run -->", "<!-- end of real run -->")
 
 
 def write_table(report: Path, page: Path) -> None:
-    """Put the table of methods of a report into the page."""
+    """Insert a report's table of methods into the page."""
     (part,) = (p for p in (report / "report.md").read_text(encoding="utf-8").split("\n## ") if p.startswith("Methods"))
     table = "\n".join(line for line in part.splitlines() if line.startswith("|"))
     text = page.read_text(encoding="utf-8")
@@ -74,7 +74,7 @@ def clips(options: argparse.Namespace) -> list[SynthClip]:
 
 
 def make(options: argparse.Namespace) -> None:
-    """Folders of real and generated sequences; those that are there stay."""
+    """Make the folders of real and generated sequences; existing ones are kept."""
     pipe = MimicMotionPipeline.from_pretrained(options.model)
     for i, clip in enumerate(clips(options)):
         versions = {
@@ -108,11 +108,12 @@ def measure(options: argparse.Namespace, root: Path) -> dict[str, Any]:
         save(root / "made" / f"{i}", np.clip(np.stack(large) + noise, 0, 255).astype(np.uint8))
     common: dict[str, Any] = {"real": root / "real", "generated": {"made": root / "made"}, "output": root / "report"}
     common |= {"cache": False}
-    frechet = {"clips": "disjoint"}
+    frechet: dict[str, Any] = {"clips": "disjoint"}
+    borders: dict[str, Any] = {"borders": [CLIP]}
 
     def settings(*metrics: str) -> EvaluateConfig:
         own = frechet if {"fvd", "fid", "fid-vid", "cd-fvd", "features"} & set(metrics) else {}
-        return EvaluateConfig(**common | own | ({"borders": [CLIP]} if "seams" in metrics else {}), metrics=[*metrics])
+        return EvaluateConfig(**common | own | (borders if "seams" in metrics else {}), metrics=[*metrics])
 
     asked = list(options.metrics or METRICS)
     rows: dict[str, Any] = {}
@@ -140,12 +141,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sequences", type=int, default=2)
     parser.add_argument("--frames", type=int, default=32)
-    parser.add_argument("--width", type=int, default=256, help="of the compared frames, in pixels")
+    parser.add_argument("--width", type=int, default=256, help="width of the compared frames, in pixels")
     parser.add_argument("--metrics", nargs="*", help=f"default: {' '.join(METRICS)}")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--make", type=Path, help="write the folders of the documentation's example here, and stop")
-    parser.add_argument("--model", type=Path, help="with --make: model folder; the bundled one if left out")
-    parser.add_argument("--report", type=Path, help="a report: put its tables into --page, and stop")
+    parser.add_argument("--model", type=Path, help="with --make: model folder; default: the bundled model")
+    parser.add_argument("--report", type=Path, help="a report: insert its tables into --page, and stop")
     parser.add_argument("--page", type=Path, default=Path("docs/lab/evaluation.md"))
     options = parser.parse_args()
     if options.report:

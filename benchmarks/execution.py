@@ -1,9 +1,10 @@
-"""What each way to execute the U-Net costs or gains: `python benchmarks/execution.py [--dtype bfloat16] [--quick]`.
+"""Cost or gain of each way to execute the U-Net: `python benchmarks/execution.py [--dtype bfloat16] [--quick]`.
 
-One pass of SVD's classes at a fifth of their width, random weights, 16 frames of a 256x384 video; the ways take turns
-and each is compared with diffusers' network in the same run. Ratios above 1 are faster than that. Seconds are processor
-time of one thread on a CPU, which other work on the machine disturbs less than the clock, and time by the clock on a
-GPU. One JSON line. Takes about 4 minutes on a quiet core for each number format (--quick: 1); --compile adds minutes.
+Runs one pass of SVD's classes at a fifth of their width, with random weights, on 16 frames of a 256x384 video. The ways
+alternate, and each is compared with diffusers' network in the same run; ratios above 1 are faster than that. Seconds
+are processor time of one thread on a CPU, which depends less on other load than wall-clock time, and wall-clock time on
+a GPU. Prints one JSON line. Takes about 4 minutes per number format on an idle core (--quick: 1); --compile adds
+minutes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 from drawing import cpu_model
 from mimicmotion.backbones.svd.execution.options import Execution
 from mimicmotion.backbones.svd.unet import build_unet
-from released import diffusers_unet  # pyrefly: ignore[missing-import]  # beside this file
+from released import diffusers_unet  # beside this file
 
 CONFIG: dict[str, Any] = {
     "in_channels": 8,
@@ -61,9 +62,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=4, help="turns, after one that is not counted")
+    parser.add_argument("--repeats", type=int, default=4, help="rounds, after one that is not counted")
     parser.add_argument("--compile", action="store_true", help="also measure torch.compile")
-    parser.add_argument("--quick", action="store_true", help="one layer per block, a smaller picture, two turns")
+    parser.add_argument("--quick", action="store_true", help="one layer per block, a smaller picture, two rounds")
     args = parser.parse_args()
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     torch.set_num_threads(1)

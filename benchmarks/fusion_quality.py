@@ -1,8 +1,9 @@
-"""Do segments show? The four ways of fusion on long held-out clips: python benchmarks/fusion_quality.py [--clips 20].
+"""Do segments show? The four fusion modes on long held-out clips: python benchmarks/fusion_quality.py [--clips 20].
 
-Prints one JSON line. Each clip of a synthetic person that no training saw is made from its reference picture and exact
-poses, with the same noise in every mode. Seams: the jump into a segment (none), or into and out of an overlap, against
-the jumps around it (1: cannot be told). Differences from progressive fusion are paired by clip, 95 % intervals.
+Prints one JSON line. Each clip of a held-out synthetic person is generated from its reference picture and exact poses,
+with the same noise in every mode. Seams are the change at the start of a segment (none), or at both ends of an overlap,
+divided by the changes around it (1: not visible). Differences from progressive fusion are paired by clip, with 95%
+intervals.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def rounded(interval: object) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, help="model folder; the bundled one if left out")
+    parser.add_argument("--model", type=Path, help="model folder; default: the bundled model")
     parser.add_argument("--clips", type=int, default=20)
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--segment-frames", type=int, default=16)

@@ -1,4 +1,4 @@
-"""Seconds of the demo's two videos with the bundled model: whole jobs and stages. `python benchmarks/generate.py`."""
+"""Time the demo's two videos with the bundled model, in total and by stage: `python benchmarks/generate.py`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mimicmotion.runtime.progress import finish
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        os.environ["MIMICMOTION_CACHE"] = str(Path(folder) / "cache")  # poses are found, not remembered
+        os.environ["MIMICMOTION_CACHE"] = str(Path(folder) / "cache")  # poses are estimated, not cached
         results = finish(demo(Path(folder)))
     for result in results:
         row = {

@@ -1,8 +1,8 @@
-"""A limb warp of LATENTS, without learning: the simplest way to tell a latent model where the limbs go.
+"""A limb warp of LATENTS, without learning: the simplest way to show a latent model where the limbs go.
 
-Cells of the picture's latent along capsules and hulls around the keypoints are moved to each pose by the same affine
-maps as in `pose.guidance.limb_warp`, and decoded. What the person left is filled from the cells around it. It has no
-outline finer than a cell, and so is a much weaker baseline than the warp of pixels.
+Cells of the picture's latent inside capsules and hulls around the keypoints are moved to each pose by the same affine
+maps as in `pose.guidance.limb_warp`, and decoded. The area that the person left is filled from the cells around it. Its
+outline is no finer than a cell, so it is a much weaker baseline than the warp of pixels.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float32, UInt8
 from numpy import ndarray
 
+from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.pose_features import to_unit
 from mimicmotion.backbones.svd.vae import encode_mode
 from mimicmotion.pipeline import MimicMotionPipeline
@@ -37,14 +38,15 @@ def warp_latents(
     reference_pose: PoseSequence,
     poses: PoseSequence,
 ) -> UInt8[ndarray, "frames height width 3"]:
-    """Frames of the picture whose latent's cells were moved limb by limb.
+    """Decode the picture's latent after moving its cells limb by limb to each pose.
 
     Args:
-        pipe: whose autoencoder encodes and decodes.
-        reference: RGB, at a size that the autoencoder takes.
-        reference_pose: its pose, one frame, in pixels of the picture.
+        pipe: pipeline whose autoencoder encodes and decodes.
+        reference: RGB, at a size that the autoencoder supports.
+        reference_pose: pose of the picture, one frame, in its pixels.
         poses: driving poses in pixels of the same picture.
     """
+    assert isinstance(pipe.backbone, SVDBackbone)
     scale = pipe.backbone.vae.config["scaling_factor"]
     latent: Cells = (encode_mode(pipe.backbone.vae, to_unit(reference[None]))[0] * scale).float().cpu().numpy()
     height, width = latent.shape[1:]
@@ -70,7 +72,7 @@ def warp_latents(
 
 
 def filled(latent: Cells, person: Bool[ndarray, "h w"], sigma: float = 2.0) -> Cells:
-    """The latent with the person's cells taken from the nearest others, smoothly."""
+    """The latent with the person's cells filled smoothly from the nearest other cells."""
     free = (~person).astype(np.float32)
     weight = cv2.GaussianBlur(free, (0, 0), sigma) + 1e-6
     smooth = np.stack([cv2.GaussianBlur(x * free, (0, 0), sigma) / weight for x in latent])

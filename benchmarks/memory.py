@@ -1,8 +1,8 @@
-"""Peak memory of the host against the length of the video: `python benchmarks/memory.py [--short 450 --long 9000]`.
+"""Peak memory of the host by length of the video: `python benchmarks/memory.py [--short 450 --long 9000]`.
 
-Half a minute of video at 15 frames a second against ten minutes. Each length runs in a process of its own, with planted
-poses and the bundled model at 96x64; prints one JSON line: peaks, their ratio, how much the peak grows per frame, and
-the resident memory when each stage was last reported.
+Compares half a minute of video at 15 frames per second with ten minutes. Each length runs in a separate process, with
+given poses and the bundled model at 96x64. Prints one JSON line: peaks, their ratio, the growth of the peak per frame,
+and the resident memory at the last report of each stage.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIZE = (96, 64)
 
 
 def resident() -> int | None:
-    """Bytes of this process that are in memory now; None where the system does not say."""
+    """Resident bytes of this process; None if the system does not report them."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -31,7 +31,7 @@ def resident() -> int | None:
 
 
 def one(frames: int) -> dict[str, Any]:
-    """Peak bytes of a generate job of so many frames, resident bytes by stage, and seconds."""
+    """Run a generate job of this many frames; returns its peak bytes, resident bytes by stage, and seconds."""
     import numpy as np
 
     from mimicmotion.generate import inputs
@@ -46,11 +46,11 @@ def one(frames: int) -> dict[str, Any]:
     xy = (rng.random((1, NUM_POINTS, 2)) * 60 + 2 + rng.random((frames, 1, 2))).astype(np.float32)
     poses = PoseSequence(xy, np.full((frames, NUM_POINTS), 0.9, np.float32), SIZE, 15.0, "planted")
     first = PoseSequence(xy[:1].copy(), poses.confidence[:1].copy(), SIZE, 15.0, "planted")
-    planted = SimpleNamespace(estimate=lambda _: first)  # of the picture
-    inputs.find_estimator = lambda _: lambda static=False: planted  # noqa: ARG005
+    planted = SimpleNamespace(estimate=lambda _: first)  # for the picture
+    inputs.find_estimator = lambda _: lambda static=False: planted  # noqa: ARG005  # pyrefly: ignore[bad-assignment]
     with tempfile.TemporaryDirectory() as folder:
         save_poses(poses, Path(folder) / "poses.npz")
-        del poses, xy  # they are no part of the job
+        del poses, xy  # they are not part of the job
         config = GenerateConfig(
             picture=find_asset("demo/person.png"),
             video=Path(folder) / "poses.npz",

@@ -1,10 +1,10 @@
-"""Predicted against measured peaks of every way to run, on a CPU: `python benchmarks/memory_prediction.py`.
+"""Predicted and measured peaks of every execution plan, on a CPU: `python benchmarks/memory_prediction.py`.
 
-A model of SVD's classes with random weights makes a video of a few segments, one step, once for each way. Measured are
-the bytes that live at the same time in each stage: what PyTorch's allocator hands out, inside of kernels too (its
-profiler's records), and the weights. Memory that libraries take by themselves (oneDNN) and the allocator's gaps are in
-the resident size of the process alone and are not counted, on either side. One JSON line; `--table
-FILE` writes the table of docs/lab/memory.md. Takes some minutes on one core (--quick: a smaller model).
+A model of SVD's classes with random weights generates a video of a few segments in one step, once for each plan. The
+measured peak of a stage is that of all live bytes: the weights, and what PyTorch's allocator hands out, also inside
+kernels (from the profiler's records). Memory that libraries such as oneDNN allocate themselves, and the allocator's
+gaps, only show in the resident size of the process and are counted on neither side. Prints one JSON line; `--table
+FILE` writes the table of docs/lab/memory.md. Takes a few minutes on one core (--quick: a smaller model).
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ STAGES = ("encode", "denoise", "decode")
 
 
 class Recorder:
-    """What PyTorch's allocator has handed out to this thread, from the profiler's records."""
+    """Bytes that PyTorch's allocator handed out to this thread, from the profiler's records."""
 
     def __init__(self) -> None:
         self.peaks: dict[str, int] = {}
 
     def stage(self, name: str) -> AbstractContextManager[Any]:
-        """Part of the block."""
+        """Mark a stage within the block."""
         return record_function(MARK + name)
 
     @contextmanager
     def stages(self) -> Iterator[None]:
-        """Record the block."""
+        """Record the allocations of a block."""
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
             yield
-        events = sorted(found.profiler.kineto_results.events(), key=lambda e: e.start_ns())
+        events = sorted(found.profiler.kineto_results.events(), key=lambda e: e.start_ns())  # pyrefly: ignore[missing-attribute]
         stages = [(e.duration_ns(), e.start_ns(), e.name()) for e in events if e.name().startswith(MARK)]
-        stages.sort()  # within another stage, the inner one
+        stages.sort()  # if stages are nested, the inner one counts
         now = 0
         for event in events:
             if event.name() != "[memory]":
@@ -67,7 +67,7 @@ class Recorder:
 
 
 def ways(frames: int, positions: int) -> dict[str, ExecutionPlan]:
-    """The kinds of ways that the planner chooses from on a CPU, by name."""
+    """The kinds of plans that the planner chooses from on a CPU, by name."""
     plain = Execution(channels_last=True, feed_forward_chunk=TOKENS_PER_THREAD)
 
     def two_passes(count: int, decode_chunk: int | None) -> ExecutionPlan:
@@ -84,7 +84,8 @@ def ways(frames: int, positions: int) -> dict[str, ExecutionPlan]:
 
 
 def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, work: Workload, segments: int) -> dict[str, int]:
-    """Run all stages as a job does (in place) and see what they took."""
+    """Run all stages as a job does (in place), and return the measured bytes of each."""
+    assert isinstance(pipe.backbone, SVDBackbone)
     pipe.backbone.configure(plan)
     generator = np.random.default_rng(1)
     picture = generator.integers(0, 256, (*work.size, 3), dtype=np.uint8)
@@ -119,7 +120,8 @@ def measure(pipe: MimicMotionPipeline, plan: ExecutionPlan, work: Workload, segm
 def compare(
     pipe: MimicMotionPipeline, work: Workload, segments: int, only: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of predicted and measured bytes, way by way (of these names) and stage by stage."""
+    """Rows of predicted and measured bytes for each plan (`only` those names) and stage."""
+    assert isinstance(pipe.backbone, SVDBackbone)
     predictor = Predictor(pipe.backbone)
     rows = []
     cells = (work.size[0] // pipe.backbone.downscale) * (work.size[1] // pipe.backbone.downscale)
@@ -133,7 +135,7 @@ def compare(
 
 
 def build_pipeline(quick: bool = False, dtype: torch.dtype = torch.float32) -> MimicMotionPipeline:
-    """SVD's classes at a fifth of their width (--quick: a tenth), random weights."""
+    """Build SVD's classes at a fifth of their width (quick: a tenth), with random weights."""
     from mimicmotion.backbones.svd.image_encoder import ImageEncoder
     from mimicmotion.backbones.svd.posenet import PoseNet
     from mimicmotion.backbones.svd.unet import build_unet
@@ -169,14 +171,15 @@ def build_pipeline(quick: bool = False, dtype: torch.dtype = torch.float32) -> M
     pose_net = PoseNet(width, (3, 4, 8, 16))
     parts = Components(unet.eval(), vae.eval(), encoder.eval(), pose_net.eval())
     pipe = MimicMotionPipeline(SVDBackbone(parts)).to(dtype=dtype)
-    for network in (pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, pipe.backbone.pose_net):
+    for network in (unet, vae, encoder, pose_net):
         for p in network.parameters():
             p.requires_grad_(False)
     return pipe
 
 
 def seconds(pipe: MimicMotionPipeline, work: Workload, repeats: int) -> dict[str, float]:
-    """Median seconds of one guided step of a segment, in turn: as one batch, and as two passes."""
+    """Median seconds of one guided step of a segment as one batch and as two passes, measured alternately."""
+    assert isinstance(pipe.backbone, SVDBackbone)
     recipe = pipe.recipe(work.segment_frames - 1, reference_slot=True, sigmas=(10.0, 0.0), guidance_scale=2.0)
     poses = np.zeros((work.segment_frames - 1, *work.size, 3), np.uint8)
     conditioning, noise = pipe.encode(poses[0], poses, poses[0]), pipe.draw_noise(recipe, work.size).latents
@@ -194,7 +197,7 @@ def seconds(pipe: MimicMotionPipeline, work: Workload, repeats: int) -> dict[str
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: for each way and stage the measured MiB and the prediction's part of it."""
+    """Markdown table of predicted MiB / measured MiB = ratio, for each plan and stage."""
     lines = ["| way to run | encode | denoise | decode |", "|---|---|---|---|"]
     for way in dict.fromkeys(r["way"] for r in rows):
         cells = [
@@ -211,8 +214,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smaller model and smaller pictures")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--repeats", type=int, default=0, help="also time guidance's ways, so many times")
-    parser.add_argument("--table", type=Path, help="where the table is written")
+    parser.add_argument("--repeats", type=int, default=0, help="also time both ways to run guidance, this many times")
+    parser.add_argument("--table", type=Path, help="file to write the table to")
     args = parser.parse_args()
     pipe = build_pipeline(args.quick, getattr(torch, args.dtype))
     size, frames = ((128, 128), 21) if args.quick else ((384, 256), 25)

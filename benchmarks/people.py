@@ -1,21 +1,22 @@
-"""People that look like people: python benchmarks/people.py [--clips N] [--model DIR] [--sheet FILE].
+"""Do generated people look like people? python benchmarks/people.py [--clips N] [--model DIR] [--sheet FILE].
 
-Prints one JSON line. The 200 clips of people.json (seeds of people, places and movements that no training saw) are
-animated by their exact poses and by those that the bundled estimator finds (`--poses`): by copying the picture
-(`copy`), by the limb warp (`warp`), by the model (`model`), and by the model's warp network alone, where it has one
-(`learned`). Means over clips:
+Prints one JSON line. The 200 clips of people.json (seeds of held-out people, places and movements) are animated with
+their exact poses and with those that the bundled estimator finds (`--poses`), in four ways: copying the picture
+(`copy`), the limb warp (`warp`), the model (`model`), and the model's warp network alone, if it has one (`learned`).
+Means over clips:
 
-- `moving`, `background`, `head`: PSNR in dB where the target differs from the reference picture, off the person, and in
-  the head's surroundings; `ssim`; `lpips` (AlexNet), if its weights were fetched;
-- `outline`: intersection over union of the person's pixels. A pixel of the true outline is met if the result is nearer
-  to the true frame than to the empty place; off the outline one is wrong that differs visibly from the empty place;
-- `torn`: share of frames with a gap between chest and chin, where the result shows the empty place;
-- `faces`, `hands`, `body`, `jitter`: found again by the estimator, as shares of what it finds in the true frames (faces
-  found; points within a tenth of a torso; jerkiness);
-- `gain`: the differences from `warp`, clip by clip, with half of their 95 % interval.
+- `moving`, `background`, `head`: PSNR in dB where the target differs from the reference picture, outside the person,
+  and around the head; `ssim`; `lpips` (AlexNet), if its weights were fetched;
+- `outline`: intersection over union of the person's pixels. A pixel inside the true outline counts as the person's if
+  the result is closer to the true frame than to the empty scene; one outside counts if it differs visibly from the
+  empty scene;
+- `torn`: fraction of frames with a gap between chest and chin, where the result shows the empty scene;
+- `faces`, `hands`, `body`, `jitter`: results of the estimator, relative to those in the true frames (faces found;
+  points within a tenth of a torso; jerkiness);
+- `gain`: difference from `warp`, paired by clip, with half the width of its 95% interval.
 
-`--without` leaves out a part of the model: its warp network (it gets the limb warp), the mask of the person (cut along
-capsules around the limbs), or the detail network (decoded frames are shown as they are).
+`--without` leaves out a part of the model: its warp network (the limb warp is used), the mask of the person (the cut
+follows capsules around the limbs), or the detail network (decoded frames are left unchanged).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from tiny_quality import PoseScores, cpu_name, found, generate, perception
 
 SPEC = Path(__file__).with_name("people.json")
 VISIBLE = 24
-"""Levels by which a pixel differs visibly from the empty place."""
+"""Difference in grey levels at which a pixel differs visibly from the empty scene."""
 
 
 def held_out(index: int, size: tuple[int, int], frames: int) -> SynthClip:
@@ -59,7 +60,7 @@ def held_out(index: int, size: tuple[int, int], frames: int) -> SynthClip:
 
 
 def shown(frames: Frames, clip: SynthClip) -> Bool[ndarray, "frames height width"]:
-    """Pixels at which the person is seen, see the head of this file."""
+    """Pixels that count as the person's; see the top of this file."""
     person, empty = clip.truth.mask > 127, clip.truth.background
     away, off = (np.abs(frames.astype(int) - x).max(-1) for x in (empty, clip.frames))
     alike = np.abs(clip.frames.astype(int) - empty).max(-1) <= VISIBLE
@@ -67,16 +68,16 @@ def shown(frames: Frames, clip: SynthClip) -> Bool[ndarray, "frames height width
 
 
 def torn(seen: Bool[ndarray, "height width"], xy: ndarray) -> bool:
-    """Whether two neighbouring places between neck and nose do not show the person."""
+    """Whether two neighbouring points between neck and nose do not show the person."""
     line = xy[NECK] + np.linspace(0, 0.9, 24)[:, None] * (xy[NOSE] - xy[NECK])
     column, row = np.clip(line.astype(int), 0, [seen.shape[1] - 1, seen.shape[0] - 1]).T
-    # a gap goes across: to its left and right nothing is seen either
+    # a gap extends sideways: the person is not seen to the left and right either
     gone = ~np.any([seen[row, np.clip(column + k, 0, seen.shape[1] - 1)] for k in (-1, 0, 1)], 0)
     return bool((gone[1:] & gone[:-1]).any())
 
 
 def pixels(frames: Frames, clip: SynthClip) -> dict[str, float]:
-    """Numbers of one way of making a clip's frames."""
+    """Pixel metrics of one version of a clip's frames."""
     target, truth, size = clip.frames, clip.truth, clip.frames.shape[1:3]
     person, seen = truth.mask > 127, shown(frames, clip)
     exact = zip(clip.poses.xy.astype(np.float64), clip.poses.confidence, strict=True)
@@ -96,7 +97,7 @@ def pixels(frames: Frames, clip: SynthClip) -> dict[str, float]:
 
 
 def points(frames: Frames, clip: SynthClip, scorer: PoseScores) -> dict[str, Any]:
-    """What the estimator finds: faces, points within the radius, jerkiness."""
+    """Pose metrics of the estimator's results: faces, points within the radius, jerkiness."""
     poses = scorer.find(frames)
     faces = clip.poses.confidence[:, FACE].mean(1) >= TRULY_VISIBLE
     return {
@@ -107,7 +108,7 @@ def points(frames: Frames, clip: SynthClip, scorer: PoseScores) -> dict[str, Any
 
 
 def found_again(rows: list[dict[str, Any]], true: list[dict[str, Any]]) -> dict[str, float]:
-    """Rates in results as shares of those in the true frames."""
+    """Rates in the results divided by those in the true frames."""
 
     def rates(of: list[dict[str, Any]]) -> dict[str, float]:
         total: dict[str, Fidelity] = pooled([r["fidelity"] for r in of])
@@ -126,7 +127,7 @@ def found_again(rows: list[dict[str, Any]], true: list[dict[str, Any]]) -> dict[
 
 
 def gain(rows: list[dict[str, float]], warp: list[dict[str, float]]) -> dict[str, list[float]]:
-    """Mean difference from the limb warp, and half of its 95 % interval over clips."""
+    """Mean difference from the limb warp, and half the width of its 95% interval over clips."""
     out = {}
     for name in rows[0]:
         apart = np.array([r[name] - w[name] for r, w in zip(rows, warp, strict=True)])
@@ -136,7 +137,7 @@ def gain(rows: list[dict[str, float]], warp: list[dict[str, float]]) -> dict[str
 
 
 def ways(pipe: MimicMotionPipeline, clip: SynthClip) -> dict[str, Frames]:
-    """Frames of the clip made in each way; the clip has the poses that all are given."""
+    """Frames of the clip made in each way, with the poses of `clip`."""
     reference, own, poses = clip.reference_frame, clip.reference_pose, clip.poses
     out = {
         "copy": np.repeat(reference[None], len(clip.frames), 0),
@@ -165,7 +166,7 @@ def main() -> None:
     pipe = MimicMotionPipeline.from_pretrained(options.model)
     size = (pipe.backbone.settings.get("height", 224), pipe.backbone.settings.get("width", 128))
     if options.without == "mask":
-        cut.__kwdefaults__["segmented"] = False  # what is not said otherwise; the limb warp says it
+        cut.__kwdefaults__["segmented"] = False  # pyrefly: ignore[unsupported-operation]  # the default
     elif options.without:
         setattr(pipe.backbone, options.without, None)
     scorer = PoseScores()

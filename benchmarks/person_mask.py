@@ -1,13 +1,14 @@
-"""How well the person is found in frames whose masks are known, and what `--background keep` makes of them.
+"""How well the person is segmented in frames with known masks, and how `--background keep` composites them.
 
     python benchmarks/person_mask.py [--clips N] [--sheet SHEET.png]
 
 Prints one JSON line. Each clip is a held-out rendered person: the picture and 12 frames, whose poses the bundled
-estimator finds. What is composed are the frames themselves with a colour shift and noise (about 34 dB), as a model's
-decoder leaves them. Of each clip: `lost`, per cent of the person's true pixels of which less than half comes through;
-`outside`, PSNR in dB of the result against the picture, outside of the true person grown by 4 % of their height (and of
-the same around the picture's person, where the background is filled in). The targets are 1 % and 40 dB in every clip.
-`--sheet` writes a picture of the clips that lose most: picture, filled background, the worst frame and its result.
+estimator finds. The composited frames are the true ones with a colour shift and noise (about 34 dB), like those from a
+model's decoder. For each clip: `lost`, percentage of the person's true pixels whose opacity is below one half;
+`outside`, PSNR in dB between result and picture outside the true person grown by 4% of their height (and outside the
+same area around the person in the picture, where the background is filled in). The targets are 1% and 40 dB in every
+clip. `--sheet` writes a picture of the clips with the largest losses: picture, filled background, worst frame, its
+result.
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ from mimicmotion.synth import SynthClip, render_clip
 from mimicmotion.video.background import REACH, KeptBackground, distance_outside
 from mimicmotion.video.picture import write_picture
 
-FIRST = 10_002_000  # held-out seeds: no model was trained on them, but the mask's and the fill's constants were chosen
+FIRST = 10_002_000  # held-out seeds: no model was trained on them, but constants of the mask and fill were tuned
 SIZE, FRAMES = (480, 288), 12
 LOST, OUTSIDE = 1.0, 40.0
 
 
 def decoded(frame: ndarray, rng: np.random.Generator) -> ndarray:
-    """The frame as a model might give it back."""
+    """The frame as a model might reproduce it."""
     noise = cv2.GaussianBlur(rng.normal(size=frame.shape), (0, 0), 2.0) * 6 / 0.14
     return np.clip(np.rint(frame * 0.97 + 8 + 0.5 * noise), 0, 255).astype(np.uint8)
 
 
 def decibel(error: float) -> float:
-    """PSNR of a mean squared error; 99 where there is none."""
+    """PSNR of a mean squared error; 99 if it is 0."""
     return 99.0 if error == 0 else min(99.0, 10 * float(np.log10(255**2 / error)))
 
 
 def measure(clip: SynthClip) -> tuple[dict[str, float], ndarray]:
-    """Numbers of a clip, and a row of pictures: picture, background, the frame that loses most, the result."""
+    """Metrics of a clip, and a row of pictures: picture, background, the frame with the largest loss, its result."""
     picture, truth = clip.reference_frame, clip.truth
     segmenter = SelfieSegmenter(threads=1)
     (person,) = segmenter.masks([picture], open_estimator(threads=1).estimate([picture]))

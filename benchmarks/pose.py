@@ -1,4 +1,4 @@
-"""Milliseconds a frame of the holistic pose estimator: python benchmarks/pose.py [VIDEO] --threads 1."""
+"""Milliseconds per frame of the holistic pose estimator: python benchmarks/pose.py [VIDEO] --threads 1."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PEOPLE = Path(__file__).parents[1] / "tests" / "data" / "people"
 
 
 def read(video: Path | None, count: int, long_side: int) -> list[ndarray]:
-    """RGB frames of the video, or the four of the repository over and over."""
+    """RGB frames of the video, or the four of the repository in a loop."""
     if video is None:
-        frames = [cv2.imread(str(path)) for path in sorted(PEOPLE.glob("balance_*.jpg"))]
+        frames = [np.array(cv2.imread(str(path))) for path in sorted(PEOPLE.glob("balance_*.jpg"))]
         frames = [frames[i % len(frames)] for i in range(count)]
     else:
         capture = cv2.VideoCapture(str(video))
@@ -67,7 +67,7 @@ def main() -> None:
         "n": len(times) - 3,
         "seen": round(float(np.mean(seen)), 3),
         "ms": {"p10": deciles[0], "median": statistics.median(times[3:]), "p90": deciles[-1]},
-        "cpu_ms_median": statistics.median(busy[3:]),  # processor time: what a machine with other work still tells
+        "cpu_ms_median": statistics.median(busy[3:]),  # processor time, which is meaningful even on a busy machine
         "threads": arguments.threads,
         "provider": estimator.provider,
         "cpu": cpu_name(),

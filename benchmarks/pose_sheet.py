@@ -1,7 +1,7 @@
-"""A contact sheet to look at: python benchmarks/pose_sheet.py PICTURE VIDEO SHEET.webp [--frames N] [--duration S].
+"""Make a contact sheet: python benchmarks/pose_sheet.py PICTURE VIDEO SHEET.webp [--frames N] [--duration S].
 
-Rows: frames of the video with the poses found in them; the poses as the model gets them, aligned and smoothed; the
-result of the bundled model. The picture stands in front, with its own pose below.
+The rows are frames of the video with their estimated poses, the aligned and smoothed poses that the model gets, and the
+result of the bundled model. The picture comes first, with its own pose below it.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from mimicmotion.settings import GenerateConfig
 from mimicmotion.video.picture import side_by_side, write_picture
 
 HEIGHT, FINER = 192, 4
-STROKE = 4.0  # thicker than the model gets them, to be seen at this size
+STROKE = 4.0  # thicker than for the model, to be visible at this size
 
 
 def drawn(xy: ndarray, confidence: ndarray, size: tuple[int, int]) -> ndarray:
-    """The pose at the height of the sheet, drawn large and shrunk."""
+    """The pose at the height of the sheet, drawn large and then reduced."""
     wide, scale = round(size[1] * HEIGHT / size[0]), FINER * HEIGHT / size[0]
     large = draw_pose(xy * scale, confidence, (FINER * HEIGHT, FINER * wide), canvas_short_side=None, stroke=STROKE)
     return cv2.resize(large, (wide, HEIGHT), interpolation=cv2.INTER_AREA)
 
 
 def over(frame: ndarray, xy: ndarray, confidence: ndarray) -> ndarray:
-    """The frame, darkened, with the pose."""
+    """The pose over the darkened frame."""
     size: tuple[int, int] = frame.shape[:2]
     pose = drawn(xy, confidence, size)
     small = cv2.resize(frame, pose.shape[1::-1], interpolation=cv2.INTER_AREA)
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("picture", type=Path)
     parser.add_argument("video", type=Path)
     parser.add_argument("sheet", type=Path)
-    parser.add_argument("--frames", type=int, default=7, help="shown, evenly spaced")
+    parser.add_argument("--frames", type=int, default=7, help="number of frames to show, evenly spaced")
     parser.add_argument("--duration", type=float, default=4.0, help="seconds of the video")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

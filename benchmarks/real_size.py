@@ -2,9 +2,9 @@
 
     python benchmarks/real_size.py [--quick]
 
-Without a GPU the peaks are COMPUTED on shapes, and the rows say so. On a CUDA device each plan is run: one guided pass
-of a segment and one decoded clip, measured by torch.cuda.max_memory_allocated, with the prediction beside it. One JSON
-line per GPU. Takes a minute or two on a CPU, some minutes on a GPU.
+Without a GPU, the peaks are COMPUTED on shapes, and the rows say so. On a CUDA device, each plan is run for one guided
+pass of a segment and one decoded clip, and measured with torch.cuda.max_memory_allocated beside the prediction. Prints
+one JSON line per GPU. Takes a minute or two on a CPU, a few minutes on a GPU.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from mimicmotion.settings import ExecutionOptions
 from train_memory import SVD_UNET
 
 SIZE, GIB = (576, 1024), 2**30
-VIDEO_FRAMES = 531  # 35 s at 15 frames per second, as the authors' demo
+VIDEO_FRAMES = 531  # 35 s at 15 frames per second, like the authors' demo
 CASES = (
     *((72, SIZE, gpu) for gpu in (40, 24, 16, 12, 8, 6)),
     *((16, SIZE, gpu) for gpu in (8, 5)),
@@ -61,7 +61,7 @@ SVD_CLIP = {
 
 
 def pipeline(dtype: torch.dtype = torch.float16) -> MimicMotionPipeline:
-    """The published model's shapes, on "meta"."""
+    """Build the published model's shapes on the meta device."""
     with torch.device("meta"):
         vae = Autoencoder(SVD_VAE)
         clip = ImageEncoder(SVD_CLIP)
@@ -73,7 +73,8 @@ def pipeline(dtype: torch.dtype = torch.float16) -> MimicMotionPipeline:
 
 
 def randomise(pipe: MimicMotionPipeline, device: torch.device | str = "cpu") -> None:
-    """Random weights on a device."""
+    """Fill the networks with random weights on a device."""
+    assert isinstance(pipe.backbone, SVDBackbone)
     for module in (pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, pipe.backbone.pose_net):
         nn.Module.to_empty(module, device=device)
         for p in module.parameters():
@@ -83,7 +84,7 @@ def randomise(pipe: MimicMotionPipeline, device: torch.device | str = "cpu") -> 
 
 
 class MadeFeatures:
-    """Pose features that are made when they are asked for, as for long videos."""
+    """Pose features that are made on demand, as for long videos."""
 
     def __len__(self) -> int:
         return VIDEO_FRAMES
@@ -99,6 +100,7 @@ class MadeFeatures:
 @torch.inference_mode()
 def measured(pipe: MimicMotionPipeline, plan: ExecutionPlan, work: Workload, device: torch.device) -> dict[str, Any]:
     """Run one guided pass and one clip on the GPU."""
+    assert isinstance(pipe.backbone, SVDBackbone)
     pipe.backbone.configure(plan, device)
     rows, h, w = work.segment_frames, work.size[0] // 8, work.size[1] // 8
     options: dict[str, Any] = {"device": device, "dtype": torch.float16}
@@ -119,7 +121,7 @@ def measured(pipe: MimicMotionPipeline, plan: ExecutionPlan, work: Workload, dev
     }
     for stage, run in runs.items():
         pipe.backbone.use({"denoise": "unet", "decode": "vae"}[stage])
-        run()  # kernels are chosen, streams learn the order of blocks
+        run()  # warm-up: selects kernels, streams learn the order of blocks
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -146,7 +148,7 @@ def main() -> None:
             continue
         start = time.monotonic()
         work = Workload(size=size, segment_frames=rows, num_frames=VIDEO_FRAMES)
-        budget = int((gpu - IN_USE) * GIB * DEVICE_SHARE - DEVICE_RESERVE)  # as `free_memory`
+        budget = int((gpu - IN_USE) * GIB * DEVICE_SHARE - DEVICE_RESERVE)  # as in `free_memory`
         row: dict[str, Any] = {
             "bench": "real_size",
             "how": "measured" if on_gpu else "computed on shapes, not measured on a GPU",

@@ -1,20 +1,19 @@
-"""Our exact tier against the published code's way of working, end to end: `python benchmarks/released.py`.
+"""Our exact tier against the published code's procedure, end to end: `python benchmarks/released.py`.
 
-The published code's WORK PATTERN is rebuilt here with diffusers' U-Net and decoder and parts of this package: whole
-2160-pixel canvases are drawn and sampled down, all pose frames lie in memory as float tensors, PoseNet runs again for
-every tile in every step, the unconditional and the conditional pass follow each other, cross-attention is computed in
-full, chunks of 8 frames are decoded with hard cuts, all frames are gathered and only then encoded, one stage after
-another. Ours is the job `mimicmotion generate` in fusion mode "released", so that both do the same work;
-`tests/integration/test_released.py` holds their results together (1e-5). Poses are planted: finding them is the same on
-both sides, and is not timed.
+The published code's PROCEDURE is rebuilt here from diffusers' U-Net and decoder and parts of this package: whole
+2160-pixel canvases are drawn and downsampled, all pose frames are in memory as float tensors, PoseNet runs again for
+every tile in every step, the conditional pass follows the unconditional one, cross-attention is computed in full,
+chunks of 8 frames are decoded with hard cuts, and all frames are collected before they are encoded. Ours is the job
+`mimicmotion generate` in fusion mode "released", so that both do the same work; `tests/integration/test_released.py`
+checks that their results agree (1e-5). Poses are given: estimating them is the same on both sides and is not timed.
 
-The model is SVD's classes at a fifth of their width with random weights; at 384x256 its operations are spread as in the
-published model at 1024x576 (spatial convolutions 29 %, feed-forward along time 22 %, spatial attention 17 %, ...).
-`--vae svd` decodes with an autoencoder of SVD's shape, where that alone decides about the peak of memory.
-`--model real --device cuda` runs the published model's own shapes with random weights, at 1024x576 in float16, in tiles
-of 72 frames. Each run is a process of its own, so that neither inherits the other's memory; sides take turns. One JSON
-line. Takes about 10 minutes on a quiet core (--quick: 1); with --log FILE it can be stopped and goes on. --profile runs
-each side once and says what kinds of operations the time goes into.
+The model is SVD's classes at a fifth of their width with random weights; at 384x256 its operations are distributed as
+in the published model at 1024x576 (spatial convolutions 29%, feed-forward along time 22%, spatial attention 17%,
+...). `--vae svd` decodes with an autoencoder of SVD's shape, which then determines the peak memory on its own. `--model
+real --device cuda` runs the published model's own shapes with random weights, at 1024x576 in float16, in tiles of 72
+frames. Each run is a separate process, so that neither inherits the other's memory; the sides alternate. Prints one
+JSON line. Takes about 10 minutes on an idle core (--quick: 1); with --log FILE it can be stopped and resumed. --profile
+runs each side once and breaks the time down by kind of operation.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ KINDS = {
     ),
     "norms": ("native_layer_norm", "native_group_norm"),
 }
-"""Operations of PyTorch by what they do, for --profile; all that attention calls is attention."""
+"""Kinds of PyTorch's operations, for --profile; everything that attention calls counts as attention."""
 SIDES = ("released", "ours")
 
 
@@ -74,16 +73,16 @@ class Setup:
 
     Attributes:
         model: "mid" (a fifth of the published width) or "real".
-        vae: "patches" (as cheap as decoding is in the published model, next to the rest) or "svd", of "mid".
+        vae: for "mid": "patches" (relatively as cheap as decoding in the published model) or "svd".
         device: "cpu" or "cuda".
         size: (height, width).
-        tile: frames of a tile, the reference slot counted.
+        tile: frames of a tile, including the reference slot.
         overlap: frames that two tiles share, counted as the published code does.
-        frames: of the video.
-        steps: of Euler's method.
-        threads: of the CPU.
-        compile: our side compiles its blocks.
-        profile: count the time by kind of operation.
+        frames: number of frames of the video.
+        steps: steps of Euler's method.
+        threads: CPU threads.
+        compile: whether our side compiles its blocks.
+        profile: whether to break the time down by kind of operation.
     """
 
     model: str = "mid"
@@ -100,7 +99,7 @@ class Setup:
 
 
 def synchronize() -> None:
-    """Wait for the GPU, where there is one at work."""
+    """Wait for the GPU, if one is used."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
@@ -119,11 +118,12 @@ class Watch:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-# --- the published code's way ---------------------------------------------------------------------------------------
+# --- the published code's procedure
+# ---------------------------------------------------------------------------------------
 
 
 def diffusers_decoder(vae: Autoencoder) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Decodes the latents of a clip by diffusers' autoencoder on the same weights."""
+    """Return a function that decodes the latents of a clip with diffusers' autoencoder and the same weights."""
     from diffusers import AutoencoderKLTemporalDecoder
 
     known = {k: v for k, v in vae.config.items() if k != "patch_size"}
@@ -153,10 +153,11 @@ def released_latents(
     tiles: tuple[int, int] = (TILE, OVERLAP),
     network: Callable[[UNet], Any] | None = None,
 ) -> torch.Tensor:
-    """Latents of reference slot and video, (1, frames + 1, channels, h, w), made in the published order of work.
+    """Denoise reference slot and video in the published order; returns latents (1, frames + 1, channels, h, w).
 
-    `network` makes of our U-Net what is called; None is `diffusers_unet`.
+    `network` wraps our U-Net in the network to call; None means `diffusers_unet`.
     """
+    assert isinstance(pipe.backbone, SVDBackbone)
     size: tuple[int, int] = image.shape[:2]
     device, unet = pipe.device, (network or diffusers_unet)(pipe.backbone.unet)
     recipe = pipe.recipe(
@@ -171,7 +172,7 @@ def released_latents(
         pictures = [draw_plainly(xy, confidence, size) for xy, confidence in everyone]
         pose = torch.stack([torch.from_numpy(p).permute(2, 0, 1).float() / 127.5 - 1 for p in pictures])[None]
     with watch("encode"):
-        told = pipe.encode(image, pictures[1][None])  # picture only: its pose features are not looked at
+        told = pipe.encode(image, pictures[1][None])  # for the picture only: its pose features are not used
     with watch("denoise"):
         x = noise.latents.to(device) * initial_scale(recipe.sigmas)
         guidance = recipe.guidance.float().to(device)
@@ -198,7 +199,7 @@ def released_latents(
 
 
 def diffusers_unet(unet: UNet) -> Any:
-    """Diffusers' network on the same weights."""
+    """Diffusers' network with the same weights."""
     from diffusers import UNetSpatioTemporalConditionModel
 
     with torch.device("meta"):
@@ -208,7 +209,7 @@ def diffusers_unet(unet: UNet) -> Any:
 
 
 def run_unet(unet: Any, x: torch.Tensor, c_noise: torch.Tensor, told: Any, pose: Any) -> torch.Tensor:
-    """One pass; without pose features the picture is left out too."""
+    """Run one pass; without pose features, the picture is left out as well."""
     latents, embedding = told.image_latents, told.image_embeddings
     if pose is None:
         latents, embedding = torch.zeros_like(latents), torch.zeros_like(embedding)
@@ -220,11 +221,12 @@ def run_unet(unet: Any, x: torch.Tensor, c_noise: torch.Tensor, told: Any, pose:
 
 
 def run_released(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str, float]:
-    """The whole job in the published order; returns seconds per stage."""
+    """Run the whole job in the published order; returns seconds per stage."""
     from mimicmotion.generate.inputs import find, prepare
     from mimicmotion.runtime.progress import finish
     from mimicmotion.video.writer import open_writer
 
+    assert isinstance(pipe.backbone, SVDBackbone)
     size = (pipe.backbone.settings["height"], pipe.backbone.settings["width"])
     found = prepare(config, finish(find(config)), size)
     watch, steps, tile, overlap = Watch(), config.num_inference_steps, config.segment_frames, config.overlap_frames
@@ -242,11 +244,12 @@ def run_released(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str,
     return watch.seconds
 
 
-# --- our way --------------------------------------------------------------------------------------------------------
+# --- our procedure
+# --------------------------------------------------------------------------------------------------------
 
 
 def run_ours(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str, float]:
-    """The job as the command line runs it; returns seconds per stage."""
+    """Run the job like the command line; returns seconds per stage."""
     from mimicmotion.generate.job import generate
     from mimicmotion.runtime.progress import finish
 
@@ -254,11 +257,11 @@ def run_ours(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str, flo
     return {stage: spent for stage, spent in seconds.items() if stage not in ("load", "picture", "poses")}
 
 
-# --- what both work on ----------------------------------------------------------------------------------------------
+# --- inputs of both ----------------------------------------------------------------------------------------------
 
 
 def build_pipeline(dtype: torch.dtype = torch.float32, seed: int = 0, vae: str = "patches") -> MimicMotionPipeline:
-    """SVD's networks, narrow, with random weights; 61 M parameters in the U-Net."""
+    """Build narrow SVD networks with random weights (61 M parameters in the U-Net)."""
     from mimicmotion.backbones.svd.image_encoder import ImageEncoder
     from mimicmotion.backbones.svd.posenet import PoseNet
     from mimicmotion.backbones.svd.unet import build_unet
@@ -280,7 +283,7 @@ def build_pipeline(dtype: torch.dtype = torch.float32, seed: int = 0, vae: str =
             "num_frames": TILE,
         }
     )
-    # decoding is 4 % of the published model's operations: full resolution would be too much here
+    # decoding is 4% of the published model's operations, so full resolution would be too expensive here
     patches = {"patch_size": 4, "in_channels": 48, "out_channels": 48, "block_out_channels": [64, 64]}
     svd = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}
     autoencoder = Autoencoder({"patches": patches, "svd": svd}[vae])
@@ -295,24 +298,25 @@ def build_pipeline(dtype: torch.dtype = torch.float32, seed: int = 0, vae: str =
     )
     pose_net = PoseNet(64, (3, 4, 8, 16))
     for p in pose_net.final_proj.parameters():
-        torch.nn.init.normal_(p, std=0.5)  # it starts at zero: then nothing would show whether poses are used
+        torch.nn.init.normal_(p, std=0.5)  # at its initial zero, poses would have no effect
     settings = {"height": SIZE[0], "width": SIZE[1], "guidance_scale": 2.0}
     parts = Components(unet, autoencoder.eval(), encoder.eval(), pose_net.eval(), settings)
     return MimicMotionPipeline(SVDBackbone(parts)).to(dtype=dtype)
 
 
 def build_real_pipeline(dtype: torch.dtype, device: str, size: tuple[int, int]) -> MimicMotionPipeline:
-    """The published model's shapes (1.52 B parameters in the U-Net), random weights."""
-    from real_size import pipeline, randomise  # pyrefly: ignore[missing-import]  # beside this file
+    """Build the published model's shapes (1.52 B parameters in the U-Net) with random weights."""
+    from real_size import pipeline, randomise  # beside this file
 
     pipe = pipeline(dtype)
+    assert isinstance(pipe.backbone, SVDBackbone)
     randomise(pipe, device)
     settings = {"height": size[0], "width": size[1], "guidance_scale": 2.0}
     return MimicMotionPipeline(SVDBackbone(dataclasses.replace(pipe.backbone.parts, settings=settings)))
 
 
 def plant_poses(folder: Path, frames: int, size: tuple[int, int]) -> tuple[Path, Path]:
-    """A picture and a pose file; the picture's pose is the first one."""
+    """Write a picture and a pose file; the picture's pose is the first one."""
     from mimicmotion.generate import inputs
     from mimicmotion.pose.files import save_poses
     from mimicmotion.video.picture import write_picture
@@ -321,14 +325,14 @@ def plant_poses(folder: Path, frames: int, size: tuple[int, int]) -> tuple[Path,
     poses = PoseSequence(xy.astype(np.float32), confidence.astype(np.float32), size, 15.0, "planted")
     save_poses(poses, folder / "poses.npz")
     write_picture(folder / "person.png", np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
-    planted = SimpleNamespace(estimate=lambda _: poses[:1])  # of the picture
-    inputs.find_estimator = lambda _: lambda static=False: planted  # noqa: ARG005
+    planted = SimpleNamespace(estimate=lambda _: poses[:1])  # for the picture
+    inputs.find_estimator = lambda _: lambda static=False: planted  # noqa: ARG005  # pyrefly: ignore[bad-assignment]
     return folder / "person.png", folder / "poses.npz"
 
 
 @contextmanager
 def labelled(module: Any, name: str, label: str) -> Iterator[None]:
-    """Calls of a function carry a label in the profile."""
+    """Label the calls of a function in the profile."""
     plain = getattr(module, name)
 
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -341,7 +345,7 @@ def labelled(module: Any, name: str, label: str) -> Iterator[None]:
 
 
 def profiled(work: Callable[[], dict[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """What `work` returns, and seconds of processor time by kind of operation."""
+    """Run `work`; returns its result, and seconds of processor time by kind of operation."""
     from torch.profiler import ProfilerActivity, profile
 
     from mimicmotion.backbones.svd import attention
@@ -366,22 +370,22 @@ def profiled(work: Callable[[], dict[str, float]]) -> tuple[dict[str, float], di
 
 
 def resident_bytes() -> int:
-    """Memory of this process now (Linux; 0 elsewhere)."""
+    """Resident bytes of this process (Linux; 0 elsewhere)."""
     path = Path("/proc/self/statm")
     return int(path.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if path.exists() else 0
 
 
 def predicted_bytes(pipe: MimicMotionPipeline, config: GenerateConfig, setup: Setup) -> int:
-    """What the planner says that our side takes at most, weights included."""
-
+    """The planner's prediction of our side's peak, including weights."""
     from mimicmotion.generate.setup import recipe_for
 
+    assert isinstance(pipe.backbone, SVDBackbone)
     recipe = recipe_for(config, pipe, setup.frames)
     return max(pipe.backbone.plan_run(setup.size, recipe, config, device=pipe.device, predict=True).peaks.values())
 
 
 def one(side: str, dtype: str, setup: Setup) -> dict[str, Any]:
-    """One run of one side in this process."""
+    """Run one side once, in this process."""
     import resource
 
     from mimicmotion.backbones.svd.execution.memory import weight_bytes
@@ -391,6 +395,7 @@ def one(side: str, dtype: str, setup: Setup) -> dict[str, Any]:
     else:
         pipe = build_pipeline(getattr(torch, dtype), vae=setup.vae).to(setup.device)
         pipe.backbone.settings |= {"height": setup.size[0], "width": setup.size[1]}
+    assert isinstance(pipe.backbone, SVDBackbone)
     networks = (pipe.backbone.unet, pipe.backbone.vae, pipe.backbone.image_encoder, pipe.backbone.pose_net)
     on_gpu = setup.device != "cpu"
     program = resident_bytes() - weight_bytes(*networks)  # the interpreter and its libraries
@@ -412,7 +417,7 @@ def one(side: str, dtype: str, setup: Setup) -> dict[str, Any]:
         def work(config: GenerateConfig) -> dict[str, float]:
             return run_ours(pipe, config) if side == "ours" else run_released(pipe, config)
 
-        if on_gpu:  # kernels are loaded and chosen, blocks compiled
+        if on_gpu:  # warm-up: loads and selects kernels, compiles blocks
             work(dataclasses.replace(config, output=Path(folder) / "first.mp4", num_inference_steps=1))
             synchronize()
             torch.cuda.reset_peak_memory_stats()
@@ -425,11 +430,11 @@ def one(side: str, dtype: str, setup: Setup) -> dict[str, Any]:
     found: dict[str, Any] = {
         "seconds": total,
         "processor_seconds": busy,
-        "system_seconds": after.ru_stime - before.ru_stime,  # of them: clearing pages, above all
+        "system_seconds": after.ru_stime - before.ru_stime,  # of these: mainly clearing pages
         "stages": seconds,
         "peak_mib": after.ru_maxrss / 1024,
-        "taken_mib": after.ru_maxrss / 1024 - program / 2**20,  # of the peak: weights and what is computed
-        "predicted_mib": predicted / 2**20,  # by the planner, of the same; of the GPU's where there is one
+        "taken_mib": after.ru_maxrss / 1024 - program / 2**20,  # of the peak: weights and computed tensors
+        "predicted_mib": predicted / 2**20,  # the planner's, of the same; of the GPU's memory if one is used
         "kinds": kinds,
     }
     return found | ({"gpu_peak_mib": torch.cuda.max_memory_allocated() / 2**20} if on_gpu else {})
@@ -448,7 +453,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def take_turns(kinds: list[tuple[str, str]], setup: Setup, repeats: int, file: Path | None) -> dict[Any, list[Any]]:
-    """All runs by side and format; each in a process of its own, or out of the log."""
+    """All runs by side and format, each from a separate process or from the log."""
     known = file.read_text().splitlines() if file and file.exists() else []
     settings = json.dumps(dataclasses.asdict(setup))
     logged = {(row["side"], row["dtype"], row["turn"], row["of"]): row["run"] for row in map(json.loads, known)}
@@ -470,16 +475,17 @@ def take_turns(kinds: list[tuple[str, str]], setup: Setup, repeats: int, file: P
 
 
 def run_one(side: str, dtype: str, settings: str) -> None:
-    """What a process of its own does: one run, printed as one line."""
+    """Main function of a process: one run, printed as one line."""
     values = json.loads(settings)
-    setup = Setup(**{**values, "size": tuple(values["size"])})
+    values["size"] = tuple(values["size"])
+    setup = Setup(**values)
     torch.set_num_threads(setup.threads)
     sys.stdout.write(json.dumps(one(side, dtype, setup)) + "\n")
 
 
 def arguments() -> tuple[argparse.Namespace, Setup]:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=int, help="of the video; 15, with the real model 71")
+    parser.add_argument("--frames", type=int, help="frames of the video; default: 15, with the real model 71")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
@@ -487,20 +493,20 @@ def arguments() -> tuple[argparse.Namespace, Setup]:
     parser.add_argument("--vae", choices=["patches", "svd"], default="patches", help="svd: of SVD's shape")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument(
-        "--dtypes", nargs="+", choices=["float32", "bfloat16", "float16"], help="formats, each side in each"
+        "--dtypes", nargs="+", choices=["float32", "bfloat16", "float16"], help="formats to run each side in"
     )
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--tile", type=int, help="frames of a tile; 16, with the real model 72")
-    parser.add_argument("--compile", action="store_true", help="our side compiles its blocks")
+    parser.add_argument("--tile", type=int, help="frames of a tile; default: 16, with the real model 72")
+    parser.add_argument("--compile", action="store_true", help="compile the blocks of our side")
     parser.add_argument("--quick", action="store_true", help="one repeat, one step, one tile")
     parser.add_argument("--profile", action="store_true", help="one run of each side: time by kind of operation")
-    parser.add_argument("--log", type=Path, help="keeps each run; those that are there are not made again")
+    parser.add_argument("--log", type=Path, help="log of finished runs, which are not repeated")
     options = parser.parse_args()
     if options.quick:
         options.repeats, options.steps = 1, 1
     if options.profile:
         options.repeats = 1
-    # bfloat16 as such is slower than float32 in the published pattern on some processors: both are shown
+    # on some processors the published procedure is slower in bfloat16 than in float32, so both are shown
     options.dtypes = options.dtypes or (["float32", "bfloat16"] if options.device == "cpu" else ["float16"])
     real = options.model == "real"
     tile = options.tile or (REAL_TILE if real else TILE)

@@ -1,4 +1,4 @@
-"""Training samples a second on one core, with latents cached and poses drawn: python benchmarks/samples.py."""
+"""Training samples per second on one core, with latents cached and poses drawn: python benchmarks/samples.py."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CELL = 8
 
 
 def patches(frames: ndarray) -> ndarray:
-    """Latents of the bundled model's shape: 16 numbers for each patch of 8 x 8 pixels."""
+    """Latents in the shape of the bundled model's: 16 numbers for each patch of 8 x 8 pixels."""
     n, h, w, _ = frames.shape
     cells = frames.reshape(n, h // CELL, CELL, w // CELL, CELL * 3).transpose(0, 2, 4, 1, 3)
     return cells.reshape(n, -1, h // CELL, w // CELL)[:, :16].astype(np.float32) / 127.5 - 1
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=24)
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--noise", type=float, default=1.0)
-    parser.add_argument("--shards", type=Path, help="use these instead of rendering some")
+    parser.add_argument("--shards", type=Path, help="shards to use instead of rendering some")
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
@@ -83,7 +83,7 @@ def main() -> None:
         "size": shards.size,
         "store": shards.store,
         "detector_noise": arguments.noise,
-        "rows": rows,  # processor time: what a machine with other work still tells
+        "rows": rows,  # processor time, which is meaningful even on a busy machine
         "cpu": cpu_name(),
         "python": platform.python_version(),
         "torch": torch.__version__,

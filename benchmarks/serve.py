@@ -1,14 +1,14 @@
-"""How does the service hold under load? python benchmarks/serve.py [--minutes 10] [--clients 50] [--uploads 200].
+"""How does the service hold up under load? python benchmarks/serve.py [--minutes 10] [--clients 50] [--uploads 200].
 
-Prints one JSON line. A service with the bundled model runs on this machine. Clients ask for the state of a job once a
-second each, while four others send jobs (a picture and a short pose file) until `uploads` are accepted, spread over the
-first half of the time. At its end, what waits is cancelled.
+Prints one JSON line. A service with the bundled model runs on this machine. Each client asks for the state of a job
+once per second, while four others submit jobs (a picture and a short pose file) until `uploads` are accepted, spread
+over the first half of the time. At the end, queued jobs are cancelled.
 
-- `state_ms`, `submit_s`: time to the answer of a request for a state, of an upload (median, 95th percentile, longest).
-- `memory_mb`: memory of the server's process after a tenth of the time, and at its end.
-- `lost`: accepted jobs that the service does not know at the end. `errors`: what requests ended with.
-- `first_start_s`, `second_start_s`: from when a job began to run until its first denoising step, for the first and the
-  second job of a worker.
+- `state_ms`, `submit_s`: response time of a request for a state, and of an upload (median, 95th percentile, maximum).
+- `memory_mb`: memory of the server process after a tenth of the time, and at the end.
+- `lost`: accepted jobs that the service no longer knows at the end. `errors`: errors of requests.
+- `first_start_s`, `second_start_s`: time from the start of a job to its first denoising step, for the first and second
+  job of a worker.
 
     python benchmarks/serve.py --minutes 10 > serve.json
 """
@@ -39,7 +39,7 @@ PAUSE = 1.0  # seconds between two requests of a client
 
 
 class Load:
-    """Clients on threads of this process."""
+    """Clients that run on threads of this process."""
 
     def __init__(self, url: str, video: Path) -> None:
         self.url, self.files = url, (find_asset("demo/person.png"), video)
@@ -89,7 +89,7 @@ def percentiles(values: list[float], unit: float) -> dict[str, float]:
 
 
 def start_of(client: Client, files: tuple[Path, Path]) -> float:
-    """Seconds from the begin of a job to its first step."""
+    """Seconds from the start of a job to its first step."""
     job = client.submit(*files, num_inference_steps=2)
     for state in client.progress(job.id):
         if state.stage == "denoise" or state.ended:

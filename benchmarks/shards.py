@@ -1,6 +1,6 @@
-"""What keeping frames costs in each store: python benchmarks/shards.py --clips 12.
+"""Cost of storing frames, for each kind of storage: python benchmarks/shards.py --clips 12.
 
-Processor time, so that other work on the machine changes little: rendering, writing, and reading 8 frames at random.
+Processor time, which depends little on other load, of rendering, writing, and reading 8 frames at random.
 """
 
 from __future__ import annotations

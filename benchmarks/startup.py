@@ -1,9 +1,9 @@
-"""Processor time until this package does something: `python benchmarks/startup.py`.
+"""Processor time until this package starts to work: `python benchmarks/startup.py`.
 
-Two things, each in fresh processes on one thread: what `import mimicmotion.pipeline` costs next to `import torch`, and
-how long the demo takes until its first denoising step ends, with the poses of its video in the cache. The processes
-take turns. With --against SRC the same is done with another version of the sources, in turn with these. One JSON line;
-a minute on a quiet core.
+Measures in new processes on one thread what `import mimicmotion.pipeline` costs in addition to `import torch`, and how
+long the demo takes until the end of its first denoising step, with the poses of its video in the cache. The processes
+alternate, with --against SRC also with those of another version of the sources. Prints one JSON line; takes a minute on
+an idle core.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ sys.exit(main(["demo", "-o", sys.argv[1]]))
 
 
 def run(program: str, source: Path, folder: str) -> float:
-    """Processor seconds of one process, as it says itself at its end."""
+    """Processor seconds of one process, as it reports them at its end."""
     places = {"PYTHONPATH": str(source), "XDG_CACHE_HOME": folder, "MIMICMOTION_CACHE": folder}
     environment = os.environ | places | {"OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as output:

@@ -1,8 +1,9 @@
-"""Frames per second that one core renders of synthetic people, with all that is known of them.
+"""Frames of synthetic people that one core renders per second, with their ground truth.
 
-Prints one JSON line. `frames_per_cpu_s` counts the process's own time, a clip's person, place and reference frame
-included: what a machine with other work still tells. `truth` is what belongs to a frame: 134 points, mask, depth, flow
-to the reference, and the picture without noise. `noise_cpu_ms` is the detector noise for the poses of one clip.
+Prints one JSON line. `frames_per_cpu_s` counts the process's own time, which is meaningful even on a busy machine, and
+includes a clip's person, place and reference frame. `truth` lists the ground truth of a frame: 134 points, mask, depth,
+flow to the reference, and the picture without noise. `noise_cpu_ms` is the time of the detector noise for the poses of
+one clip.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def main() -> None:
     wall, cpu = [], []
     for seed in range(args.clips):
         start, start_cpu = time.perf_counter(), time.process_time()
-        n = len(render_clip(seed, args.frames, (height, width)).frames) + 1  # and the reference
+        n = len(render_clip(seed, args.frames, (height, width)).frames) + 1  # including the reference
         wall.append(n / (time.perf_counter() - start))
         cpu.append(n / (time.process_time() - start_cpu))
     poses = render_clip(0, args.frames, (height, width)).poses

@@ -1,18 +1,18 @@
-"""Approximate tiers: time saved and error made, each feature alone and each tier: python benchmarks/tiers.py.
+"""Time saved and error made by each approximate tier, and by each of its features alone: python benchmarks/tiers.py.
 
-Prints one JSON line. The bundled model is used as the published one is, with 25 Karras steps and guidance 2 (by itself
-it makes one step), and animates held-out synthetic people. Speed-ups are of CPU time on one thread, each variant in
-turn on each clip: of denoising, and of encoding, denoising and decoding. Errors are against the exact result of the
-same noise: PSNR, LPIPS (without `mimicmotion weights fetch lpips-alex` the column says so), and pose fidelity: the
-share of the body's points whose surroundings in the exact frame lie within a tenth of a torso length of the same place
-here (`evaluation.metrics.poses.find_patches`; a pose estimator flips on this model's noisy frames: a result 67 dB
-from another had it find nobody). Beside them PSNR and pose fidelity to the true frames. Intervals are 95 % bootstrap
-intervals over clips. --keep names a folder for times and frames: a second run goes on from them.
---sheet writes a picture (rows: truth, exact, balanced, fast). Four clips take about 8 minutes.
+Prints one JSON line. The bundled model is used like the published one, with 25 Karras steps and guidance 2 (its default
+is one step), and animates held-out synthetic people. Speed-ups are of CPU time on one thread, alternating between
+variants on each clip: of denoising, and of encoding, denoising and decoding. Errors are relative to the exact result
+with the same noise: PSNR, LPIPS (after `mimicmotion weights fetch lpips-alex`), and pose fidelity: the fraction of body
+points whose surroundings in the exact frame are found within a tenth of a torso length of the same position
+(`evaluation.metrics.poses.find_patches`; a pose estimator is unstable on this model's noisy frames: it found no one in
+a result 67 dB from another). PSNR and pose fidelity to the true frames are also given. Intervals are 95% bootstrap
+intervals over clips. --keep names a folder for times and frames, from which a second run continues. --sheet writes a
+picture (rows: truth, exact, balanced, fast). Four clips take about 8 minutes.
 
---released times whole jobs too (poses planted) with the mid-size random model of benchmarks/released.py: the published
-code's way of working with 25 steps, and `mimicmotion generate` in each tier, each in a process of its own, one after
-another. About 6 minutes more; --only-released leaves the rest out.
+--released also times whole jobs (with given poses) with the mid-size random model of benchmarks/released.py: the
+published code's procedure with 25 steps, and `mimicmotion generate` in each tier, each in a separate process, one after
+another. This takes about 6 minutes more; --only-released does nothing else.
 
 --table writes Markdown; --page puts it between the markers of a page (docs/lab/speed-tiers.md).
 """
@@ -41,6 +41,7 @@ from numpy import ndarray
 from PIL import Image
 
 from mimicmotion.backbones.base import Request
+from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.backbones.svd.execution.memory import weight_bytes
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.backbones.svd.execution.quantize import quantize_weights
@@ -54,8 +55,8 @@ from mimicmotion.settings import SamplingSettings, resolve_tier
 from mimicmotion.synth import SynthClip
 from mimicmotion.training.bundled import contact_sheet, held_out_clip
 
-FIRST = 7000  # held-out clips that nothing was chosen on, tiers.py's own
-TUNING = 6900  # the tiers' values were chosen on clips from here
+FIRST = 7000  # held-out clips of this benchmark alone, on which nothing was tuned
+TUNING = 6900  # first of the clips on which the tiers' values were tuned
 STEPS, GUIDANCE = 25, 2.0
 SHOWN = ("exact", "balanced", "fast")
 SHEET_CLIP = 0
@@ -65,7 +66,7 @@ SIDES: tuple[Side, ...] = get_args(Side)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Variant(SamplingSettings):
-    """Settings that are compared."""
+    """Settings to compare."""
 
     quantize: str = "none"
 
@@ -88,34 +89,35 @@ VARIANTS: dict[str, Variant] = {
     "block_cache 0.6": Variant(guidance_scale=GUIDANCE, schedule="karras", num_inference_steps=STEPS, block_cache=0.6),
     "int8": Variant(guidance_scale=GUIDANCE, schedule="karras", num_inference_steps=STEPS, quantize="int8"),
     "fp8": Variant(guidance_scale=GUIDANCE, schedule="karras", num_inference_steps=STEPS, quantize="fp8"),
-    "balanced": resolve_tier(Variant(speed="balanced", guidance_scale=GUIDANCE), STEPS),
-    "fast": resolve_tier(Variant(speed="fast", guidance_scale=GUIDANCE), STEPS),
+    "balanced": resolve_tier(Variant(speed="balanced", guidance_scale=GUIDANCE), STEPS),  # pyrefly: ignore[bad-assignment]
+    "fast": resolve_tier(Variant(speed="fast", guidance_scale=GUIDANCE), STEPS),  # pyrefly: ignore[bad-assignment]
 }
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, help="model folder; the bundled one if left out")
+    parser.add_argument("--model", type=Path, help="model folder; default: the bundled model")
     parser.add_argument("--clips", type=int, default=4)
     parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--first", type=int, default=FIRST, help=f"first held-out clip ({TUNING}: those for choosing)")
+    parser.add_argument("--first", type=int, default=FIRST, help=f"first held-out clip ({TUNING}: those for tuning)")
     parser.add_argument("--variants", nargs="*", help="only these (and exact)")
-    parser.add_argument("--plan", action="append", default=[], help='one more, as NAME={"num_inference_steps": 8, ...}')
-    parser.add_argument("--keep", type=Path, help="folder for times and frames; what is there is not made again")
+    parser.add_argument("--plan", action="append", default=[], help='one more: NAME={"num_inference_steps": 8, ...}')
+    parser.add_argument("--keep", type=Path, help="folder for times and frames, which are then reused")
     parser.add_argument("--table", type=Path)
     parser.add_argument("--sheet", type=Path)
     parser.add_argument("--page", type=Path, help="Markdown page whose tables are replaced")
-    parser.add_argument("--released", action="store_true", help="whole jobs against the published code")
-    parser.add_argument("--only-released", action="store_true", help="nothing but these")
+    parser.add_argument("--released", action="store_true", help="also compare whole jobs with the published code")
+    parser.add_argument("--only-released", action="store_true", help="only compare whole jobs")
     parser.add_argument("--released-frames", type=int, default=7)
-    parser.add_argument("--released-steps", type=int, default=STEPS, help="fewer are for trying out")
+    parser.add_argument("--released-steps", type=int, default=STEPS, help="fewer steps are for a trial")
     parser.add_argument("--released-threads", type=int, default=1, help="with more than one, wall-clock time is shown")
     parser.add_argument("--job", choices=SIDES, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def generate(pipe: MimicMotionPipeline, clip: SynthClip, plan: Variant, seed: int) -> tuple[ndarray, dict[str, float]]:
-    """Frames, and CPU seconds of denoising and of all stages (drawing the poses left out)."""
+    """Generate a clip; returns frames, and CPU seconds of denoising and of all stages (without drawing the poses)."""
+    assert isinstance(pipe.backbone, SVDBackbone)
     pipe.backbone.configure(ExecutionPlan(unet=pipe.backbone.unet.execution, guidance_in_one_batch=False))
     poses, reference = pipe.guide(clip.reference_frame, clip.reference_pose, clip.poses)
     request = Request(clip.reference_frame, poses, reference, len(poses), seed)
@@ -130,11 +132,11 @@ def generate(pipe: MimicMotionPipeline, clip: SynthClip, plan: Variant, seed: in
 
 
 def job(side: Side, frames: int, steps: int) -> dict[str, Any]:
-    """One whole job in this process: the published code, or ours in a tier."""
+    """Run one whole job in this process: the published code's, or ours in a tier."""
     import tempfile
 
     import mimicmotion.pipeline
-    import released  # pyrefly: ignore[missing-import]  # benchmarks/released.py, beside this file
+    import released  # benchmarks/released.py, beside this file
     from mimicmotion.backbones.svd.execution.deep_features import BlockCache
     from mimicmotion.settings import GenerateConfig
 
@@ -169,12 +171,12 @@ def job(side: Side, frames: int, steps: int) -> dict[str, Any]:
 
 
 def against_released(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of whole jobs, one after another: the published code, and ours in each tier."""
-    import released  # pyrefly: ignore[missing-import]
+    """Seconds of whole jobs, one after another: the published code's, and ours in each tier."""
+    import released
 
     out: dict[str, Any] = {}
     threads = options.released_threads
-    clock = "cpu" if threads == 1 else "wall"  # threads that wait for each other take processor time
+    clock = "cpu" if threads == 1 else "wall"  # threads that wait for each other use processor time
     for side in SIDES:
         plan = resolve_tier(
             Variant(speed="exact" if side == "released" else side, guidance_scale=GUIDANCE), options.released_steps
@@ -199,7 +201,7 @@ def against_released(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def kept_file(options: argparse.Namespace, label: str, suffix: str) -> Path | None:
-    """Where a measurement is kept; None if none are."""
+    """Path at which a measurement is kept; None if they are not kept."""
     if options.keep is None:
         return None
     options.keep.mkdir(parents=True, exist_ok=True)
@@ -217,7 +219,7 @@ def released_markdown(found: dict[str, Any]) -> str:
 
 
 def put(page: Path, marker: str, text: str) -> None:
-    """Replace what stands between two markers of a page."""
+    """Replace the text between two markers of a page."""
     before, _, rest = page.read_text().partition(f"<!-- {marker}:table -->\n")
     _, _, after = rest.partition(f"<!-- {marker}:end -->")
     if not after:
@@ -236,21 +238,22 @@ def find_lpips() -> Callable[[ndarray, ndarray], float] | None:
 
 
 class Bench:
-    """Pipelines per weight format, and what they made: frames and seconds, kept in a folder if there is one."""
+    """Pipelines per weight format, and their results: frames and seconds, kept in a folder if one is given."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.pipes: dict[str, MimicMotionPipeline] = {}
         self.weights: dict[str, Any] = {}
         self.made: dict[tuple[int, Variant], tuple[ndarray, dict[str, float]]] = {}
-        self.weights_seen = sorted(sha256_file(f) for f in self.pipe("none").files) if options.keep else []
-        settings = self.pipe("none").settings
+        self.weights_seen = sorted(sha256_file(f) for f in self.pipe("none").backbone.files) if options.keep else []
+        settings = self.pipe("none").backbone.settings
         self.size = (settings.get("height", 224), settings.get("width", 128))
 
     def pipe(self, quantize: str) -> MimicMotionPipeline:
         if quantize not in self.pipes:
             pipe = MimicMotionPipeline.from_pretrained(self.options.model)
             if quantize != "none":
+                assert isinstance(pipe.backbone, SVDBackbone)
                 before = weight_bytes(pipe.backbone.unet)
                 quantize_weights(pipe.backbone.unet, quantize)  # type: ignore[arg-type]
                 self.weights[quantize] = {"share": round(weight_bytes(pipe.backbone.unet) / before, 3)}
@@ -261,7 +264,7 @@ class Bench:
         return held_out_clip(self.options.first + index, self.options.frames, self.size)
 
     def result(self, index: int, plan: Variant) -> tuple[ndarray, dict[str, float]]:
-        """Frames and seconds of a clip, made if they are not there."""
+        """Frames and seconds of a clip, generated unless they are kept."""
         if (index, plan) in self.made:
             return self.made[index, plan]
         label = f"{self.weights_seen} {self.options.first + index} {self.options.frames} {GUIDANCE} {plan}"
@@ -271,7 +274,7 @@ class Bench:
                 made = kept["frames"], {k: float(kept[k]) for k in ("denoise", "all")}
         else:
             pipe = self.pipe(plan.quantize)
-            if not self.made:  # the first pass of a process takes longer
+            if not self.made:  # warm-up: the first pass of a process takes longer
                 generate(pipe, self.clip(index), dataclasses.replace(plan, num_inference_steps=2), index)
             made = generate(pipe, self.clip(index), plan, index)
             if file is not None:
@@ -281,7 +284,7 @@ class Bench:
 
 
 def compare(bench: Bench, plans: dict[str, Variant]) -> dict[str, list[dict[str, Any]]]:
-    """By name, a row for each clip: seconds, and how near the frames are to the exact and the true ones."""
+    """A row for each variant and clip: seconds, and similarity of the frames to the exact and the true ones."""
     measure_lpips, rows = find_lpips(), {name: [] for name in plans}
     for index in range(bench.options.clips):
         clip, exact = bench.clip(index), bench.result(index, REFERENCE)[0]
@@ -302,7 +305,7 @@ def interval(values: list[float]) -> list[float | None]:
     if not finite:
         return [None, None, None]
     found = mean_interval(finite)
-    bounds = (found.value, found.low, found.high)  # of a single clip there is no interval
+    bounds = (found.value, found.low, found.high)  # a single clip has no interval
     return [round(float(v), 4) if math.isfinite(v) else None for v in bounds]
 
 
@@ -353,7 +356,7 @@ def _cell(value: list[float | None], spec: str) -> str:
 
 
 def write_sheet(path: Path, bench: Bench, plans: dict[str, Variant]) -> None:
-    """One of the clips: the picture, then frames of truth and results, one row each."""
+    """Write one clip: the picture, then frames of truth and results, one row each."""
     chosen = np.linspace(0, bench.options.frames - 1, 5).astype(int)
     clip = bench.clip(SHEET_CLIP % bench.options.clips)
     results = [bench.result(SHEET_CLIP % bench.options.clips, plans[name])[0] for name in SHOWN]
@@ -362,7 +365,7 @@ def write_sheet(path: Path, bench: Bench, plans: dict[str, Variant]) -> None:
 
 
 def quality(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Errors and speed-ups on the bundled model, and their table."""
+    """Measure errors and speed-ups on the bundled model; also returns their table."""
     plans = dict(VARIANTS)
     for text in options.plan:
         name, _, fields = text.partition("=")

@@ -1,23 +1,21 @@
 """Quality of the small model on held-out synthetic people: python benchmarks/tiny_quality.py [--model DIR].
 
-Prints one JSON line. The reference picture is animated by the poses of clips that no training saw (the exact ones, or
-with `--driving found` those that the bundled estimator finds in the true frames, as in use), and compared with the
-clips' frames: PSNR and SSIM of whole frames, and PSNR inside the moving region (pixels where the target
-differs from the reference picture by more than a tenth of the range) and inside the boxes of reliable hands; LPIPS of
-whole frames, if its weights were fetched (`mimicmotion weights fetch lpips-alex`).
-Beside the result stand `copy` (the reference picture held still), `warp` (a limb warp without learning, cut by the
-bundled segmentation and colours), `warp_plain` (the same, cut along capsules), and on every fourth clip `warp_latents`
-(cells of the latent moved limb by limb, decoded) and `bound` (the autoencoder alone). `gain` is the result less each of
-them, clip by clip.
-Intervals are 95 % bootstrap intervals over clips.
+Prints one JSON line. The reference picture is animated with the poses of held-out clips (the exact ones, or with
+`--driving found` those that the bundled estimator finds in the true frames, as in practice), and compared with the
+clips' frames: PSNR and SSIM of whole frames, PSNR inside the moving region (pixels where the target differs from the
+reference picture by more than a tenth of the range) and inside the boxes of reliable hands, and LPIPS of whole frames
+if its weights were fetched (`mimicmotion weights fetch lpips-alex`). The result is compared with `copy` (the reference
+picture held still), `warp` (a limb warp without learning, cut by the bundled segmentation and colours), `warp_plain`
+(the same, cut along capsules), and on every fourth clip `warp_latents` (cells of the latent moved limb by limb,
+decoded) and `bound` (the autoencoder alone). `gain` is the result minus each of them, paired by clip. Intervals are 95
+% bootstrap intervals over clips.
 
-`poses` are found again by the bundled estimator in the result, the true frames (the ceiling), the warp and the copy
-(the floor), and compared with the exact poses: within a tenth of a torso (`poses`), and within a tenth of the longer
-side of the person's box (`box`, the first definition of PCK); `same_detector` compares what is found in the result
-with what is found in the true frames; `patches` looks for the true frame's surroundings of each point instead (the true
-frames have 1).
-`--sheet` writes a picture of the clips with the largest, middle and smallest gain (reference and targets; reference
-and results; warps).
+The bundled estimator finds poses in the result, the true frames (the ceiling), the warp and the copy (the floor), which
+are compared with the exact poses: within a tenth of a torso (`poses`), and within a tenth of the longer side of the
+person's box (`box`, the first definition of PCK). `same_detector` compares those in the result with those in the true
+frames; `patches` instead searches for the surroundings that each point has in the true frame (the true frames score 1).
+`--sheet` writes a picture of the clips with the largest, middle and smallest gain (reference and targets; reference and
+results; warps).
 """
 
 from __future__ import annotations
@@ -52,8 +50,8 @@ from mimicmotion.pose.guidance.limb_warp import limb_warp
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.synth import SynthClip, render_clip
 
-HELD_OUT_SEED = 10_000_000  # as mimicmotion.settings.synthetic has it
-FIRST = 1000  # held-out clips before this one were looked at while settings were chosen
+HELD_OUT_SEED = 10_000_000  # as in mimicmotion.settings.synthetic
+FIRST = 1000  # held-out clips before this one were used to tune settings
 TARGETS = {"gain_over_copy_dB": 4.0, "gain_over_warp_dB": 1.5, "pck": 0.9}
 OTHERS = ("copy", "warp", "warp_plain", "warp_latents")
 
@@ -70,17 +68,19 @@ def generate(pipe: MimicMotionPipeline, clip: SynthClip) -> ndarray:
 
 
 def reconstruct(pipe: MimicMotionPipeline, frames: ndarray) -> ndarray:
-    """Frames through the autoencoder and back: the best that any U-Net could do."""
+    """Encode and decode frames with the autoencoder: the best that any U-Net could do."""
+    from mimicmotion.backbones.svd.backbone import SVDBackbone
     from mimicmotion.backbones.svd.pose_features import to_unit
     from mimicmotion.backbones.svd.vae import encode_mode
 
+    assert isinstance(pipe.backbone, SVDBackbone)
     latents = encode_mode(pipe.backbone.vae, to_unit(frames)) * pipe.backbone.vae.config["scaling_factor"]
     return np.stack(list(pipe.decode(latents)))
 
 
 @functools.cache
 def perception() -> Any:
-    """LPIPS's network, where its weights were fetched."""
+    """LPIPS's network, if its weights were fetched."""
     try:
         return load_lpips("alex", device="cpu")
     except WeightsError as e:
@@ -106,7 +106,7 @@ class PoseScores:
         self.estimator = HolisticEstimator(threads=1, device="cpu")
 
     def find(self, frames: ndarray) -> PoseSequence:
-        if (frames == frames[:1]).all():  # a still picture is read once
+        if (frames == frames[:1]).all():  # a still picture is analysed once
             one = redetect(frames[:1], self.estimator)
             return PoseSequence(one.xy.repeat(len(frames), 0), one.confidence.repeat(len(frames), 0), one.size)
         return redetect(frames, self.estimator)
@@ -119,7 +119,7 @@ class PoseScores:
         out = {name: pose_fidelity(poses, clip.poses) for name, poses in named.items()}
         for name, poses in ({"true": true} | found).items():
             out[f"box {name}"] = {"body": pose_fidelity(poses, clip.poses, unit="box")["body"]}
-        if (true.confidence[:, :18] > 0).any():  # somebody was seen
+        if (true.confidence[:, :18] > 0).any():  # a person was seen
             out["same_detector result"] = pose_fidelity(found["result"], true, visible=0.5)
         return out
 
@@ -153,7 +153,7 @@ def rounded(interval: Interval) -> list[float | None]:
 
 
 def table(rows: list[dict[str, float]]) -> dict[str, list[float | None]]:
-    """Mean and interval of each column over the clips that have a number, as [mean, low, high]."""
+    """Mean and interval of each column over the clips that have a value, as [mean, low, high]."""
     known = {k: [r[k] for r in rows if math.isfinite(r[k])] for k in rows[0]}
     return {k: rounded(mean_interval(v)) for k, v in known.items() if v}
 
@@ -170,13 +170,13 @@ def sheet(rows: Iterable[Iterable[ndarray]]) -> ndarray:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, help="model folder; the bundled one if left out")
+    parser.add_argument("--model", type=Path, help="model folder; default: the bundled model")
     parser.add_argument("--clips", type=int, default=200)
-    parser.add_argument("--pose-clips", type=int, help="find poses again in the first clips only (it takes longest)")
+    parser.add_argument("--pose-clips", type=int, help="estimate poses in only the first clips (this takes longest)")
     parser.add_argument("--driving", choices=["exact", "found"], default="exact", help="poses of model and warp")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--log", type=Path, help="keep what is measured, clip by clip; a second run goes on from it")
+    parser.add_argument("--log", type=Path, help="log of finished clips, from which a second run continues")
     parser.add_argument("--sheet", type=Path, help="PNG or JPEG")
     return parser.parse_args()
 
@@ -198,7 +198,7 @@ def found(clip: SynthClip, scorer: PoseScores) -> SynthClip:
 def measure(
     pipe: MimicMotionPipeline, clip: SynthClip, driving: SynthClip, *, poses: PoseScores | None, bound: bool
 ) -> dict[str, Any]:
-    """All numbers of one clip; `driving` is the clip with the poses that model and warp are given."""
+    """Measure one clip; `driving` is the clip with the poses that model and warp get."""
     start = time.perf_counter()
     versions = {"result": generate(pipe, driving)}
     record: dict[str, Any] = {"seconds": time.perf_counter() - start}
@@ -232,7 +232,7 @@ def write_log(path: Path | None, record: dict[str, Any]) -> None:
 
 
 def write_sheet(path: Path, pipe: MimicMotionPipeline, gain: list[float], frames: int, size: tuple[int, int]) -> None:
-    """Best, middle and worst clips: reference and targets; reference and results; reference and warps."""
+    """Write the best, middle and worst clips: reference and targets; reference and results; reference and warps."""
     order = sorted(range(len(gain)), key=lambda i: -gain[i])
     middle = len(order) // 2
     chosen = np.linspace(0, frames - 1, 4).astype(int)
@@ -289,7 +289,7 @@ def main() -> None:
 
 
 def verdict(line: dict[str, Any]) -> dict[str, Any]:
-    """What the model was meant to reach, and whether it does."""
+    """The targets of the model, and whether it meets them."""
     numbers: dict[str, float] = {
         "gain_over_copy_dB": line["gain"]["copy"]["psnr_moving"][0],
         "gain_over_warp_dB": line["gain"]["warp"]["psnr_moving"][0],

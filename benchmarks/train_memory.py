@@ -2,10 +2,10 @@
 
     python benchmarks/train_memory.py [finetune-24gb-lora ...]
 
-The real networks are built without memory (fake tensors), one forward and backward pass is run, and the live bytes of
-every tensor are followed: weights, what autograd keeps, temporary values, gradients. Optimiser state and average are
-added by their sizes. Not in it: CUDA's context and libraries (about 1 GiB), workspaces of convolutions, fragments.
-So it is a lower bound, to be read with one or two GiB of air. One JSON line per recipe.
+The real networks are built without memory (fake tensors), and one forward and backward pass is run while tracking the
+live bytes of every tensor: weights, tensors that autograd keeps, temporary values, gradients. The sizes of optimiser
+state and weight average are added. CUDA's context and libraries (about 1 GiB), workspaces of convolutions and
+fragmentation are not included, so this is a lower bound; allow one or two GiB more. Prints one JSON line per recipe.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ SVD_UNET: dict[str, Any] = {
 
 
 class LiveBytes(TorchDispatchMode):
-    """Follows the bytes of all storages that operations make, until they are freed."""
+    """Tracks the bytes of all storages that operations create, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def norms_as_on_cuda(model: nn.Module) -> None:
-    """Autocast runs norms in float32 on CUDA, on a CPU in half precision."""
+    """Run norms in float32, as autocast does on CUDA but not on a CPU."""
 
     def group(x: torch.Tensor, norm: Any) -> torch.Tensor:
         return F.group_norm(x.float(), norm.num_groups, norm.weight.float(), norm.bias.float(), norm.eps)
@@ -101,7 +101,7 @@ def norms_as_on_cuda(model: nn.Module) -> None:
 
 
 def fake_parameters(model: nn.Module) -> None:
-    """Swap parameters without data for fake ones; call inside of a FakeTensorMode."""
+    """Swap parameters without data for fake ones; call inside a FakeTensorMode."""
     for module in model.modules():
         for name, p in list(module._parameters.items()):
             if p is not None:
@@ -110,7 +110,7 @@ def fake_parameters(model: nn.Module) -> None:
 
 
 def step_bytes(model: DenoiserModel, batch: int, frames: int) -> dict[str, int]:
-    """Live bytes after the forward pass and the most in a whole step, without weights; the gradients are in it."""
+    """Live bytes after the forward pass, and their peak in a whole step; with gradients but without weights."""
     h, w = SIZE[0] // 8, SIZE[1] // 8
     live = LiveBytes()
     norms_as_on_cuda(model)
@@ -146,7 +146,7 @@ def needed(config: TrainConfig, processes: int, sharded: bool) -> dict[str, Any]
     unet.set_execution(Execution(checkpointing=checkpointing(config)))
     with FakeTensorMode():
         fake_parameters(model)
-        if config.optim.accumulation > 1:  # from the second forward pass of a step on the gradients are there
+        if config.optim.accumulation > 1:  # from the second forward pass of a step, gradients exist
             for p in model.parameters():
                 p.grad = torch.zeros_like(p) if p.requires_grad else None
         live = step_bytes(model, config.optim.batch, config.data.sample.num_frames)

@@ -1,8 +1,8 @@
-"""What true outlines and flow are worth in training: python benchmarks/warp_truth.py [--run DIR] [--set KEY=VALUE ...].
+"""What true outlines and flow contribute to training: python benchmarks/warp_truth.py [--run DIR] [--set KEY=VALUE].
 
-Trains new warp networks by the recipe tiny-warp, in RUN/truth with its whole loss, and in RUN/colours with the L1 error
-of the colours alone, which needs neither outlines nor flow. Prints one JSON line with the folders of the two models,
-which `benchmarks/people.py --model` compares. A run goes on where it was interrupted.
+Trains new warp networks with the recipe tiny-warp, in RUN/truth with its full loss, and in RUN/colours with the L1
+error of the colours alone, which needs neither outlines nor flow. Prints one JSON line with the folders of the two
+models, which can be compared with `benchmarks/people.py --model`. An interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tiny_quality import cpu_name
 
 
 class ColoursTask(WarpTask):
-    """The same network and samples, but the loss sees the frames only."""
+    """The same network and samples, with a loss on the frames only."""
 
     def loss(self, model: nn.Module, batch: WarpBatch, step: int) -> StepResult:  # noqa: ARG002
         weight = 1 + (MOVING - 1) * batch.moving.float()
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/warp-truth"))
     parser.add_argument("--people", type=int, default=400)
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--set", action="append", default=[], help="further settings of the recipe")
+    parser.add_argument("--set", action="append", default=[], help="override a setting of the recipe (repeatable)")
     options = parser.parse_args()
     people = options.run / "people"
     finish(

@@ -2,8 +2,8 @@
 
     pip install tflite onnx && python scripts/build_holistic.py
 
-Downloads the wheel (36 MB, its SHA-256 is checked), converts seven of its TFLite networks to ONNX and writes them with
-their licence and origin to src/mimicmotion/assets/holistic. The same wheel gives the same bytes.
+Downloads the wheel (36 MB) and verifies its SHA-256, converts seven of its TFLite networks to ONNX, and writes them
+with their licence and origin to src/mimicmotion/assets/holistic. The output is reproducible byte for byte.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WHEEL = "mediapipe-0.10.21-cp311-cp311-manylinux_2_28_x86_64.whl"
 WHEEL_SHA256 = "05dc4a9e593655a79558d05d6227d31018c2537a4bd3362b51e230cf22aecfe3"
 LICENSE = "mediapipe-0.10.21.dist-info/LICENSE"
 TARGET = Path(__file__).parents[1] / "src" / "mimicmotion" / "assets" / "holistic"
-# file below mediapipe/modules -> the outputs that are used
+# file below mediapipe/modules to the outputs that are used
 NETWORKS = {
     "pose_detection/pose_detection": ("Identity", "Identity_1"),
     "pose_landmark/pose_landmark_full": ("Identity", "Identity_1", "Identity_3"),
@@ -41,7 +41,7 @@ def sha256(data: bytes) -> str:
 
 
 def fetch_wheel(folder: Path) -> Path:
-    """Download the wheel with pip, whatever this Python and system are."""
+    """Download the wheel with pip, for any Python version and system."""
     command = [sys.executable, "-m", "pip", "download", PACKAGE, "--no-deps", "--only-binary", ":all:", "--quiet"]
     command += ["--python-version", "311", "--platform", "manylinux_2_28_x86_64", "--dest", str(folder)]
     subprocess.run(command, check=True)

@@ -1,6 +1,6 @@
-"""The example workflows of the ComfyUI nodes, in both of its formats, and the picture of one for the documentation.
+"""Write the example workflows of the ComfyUI nodes in both formats, and a picture of one for the documentation.
 
-`python scripts/comfyui_workflows.py` writes them; it needs no ComfyUI.
+Run `python scripts/comfyui_workflows.py`; ComfyUI itself is not needed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WORKFLOWS: dict[str, dict[str, Any]] = {
         "9": {"class_type": "MimicMotionSave", "inputs": {"images": ["8", 0], "fps": ["5", 1]}},
     },
 }
-"""In API format. Settings that are not named have their defaults."""
+"""The workflows in API format; settings left out have their defaults."""
 COMFYUI = {
     "LoadImage": ([("image", "COMBO", "person.png")], ["IMAGE", "MASK"]),
     "LoadVideo": ([("file", "COMBO", "dance.mp4")], ["VIDEO"]),
@@ -74,7 +74,7 @@ def schemas() -> dict[str, tuple[list[tuple[str, str]], list[tuple[str, str, Any
 
 
 def graph(workflow: dict[str, Any]) -> dict[str, Any]:
-    """A workflow as the page of ComfyUI saves it."""
+    """Convert a workflow to the format that ComfyUI's web page saves."""
     links: list[list[Any]] = []
     nodes: dict[str, dict[str, Any]] = {}
     places = layout(workflow)
@@ -125,7 +125,7 @@ def graph(workflow: dict[str, Any]) -> dict[str, Any]:
 
 
 def layout(workflow: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
-    """Left, top and height of each node: a column further right than what it needs."""
+    """Left, top and height of each node, placed one column to the right of the nodes that it depends on."""
     columns: dict[str, int] = {}
     bottoms: dict[int, int] = {}
     places = {}
@@ -142,7 +142,7 @@ def layout(workflow: dict[str, Any]) -> dict[str, tuple[int, int, int]]:
 
 
 def files() -> dict[str, str]:
-    """Path (below the nodes) and text of each file; ComfyUI shows example_workflows among its templates."""
+    """Path (relative to the nodes) and text of each file; ComfyUI lists example_workflows among its templates."""
     found = {}
     for name, workflow in WORKFLOWS.items():
         found[f"example_workflows/{name}.json"] = json.dumps(graph(workflow), indent=1) + "\n"
@@ -151,7 +151,7 @@ def files() -> dict[str, str]:
 
 
 def draw(workflow: dict[str, Any], path: Path, dpi: int = 150) -> None:
-    """A picture of a workflow."""
+    """Draw a picture of a workflow."""
     data = graph(workflow)
     nodes = {n["id"]: n for n in data["nodes"]}
     right = max(n["pos"][0] for n in data["nodes"]) + WIDTH

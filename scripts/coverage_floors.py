@@ -1,4 +1,4 @@
-"""Coverage of each package from coverage's JSON, lines and branches together; fails below a floor.
+"""Report the coverage of each package (lines and branches) from coverage's JSON, and fail below a floor.
 
 python scripts/coverage_floors.py .coverage.json
 """
@@ -19,32 +19,32 @@ GUARDED: dict[str, tuple[str, ...]] = {
     "video": ("video/",),
     "generate": ("pipeline", "generate/job", "generate/inputs", "generate/outputs"),
 }
-"""Names of what has a floor, and how the paths of its files begin below src/mimicmotion."""
+"""Groups that have a floor, and the prefixes of their files' paths below src/mimicmotion."""
 WEAK = 70.0
-"""Files below this are named."""
+"""Files below this percentage are listed."""
 
 
 def percent(summaries: Iterable[dict[str, Any]]) -> float:
-    """Lines and branches that ran, of all that there are."""
+    """Percentage of lines and branches that ran."""
     rows = list(summaries)
     ran = sum(r["covered_lines"] + r["covered_branches"] for r in rows)
     return 100 * ran / max(1, sum(r["num_statements"] + r["num_branches"] for r in rows))
 
 
 def main(report: Path) -> int:
-    """Print the tables; the number of groups below the floor."""
+    """Print the tables, and return the number of groups below the floor."""
     files = json.loads(report.read_text())["files"]
     summaries = {name.partition("mimicmotion/")[2]: f["summary"] for name, f in files.items()}
     low = 0
     for group, starts in GUARDED.items():
         found = percent(s for name, s in summaries.items() if name.startswith(starts))
         low += found < FLOOR
-        print(f"{group:<12}{found:6.1f} %{'' if found >= FLOOR else f'  below the floor of {FLOOR:.0f} %'}")
-    print(f"{'all':<12}{percent(summaries.values()):6.1f} %\n")
+        print(f"{group:<12}{found:6.1f}%{'' if found >= FLOOR else f'  below the floor of {FLOOR:.0f}%'}")
+    print(f"{'all':<12}{percent(summaries.values()):6.1f}%\n")
     weak = sorted((percent([s]), name) for name, s in summaries.items() if s["num_statements"])
     for found, name in weak:
         if found < WEAK:
-            print(f"{found:6.1f} %  {name}")
+            print(f"{found:6.1f}%  {name}")
     return low
 
 

@@ -1,4 +1,4 @@
-"""docs/images/demo.gif from the demo's result: python scripts/demo_gif.py out/demo-side-by-side.mp4 [-o FILE]."""
+"""Make docs/images/demo.gif from the demo's result: python scripts/demo_gif.py out/demo-side-by-side.mp4 [-o FILE]."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from mimicmotion.video.reader import open_video
 
-HEIGHT, EVERY = 208, 2  # pixels; of the frames, one in so many
+HEIGHT, EVERY = 208, 2  # pixels; keep every n-th frame
 
 
 def main() -> None:

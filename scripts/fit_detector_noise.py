@@ -1,9 +1,9 @@
 """Fit the detector-noise model of synthetic people: python scripts/fit_detector_noise.py SAMPLES [--cache DIR].
 
-SAMPLES is a folder that holds the videos of `CLIPS`. The bundled estimator runs on them (some 600 frames) and on
-rendered clips with exact keypoints (600 frames); what it does there is measured and written as numbers to
-src/mimicmotion/synth/noise_fit.json, and compared in docs/images/synth-noise-fit.png with what `perturb_poses` makes
-of exact poses. CACHE keeps what the estimator found, so that only the first run takes minutes.
+SAMPLES is a folder with the videos in `CLIPS`. The bundled estimator runs on them (some 600 frames) and on rendered
+clips with exact keypoints (600 frames). Statistics of its errors are written to src/mimicmotion/synth/noise_fit.json,
+and docs/images/synth-noise-fit.png compares them with those of exact poses after `perturb_poses`. The estimated poses
+are cached in DIR, so that only the first run takes minutes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from numpy import ndarray
 
 from mimicmotion.pose.estimators.holistic import HolisticEstimator, HolisticPoints
 from mimicmotion.pose.estimators.holistic.estimator import SOURCE
-from mimicmotion.pose.estimators.holistic.layout import one_hand_twice
+from mimicmotion.pose.estimators.holistic.layout import same_hand
 from mimicmotion.pose.files import load_poses, save_poses
 from mimicmotion.pose.keypoints import (
     FACE,
@@ -53,7 +53,7 @@ from mimicmotion.synth.noise import FACE_BLOCKS, FIT, GROUPS, HAND_BLOCKS, SMALL
 from mimicmotion.video.reader import open_video
 
 ROOT = Path(__file__).parents[1]
-CLIPS = {  # file: every how many frames (to 16-30 frames per second), how many, licence
+CLIPS = {  # file: stride (giving 16-30 frames per second), number of frames, licence
     "clear/pose2sim_single_cam01.mp4": (2, 50, "BSD-3-Clause (PyPI pose2sim 0.10.49)"),
     "clear/pose2sim_single_cam02.mp4": (2, 50, "BSD-3-Clause (PyPI pose2sim 0.10.49)"),
     "clear/pose2sim_multi_cam01.mp4": (2, 50, "BSD-3-Clause (PyPI pose2sim 0.10.49)"),
@@ -65,15 +65,15 @@ CLIPS = {  # file: every how many frames (to 16-30 frames per second), how many,
 }
 LONG_SIDE = 1024
 RENDERED, RENDERED_FRAMES, RENDERED_SIZE, RENDERED_FPS = 40, 15, (448, 256), 15.0
-FIRST_SEED = 20_000_000  # of people in no training or validation set
+FIRST_SEED = 20_000_000  # of people who are in no training or validation set
 FIGURE = ROOT / "docs" / "images" / "synth-noise-fit.png"
 BLOCKS = {"face": FACE_BLOCKS, "hand": HAND_BLOCKS}
-FAR = 0.3  # torso lengths; beyond this it is another place, not an inaccuracy
-NO_LENGTH = 0.15  # seconds of a fault that was never seen
+FAR = 0.3  # torso lengths; a larger error means a wrong detection, not an inaccurate one
+NO_LENGTH = 0.15  # assumed duration, in seconds, of a fault that never occurred
 
 
 class Watched(HolisticEstimator):
-    """The estimator, which also counts hands found twice before its own clean-up."""
+    """The estimator, which also counts hands that were detected twice, before it removes them."""
 
     def __init__(self) -> None:
         super().__init__(threads=1)
@@ -87,7 +87,7 @@ class Watched(HolisticEstimator):
     def _count(self, found: HolisticPoints | None) -> None:
         if found is not None and found.left_hand is not None and found.right_hand is not None:
             self.both_hands += 1
-            self.twice += one_hand_twice(found.left_hand, found.right_hand)
+            self.twice += same_hand(found.left_hand, found.right_hand)
 
 
 def shrunk(frames: Iterator[ndarray]) -> Iterator[ndarray]:
@@ -97,7 +97,7 @@ def shrunk(frames: Iterator[ndarray]) -> Iterator[ndarray]:
 
 
 def real(samples: Path, cache: Path, watched: Watched) -> dict[str, PoseSequence]:
-    """What the estimator finds in the videos."""
+    """Estimate the poses of the videos, or load them from the cache."""
     found = {}
     for name, (stride, count, _) in CLIPS.items():
         kept = cache / f"{Path(name).stem}.npz"
@@ -113,7 +113,7 @@ def real(samples: Path, cache: Path, watched: Watched) -> dict[str, PoseSequence
 
 
 def rendered(cache: Path, watched: Watched) -> list[tuple[PoseSequence, PoseSequence]]:
-    """Exact poses of rendered clips, and what the estimator finds in their pictures."""
+    """Exact and estimated poses of rendered clips."""
     pairs = []
     for seed in range(FIRST_SEED, FIRST_SEED + RENDERED):
         clip = None
@@ -127,7 +127,7 @@ def rendered(cache: Path, watched: Watched) -> list[tuple[PoseSequence, PoseSequ
 
 
 def in_frame(poses: PoseSequence, group: str) -> ndarray:
-    """Which of a group's points count, (frames, points); a part counts where its wrist or nose is in the frame."""
+    """Mask (frames, points) of a group's usable points; a hand or face counts if its wrist or nose is in the frame."""
     if group in ("face", "hand"):
         anchor = poses.confidence[:, [NOSE] if group == "face" else [L_WRIST, R_WRIST]] > 0
         return anchor
@@ -135,14 +135,14 @@ def in_frame(poses: PoseSequence, group: str) -> ndarray:
 
 
 def with_legs(found: list[PoseSequence], group: str) -> list[PoseSequence]:
-    """For points of the legs only clips that show them: where the frame ends at the knees they are guessed."""
+    """For points of the legs, keep only clips that show them; if the frame ends at the knees, they are guessed."""
     if group not in ("knees", "ankles", "feet"):
         return found
     return [p for p in found if np.median(p.confidence[:, [R_ANKLE, L_ANKLE]]) > 0.2]
 
 
 def measured_points(group: str) -> list[int]:
-    """The estimator has no small toe of its own."""
+    """Points of a group without the small toes, which the estimator does not detect."""
     return [p for p in GROUPS[group] if p not in SMALL_TOES]
 
 
@@ -156,7 +156,7 @@ def scores(poses: PoseSequence, group: str) -> ndarray:
 
 
 def highest(poses: PoseSequence, group: str) -> ndarray:
-    """As `scores`, but a part counts as its surest point: what a part's one score was before the frame cut it."""
+    """Like `scores`, but the maximum over a part's points, which points outside the frame do not lower."""
     if group == "face":
         return poses.confidence[:, FACE].max(1, keepdims=True).astype(np.float64)
     if group == "hand":
@@ -165,7 +165,7 @@ def highest(poses: PoseSequence, group: str) -> ndarray:
 
 
 def split(values: ndarray, poses: PoseSequence, group: str, extra: ndarray | None = None) -> tuple[ndarray, ...]:
-    """Fast and slow movement of a group's points where they are seen, with their confidence, (n, points, ...)."""
+    """Split a group's points into fast and slow movement, with masks of where both are known, and confidences."""
     points = measured_points(group)
     seen = poses.confidence[:, points] > 0
     if extra is not None:
@@ -175,7 +175,7 @@ def split(values: ndarray, poses: PoseSequence, group: str, extra: ndarray | Non
 
 
 def shares(parts: list[ndarray], blocks: list[tuple[int, int]]) -> list[float]:
-    """Shares of the variance of (n, points, 2): of the part as a whole, and of its blocks beyond that."""
+    """Fractions of the variance of (n, points, 2) explained by the part as a whole, and by its blocks in addition."""
     values = np.concatenate(parts)
     limit = 6 * spread(values)
     values = values[(np.abs(values) < limit).all((1, 2))]
@@ -187,14 +187,14 @@ def shares(parts: list[ndarray], blocks: list[tuple[int, int]]) -> list[float]:
 
 
 def in_parts(fast: ndarray, good: ndarray, group: str) -> list[ndarray]:
-    """A hand's or the face's points in frames where all are seen."""
+    """Points of each hand, or of the face, in frames where all of them are visible."""
     size = 21 if group == "hand" else 68
     count = fast.shape[1] // size
     return [fast[:, k * size : (k + 1) * size][good[:, k * size : (k + 1) * size].all(1)] for k in range(count)]
 
 
 def measure_jumps(found: list[PoseSequence], group: str, truth: list[PoseSequence] | None = None) -> dict[str, Any]:
-    """Frame-to-frame jitter by confidence; against the truth where it is known, which leaves out quick motion."""
+    """Measure frame-to-frame jitter by confidence; relative to the truth if known, which excludes fast motion."""
     values, confidence, parts = [], [], []
     for i, poses in enumerate(found):
         if not with_legs([poses], group):
@@ -212,7 +212,7 @@ def measure_jumps(found: list[PoseSequence], group: str, truth: list[PoseSequenc
 
 
 def measure_errors(pairs: list[tuple[PoseSequence, PoseSequence]], group: str) -> dict[str, Any]:
-    """How far from the truth points lie, without what jumps from frame to frame; for how long."""
+    """Measure slow errors relative to the truth, without frame-to-frame jitter, and how long they last."""
     values, confidence, parts, tracks, bias = [], [], [], [], []
     for exact, found in pairs:
         unit = torso(exact.xy)
@@ -240,7 +240,7 @@ def measure_errors(pairs: list[tuple[PoseSequence, PoseSequence]], group: str) -
 
 
 def measure_scores(found: list[PoseSequence], group: str) -> dict[str, Any]:
-    """Distribution of the confidence, how long it lasts, and how often a part is lost."""
+    """Measure the distribution of the confidence, how long it persists, and how often a part is lost."""
     tracks = [(highest(p, group), in_frame(p, group), 1 / p.fps) for p in with_legs(found, group)]
     everything = np.concatenate([values[seen] for values, seen, _ in tracks])
     given = everything[everything > 0]
@@ -261,7 +261,7 @@ def measure_scores(found: list[PoseSequence], group: str) -> dict[str, Any]:
 
 
 def measure_follow(pairs: list[tuple[PoseSequence, PoseSequence]], group: str) -> dict[str, Any]:
-    """The rendered clips' own confidence, and how far the estimator's goes along with it."""
+    """Measure the rendered clips' own confidence, and how strongly the estimator's correlates with it."""
     truth, answer = [], []
     for exact, found in pairs:
         seen = in_frame(exact, group) & in_frame(found, group)
@@ -273,7 +273,7 @@ def measure_follow(pairs: list[tuple[PoseSequence, PoseSequence]], group: str) -
 
 
 def measure_faults(found: list[PoseSequence], pairs: list[tuple[PoseSequence, PoseSequence]]) -> dict[str, Any]:
-    """Starts and lengths of what goes wrong altogether; where nothing was seen half an event is assumed."""
+    """Measure rate and duration of complete failures; for those that never occurred, half an event is assumed."""
     events: dict[str, list[float]] = {"swapped_arms": [], "swapped_legs": [], "false_hand": [], "arm_off": []}
     seconds = sum(len(exact) / exact.fps for exact, _ in pairs)
     for exact, poses in pairs:
@@ -295,7 +295,7 @@ def measure_faults(found: list[PoseSequence], pairs: list[tuple[PoseSequence, Po
 
 
 def swapped(exact: ndarray, found: ndarray, both: ndarray, a: list[int], b: list[int], unit: float) -> ndarray:
-    """Frames in which two limbs lie on each other's places."""
+    """Frames in which two limbs are swapped."""
     far = np.sqrt(((exact[:, a] - exact[:, b]) ** 2).sum(-1)).mean(1) > 0.25 * unit
     straight = sum(np.sqrt(((exact[:, i] - found[:, j]) ** 2).sum(-1)).mean(1) for i, j in ((a, a), (b, b)))
     crossed = sum(np.sqrt(((exact[:, i] - found[:, j]) ** 2).sum(-1)).mean(1) for i, j in ((a, b), (b, a)))
@@ -312,7 +312,7 @@ def fault(lengths: list[float], seconds: float) -> dict[str, Any]:
 
 
 def rounded(values: Any) -> Any:
-    """Plain numbers with four digits after the point."""
+    """Plain numbers, rounded to four decimals."""
     return np.round(np.asarray(values, np.float64), 4).tolist()
 
 
@@ -321,7 +321,7 @@ def measure(
     pairs: list[tuple[PoseSequence, PoseSequence]],
     truth: list[PoseSequence] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """All numbers of all groups."""
+    """All measurements of all groups."""
     return {
         g: measure_scores(found, g)
         | measure_follow(pairs, g)
@@ -332,7 +332,7 @@ def measure(
 
 
 def tail(pairs: list[tuple[PoseSequence, PoseSequence]]) -> dict[str, float]:
-    """Student's t whose 95th percentile over the median is that of the jumps; against the truth, so without motion."""
+    """Fit Student's t to the ratio of the jumps' 95th percentile to their median (errors, so without motion)."""
     from scipy.stats import t
 
     sizes = []
@@ -372,14 +372,14 @@ def write_fit(samples: list[str], found: list[PoseSequence], pairs: list[tuple[P
 
 
 def imitate(pairs: list[tuple[PoseSequence, PoseSequence]], rounds: int = 4) -> list[tuple[PoseSequence, PoseSequence]]:
-    """The exact poses as the model disturbs them, in the manner of the estimator that was measured."""
+    """Perturb the exact poses with the model, as fitted to the estimator."""
     fit = dataclasses.replace(noise.load_fit(), one_score=1.0)
     with mock.patch.object(noise, "load_fit", return_value=fit):
         return [(p, noise.perturb_poses(p, 1000 * k + i)) for k in range(rounds) for i, (p, _) in enumerate(pairs)]
 
 
 def draw(found: list[PoseSequence], pairs: list[tuple[PoseSequence, PoseSequence]], path: Path) -> None:
-    """What was measured (full lines, dots) beside the same measurement on imitated poses (broken lines, circles)."""
+    """Plot the measurements (solid lines, dots) and the same ones on imitated poses (dashed lines, circles)."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -419,7 +419,7 @@ def draw(found: list[PoseSequence], pairs: list[tuple[PoseSequence, PoseSequence
 
 
 def draw_tracks(axis: Any, clips: list[tuple[PoseSequence, PoseSequence]]) -> None:
-    """Sideways errors of one wrist in some clips; gaps where it is not seen."""
+    """Plot the horizontal errors of one wrist in some clips in which it is always visible."""
     shown = 0
     for exact, found in clips:
         seen = (exact.confidence[:, L_WRIST] > 0) & (found.confidence[:, L_WRIST] > 0)

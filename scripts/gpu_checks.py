@@ -1,17 +1,17 @@
-"""What only a CUDA device can tell, in five minutes: `make gpu`, or `python scripts/gpu_checks.py [--out FILE]`.
+"""Checks that need a CUDA device, in five minutes: `make gpu`, or `python scripts/gpu_checks.py [--out FILE]`.
 
-Parts, the most valuable first, each a process of its own with its own time limit:
+Parts, the most valuable first, each in a separate process with its own time limit:
 
 - goldens: the released code's results on small weights (tests/parity/data), CPU against GPU, float32 and float16;
-- plans: the published model's size with random weights (72 frames of 576x1024): for 8, 16, 24 and 80 GB the plan, its
-  predicted peak and what torch.cuda.max_memory_allocated says, of a guided step and of decoding;
-- exact: the exact tier against the published way of working, eager and compiled, two denoising steps each;
+- plans: the published model's size with random weights (72 frames of 576x1024): the plans for 8, 16, 24 and 80 GB, and
+  their predicted and actual peaks (torch.cuda.max_memory_allocated) in a guided step and in decoding;
+- exact: the exact tier against the published code's procedure, eager and compiled, two denoising steps each;
 - decode: 16 frames of 576x1024;
 - lora: one LoRA training step at the published size: memory and samples per second.
 
 Needs torch, numpy, safetensors, OpenCV and the checkout; no network, no media libraries. Results are written to the
-JSON file as they come: a part that fails or runs out of time leaves what it had measured. The exit status is 1 if a
-part failed or a golden is off. `--small --device cpu` rehearses every part on a CPU.
+JSON file as they come, so a part that fails or times out leaves its results so far. The exit status is 1 if a part
+failed or a golden does not match. `--small --device cpu` rehearses every part on a CPU.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class Setup:
 
     @property
     def frames(self) -> int:
-        """Frames of a segment, the reference slot counted."""
+        """Frames of a segment, including the reference slot."""
         return 4 if self.small else 72
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the large model."""
+        """Number format of the large model."""
         return torch.float32 if self.device == "cpu" else torch.float16
 
 
@@ -67,13 +67,13 @@ class Setup:
 
 
 def synchronize() -> None:
-    """Wait for the GPU, where one is at work."""
+    """Wait for the GPU, if one is used."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
 def measured(work: Callable[[], object]) -> Row:
-    """Seconds and, on a GPU, the peak of allocated memory of one call."""
+    """Run a call, and return its seconds and, on a GPU, its peak of allocated memory."""
     on_gpu = torch.cuda.is_initialized()
     if on_gpu:
         torch.cuda.synchronize()
@@ -87,13 +87,13 @@ def measured(work: Callable[[], object]) -> Row:
 
 
 def large_pipeline(setup: Setup) -> Any:
-    """The published shapes (small: a fifth of the width) with random weights, on the device."""
+    """Build the model with random weights, in the published shapes or (small) at a fifth of the width."""
     if setup.small:
-        from released import build_pipeline  # pyrefly: ignore[missing-import]  # in benchmarks/
+        from released import build_pipeline  # in benchmarks/
 
         pipe = build_pipeline().to(setup.device)
     else:
-        from released import build_real_pipeline  # pyrefly: ignore[missing-import]  # in benchmarks/
+        from released import build_real_pipeline  # in benchmarks/
 
         pipe = build_real_pipeline(setup.dtype, setup.device, setup.size)
     return pipe
@@ -103,20 +103,20 @@ def large_pipeline(setup: Setup) -> Any:
 
 
 def goldens(setup: Setup) -> Iterator[Row]:
-    """The released code's results, with the tolerances of tests/parity/data/README.md in float32."""
+    """Compare with the released code's results, in float32 with the tolerances of tests/parity/data/README.md."""
     from mimicmotion.pipeline import MimicMotionPipeline
 
     data = ROOT / "tests/parity/data"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     for dtype in (torch.float32, torch.float16):
         if setup.device == "cpu" and dtype == torch.float16:
-            continue  # not a format to compute in on a CPU
+            continue  # a CPU does not compute in this format
         pipe = MimicMotionPipeline.from_pretrained(data / "svd", data / "mimicmotion.safetensors")
         pipe.to(setup.device, dtype)
         for file in sorted((data / "pipeline").glob("*.npz")):
             want = np.load(file)
             latents, frames = golden_run(pipe, want)
-            # float16 keeps 11 bits: its error says how far it drifts, float32 must be right
+            # float16 keeps 11 bits, so it only must not drift too far; float32 must be right
             limit = 1e-4 if dtype == torch.float32 else 0.1 * float(np.abs(want["latents"]).max())
             error = float(np.abs(latents - want["latents"]).max())
             levels = np.abs(frames[want["frames_kept"]].astype(int) - want["frames_uint8"].transpose(0, 2, 3, 1))
@@ -132,7 +132,7 @@ def goldens(setup: Setup) -> Iterator[Row]:
 
 
 def golden_run(pipe: Any, want: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Final latents and frames of one published run."""
+    """Repeat one published run; returns its final latents and frames."""
     from mimicmotion.diffusion.noise import periodic_noise
     from mimicmotion.settings import FusionConfig
 
@@ -163,7 +163,7 @@ def golden_run(pipe: Any, want: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def plans(setup: Setup) -> Iterator[Row]:
-    """Predicted against measured memory of the plans for GPUs of four sizes."""
+    """Compare predicted and measured memory of the plans for GPUs of four sizes."""
     from mimicmotion.backbones.svd.execution.levels import plan_execution
     from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
     from mimicmotion.errors import ConfigError
@@ -192,7 +192,7 @@ def plans(setup: Setup) -> Iterator[Row]:
 
 
 def plan_run(pipe: Any, plan: Any, setup: Setup) -> dict[str, Row]:
-    """One guided step of a segment and one decoded clip, by a plan; each once before it is measured."""
+    """Run one guided step of a segment and decode one clip with a plan, each with one warm-up run."""
     pipe.backbone.configure(plan, torch.device(setup.device))
     conditioning, recipe, noise = told(pipe, setup, setup.frames - 1)
 
@@ -207,13 +207,13 @@ def plan_run(pipe: Any, plan: Any, setup: Setup) -> dict[str, Row]:
     found = {}
     for stage, network, work in (("denoise", "unet", step), ("decode", "vae", decode)):
         pipe.backbone.use(network)
-        work()  # kernels are loaded and chosen
+        work()  # warm-up: loads and selects kernels
         found[stage] = measured(work)
     return found
 
 
 def told(pipe: Any, setup: Setup, frames: int, steps: int = 2) -> tuple[Any, Any, torch.Tensor]:
-    """Conditioning, recipe and noise of random pictures, in tiles as the published code has them."""
+    """Conditioning, recipe and noise for random pictures, with the tiles of the published code."""
     from mimicmotion.settings import FusionConfig
 
     random = np.random.default_rng(0)
@@ -232,23 +232,23 @@ def told(pipe: Any, setup: Setup, frames: int, steps: int = 2) -> tuple[Any, Any
 
 
 class PublishedCalls:
-    """Our network behind the calls of diffusers' (which the machine with the GPU need not have), all at once."""
+    """Our network, unchunked, behind the interface of diffusers (which the GPU machine need not have)."""
 
     def __init__(self, unet: Any) -> None:
         self.unet, self.conv_in, self.dtype = unet, unet.conv_in, unet.dtype
 
     def __call__(self, sample: Any, timestep: Any, context: Any, *, added_time_ids: Any, **_: Any) -> Any:
-        """Predict."""
+        """Run the network."""
         return (self.unet(sample, timestep, context, added_time_ids),)
 
 
 def exact(setup: Setup) -> Iterator[Row]:
-    """Two denoising steps the published way (by our network) and ours, eager and compiled."""
+    """Compare two denoising steps by the published procedure (with our network) and by ours, eager and compiled."""
     from mimicmotion.backbones.svd.execution.levels import plan_execution
     from mimicmotion.backbones.svd.execution.predict import Predictor, Workload
     from mimicmotion.pose.keypoints import PoseSequence
     from mimicmotion.settings import ExecutionOptions
-    from released import (  # pyrefly: ignore[missing-import]  # in benchmarks/
+    from released import (  # in benchmarks/
         Watch,
         dancer,
         released_latents,
@@ -267,7 +267,7 @@ def exact(setup: Setup) -> Iterator[Row]:
         return watch.seconds["denoise"]
 
     seconds: list[float] = []
-    released()  # kernels are loaded and chosen
+    released()  # warm-up: loads and selects kernels
     row = measured(lambda: seconds.append(released()))
     published = seconds[0]
     yield {"side": "published", **row, "denoise_seconds": round(published, 3)}
@@ -323,7 +323,7 @@ def lora(setup: Setup) -> Iterator[Row]:
     pipe.backbone.unet.float()
     pipe.backbone.pose_net.float()
     model = DenoiserModel(pipe.backbone.unet, pipe.backbone.pose_net)
-    frozen: Any = "float32" if setup.device == "cpu" else "half"  # a CPU has no norms of mixed formats
+    frozen: Any = "float32" if setup.device == "cpu" else "half"  # on a CPU, norms do not support mixed formats
     trained = choose_trained(model, TrainedConfig(what="lora", rank=32, frozen=frozen), 0)
     model.unet.set_execution(Execution(checkpointing="blocks"))
     optimizer = torch.optim.AdamW(trained.values(), lr=1e-4)
@@ -374,27 +374,27 @@ PARTS: dict[str, tuple[Callable[[Setup], Iterator[Row]], int]] = {
     "decode": (decode, 30),
     "lora": (lora, 45),
 }
-"""Name of a part: how it is made, and its limit in seconds."""
+"""The function of each part, and its time limit in seconds."""
 
 
 # --- running --------------------------------------------------------------------------------------------------------
 
 
 def environment() -> Row:
-    """What the numbers belong to."""
+    """The environment that the numbers were measured in."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {"gpu": gpu, "python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
 
 
 def run_part(name: str, setup: Setup) -> None:
-    """In a process of its own: print each row as a line."""
+    """Run a part in this process, and print each row as a line."""
     for row in PARTS[name][0](setup):
         sys.stdout.write(json.dumps(row) + "\n")
         sys.stdout.flush()
 
 
 def rows_of(name: str, setup: Setup, limit: float) -> Iterator[Row]:
-    """Rows of a part as they come; the last one says what went wrong, if something did."""
+    """Run a part in a separate process and yield its rows as they come; after a failure, the last one has the error."""
     argv = [sys.executable, __file__, "--part", name, "--device", setup.device, *["--small"] * setup.small]
     start = time.monotonic()
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -449,7 +449,7 @@ def main() -> int:
     for name in options.only:
         start = time.monotonic()
         part = found["parts"][name] = {"seconds": 0.0, "rows": []}
-        limit = 3600 if setup.small else PARTS[name][1]  # a rehearsal may be on a busy CPU
+        limit = 3600 if setup.small else PARTS[name][1]  # a rehearsal may run on a busy CPU
         for row in rows_of(name, setup, limit):
             part["rows"].append(row)
             part["seconds"] = round(time.monotonic() - start, 1)

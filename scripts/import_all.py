@@ -1,6 +1,6 @@
 """Import every module of the installed package: `python scripts/import_all.py`, in an environment without extras.
 
-What an extra brings is imported where it is used; a package that is nothing without one says so by an error of ours.
+Optional dependencies are imported where they are used; a module that cannot work without them raises one of our errors.
 """
 
 from __future__ import annotations

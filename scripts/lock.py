@@ -1,8 +1,8 @@
 """Write requirements.lock: python scripts/lock.py (needs uv).
 
-Every package that development and CI install, for all systems and versions of Python, with the sha256 of its files.
-PyTorch is not among them: its CPU builds come from its own index and have other checksums than those on PyPI, so it is
-pinned by version only (constraints.txt). What its builds for CUDA bring along is left out with it.
+It pins every package that development and CI install, for all systems and Python versions, with file hashes. PyTorch is
+not included: its CPU builds come from its own index, with other hashes than those on PyPI, so it is pinned by version
+only (constraints.txt). The dependencies of its CUDA builds are left out as well.
 """
 
 from __future__ import annotations

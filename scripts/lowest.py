@@ -1,6 +1,6 @@
-"""Constraints that pin every direct dependency to its lowest minor version, all but torch: `python scripts/lowest.py`.
+"""Print constraints that pin all direct dependencies but torch to their lowest minor versions.
 
-For `pip install -c`: what works with these and with the newest releases is taken to work with what lies between.
+For `pip install -c`. Code that works with these and with the newest releases should work in between.
 """
 
 from __future__ import annotations

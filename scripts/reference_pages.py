@@ -1,4 +1,4 @@
-"""Write what is generated from the source: python scripts/reference_pages.py.
+"""Write the pages and tables that are generated from the source: python scripts/reference_pages.py.
 
 - docs/reference/training-settings.md, from the docstrings of the settings of training;
 - docs/reference/cli.md, from the commands and their help;
@@ -29,8 +29,8 @@ ROOT = Path(__file__).parents[1]
 INTRO = """\
 # Training settings
 
-All settings of `mimicmotion train RECIPE`. A recipe names only what differs from the defaults; an unknown
-name or a value out of range stops the run before it begins. Groups are written as nested mappings:
+All settings of `mimicmotion train RECIPE`. A recipe only needs the settings that differ from the
+defaults. Unknown names and values out of range are errors, reported before the run starts. Groups are nested mappings:
 
 ```yaml
 run: runs/mine
@@ -42,15 +42,14 @@ optim:
   lr: 1.0e-5
 ```
 
-Where the paper gives a number it is named; what the paper leaves open is a choice of this project and says so. This
-page is made from the source code (`python scripts/reference_pages.py`).
+Settings that come from the paper say so, and so do settings for which the paper gives no value. This page is generated
+from the source code (`python scripts/reference_pages.py`).
 """
 CLI_INTRO = """\
 # Command line
 
-Every command and all of its options. `mimicmotion COMMAND --help` prints the same. A YAML file given with `--config`
-takes the names of the options with `_` for `-`. This page is made from the source code
-(`python scripts/reference_pages.py`).
+All commands and their options, as shown by `mimicmotion COMMAND --help`. In a YAML file for `--config`, write option
+names with `_` instead of `-`. This page is generated from the source code (`python scripts/reference_pages.py`).
 """
 
 
@@ -62,7 +61,7 @@ def settings_class(kind: Any) -> type | None:
 
 
 def sections(cls: type, path: str = "") -> Iterator[tuple[str, type]]:
-    """The class and, below it, those of its groups, with their dotted places in the file."""
+    """Yield the class and those of its groups, with their dotted paths in the file."""
     yield path, cls
     for name, kind in typing.get_type_hints(cls).items():
         inner = settings_class(kind)
@@ -71,7 +70,7 @@ def sections(cls: type, path: str = "") -> Iterator[tuple[str, type]]:
 
 
 def kind_text(kind: Any) -> str:
-    """A type in words."""
+    """Describe a type in words."""
     names = {int: "integer", float: "number", bool: "true or false", str: "text", Path: "path"}
     if kind in names:
         return names[kind]
@@ -90,13 +89,13 @@ def kind_text(kind: Any) -> str:
 
 
 def plural(kind: Any) -> str:
-    """Several of a type in words."""
+    """Describe several items of a type in words."""
     words = kind_text(kind)
     return {"text": "texts", "true or false": "switches"}.get(words, f"{words}s")
 
 
 def value_text(value: Any) -> str:
-    """A default as it is written in a file."""
+    """Format a default as it is written in a file."""
     if value is dataclasses.MISSING:
         return "required"
     if value is None or value in ("", ()):
@@ -107,7 +106,7 @@ def value_text(value: Any) -> str:
         return f"`{value:.4g}`" if math.isfinite(value) else f"`.{value}`"
     if isinstance(value, tuple):
         return "`[" + ", ".join(value_text(v).strip("`") for v in value) + "]`"
-    # YAML takes a bare no for false
+    # YAML reads a bare no as false
     return f'`"{value}"`' if value in ("no", "yes", "on", "off") else f"`{value}`"
 
 
@@ -123,7 +122,7 @@ def rows(cls: type) -> Iterator[str]:
 
 
 def training_settings() -> str:
-    """The page of the settings of training."""
+    """The page of training settings."""
     from mimicmotion.settings.training import TrainConfig
 
     parts = [INTRO]
@@ -136,7 +135,7 @@ def training_settings() -> str:
 
 
 def commands(group: App, *path: str) -> Iterator[tuple[tuple[str, ...], App]]:
-    """The commands of an application and, after each, its own."""
+    """Yield the commands of an application, each followed by its subcommands."""
     for name in sorted(n for n in group if not n.startswith("-")):
         yield (*path, name), group[name]
         yield from commands(group[name], *path, name)
@@ -170,7 +169,7 @@ def option(parameter: inspect.Parameter, helps: dict[str, str]) -> str:
 
 
 def packages() -> str:
-    """The table of packages, highest floor first: the first paragraphs of their docstrings."""
+    """The table of packages, top layer first, with the first paragraphs of their docstrings."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     floors = project["tool"]["importlinter"]["contracts"][0]["layers"]
     table = ["| package | what |", "|---|---|"]
@@ -186,7 +185,7 @@ def packages() -> str:
 
 
 def error_tree() -> str:
-    """The table of errors: each class, the ones that it is a case of after it, what it means, and the exit code."""
+    """The table of errors: each class with its base classes, its meaning, and the exit code."""
     from mimicmotion.errors import InputError, MimicMotionError
 
     def below(cls: type, *path: str) -> Iterator[str]:
@@ -201,7 +200,7 @@ def error_tree() -> str:
 
 
 def filled(page: Path, name: str, table: str) -> str:
-    """A page with a table between its marks `<!-- NAME -->` and `<!-- end of NAME -->`."""
+    """Fill in a table between the markers `<!-- NAME -->` and `<!-- end of NAME -->` of a page."""
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     before, _, rest = page.read_text(encoding="utf-8").partition(start)
     return f"{before}{start}\n\n{table}\n\n{end}{rest.partition(end)[2]}"

@@ -1,4 +1,4 @@
-"""The structure of the package in numbers, each with its limit: `python scripts/structure.py` (part of `make check`).
+"""Measure the structure of the package against limits: `python scripts/structure.py` (part of `make check`).
 
 - lines: of all sources;
 - docstrings: share of the lines that are docstrings;
@@ -36,7 +36,7 @@ def module_name(path: Path) -> str:
 
 
 def statements(tree: ast.AST) -> Iterator[ast.stmt]:
-    """All statements, those inside functions too, without what type checkers alone see."""
+    """Yield all statements, including those in functions, but not those that only type checkers see."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             for other in node.orelse:
@@ -66,7 +66,7 @@ def imports(name: str, path: Path, tree: ast.AST, modules: dict[str, Path]) -> s
 
 
 def reached(start: str, graph: dict[str, set[str]]) -> set[str]:
-    """Everything that is imported from a module on, packages that hold a module included."""
+    """All modules that a module imports, directly or not, including their parent packages."""
     found: set[str] = set()
     waiting = [start]
     while waiting:
@@ -80,7 +80,7 @@ def reached(start: str, graph: dict[str, set[str]]) -> set[str]:
 
 
 def cycles(graph: dict[str, set[str]]) -> list[set[str]]:
-    """Groups of modules that import each other in a circle (Tarjan 1972)."""
+    """Groups of modules that import each other in a cycle (Tarjan 1972)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -117,12 +117,12 @@ def docstring(node: ast.AST) -> ast.expr | None:
 
 
 def span(node: ast.AST | None) -> int:
-    """Lines of a node."""
+    """Number of lines of a node."""
     return 0 if node is None else node.end_lineno - node.lineno + 1  # type: ignore[attr-defined]
 
 
 def measure() -> tuple[dict[str, float], list[str]]:
-    """The numbers, and a line for each thing to look at."""
+    """Measure the numbers; also returns a line for each thing to look at."""
     modules = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
     texts = {name: path.read_text(encoding="utf-8") for name, path in modules.items()}
     trees = {name: ast.parse(text) for name, text in texts.items()}
@@ -131,7 +131,7 @@ def measure() -> tuple[dict[str, float], list[str]]:
         span(docstring(node))
         for tree in trees.values()
         for node in ast.walk(tree)
-        if isinstance(node, (ast.Module, ast.ClassDef, *Function.__args__))
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
     )
     functions = sorted(
         (
@@ -162,7 +162,7 @@ def measure() -> tuple[dict[str, float], list[str]]:
 
 
 def main() -> int:
-    """Print them; 1 if a limit is passed."""
+    """Print the numbers; returns 1 if a limit is exceeded."""
     numbers, notes = measure()
     good = True
     for name, value in numbers.items():

@@ -19,14 +19,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 OPSET, IR_VERSION = 18, 9
 TO_FIRST, TO_LAST = [0, 3, 1, 2], [0, 2, 3, 1]  # N H W C -> N C H W and back
-AXIS_FIRST = {0: 0, 1: 2, 2: 3, 3: 1}  # where an axis of N H W C is in N C H W
+AXIS_FIRST = {0: 0, 1: 2, 2: 3, 3: 1}  # axis of N H W C to axis of N C H W
 OP_NAMES = {v: k for k, v in vars(tflite.BuiltinOperator).items() if isinstance(v, int)}
 KIND = tflite.TensorType
 DTYPES = {KIND.FLOAT32: np.float32, KIND.FLOAT16: np.float16, KIND.INT32: np.int32}
 
 
 class Converter:
-    """Turns one TFLite graph into one ONNX graph."""
+    """Converts a TFLite graph to an ONNX graph."""
 
     def __init__(self, data: bytes, keep_outputs: Sequence[str]) -> None:
         self.model = tflite.Model.GetRootAsModel(data, 0)
@@ -43,7 +43,7 @@ class Converter:
         return [int(n) for n in self.graph.Tensors(index).ShapeAsNumpy()]
 
     def constant(self, index: int) -> ndarray | None:
-        """The values of a weight tensor, sparse ones filled up; None for an activation."""
+        """The values of a weight tensor, densified if sparse; None for an activation."""
         if index in self.constants:
             return self.constants[index]
         tensor = self.graph.Tensors(index)
@@ -75,7 +75,7 @@ class Converter:
         return name
 
     def weight(self, values: ndarray) -> str:
-        """A weight as float32: stored as it came, cast where it is float16."""
+        """Add a weight as float32: stored in its own format, with a cast if that is float16."""
         name = self.initializer(values)
         return self.add("Cast", [name], to=TensorProto.FLOAT) if values.dtype == np.float16 else name
 
@@ -203,7 +203,7 @@ class Converter:
         keep = bool(self.options(op, tflite.ReducerOptions).KeepDims())
         if sorted(axes.reshape(-1).tolist()) != [1, 2]:
             raise NotImplementedError(f"mean over {axes}")
-        axis = self.initializer(np.array([2, 3], np.int64))  # only channels are left: no order to restore
+        axis = self.initializer(np.array([2, 3], np.int64))  # only channels are left, so no order to restore
         return self.add("ReduceMean", [self.names[op.Inputs(0)], axis], keepdims=int(keep))
 
     def fully_connected(self, op: Any) -> str:
@@ -228,7 +228,7 @@ class Converter:
         return self.add("Slice", [self.names[op.Inputs(0)], *names])
 
     def channels_last(self, index: int) -> str:
-        """The value in TFLite's own order of axes."""
+        """The value in TFLite's order of axes."""
         if len(self.shape(index)) != 4:
             return self.names[index]
         return self.add("Transpose", [self.names[index]], perm=TO_LAST)
@@ -238,7 +238,7 @@ class Converter:
         code = self.model.OperatorCodes(op.OpcodeIndex())
         kind = OP_NAMES[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
         kind = code.CustomCode().decode() if kind == "CUSTOM" else kind
-        if kind in ("DEQUANTIZE", "DENSIFY"):  # of weights: the constant stands for itself
+        if kind in ("DEQUANTIZE", "DENSIFY"):  # of weights: `constant` already returns their values
             values = self.constant(op.Inputs(0))
             if values is None:
                 raise NotImplementedError(f"{kind} of an activation")
@@ -270,7 +270,7 @@ class Converter:
         self.names[op.Outputs(0)] = simple[kind](op)
 
     def convert(self, name: str) -> onnx.ModelProto:
-        """The ONNX model with one input called "input" (channels last) and the kept outputs under their names."""
+        """Build the ONNX model, with one input "input" (channels last) and the kept outputs under their own names."""
         source = self.graph.Inputs(0)
         self.names[source] = self.add("Transpose", ["input"], perm=TO_FIRST)
         for i in range(self.graph.OperatorsLength()):
@@ -292,7 +292,7 @@ class Converter:
         return model
 
     def drop_unused(self) -> None:
-        """Cut what leads only to outputs that are not kept."""
+        """Remove operations that only lead to outputs that are not kept."""
         needed, kept = set(self.keep_outputs), []
         for node in reversed(self.nodes):
             if node.output[0] in needed:
@@ -303,10 +303,10 @@ class Converter:
 
 
 def fill_sparse(values: ndarray, sparsity: Any, shape: Sequence[int]) -> ndarray:
-    """A dense tensor from TFLite's block-sparse storage.
+    """Make a dense tensor from TFLite's block-sparse storage.
 
-    The stored dimensions are the tensor's own (some divided by a block size), then the blocks', in traversal order;
-    each is either dense (all indices present) or compressed (segments of index lists).
+    The stored dimensions are the tensor's own (some divided by a block size), then those of the blocks, in traversal
+    order; each is either dense (all indices present) or compressed (segments of index lists).
     """
     order = [int(i) for i in sparsity.TraversalOrderAsNumpy()]
     blocks = [int(i) for i in sparsity.BlockMapAsNumpy()] if sparsity.BlockMapLength() else []

@@ -1,8 +1,8 @@
-"""Retrain the bundled small model from nothing: render people, train stage by stage, copy the result.
+"""Retrain the bundled small model from scratch: render people, train stage by stage, copy the result.
 
     python scripts/train_tiny.py [--processes 2] [--clips 1400] [--output runs/tiny/model] [--set KEY=VALUE ...]
 
-Stopped at any moment, it goes on where it was. See docs/lab/tiny-training.md for what it costs. `--set` changes a
+It can be stopped at any time and resumes from there. See docs/lab/tiny-training.md for what it costs. `--set` changes a
 setting of all stages, `--set-autoencoder`, `--set-denoiser`, `--set-detail`, `--set-detail-2` and `--set-warp` one of a
 single stage. The detail network needs LPIPS (`mimicmotion weights fetch lpips-alex`), which is downloaded first.
 """
@@ -26,19 +26,19 @@ LATER = {
     "tiny-warp": ["--first-seed", "7000000", "--frames", "3", "--truth"],
     "tiny-detail-continue": ["--first-seed", "6000000", "--frames", "3"],
 }
-"""Recipes of the networks that come after the U-Net, and the people that they learn from: the U-Net never saw them."""
+"""Recipes of the networks trained after the U-Net, and the people they are trained on, whom the U-Net never saw."""
 logger = logging.getLogger("train_tiny")
 
 
 def command(*arguments: str) -> None:
-    """Run the interpreter; a failure has been told by what failed."""
+    """Run the interpreter. After a failure, exit without a message, since the command printed one."""
     done = subprocess.run([sys.executable, *arguments], check=False)
     if done.returncode:
         sys.exit(done.returncode)
 
 
 def train(recipe: str, changes: list[str], processes: int) -> Path:
-    """Train a stage to its end; returns its run folder."""
+    """Train a stage to completion; returns its run folder."""
     config: TrainConfig = load_config(recipe, changes)
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
     command(*launch, "-m", "mimicmotion.training", recipe, *changes)

@@ -5,13 +5,13 @@ from .nodes import NODES
 
 
 class MimicMotionExtension(ComfyExtension):
-    """What ComfyUI asks for its nodes."""
+    """The extension that ComfyUI asks for its nodes."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes."""
+        """Return all nodes."""
         return NODES
 
 
 async def comfy_entrypoint() -> MimicMotionExtension:
-    """Called by ComfyUI when it loads this folder."""
+    """Entry point that ComfyUI calls when it loads this folder."""
     return MimicMotionExtension()

@@ -1,4 +1,4 @@
-"""All that these nodes use of ComfyUI, by a version of its interface that stays as it is."""
+"""Everything that these nodes use of ComfyUI, through a versioned, stable interface."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from mimicmotion.video.writer import open_writer
 __all__ = ["ComfyExtension", "Images", "io"]
 
 Images = Float[torch.Tensor, "frames height width 3"]
-"""ComfyUI's IMAGE: RGB of 0..1."""
+"""ComfyUI's IMAGE: RGB in 0..1."""
 
 
 def follow() -> Callable[[Progress], None]:
-    """Shows a job's reports in ComfyUI's progress bar, and ends the job when the user asks for it."""
+    """Show a job's reports in ComfyUI's progress bar, and end the job when the user asks for it."""
     bar = comfy.utils.ProgressBar(1)
 
     def report(progress: Progress) -> None:
@@ -36,23 +36,23 @@ def follow() -> Callable[[Progress], None]:
 
 
 def free_gpu() -> None:
-    """Have ComfyUI move its own models off the GPU; it brings them back when it needs them."""
+    """Make ComfyUI move its own models off the GPU; it reloads them when it needs them."""
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
 
 
 def to_frame(image: Float[torch.Tensor, "height width channels"]) -> Frame:
-    """One picture of an IMAGE as uint8 RGB."""
+    """Convert one picture of an IMAGE to uint8 RGB."""
     return (image[..., :3].float() * 255).round().clamp(0, 255).to("cpu", torch.uint8).numpy()
 
 
 def to_images(frames: Iterable[Frame]) -> Images:
-    """Frames as an IMAGE."""
+    """Convert frames to an IMAGE."""
     return torch.stack([torch.from_numpy(np.asarray(f)).float() / 255 for f in frames])
 
 
 def temporary_folder() -> str:
-    """Where ComfyUI keeps what it deletes by itself."""
+    """ComfyUI's folder for temporary files, which it deletes itself."""
     return folder_paths.get_temp_directory()
 
 
@@ -62,11 +62,11 @@ def is_picture(source: Any) -> bool:
 
 
 def as_file(source: Any, folder: Path, fps: float) -> Path:
-    """A VIDEO or an IMAGE as a file that mimicmotion reads.
+    """Convert a VIDEO or an IMAGE to a file that MimicMotion reads.
 
     Args:
-        source: a VIDEO that is a whole file stays that file; frames become a folder of pictures.
-        folder: for what must be written.
+        source: a VIDEO that is a whole file is used as it is; frames become a folder of pictures.
+        folder: folder for files that must be written.
         fps: frames per second of an IMAGE.
     """
     path = folder / "source"
@@ -83,7 +83,7 @@ def as_file(source: Any, folder: Path, fps: float) -> Path:
 
 
 def _facts(video: Any) -> tuple[Any, ...]:
-    """What differs where a VIDEO is a part of its file: nodes that cut one keep the whole file."""
+    """Properties that differ if a VIDEO is only part of its file, as nodes that trim a video keep the whole file."""
     return video.get_dimensions(), video.get_duration()
 
 
@@ -92,7 +92,7 @@ def next_output(prefix: str, suffix: str, size: tuple[int, int]) -> Path:
 
     Args:
         prefix: as in ComfyUI's own nodes; may hold folders and %date%.
-        suffix: of the file, with its dot.
+        suffix: suffix of the file, with its dot.
         size: (height, width), for %height% and %width%.
     """
     base = folder_paths.get_output_directory()
@@ -101,12 +101,12 @@ def next_output(prefix: str, suffix: str, size: tuple[int, int]) -> Path:
 
 
 def shown(path: Path, *values: Any) -> io.NodeOutput:
-    """A node's output that shows a video of the output folder on the node."""
+    """Output of a node that shows a video from the output folder on the node."""
     below = path.parent.relative_to(folder_paths.get_output_directory())
     saved = ui.SavedResult(path.name, "" if below == Path() else str(below), io.FolderType.output)
     return io.NodeOutput(*values, ui=ui.PreviewVideo([saved]))
 
 
 def video_of(path: Path) -> Any:
-    """A file as a VIDEO."""
+    """Convert a file to a VIDEO."""
     return InputImpl.VideoFromFile(str(path))

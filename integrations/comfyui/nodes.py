@@ -47,7 +47,7 @@ LatentsIO = io.Custom("MIMICMOTION_LATENTS")
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """What goes from Load to the other nodes: the pipeline, and the settings that it was loaded with."""
+    """Output of Load: the pipeline, and the settings that it was loaded with."""
 
     pipeline: MimicMotionPipeline
     settings: dict[str, Any]
@@ -55,7 +55,7 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """What goes from Align to Sample and Decode: the inputs, the drawn poses, and the picture's own drawn pose."""
+    """Output of Align: the inputs, the drawn poses, and the picture's own drawn pose."""
 
     inputs: Inputs
     poses: PoseFrames
@@ -64,7 +64,7 @@ class Aligned:
 
 @dataclass(frozen=True, eq=False)
 class Latents:
-    """What goes from Sample to Decode: the last state, and all that decoding depends on."""
+    """Output of Sample: the last state, and everything that decoding depends on."""
 
     step: Step
     recipe: Recipe
@@ -74,7 +74,7 @@ class Latents:
 
 
 class MimicMotionLoad(io.ComfyNode):
-    """Load a model. Names of published weights and hub ids are fetched when first used, and checked."""
+    """Load a model. Published weights and models from the hub are downloaded on first use and verified."""
 
     settings = NodeSettings(GenerateConfig, "model", "checkpoint", "edition", "device", "dtype", "quantize")
 
@@ -91,7 +91,7 @@ class MimicMotionLoad(io.ComfyNode):
 
 
 class MimicMotionPoses(io.ComfyNode):
-    """Find the poses of the person in a video, or in a picture (an IMAGE of one frame)."""
+    """Estimate the poses of the person in a video or in a picture (an IMAGE of one frame)."""
 
     settings = NodeSettings(
         GenerateConfig,
@@ -102,10 +102,10 @@ class MimicMotionPoses(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        tooltip = "A video, frames (say their rate by video_fps), or the picture of a person."
+        tooltip = "A video, frames (set their rate with video_fps), or the picture of a person."
         sockets = [
             io.MultiType.Input("source", [io.Image, io.Video], tooltip=tooltip),
-            ModelIO.Input("model", optional=True, tooltip="Takes the estimator that this model was trained with."),
+            ModelIO.Input("model", optional=True, tooltip="Use the estimator that this model was trained with."),
         ]
         outputs = [PosesIO.Output("poses", display_name="poses"), io.Float.Output("rate", display_name="fps")]
         return _schema(cls, [*sockets, *cls.settings.inputs()], outputs)
@@ -135,7 +135,7 @@ class MimicMotionPoses(io.ComfyNode):
 
 
 class MimicMotionAlign(io.ComfyNode):
-    """Fit the picture to the size of the video and the poses of the video to the person in the picture; draw them."""
+    """Fit the picture to the size of the result, and the video's poses to the person in the picture, and draw them."""
 
     settings = NodeSettings(GenerateConfig, "height", "width", "fit", "align", "confidence_aware", "face")
     switches = ("body", "hands")
@@ -174,7 +174,7 @@ class MimicMotionAlign(io.ComfyNode):
 
 
 class MimicMotionSample(io.ComfyNode):
-    """Denoise the latents of the video, in overlapping segments (context windows) of any number."""
+    """Denoise the latents of the video in overlapping segments (context windows)."""
 
     settings = NodeSettings(
         GenerateConfig,
@@ -187,7 +187,7 @@ class MimicMotionSample(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Inputs and outputs."""
-        tooltip = "Noise levels of another node, in place of schedule and num_inference_steps."
+        tooltip = "Noise levels from another node, used instead of schedule and num_inference_steps."
         sockets = [ModelIO.Input("model"), AlignedIO.Input("aligned")]
         sigmas = io.Sigmas.Input("sigmas", optional=True, tooltip=tooltip)
         outputs = [LatentsIO.Output("latents", display_name="latents")]
@@ -219,7 +219,7 @@ class MimicMotionSample(io.ComfyNode):
 
 
 class MimicMotionDecode(io.ComfyNode):
-    """Decode latents to frames; the model's weights leave the GPU then."""
+    """Decode latents to frames, then move the model's weights off the GPU."""
 
     settings = NodeSettings(SamplingSettings, "decode_chunk_size")
     of_job = NodeSettings(GenerateConfig, "background")
@@ -250,7 +250,7 @@ class MimicMotionDecode(io.ComfyNode):
 
 
 class MimicMotionSave(io.ComfyNode):
-    """Save frames as a video in ComfyUI's output folder, labelled as made by a model."""
+    """Save frames as a video in ComfyUI's output folder, labelled as AI-generated."""
 
     settings = NodeSettings(GenerateConfig, "fps", "label", "producer", "signer")
 
@@ -286,7 +286,7 @@ class MimicMotionSave(io.ComfyNode):
 
 
 class MimicMotionAnimate(io.ComfyNode):
-    """All of it in one node: a picture and a video to a labelled video, with its record (.json) beside it."""
+    """Everything in one node: turn a picture and a video into a labelled video, with its sidecar (.json) beside it."""
 
     settings = NodeSettings(
         GenerateConfig,
@@ -301,7 +301,7 @@ class MimicMotionAnimate(io.ComfyNode):
         sockets = [
             io.Image.Input("image", tooltip="The picture of the person."),
             io.MultiType.Input("source", [io.Image, io.Video], tooltip="The driving video, or its frames."),
-            ModelIO.Input("model", optional=True, tooltip="Of MimicMotion Load; without it, the bundled model."),
+            ModelIO.Input("model", optional=True, tooltip="A model from MimicMotion Load; default: the bundled one."),
         ]
         outputs = [io.Video.Output("video", display_name="video")]
         return _schema(cls, [*sockets, *cls.settings.inputs(), _prefix()], outputs, is_output_node=True)
@@ -351,7 +351,7 @@ def _schema(cls: type, inputs: list[io.Input], outputs: list[io.Output], **more:
 
 
 def _prefix() -> io.Input:
-    tooltip = "Begin of the file's name; may hold folders, and %year% and the like."
+    tooltip = "Start of the file name; may include folders and placeholders such as %year%."
     return io.String.Input("filename_prefix", default=CATEGORY, optional=True, tooltip=tooltip)
 
 

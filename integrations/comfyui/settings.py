@@ -1,6 +1,6 @@
-"""Settings of mimicmotion as inputs of nodes: names, ranges, defaults and help are those of the settings classes.
+"""MimicMotion's settings as inputs of nodes, with the names, ranges, defaults and help of the settings classes.
 
-A node cannot leave a number empty, so -1 stands for it, and "default" for an empty choice.
+A node cannot leave a number empty, so -1 stands for an empty number, and "default" for an empty choice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .api import io
 
 EMPTY, DEFAULT = -1, "default"
 LARGEST = 2**53 - 1
-"""Whole numbers above it are not exact in a browser."""
+"""Largest integer that is exact in a browser."""
 
 
 class NodeSettings:
@@ -25,7 +25,7 @@ class NodeSettings:
 
     Args:
         cls: the settings.
-        names: of the fields, in the order of the inputs.
+        names: names of the fields, in the order of the inputs.
     """
 
     def __init__(self, cls: type, *names: str) -> None:
@@ -37,7 +37,7 @@ class NodeSettings:
         return [i for name in self.names for i in _inputs(name, *declared(self.cls)[name], fields[name], helps[name])]
 
     def values(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What was set of these fields, as plain data for `parse`; what stands for empty is left out.
+        """The fields that were set, as plain data for `parse`, without those that are empty.
 
         Args:
             given: values of a node's inputs.
@@ -58,7 +58,7 @@ def job_settings(values: Mapping[str, Any]) -> GenerateConfig:
 
 
 def sampling_settings(config: GenerateConfig, sigmas: list[float] | None) -> SamplingSettings:
-    """The part of a job's settings that a call of the pipeline takes, with noise levels in place of a schedule."""
+    """The job settings that a pipeline call takes, with noise levels in place of a schedule."""
     names = {f.name for f in dataclasses.fields(SamplingSettings)} & {f.name for f in dataclasses.fields(config)}
     given = {name: getattr(config, name) for name in names - {"fps", "height", "width"}}
     return SamplingSettings(**given, sigmas=sigmas)
@@ -69,7 +69,7 @@ def _is_empty(kind: Any, value: Any) -> bool:
 
 
 def _inputs(name: str, kind: Any, notes: list[Any], default: Any, tooltip: str) -> Iterator[io.Input]:
-    """The input of a field; of a pair of numbers two."""
+    """Yield the input of a field; two for a pair of numbers."""
     kinds = [k for k in get_args(kind) if k is not type(None)]
     optional = type(None) in get_args(kind)
     kind = kinds[0] if optional else kind
@@ -83,13 +83,13 @@ def _inputs(name: str, kind: Any, notes: list[Any], default: Any, tooltip: str) 
     elif kind in (str, Path):
         yield io.String.Input(name, default=default or "", **common)
     elif get_origin(kind) is tuple:
-        common["tooltip"] = f"{tooltip} {EMPTY} for both is empty."
+        common["tooltip"] = f"{tooltip} Set both to {EMPTY} for the default."
         for end in ("low", "high"):
             yield io.Float.Input(f"{name}_{end}", default=EMPTY, min=EMPTY, max=LARGEST, step=0.01, **common)
     else:
         low = limits.low
         if optional:
-            low, common["tooltip"] = EMPTY, f"{tooltip} {EMPTY} is empty."
+            low, common["tooltip"] = EMPTY, f"{tooltip} {EMPTY}: the default."
         value, high = EMPTY if default is None else default, min(limits.high, LARGEST)
         if kind is int:
             seed = {"control_after_generate": True} if name == "seed" else {}

@@ -1,4 +1,4 @@
-"""A page for a hosted demo: a picture and a video, a button, the result."""
+"""Web page of a hosted demo: a picture, a video, a button, and the result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mimicmotion.weights.registry import find_asset
 
 MODEL, CHECKPOINT = os.environ.get("MODEL"), os.environ.get("CHECKPOINT")
 LONGEST = 10.0
-"""Seconds of a result."""
+"""Maximum length of a result in seconds."""
 HOUR = 3600
 
 
@@ -31,7 +31,7 @@ def pipeline() -> mimicmotion.MimicMotionPipeline:
 
 
 def make(picture: str, video: str, seconds: float, seed: float, progress: Any = gr.Progress()) -> str:  # noqa: B008
-    """Make a result; gives its path."""
+    """Generate a result and return its path."""
     folder = Path(tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR")))
     try:
         result = mimicmotion.animate(
@@ -50,7 +50,7 @@ def make(picture: str, video: str, seconds: float, seed: float, progress: Any = 
 
 
 def page() -> gr.Blocks:
-    """The page."""
+    """Build the page."""
     with gr.Blocks(title="MimicMotion", delete_cache=(HOUR, HOUR)) as blocks:
         gr.Markdown("# MimicMotion\nAnimate the person in your picture with the motion of a video.")
         with gr.Row():

@@ -39,7 +39,7 @@ class JobState:
         finished: time at which it ended.
         stage: current stage: load, picture, poses, encode, denoise or write.
         done: completed frames or steps of the stage.
-        total: all frames or steps of the stage.
+        total: total number of frames or steps of the stage.
         eta: estimated seconds until the job is done, from the speed of the current stage and the time of later stages
             in the last job; for the first job, until the stage is complete.
         preview: whether there is a preview picture (see the setting `preview`).

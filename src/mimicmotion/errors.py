@@ -48,7 +48,7 @@ class MediaError(InputError):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error of any library means that the memory of the host or of an accelerator is full."""
+    """Whether an error, from any library, means that the memory of the host or of an accelerator is full."""
     if isinstance(error, MimicMotionError):
         return False
     full = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
@@ -56,7 +56,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def system_error(error: BaseException, what: str = "this") -> InputError | None:
-    """What to say of an error of the system, wherever it comes up: memory is full, or a path is no good; else None.
+    """Describe an error of the system to the user: memory is full, or a path is invalid. None for any other error.
 
     Args:
         error: any error.

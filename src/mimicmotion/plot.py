@@ -66,7 +66,7 @@ def check_plot_output(path: Path) -> Path:
 def figure(output: Path | BytesIO, height: float, width: float = PAGE_WIDTH) -> Iterator[Figure]:
     """Yield an empty figure of `width` x `height` inches, and write it to `output` as PNG at the end of the block.
 
-    The file is reproducible for a version of matplotlib: it holds no date or version, and ignores user settings.
+    The file is reproducible for a given version of matplotlib: it holds no date or version, and ignores user settings.
 
     Raises:
         ConfigError: matplotlib is not installed.

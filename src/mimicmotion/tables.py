@@ -83,7 +83,7 @@ class Section:
         heading: heading; "" for none.
         text: paragraphs; those that begin with "- " are list items.
         table: table; left out if it has no rows.
-        pictures: alternative text to PNG; in HTML only.
+        pictures: PNG by alternative text; in HTML only.
     """
 
     heading: str

@@ -97,8 +97,8 @@ RIGHT = denoiser.denoising_loss
 
 @pytest.mark.slow
 def test_a_correct_loop_does_not_harm_the_bundled_model_and_a_wrong_one_does(people: Path, tmp_path: Path) -> None:
-    """At a rate for fine-tuning nothing changes (measured: +0.2 %). At ten times that the noise of batches of two shows
-    (+6 %), but a wrong objective does twenty times the harm (+136 %).
+    """At a rate for fine-tuning nothing changes (measured: +0.2%). At ten times that the noise of batches of two shows
+    (+6%), but a wrong objective does twenty times the harm (+136%).
     """
     config = bundled_config(people, tmp_path)
     assert rise(config, 1e-5) < 0.01

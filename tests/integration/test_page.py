@@ -103,7 +103,7 @@ def test_a_whole_job_with_a_reload_in_the_middle(page: Page, service: Service, s
     page.write("num_inference_steps", 20)
     page.shot(f"{name}-form")
     page.click("make")
-    page.until_says("view", "Loading", "Finding poses", "Denoising", "Encoding")
+    page.until_says("view", "Loading", "Estimating poses", "Denoising", "Encoding")
     page.shot(f"{name}-running")
     job = service.client.list(limit=1)[0]
     assert not job.ended

@@ -44,14 +44,14 @@ def _wrong(path: Path) -> dict[str, float]:
 
 
 def test_pictures_equal_the_released_ones() -> None:
-    """uint8 within 1 on >= 99.9 % of the values, since OpenCV's versions draw a little differently."""
+    """uint8 within 1 on >= 99.9% of the values, since OpenCV's versions draw a little differently."""
     wrong = _wrong(Path(__file__).with_name("data") / "pose/draw.npz")
     assert len(wrong) == 15
     assert not {k: v for k, v in wrong.items() if v > 1e-3}
 
 
 def test_more_pictures_equal_the_released_ones(shared: Callable[[str], Path]) -> None:
-    """Measured: 99.99 % at worst, and most without a difference."""
+    """Measured: 99.99% at worst, and most without a difference."""
     wrong = _wrong(shared("parity/goldens/pose/draw.npz"))
     assert len(wrong) > 100
     assert not {k: v for k, v in wrong.items() if v > 1e-3}

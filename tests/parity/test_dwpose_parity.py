@@ -119,7 +119,7 @@ def test_simcc(data: dict[str, ndarray]) -> None:
     np.testing.assert_array_equal(scores, data["simcc/scores"])
 
 
-def test_points_of_several_persons(estimator: dwpose.DWPoseEstimator, more: dict[str, ndarray]) -> None:
+def test_points_of_several_people(estimator: dwpose.DWPoseEstimator, more: dict[str, ndarray]) -> None:
     frame = more["detector/img"]
     answers = [[more["simcc/x"][k : k + 1], more["simcc/y"][k : k + 1]] for k in (0, 1)]
     estimator._network = Replay([1, 3, *SIZE], answers)

@@ -71,14 +71,14 @@ def compare(shared: Callable[[str], Path], clip: str, count: int | None) -> tupl
 
 
 def check(shared: Callable[[str], Path], count: int | None) -> None:
-    """Measured over all frames: body 0.6, hands 0.55 and 0.46, face 0.3 px; 2 % of the parts seen by one side only."""
+    """Measured over all frames: body 0.6, hands 0.55 and 0.46, face 0.3 px; 2% of the parts seen by one side only."""
     everything: dict[str, list[ndarray]] = {name: [] for name in LIMITS}
     all_differ = all_total = 0
     for clip in CLIPS:
         distances, differ, total = compare(shared, clip, count)
         for name, values in distances.items():
             everything[name] += values
-            # one clip is few frames with a small hand each: 50 % of slack; the limit itself holds over all clips
+            # one clip is few frames with a small hand each: 50% of slack; the limit itself holds over all clips
             assert not values or np.median(values) <= LIMITS[name] * 1.5, (clip, name)
         all_differ, all_total = all_differ + differ, all_total + total
     for name, values in everything.items():

@@ -170,7 +170,7 @@ def test_a_message_keeps_its_lines_and_letters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("alike", "said"), [(None, ""), (0.97, "0.97 (1: identical)\n"), (0.8, "somebody else"), ("broken", "")]
+    ("alike", "said"), [(None, ""), (0.97, "0.97 (1: identical)\n"), (0.8, "a different person"), ("broken", "")]
 )
 def test_generate_says_how_like_the_face_is(
     alike: Any, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

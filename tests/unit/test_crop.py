@@ -53,7 +53,7 @@ def test_the_bundled_model_has_sizes_of_its_own(picture: Size, wanted: Size) -> 
 
 
 def test_the_person_has_a_say_in_the_size() -> None:
-    """896 x 640 cuts 3 % of the width of this picture, so the hands; 832 x 704 cuts above and below instead."""
+    """896 x 640 cuts 3% of the width of this picture, so the hands; 832 x 704 cuts above and below instead."""
     wide = person((1200, 900), 300, 900, 0, 900)
     assert choose_size(wide, "auto", None, 64) == (832, 704)
     assert choose_size(wide, "crop", None, 64) == (896, 640)

@@ -188,7 +188,7 @@ def test_very_large_frames(estimator: HolisticEstimator, balance: list[ndarray])
     assert np.median(apart[sure]) < 3
 
 
-def test_choice_among_several_persons(estimator: HolisticEstimator) -> None:
+def test_choice_among_several_people(estimator: HolisticEstimator) -> None:
     frame = read("two")
 
     def neck(person: object) -> ndarray:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mimicmotion.pose import keypoints as kp
 from mimicmotion.pose.estimators.holistic.estimator import Sides
 from mimicmotion.pose.estimators.holistic.geometry import Picture, Roi, overlap, roi_around, roi_of_points
-from mimicmotion.pose.estimators.holistic.layout import BODY_SOURCE, FACE_SOURCE, assemble, one_hand_twice
+from mimicmotion.pose.estimators.holistic.layout import BODY_SOURCE, FACE_SOURCE, assemble, same_hand
 from mimicmotion.pose.estimators.holistic.networks import (
     BodyPoints,
     PartPoints,
@@ -191,12 +191,12 @@ def test_face_table_is_symmetric() -> None:
     assert len(set(FACE_SOURCE.tolist())) == 68
 
 
-def test_one_hand_twice() -> None:
+def test_same_hand() -> None:
     grid = np.stack(np.divmod(np.arange(21), 5), 1).astype(np.float32) * 10
     hand, near, far = (PartPoints(grid + shift, 1.0) for shift in (0, 5, 60))
-    assert one_hand_twice(hand, near)
-    assert not one_hand_twice(hand, far)
-    assert not one_hand_twice(hand, None)
+    assert same_hand(hand, near)
+    assert not same_hand(hand, far)
+    assert not same_hand(hand, None)
 
 
 def test_hand_region_holds_the_hand_upright() -> None:

@@ -129,7 +129,7 @@ QUOTED = (
     "has sha256",
     "GB free",
     "this looks like a PoseNet alone",
-    "belongs to a U-Net of other size or kind",
+    "belongs to a U-Net of another size or kind",
     "has no frame after",
     "cannot be encoded",
     "not enough free memory",

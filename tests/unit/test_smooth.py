@@ -98,7 +98,7 @@ def test_points_out_of_line_come_back_between_their_neighbours(run: int) -> None
     wrong[20, R_SHOULDER, 0] += 40  # a shoulder jumps in one frame, as when somebody turns
     confidence[12 : 12 + run, R_WRIST] = confidence[20, R_SHOULDER] = 0.45
     back = smooth(sequence(wrong, confidence))
-    # 1 % of the torso: doubtful points also lean towards the surer ones beside them
+    # 1% of the torso: doubtful points also lean towards the surer ones beside them
     np.testing.assert_allclose(back.xy[:, [R_WRIST, R_SHOULDER]], moving[:, [R_WRIST, R_SHOULDER]], atol=1)
     np.testing.assert_allclose(back.confidence, confidence, atol=1e-6)
 

@@ -157,7 +157,7 @@ def test_the_model_shows_the_moved_picture_where_it_is_sure(clip: SynthClip) -> 
         first, *shown = show_moved(moved, (frame for frame in [decoded[0], *decoded]), -1)
         assert torch.equal(first, decoded[0])  # a reference slot stays as it is
         for number, (frame, before) in enumerate(zip(shown, decoded, strict=True)):
-            picture, seen = moved.look(number)
+            picture, seen = moved.frame(number)
             person = moved.puppet.arrange(clip.poses.xy[number], clip.poses.confidence[number]).outline > 0.5
             assert sure <= bool((seen == 1).all())
             assert (seen[~person] > 0.5).all()  # the still background

@@ -214,7 +214,7 @@ class Backbone(ABC):
     def check(self, request: Request) -> None:
         """Raise InputError if a request lacks inputs that this backbone needs."""
 
-    # --- running within a given memory ------------------------------------------------------------------------------
+    # --- running within a memory limit ------------------------------------------------------------------------------
 
     @property
     def latent_device(self) -> torch.device:
@@ -247,7 +247,7 @@ class Backbone(ABC):
         return self.plan
 
     def read_plan(self, facts: Mapping[str, Any]) -> Plan | None:
-        """Restore a plan from the record of an earlier run. None if the record does not fit this version."""
+        """Restore a plan from the record of an earlier run; None if the record does not match this version."""
         return None
 
     def configure(self, plan: Any, device: torch.device | str | None = None) -> None:
@@ -259,7 +259,7 @@ class Backbone(ABC):
         """
 
     def forget_plan(self) -> None:
-        """Plan the next job from scratch. Weights stay on their devices until then."""
+        """Drop the plan, so that the next job is planned from scratch. Weights stay on their devices until then."""
 
     def quantize(self, format: str) -> None:
         """Quantise the weights of the largest network to "int8" or "fp8"."""

@@ -59,15 +59,15 @@ def _to_do(device: str, providers: Sequence[str]) -> Iterator[str]:
 
     for name, version in installed(*CONFLICTING).items():
         if version != "missing":
-            yield f"! {name} and opencv-python-headless are both installed, and overwrite each other's files."
+            yield f"! {name} and opencv-python-headless are both installed and overwrite each other's files."
             yield f"$ pip uninstall -y {name}"
             yield "$ pip install --force-reinstall opencv-python-headless"
     if gpu_present() and device == "cpu":
-        yield "! There is an NVIDIA GPU, but this PyTorch cannot use it: it is a CPU build, or does not fit the driver."
-        if sys.platform == "linux":  # where the ordinary index has builds for CUDA
+        yield "! This PyTorch cannot use the NVIDIA GPU: it is a CPU build or does not match the driver."
+        if sys.platform == "linux":  # where the default index has CUDA builds
             yield "$ pip install --force-reinstall torch"
         else:
-            yield "!   for the command for this system, see https://pytorch.org/get-started"
+            yield "!   see https://pytorch.org/get-started for this system's command"
     if gpu_present() and "CUDAExecutionProvider" not in providers:
         yield "! There is an NVIDIA GPU, but onnxruntime has no CUDA provider: poses are estimated on the CPU."
         yield from (f"$ {line}" for line in cuda_lines())

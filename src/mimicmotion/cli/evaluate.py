@@ -19,16 +19,17 @@ app.command(figures_app)
 EVALUATE = {
     "generated": Option(kind=list[str], convert=parse_methods),
     "metrics": Option(
-        help=f"Any of {', '.join(GROUPS)}; default: all available ones except lpips-vgg, and poses without --driving."
+        help=f"Any of {', '.join(GROUPS)}; default: all available except lpips-vgg, and except poses without --driving."
     ),
 }
 
 
 @settings_command(app, EvaluateConfig, name="evaluate", options=EVALUATE)
 def evaluate(settings: EvaluateConfig) -> int:
-    """Compare generated videos with real ones of the same names, and write a report with confidence intervals.
+    """Compare generated videos with real ones of the same names and write a report with confidence intervals.
 
-    Writes OUTPUT/report.md, report.html, metrics.csv and summary.json. Exits with 1 if a video could not be measured.
+    Writes OUTPUT/report.md, report.html, metrics.csv and summary.json. The exit code is 1 if a video could not be
+    measured.
     """
     from mimicmotion.evaluation.job import evaluate as job
 

@@ -14,13 +14,13 @@ from mimicmotion.settings import BatchConfig, GenerateConfig, MaskConfig, PlanCo
 logger = logging.getLogger(__name__)
 
 FACES = 30
-"""Frames of a result, roughly, whose faces are compared with the picture's."""
+"""Approximate number of frames of a result whose faces are compared with the picture's."""
 PLAN_OUTPUT = Option(default=Path("plan.png"), help="Picture to write: the aligned driving pose over the picture.")
 
 
 @settings_command(app, GenerateConfig, "picture", "video", name="generate")
 def generate(settings: GenerateConfig) -> None:
-    """Make the person in PICTURE move like the person in VIDEO (or in a pose file), and write the result as a video.
+    """Make the person in PICTURE move like the person in VIDEO (or in a pose file) and write the result as a video.
 
     Writes OUTPUT and OUTPUT.json (settings, seed, versions, and checksums of weights and inputs). The state of an
     unfinished run is kept in OUTPUT.state: if the run is killed, repeat the command with --resume. After `mimicmotion
@@ -39,7 +39,7 @@ def generate(settings: GenerateConfig) -> None:
         logger.warning("face similarity not measured: %s", e.got)
         return
     if alike is not None:
-        far = "" if alike >= ALIKE else f"; below {ALIKE}, viewers may see somebody else"
+        far = "" if alike >= ALIKE else f"; below {ALIKE}, viewers may see a different person"
         say(f"face similarity: {alike:.2f} (1: identical){far}")
 
 
@@ -63,7 +63,8 @@ def plan(settings: PlanConfig) -> None:
 def batch(settings: BatchConfig) -> int:
     """Run `generate` for every job in JOBS, each in its own process; a failing job does not stop the others.
 
-    Run it again to resume: finished results are kept, and interrupted jobs continue. Exits with 1 if a job failed.
+    Run it again to resume: finished results are kept, and interrupted jobs continue. The exit code is 1 if a job
+    failed.
     """
     from mimicmotion.generate.batch import batch as job
 
@@ -84,9 +85,9 @@ def replay(
     checkpoint: str | None = None,
     resume: bool = False,
 ) -> None:
-    """Reproduce the result described by SIDECAR (the OUTPUT.json of `generate`), and check that the file is identical.
+    """Reproduce the result described by SIDECAR (the OUTPUT.json of `generate`) and check that the file is identical.
 
-    Inputs and weights must match the recorded checksums; differences in package versions are noted.
+    Inputs and weights must match the recorded checksums; different package versions only cause a warning.
 
     Args:
         sidecar: The file OUTPUT.json beside a result.
@@ -107,7 +108,7 @@ def replay(
 def inspect(file: Path, /) -> int:
     """Show how FILE is labelled: whether it is marked as AI-generated, by whom, and whether it has changed since.
 
-    Exits with 1 if it has changed.
+    The exit code is 1 if it has changed.
 
     Args:
         file: A video, a picture or a folder of frames.
@@ -121,7 +122,7 @@ def inspect(file: Path, /) -> int:
 
 @settings_command(app, PosesConfig, "video", name="poses")
 def poses(settings: PosesConfig) -> None:
-    """Estimate the poses of the person in VIDEO, and save them in a file that `generate` accepts instead of a video."""
+    """Estimate the poses of the person in VIDEO and save them in a file that `generate` accepts instead of a video."""
     from mimicmotion.generate.poses import poses as job
 
     say(run_job(job(settings)).summary())

@@ -1,4 +1,4 @@
-"""The application, and commands from settings classes: each field is an option, and its docstring the help."""
+"""The application, and commands made from settings classes: each field is an option, and its docstring is the help."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Option:
     """Type on the command line, which `convert` turns into the field's value."""
     convert: Callable[[Any], Any] = lambda value: value
     default: Any = None
-    """Overrides the configuration file, too."""
+    """Also overrides the configuration file."""
     help: str | None = None
 
 

@@ -9,7 +9,7 @@ from cyclopts import App
 from mimicmotion.cli.options import Option, app, run_job, say, settings_command
 from mimicmotion.settings.study import AnalyseConfig, StudyConfig, parse_method
 
-study_app = App(name="study", help="Run a paired user study: build it, invite raters, and analyse the votes.")
+study_app = App(name="study", help="Run a paired user study: build it, invite raters and analyse the votes.")
 app.command(study_app)
 
 METHODS = {
@@ -29,11 +29,11 @@ def study_build(settings: StudyConfig) -> None:
 
 @study_app.command(name="invite")
 def study_invite(folder: Path, raters: list[str], /, *, url: str = "http://127.0.0.1:8000") -> None:
-    """Print a personal link for each of RATERS to the study FOLDER, served by `mimicmotion serve --study FOLDER`.
+    """Print each rater's personal link to the study FOLDER, which `mimicmotion serve --study FOLDER` shows.
 
     Args:
         folder: Folder made by `study build`.
-        raters: Names or numbers of the raters, under which their votes are counted.
+        raters: Names or numbers of the raters; their votes are counted under these.
         url: Address at which raters reach the service.
     """
     from mimicmotion.study.folder import load_study

@@ -21,13 +21,13 @@ def train(
     dry_run: bool = False,
     overrides: Annotated[list[str] | None, Parameter(name="--set", negative="")] = None,
 ) -> None:
-    """Train a model from a recipe (a YAML file of settings). A run that was interrupted resumes.
+    """Train a model from a recipe (a YAML file of settings). An interrupted run resumes.
 
     For several GPUs or machines: accelerate launch -m mimicmotion.training RECIPE [KEY=VALUE ...]
 
     Args:
         recipe: A YAML file, or a name listed by `mimicmotion recipes`.
-        resume: Resume from the run's last checkpoint; --no-resume refuses a run folder that has one.
+        resume: Resume from the run's last checkpoint; --no-resume fails if the run folder has one.
         allow_changes: Resume even if settings have changed since the checkpoint.
         overfit_one_clip: Overfit a single clip, in a run folder of its own, as a sanity check.
         dry_run: Load everything, run one forward and backward pass, and report its cost without writing files.

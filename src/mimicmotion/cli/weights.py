@@ -16,7 +16,7 @@ app.command(weights_app)
 
 @weights_app.command(name="list")
 def weights_list() -> None:
-    """List the known weights, where they come from, and which are on this machine."""
+    """List the known weights, where they come from, and which of them are on this machine."""
     from mimicmotion.weights.registry import KNOWN
 
     for weights in KNOWN:

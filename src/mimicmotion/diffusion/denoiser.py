@@ -1,7 +1,7 @@
 """Denoisers: from the network's v-prediction to clean latents, with classifier-free guidance.
 
 A `Network` predicts v, a `Denoiser` predicts x0. `guide` combines networks, `precondition_v` turns a network into a
-denoiser, and `fusion.fuse` turns a denoiser of segments into one of long videos. x0 is affine in v with the same skip
+denoiser, and `fusion.fuse` turns a denoiser for segments into one for long videos. x0 is affine in v with the same skip
 term for all, so guiding or fusing v is the same as guiding or fusing x0.
 """
 
@@ -22,14 +22,14 @@ Denoiser = Callable[[Latents, Sigma, Sequence[int]], Latents]
 Network = Callable[[Latents, Sigma, Sequence[int]], Latents]
 """Called with latents multiplied by c_in, c_noise = ln(sigma) / 4 and the rows; returns v (the raw output F)."""
 NetworkPair = Callable[[Latents, Sigma, Sequence[int]], tuple[Latents, Latents]]
-"""The same network without and with its conditioning: returns (unconditional v, conditional v)."""
+"""Runs the network without and with its conditioning; returns (unconditional v, conditional v)."""
 
 
 def precondition_v(network: Network) -> Denoiser:
     """Apply EDM preconditioning with sigma_data = 1 to a network that predicts v (SVD, appendix D)."""
 
     def denoise(x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:
-        s = float(sigma)  # double precision on the host, whatever x is
+        s = float(sigma)  # double precision on the host, whatever the dtype of x
         c_skip, c_in = 1 / (s**2 + 1), 1 / (s**2 + 1) ** 0.5
         return c_skip * x - s * c_in * network(c_in * x, 0.25 * sigma.log(), frames)
 
@@ -44,9 +44,9 @@ def guidance_ramp(
 
 
 def shift(inner: Denoiser, offset: Callable[[Sequence[int]], Latents]) -> Denoiser:
-    """Turn a denoiser of the difference from `offset` (of the given frames) into one of whole latents.
+    """Turn a denoiser of the difference between latents and `offset(frames)` into a denoiser of the latents.
 
-    x = offset + r + sigma * eps has the same noise as its difference r + sigma * eps, so the sampler is unaffected.
+    x = offset + r + sigma * eps has the same noise as the difference r + sigma * eps, so the sampler is unaffected.
     """
 
     def denoise(x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:

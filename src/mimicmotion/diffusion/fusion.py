@@ -1,12 +1,12 @@
-"""Long videos from overlapping segments that are fused in every denoising step (paper section 3.5).
+"""Long videos from overlapping segments, fused in every denoising step (paper section 3.5).
 
-Plan and weights are pure functions of integers. Fusion itself is a denoiser, and the segments share their latents.
-An Euler step is affine in x0, so blending x0 with weights that sum to 1 is equivalent to blending the latents after the
+Plan and weights are pure functions of integers. Fusion itself is a denoiser whose segments share their latents. An
+Euler step is affine in x0, so blending x0 with weights that sum to 1 is equivalent to blending the latents after the
 step, as written in the paper (z_next = j*lambda*z_next + (1 - j*lambda)*z_prev).
 
 With a reference slot, each segment starts with the reference picture and its own pose. The slot counts as one of the N
-frames of a segment and, since it is the same in all, as one of the C frames that neighbours share. In every mode a
-segment therefore has N - 1 frames of the video, and neighbours share C - 1 of them, as in the published code.
+frames of a segment and, since it is the same in all, as one of the C frames that neighbours share. In every mode, a
+segment therefore covers N - 1 frames of the video, and neighbours share C - 1 of them, as in the published code.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def has_reference_slot(cfg: FusionConfig) -> bool:
 
 
 def plan_segments(num_frames: int, cfg: FusionConfig) -> list[range]:
-    """Cover frames 0..num_frames-1 of the video by segments of equal length; the last one is moved back to fit.
+    """Cover frames 0..num_frames-1 of the video with segments of equal length; the last one is moved back to fit.
 
     If the video is shorter than a segment, the segment shrinks. In mode "none" only the last segment may overlap.
 
@@ -57,7 +57,7 @@ def plan_segments(num_frames: int, cfg: FusionConfig) -> list[range]:
 def segment_weights(
     segments: Sequence[range], num_frames: int, mode: FusionMode = "progressive"
 ) -> list[Float64[Tensor, " length"]]:
-    """Weight of each segment at its own frames. The weights of each frame sum to 1.
+    """Weight of each segment for each of its frames. The weights of a frame sum to 1.
 
     - progressive: in an overlap of C frames, the next segment has weight j / (C + 1) at its j-th frame, j = 1..C. If
       more than two segments overlap, they are merged one after another, as in the paper's figure 4.
@@ -101,8 +101,8 @@ class FusionPlan:
     Attributes:
         segments: rows of each segment. Without a reference slot, row f is frame f of the video; with one, row 0 is the
             reference picture and row f + 1 is frame f.
-        shares: weight of each segment at its rows. The weights of each row sum to 1; the reference row is the mean of
-            all segments.
+        shares: weight of each segment for each of its rows. The weights of a row sum to 1; the reference row is the
+            mean over all segments.
         reference_slot: whether row 0 is the reference picture.
     """
 
@@ -116,7 +116,7 @@ class FusionPlan:
         return 1 + max(map(max, self.segments))
 
     def video(self, latents: Float[Tensor, "batch rows *clip"]) -> Float[Tensor, "batch frames *clip"]:
-        """The latents of the video's frames out of those of all rows."""
+        """Select the latents of the video's frames, without the reference row."""
         return latents[:, int(self.reference_slot) :]
 
     @property

@@ -1,8 +1,8 @@
 """Guidance that skips the unconditional pass in some steps.
 
 The conditional pass always runs. The result is guided only within an interval of noise levels (Kynkaanniemi et al.
-2024). Every n-th guided step runs the unconditional pass; the others reuse the difference of both passes (as v) from
-the last step that ran it. Differences are stored per segment: segments share rows, but see them at different positions.
+2024). Every n-th guided step runs the unconditional pass; the others reuse the difference between the passes (in v)
+from the last step that ran it. It is stored per segment, because segments see shared rows at different positions.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def plan_passes(
 
 
 class Differences:
-    """The last difference of both passes (conditional minus unconditional v) for each segment.
+    """The last difference between the two passes (conditional minus unconditional v) for each segment.
 
     Args:
         segments: rows of each segment.
@@ -103,7 +103,7 @@ def guide_and_store(pair: NetworkPair, scale: Float[Tensor, " rows"], difference
 
 
 def by_level(sigmas: Float[Tensor, " levels"], denoisers: Sequence[Denoiser]) -> Denoiser:
-    """A denoiser that uses the i-th one at the i-th level."""
+    """Combine denoisers into one that uses the i-th of them at the i-th noise level."""
     table = {float(sigma): denoiser for sigma, denoiser in zip(sigmas, denoisers, strict=False)}
 
     def denoise(x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:

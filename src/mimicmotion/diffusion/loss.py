@@ -2,7 +2,7 @@
 
 With F the network output and v = (eps - sigma * x0) / sqrt(1 + sigma^2), EDM's weight (1 + sigma^2) / sigma^2 cancels
 c_out^2, so the loss on x0 is the plain mean of (F - v)^2. All sigma arithmetic is float32, because half precision
-overflows at sigma ~ 700. `training.objective` combines these functions to the loss of a batch.
+overflows at sigma ~ 700. `training.objective` combines these functions into the loss of a batch.
 """
 
 from __future__ import annotations
@@ -81,13 +81,13 @@ def weighted_mse(output: Latents, target: Latents, weights: Tensor | None = None
 def choose_dropped(
     uniform: Float[ndarray, "batch conditions_and_1"], together: float, apart: Sequence[float]
 ) -> Bool[Tensor, "batch conditions"]:
-    """Choose which conditions of which samples to drop in training, as classifier-free guidance requires.
+    """Choose which conditions to drop from which samples in training, as classifier-free guidance requires.
 
     Args:
-        uniform: numbers in [0, 1). The first decides on all conditions of a sample together, each of the others on a
-            single condition.
+        uniform: numbers in [0, 1). The first column decides about all conditions of a sample together, each of the
+            others about a single one.
         together: share of samples that lose all conditions.
-        apart: additional share of samples that lose a single condition, for each condition.
+        apart: for each condition, the additional share of samples that lose only this one.
     """
     return torch.from_numpy((uniform[:, 1:] < np.array(apart)) | (uniform[:, :1] < together))
 

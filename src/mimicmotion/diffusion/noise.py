@@ -54,7 +54,7 @@ def augment_picture(
 def added_time_ids(fps: float, motion_bucket: float, noise_aug: float) -> Float32[Tensor, "1 3"]:
     """SVD's micro-conditioning: [fps - 1, motion bucket, noise augmentation].
 
-    SVD was trained on fps - 1, so a video of 7 frames per second has the value 6.
+    SVD was trained on fps - 1, so 7 frames per second become 6.
     """
     return torch.tensor([[fps - 1, motion_bucket, noise_aug]], dtype=torch.float32)
 

@@ -1,4 +1,4 @@
-"""Recipes: how a video is denoised, planned and validated before any computation, and its initial noise."""
+"""Recipes, which plan and validate how a video is denoised before anything is computed, and the initial noise."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def sample(
 
     Raises:
         ConfigError: the sampler is unknown, or `start` is not a step of the schedule.
-        InputError: the memory lacks `x0`, from which dpmpp-2m continues.
+        InputError: the memory lacks `x0`, which dpmpp-2m continues from.
         NonFiniteError: the denoiser returned NaN or infinity.
     """
     total = len(sigmas) - 1

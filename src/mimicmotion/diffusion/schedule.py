@@ -22,10 +22,10 @@ USUAL_STEPS: dict[Schedule, int] = {"karras": 25, "ays": len(AYS_SVD) - 1}
 
 
 def named_sigmas(schedule: Schedule, steps: int | None = None) -> Float64[Tensor, " levels"]:
-    """Noise levels of a schedule, given by name. With `steps=None` it has its default number of steps.
+    """Noise levels of a schedule, by name. `steps=None` uses its default number of steps.
 
     Raises:
-        ConfigError: the schedule is unknown, or there are no steps.
+        ConfigError: the schedule is unknown, or `steps` is less than 1.
     """
     if schedule not in USUAL_STEPS:
         raise ConfigError(f"schedule={schedule!r}", " or ".join(USUAL_STEPS), "correct 'schedule'")

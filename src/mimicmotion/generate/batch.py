@@ -1,4 +1,4 @@
-"""Many generate jobs from one file, each in its own process: on this machine, on a Ray cluster or by a service.
+"""Many generate jobs from one file, each in its own process: on this machine, on a Ray cluster or on a server.
 
 Results are byte-identical to those of single jobs. Finished results are kept, interrupted jobs resume.
 """
@@ -40,13 +40,13 @@ Answer = tuple[int, State, str]
 
 PATHS = ("picture", "video", "output", "detector", "pose_model", "signer")
 NOT_SENT = ("picture", "video", "output", "resume")
-"""Settings that are not sent to a service as such."""
+"""Settings left out of a request to a service, which receives the files instead of their paths."""
 TOKEN = "MIMICMOTION_TOKEN"
 """Environment variable with the service's token."""
 CONNECTIONS = 32
-"""Maximum number of jobs that wait for a service at a time."""
+"""Maximum number of jobs that a batch submits to a service at a time."""
 RETRIES = 2
-"""How often Ray repeats a job whose worker died."""
+"""How many times Ray retries a job whose worker died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Outcome:
 
     Attributes:
         output: path of the result.
-        state: "made", "there" (it was made before) or "failed".
+        state: "made", "there" (made by an earlier run) or "failed".
         message: the error.
     """
 
@@ -207,7 +207,7 @@ def _devices() -> list[str]:
 
 
 def _work(config: GenerateConfig, answers: Connection) -> None:
-    """Main function of a worker process. It ignores Ctrl-C, on which its parent terminates it."""
+    """Main function of a worker process. It ignores Ctrl-C; its parent handles that and terminates it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         answers.send(_run_job(config))
@@ -238,7 +238,7 @@ def _run_on_ray(config: BatchConfig, jobs: Mapping[int, GenerateConfig]) -> Gene
         ray.shutdown()
 
 
-# --- by a service -----------------------------------------------------------------------------------------------
+# --- on a service -----------------------------------------------------------------------------------------------
 
 
 def _run_on_server(config: BatchConfig, jobs: Mapping[int, GenerateConfig]) -> Generator[Answer, None, None]:
@@ -271,6 +271,6 @@ def _fetch(client: Client, job: GenerateConfig) -> tuple[State, str]:
 
 
 def _absolute(config: GenerateConfig) -> GenerateConfig:
-    """Make all paths absolute, because workers have another working folder."""
+    """Make all paths absolute, because workers run in a different folder."""
     paths: dict[str, Any] = {name: path.absolute() for name in PATHS if (path := getattr(config, name)) is not None}
     return dataclasses.replace(config, **paths)

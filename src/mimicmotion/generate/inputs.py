@@ -53,7 +53,7 @@ BONES = {
 }
 """Bones on both sides, and their length as a fraction of the body height (Drillis and Contini, 1966)."""
 TOO_LONG = 1.9
-"""A bone is implausibly long at this many times what the other bones suggest (at most 1.5 on 8 people)."""
+"""A bone this many times longer than the others suggest is implausible (measured on 8 people: at most 1.5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,10 +236,10 @@ def source_notes(config: DrivingOptions, source: VideoReader | PoseSequence) -> 
 
 
 def check_inputs(config: GenerateConfig) -> None:
-    """Check picture and video as far as that is possible without estimating poses.
+    """Check picture and video as far as possible without estimating poses.
 
     Raises:
-        InputError: as `find`.
+        InputError: as in `find`.
     """
     if config.picture.is_file() and not is_picture(config.picture) and _is_driver(config.picture):
         got = f"{config.picture} as the picture: it is a video or a pose file"
@@ -266,7 +266,7 @@ def picture_pose(config: GenerateConfig, estimator: Callable[..., PoseEstimator]
     """The pose of the chosen person in the picture, in its pixels; cached.
 
     Raises:
-        PoseError: nobody is found, or not the chosen person.
+        PoseError: no person is found, or not the chosen one.
     """
 
     def estimate() -> PoseSequence:
@@ -337,7 +337,7 @@ def _without_repeats(frames: Iterable[Frame], starts: list[int]) -> Iterator[Fra
 
 
 def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[Frame]:
-    """Stream the frames that the settings choose."""
+    """Stream the frames that the settings select."""
     end = math.inf if config.duration is None else config.start + config.duration
     if config.sampling == "released":
         stride = released_stride(reader.info.fps, config.stride)
@@ -347,7 +347,7 @@ def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[Fram
 
 
 def result_fps(config: DrivingOptions, own: float) -> float:
-    """Frames per second of the result of a source with `own` frames per second; `PosesConfig` may leave them as is."""
+    """Frame rate of the result for a source of `own` frames per second; `PosesConfig` may keep that of the source."""
     return config.fps or (RELEASED_FPS if config.sampling == "released" else own) or RELEASED_FPS
 
 
@@ -368,7 +368,7 @@ def expected_frames(config: DrivingOptions, reader: VideoReader) -> int | None:
 
 
 def resample_poses(poses: PoseSequence, config: DrivingOptions) -> PoseSequence:
-    """Sample poses of a file at the same times at which `sampled_frames` samples its video."""
+    """Sample the poses of a file at the times at which `sampled_frames` samples a video."""
     own = poses.fps or config.fps or RELEASED_FPS
     seconds = min(len(poses) / own - config.start, config.duration or math.inf)
     if config.start and seconds <= 0:

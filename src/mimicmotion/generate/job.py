@@ -59,14 +59,14 @@ def animate(
         picture: the picture of the person.
         video: the driving video, or a pose file.
         output: the result: .mp4, .gif, .webp, or a folder name ending in / for PNG frames.
-        on_progress: called with reports that have `stage`, `done`, `total` and `note`. An exception that it raises
-            ends the job; raise `mimicmotion.Stopped` to cancel it in such a way that `resume=True` can continue it.
+        on_progress: called with reports that have `stage`, `done`, `total` and `note`. An exception that it raises ends
+            the job; raise `mimicmotion.Stopped` to cancel it so that `resume=True` can continue it.
         pipeline: a loaded model to use.
         settings: as on the command line and in YAML files, see `GenerateConfig`.
 
     Raises:
         ConfigError: a setting is unknown or invalid.
-        InputError: and other errors, see `generate`.
+        InputError: an input is invalid; for this and other errors see `generate`.
     """
     config = parse(GenerateConfig, {"picture": picture, "video": video, "output": output, **settings})
     return finish(generate(config, pipeline), on_progress)
@@ -82,7 +82,7 @@ def generate(
 
     Args:
         config: all settings.
-        pipeline: a loaded model to use; None loads that of the settings.
+        pipeline: a loaded model to use; None loads the one that the settings name.
         expected: provenance of an earlier result (`generate.provenance`); this run must have the same inputs and model.
 
     Raises:
@@ -168,7 +168,7 @@ def _generate(
 def _denoise(
     record: RunRecord, pipe: MimicMotionPipeline, request: Request, recipe: Recipe, interrupts: Interrupts
 ) -> Job[Step]:
-    """Encode and denoise, from the saved step on if there is one, with previews. Returns the last step.
+    """Encode and denoise with previews, starting from the saved step if there is one. Returns the last step.
 
     The first Ctrl-C takes effect once the current step is finished and saved. If the job is closed, it saves the step
     that it has just finished.

@@ -34,7 +34,7 @@ class MaskResult:
         output: the masks.
         frames: number of masks.
         size: (height, width).
-        share: share of all pixels that belong to the person.
+        share: fraction of all pixels that belong to the person.
         seconds: time spent per stage.
     """
 

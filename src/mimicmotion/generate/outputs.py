@@ -58,7 +58,7 @@ class GenerateResult:
         peak_memory: peak bytes of the process, and of the GPU if one was used.
         warnings: what the user should know.
         resumed_at: number of finished steps each time the run was resumed.
-        unsigned_sha256: checksum of the video before it was signed, since signatures differ each time; None without.
+        unsigned_sha256: checksum of the video before signing (signatures differ each time); None if it is not signed.
     """
 
     path: Path
@@ -154,7 +154,7 @@ def clear_partial(output: Path) -> None:
 def write_video(
     config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frames: Iterable[Frame], about: str
 ) -> Job[tuple[int, str | None]]:
-    """Write frames as they are decoded, on a thread of its own; the files appear when all are complete.
+    """Write frames as they are decoded, on a separate thread; the files appear when all are complete.
 
     Args:
         config: settings of the job; with `output_fps`, frames are repeated here.
@@ -193,9 +193,9 @@ def write_video(
                 beside = stack.enter_context(open_writer(path, row.shape[:2], fps, label=label))
             beside.write(row)
 
-        with behind(write, WAITING_FRAMES) as hand_over:  # writes the remaining frames at its end
+        with behind(write, WAITING_FRAMES) as submit:  # on exit, writes the remaining frames
             for i, frame in _repeated(frames, config):
-                hand_over((i, frame))
+                submit((i, frame))
                 yield Progress("write", i + 1, len(poses))
     return writer.count, writer.unsigned_sha256
 

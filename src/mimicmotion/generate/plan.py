@@ -71,7 +71,7 @@ class PlanReport:
 
 
 def describe_cut(fit: Fit) -> list[str]:
-    """What a crop cuts off the picture; empty below 2 % of a side."""
+    """What a crop cuts off the picture; empty below 2% of a side."""
     sides = zip(("top", "bottom", "left", "right"), fit.cut, strict=True)
     cut = [f"{share:.0%} at the {side}" for side, share in sides if share >= 0.02]
     return [", ".join(cut)] if cut else []
@@ -86,7 +86,7 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
     """Analyse the inputs, plan the work, and write the overlay picture to `config.output`.
 
     Raises:
-        InputError: as `generate`.
+        InputError: as in `generate`.
         OutputError: the picture cannot be written.
     """
     check_not_inputs(inputs_module.input_files(config), [config.output])
@@ -110,7 +110,7 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
 
 
 def draw_overlays(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inputs) -> np.ndarray:
-    """Draw the overlay, or with `compare_alignments` one for each way of alignment, below each other."""
+    """Draw the overlay, or with `compare_alignments` one per alignment method, stacked vertically."""
     if not (isinstance(config, PlanConfig) and config.compare_alignments):
         return draw_overlay(config, pipe, inputs)
     rows = []

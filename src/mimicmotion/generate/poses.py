@@ -46,7 +46,7 @@ class PosesResult:
 
 
 def describe_poses(poses: PoseSequence) -> str:
-    """In how many frames a person was found, and the mean confidence of each part in these."""
+    """Describe in how many frames a person was found, and the mean confidence of each part in them."""
     found = poses.confidence.any(1)
     if not found.any():
         return "no person found"

@@ -88,7 +88,7 @@ def origin_of_model(config: GenerateConfig, pipe: MimicMotionPipeline, sums: Che
 
 
 def plain(data: Any) -> Any:
-    """Convert to what JSON can hold: paths to strings, tuples to lists."""
+    """Convert to JSON types: paths to strings, tuples to lists."""
     return json.loads(json.dumps(data, default=str))
 
 
@@ -110,7 +110,7 @@ def versions() -> dict[str, str]:
 
 
 def sha256_path(path: Path) -> str:
-    """Checksum of a file, or of the names and contents of the files in a folder (not of folders in it).
+    """Checksum of a file, or of the names and contents of a folder's files (without subfolders).
 
     Raises:
         InputError: it cannot be read.

@@ -71,7 +71,7 @@ class RunRecord:
             self._notes.append(f"nothing to resume: {self.state.folder} does not exist")
         elif saved := self.state.read():
             self.saved, self._earlier, self._earlier_facts = saved, saved.origin, saved.facts
-            if self.config.estimator is None:  # the poses were found by the one chosen then
+            if self.config.estimator is None:  # keep the one that found the poses
                 self.config = dataclasses.replace(self.config, estimator=saved.origin["settings"].get("estimator"))
             self.watch.seconds.update(saved.facts.get("seconds", {}))
             self.resumed_at = [*saved.facts.get("resumed_at", []), saved.step.index + 1 if saved.step else 0]
@@ -182,7 +182,7 @@ class RunRecord:
         return [*self._notes, *self.state.warnings]
 
     def sidecar(self, result: GenerateResult, pipe: MimicMotionPipeline) -> Facts:
-        """Everything needed to reproduce the result, and what it took."""
+        """Everything needed to reproduce the result, and the time and memory it took."""
         from mimicmotion.diffusion.recipe import default_steps
 
         config, origin, model = self.config, self.origin(pipe), pipe.backbone.settings

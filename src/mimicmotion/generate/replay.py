@@ -53,14 +53,14 @@ def replay(sidecar: Path, output: Path | None = None, *, resume: bool = False, *
 
     Args:
         sidecar: OUTPUT.json written by `generate`.
-        output: the new result; None is OUTPUT-replay beside the sidecar.
+        output: the new result; None means OUTPUT-replay beside the sidecar.
         resume: continue an interrupted replay.
         paths: new paths of files in `MOVABLE`. Missing inputs are also looked for beside the sidecar.
 
     Raises:
         ConfigError: the file is not a sidecar of this version, or inputs or model do not match it.
-        InputError: as `generate`.
-        OutputError: as `generate`.
+        InputError: as in `generate`.
+        OutputError: as in `generate`.
     """
     facts = read_sidecar(sidecar, NEEDED)
     original = sidecar.with_suffix("")
@@ -77,7 +77,7 @@ def replay(sidecar: Path, output: Path | None = None, *, resume: bool = False, *
 
 
 def compare(path: Path, sha256: str) -> str:
-    """Whether a file or folder has a checksum: "the same", "another file" or "not there"."""
+    """Compare a file or folder with a checksum: "the same", "another file" or "not there"."""
     if not path.exists():
         return "not there"
     return "the same" if sha256_path(path) == sha256 else "another file"

@@ -70,7 +70,7 @@ class RunState:
         enabled: False saves nothing, but an existing state can still be read and removed.
 
     Attributes:
-        origin: see `Saved`; to be set before the first save.
+        origin: see `Saved`; must be set before the first save.
         done: number of steps in this run's state on disk; 0 for the inputs alone, None without a state.
         warnings: what the user should know, one sentence each.
     """
@@ -92,7 +92,7 @@ class RunState:
         """Read the state, which this run then continues; None if it is damaged.
 
         Raises:
-            ConfigError: another process uses the state, or it has another version.
+            ConfigError: another process is using the state, or another version wrote it.
         """
         self._claim()
         try:
@@ -128,7 +128,7 @@ class RunState:
         return data
 
     def _checked(self, part: str) -> Path:
-        """Path of a file of the state, whose checksum is verified."""
+        """Path of a file of the state, after verifying its checksum."""
         try:
             path = self.folder / Path(self._files[part]["name"]).name
             if sha256_file(path) == self._files[part]["sha256"]:
@@ -189,7 +189,7 @@ class RunState:
                     path.unlink()
 
     def remove(self) -> None:
-        """Delete the state: the result is complete."""
+        """Delete the state, since the result is complete."""
         if self._lock is None:
             return
         with contextlib.suppress(OSError):
@@ -248,7 +248,7 @@ def load_inputs(path: Path) -> Inputs:
             facts = _tuples(json.loads(str(data["facts"])))
             poses = {n: PoseSequence(data[f"{n}.xy"], data[f"{n}.confidence"], **facts[n]) for n in POSES}
             return Inputs(picture=data["picture"], fit=Fit(**facts["fit"]), warnings=list(facts["warnings"]), **poses)
-    except Exception as e:  # zipfile, numpy and json raise many kinds
+    except Exception as e:  # zipfile, numpy and json raise many types
         raise DamagedError(f"{path.name}: {e}") from e
 
 
@@ -290,5 +290,5 @@ def load_step(path: Path) -> Step:
             tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118
         latents, memory = tensors.pop("latents"), {k.removeprefix("memory."): v for k, v in tensors.items()}
         return Step(int(numbers["done"]) - 1, int(numbers["total"]), float(numbers["sigma"]), latents, None, memory)
-    except Exception as e:  # safetensors raises several kinds
+    except Exception as e:  # safetensors raises several types
         raise DamagedError(f"{path.name}: {e}") from e

@@ -1,4 +1,4 @@
-"""From settings to a loaded model, a recipe and an execution plan; shared by generate and plan."""
+"""Load the model, and make the recipe and the execution plan, from the settings; shared by generate and plan."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Facts = Mapping[str, Any]
 
 
 def load(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> Job[MimicMotionPipeline]:
-    """Load the model of the settings, unless a pipeline is given.
+    """Load the model that the settings name, unless a pipeline is given.
 
     Raises:
-        ConfigError: the given pipeline is not quantised as `config.quantize` asks. It is not changed, since its owner
-            may use it elsewhere.
+        ConfigError: the given pipeline is not quantised as `config.quantize` requires. It is not changed, since its
+            owner may use it elsewhere.
     """
     yield Progress("load", 0, 1)
     pipe = load_pipeline(config) if pipeline is None else pipeline
@@ -44,7 +44,7 @@ def load(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> Job[Mi
 
 
 def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
-    """Load the model of the settings. Weights for a GPU stay on the host until `plan_run` knows which of them fit."""
+    """Load the model that the settings name. Weights for a GPU stay on the host until `plan_run` knows which fit."""
     from mimicmotion.pipeline import MimicMotionPipeline
     from mimicmotion.runtime.device import choose_device, choose_dtype
 
@@ -116,7 +116,7 @@ def plan_run(
         pipe: the model; its weights may still be on the host.
         size: (height, width) of the result.
         recipe: recipe of the video.
-        earlier: plan of an interrupted run, which is used again: other chunks would round differently.
+        earlier: plan of an interrupted run, to be reused: other chunks would round differently.
         predict: predict the peaks even if there is plenty of memory.
 
     Raises:

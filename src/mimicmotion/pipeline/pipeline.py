@@ -109,7 +109,7 @@ class MimicMotionPipeline:
     def guide(
         self, picture: Frame, reference: PoseSequence, driving: PoseSequence, *, confidence_aware: bool = True
     ) -> tuple[PoseFrames, Frame]:
-        """Draw poses in the format of this model, and the pose of the picture; see `Backbone.guide`."""
+        """Draw the driving poses and the pose of the picture in the style of this model; see `Backbone.guide`."""
         return self.backbone.guide(picture, reference, driving, confidence_aware=confidence_aware)
 
     def prepare(
@@ -127,8 +127,8 @@ class MimicMotionPipeline:
             image: picture of the person: a path, a PIL picture or a uint8 array (height, width, 3), of any size.
             video: driving video: a path (sampled at 15 frames per second), a sequence of frames in the formats of
                 `image` (all are used), or a `PoseSequence`.
-            height: height of the result in pixels; None chooses a size of the model's by the shape of the picture.
-            width: width of the result in pixels, as `height`.
+            height: height of the result in pixels; None chooses a size for the model from the picture's aspect ratio.
+            width: width of the result in pixels; None as for `height`.
             num_frames: number of frames to use, from the start; None uses all.
 
         Returns:
@@ -146,7 +146,7 @@ class MimicMotionPipeline:
     def video_size(
         self, pose: PoseSequence, height: int | None = None, width: int | None = None, fit: PictureFit = "auto"
     ) -> tuple[int, int]:
-        """(height, width) of a result: as given, else by the picture of the person in `pose`; see `choose_size`.
+        """Return the given (height, width), or choose it for the picture that `pose` was found in; see `choose_size`.
 
         Raises:
             ConfigError: the model does not support this size.
@@ -174,7 +174,7 @@ class MimicMotionPipeline:
         """First stage: encode picture and poses once. Takes the arguments of the pipeline.
 
         Raises:
-            PoseError: pose frames have another size or type than the picture.
+            PoseError: pose frames differ from the picture in size or type.
             InputError: `noise_aug_strength` without `image_noise` (`Noise.picture`).
         """
         sampling = from_keywords(SamplingSettings, sampling, settings)
@@ -226,7 +226,7 @@ class MimicMotionPipeline:
 
         Raises:
             InputError: noise or conditioning do not match the recipe (raised before the first step).
-            KeyError: a tensor is missing in `memory`.
+            KeyError: a tensor is missing from `memory`.
             NonFiniteError: the network returned NaN or infinity.
         """
         plan = recipe.plan
@@ -360,7 +360,7 @@ class MimicMotionPipeline:
         slot = requests[0].reference_pose is not None
         recipe = self.recipe(requests[0].num_frames, reference_slot=slot, fusion=fusion, sampling=sampling)
         noises = [self.draw_noise(recipe, r.size, seed=r.seed, generator=r.generator) for r in requests]
-        # Videos run one after another, to need the memory of one.
+        # Videos run one after another, so that only one is in memory.
         steps = [
             self._run(r, sampling, recipe, noise, callback_on_step_end)
             for r, noise in zip(requests, noises, strict=True)
@@ -409,7 +409,7 @@ def _denoiser(network: ConditionedNetwork, recipe: Recipe, differences: Differen
 def _steps(
     run: Iterator[Step], recipe: Recipe, differences: Differences, network: ConditionedNetwork
 ) -> Iterator[Step]:
-    """Add the memory of guidance and network to the sampler's steps, and release the latter's at the end."""
+    """Add the memory of guidance and network to the sampler's steps, and close the network at the end."""
     passes = (*recipe.passes, "none")
     try:
         for step in run:

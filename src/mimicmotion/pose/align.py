@@ -1,4 +1,4 @@
-"""Align the driving person with the one in the reference picture, by a single map for the whole video.
+"""Align the driving person with the one in the reference picture, using a single map for the whole video.
 
 A single map preserves the motion. The network copies the body shape of the picture, so if the driving person is larger
 or elsewhere in the frame, the generated person grows or jumps in the first frames. If the two have different
@@ -46,8 +46,8 @@ LONGEST = 0.7  # quantile over time taken as the full length of a part, which is
 TURNED = 0.35  # ratio of shoulders to trunk below which the person is seen from the side: ignore widths
 LIFTED = 0.05  # of the body's height: a foot this much higher than the other is off the ground
 SAME_LIMB = 1.25  # ratio of two bones' scales up to which both are trusted
-STEP = 0.08  # of the body's height: with feet this far to the side of the picture's, the person is walking
-# By part, the deviation from the body's scale that perspective, the picture's pose and the detector can explain.
+STEP = 0.08  # of the body's height: with feet this far to the side of those in the picture, the person is walking
+# For each part, the deviation from the body's scale that perspective, the picture's pose and the detector can explain.
 ALIKE = {"trunk": 1.1, "shoulders": 1.12, "neck": 1.1, "head": 1.15, "arms": 1.2, "feet": 1.0}
 DISAGREE = 1.15  # ratio of two parts' scales above which body proportions differ
 
@@ -113,7 +113,7 @@ def fit_alignment(
     xy, weight = driving.xy[:, STABLE], driving.confidence[:, STABLE].astype(np.float64)
     if not driving.confidence.any():
         raise PoseError("nobody in the driving video", "at least one frame with a person", fix)
-    if method == "released":  # the published code fits to the frames that show one person alone
+    if method == "released":  # the published code fits the frames that show exactly one person
         someone = driving.confidence.any(1)
         alone = someone & (driving.people <= 1)
         return _fit_released(xy[alone if alone.any() else someone], driving.size, joints, trust > VISIBLE, size)
@@ -278,7 +278,7 @@ def _place(
     size: tuple[int, int],
     ground: Float[ndarray, " 2"] | None = None,
 ) -> tuple[float, float]:
-    """Offset that moves the scaled joints onto the picture's; `ground` is the offset that standing feet require."""
+    """Offset that moves the scaled joints onto the picture's; `ground` is the offset that aligns standing feet."""
     # The median is over joints and frames, so a single outlier joint has no influence.
     shift = target - xy
     offset = np.array([_weighted_median(shift[..., k].ravel(), weight.ravel()) for k in (0, 1)])
@@ -291,7 +291,7 @@ def _place(
 
 
 def _to_ground(poses: PoseSequence, target: PoseSequence) -> Float[ndarray, " 2"] | None:
-    """Offset that moves the scaled standing feet onto the picture's; None unless both show both ankles."""
+    """Offset that moves the scaled standing feet onto the picture's; None unless both ankles are visible in both."""
     seen = (poses.confidence[:, ANKLES] > VISIBLE).all(1)
     if not seen.any() or not (target.confidence[0, ANKLES] > VISIBLE).all():
         return None
@@ -313,11 +313,11 @@ def _refine_shift(shift: ndarray, weight: ndarray, offset: ndarray, extent: floa
 
 
 def _keep_inside(placed: ndarray, weight: ndarray, target: ndarray, size: tuple[int, int]) -> ndarray:
-    """The smallest extra offset that keeps the person inside the frame throughout, if the picture shows it inside.
+    """The smallest extra offset that keeps the person inside the frame throughout, if the picture shows them inside.
 
     A driving person who crosses the frame matches the picture's position halfway; if that position is near an edge, the
     person would leave the frame. An offset is only added if both the driving joints and the picture's joints, moved
-    along with them, lie outside: the former alone may be outliers, the latter may have another pose.
+    along with them, lie outside: the former alone may be outliers, the latter alone may be due to a different pose.
     """
     used, shown = weight.any(0), weight.any(1)
     gap = [(a, w) for a, w in zip((placed - target)[shown], weight[shown], strict=True)]

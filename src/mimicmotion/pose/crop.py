@@ -22,10 +22,10 @@ def choose_size(pose: PoseSequence, mode: PictureFit, model: Size | None, multip
 
     Args:
         pose: pose of the person, one frame, in pixels of the picture.
-        mode: "auto" takes the nearest size at which a crop keeps the whole person, if there is one; "released" is the
-            published rule, or the model's own size.
+        mode: "auto" takes the nearest size at which a crop keeps the whole person, if there is one; "released" takes
+            the model's own size, or follows the published rule.
         model: the model's own size; None means the published one. All candidates have about its area.
-        multiple: number that must divide height and width.
+        multiple: height and width are multiples of this.
     """
     if mode == "released":
         return model or plan_size(pose.size, multiple=multiple)
@@ -64,7 +64,7 @@ def person_extent(pose: PoseSequence) -> Float64[ndarray, "2 2"]:
 
 
 def keeps_person(fit: Fit, pose: PoseSequence) -> bool:
-    """Whether the fitted picture keeps all that the original shows of the person, to within 1 % of its sides."""
+    """Whether the fitted picture keeps everything the original shows of the person, to within 1% of its sides."""
     placed = person_extent(pose) * fit.scale + fit.offset
     spare = np.multiply(fit.target, 0.01)
     return bool((placed[0] >= -spare).all() and (placed[1] <= fit.target + spare).all())

@@ -78,7 +78,7 @@ def parse_poses(file: IO[bytes], path: Path | str) -> PoseSequence:
     """Read an open pose file; errors refer to it as `path`.
 
     Raises:
-        PoseError: as `load_poses`.
+        PoseError: as in `load_poses`.
     """
     with reading(path, "a complete pose file without pickled objects", MAKE_POSES, PoseError):
         with np.load(file, allow_pickle=False) as data:
@@ -179,7 +179,7 @@ def open_poses(path: Path | str) -> PoseSequence:
     """Read poses from .npz or OpenPose JSON (a folder or a file).
 
     Raises:
-        PoseError: as `load_poses` and `load_openpose`.
+        PoseError: as in `load_poses` and `load_openpose`.
     """
     path = Path(path)
     if path.is_dir() or path.suffix.lower() == ".json":

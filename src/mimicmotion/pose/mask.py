@@ -108,10 +108,10 @@ class SelfieSegmenter:
             confidence: confidence of its points, 0..1.
         """
         xy, confidence = xy.copy(), confidence.copy()
-        for small, big in ((19, 18), (22, 21)):  # toes: the bundled estimator does not detect small ones
+        for small, big in ((19, 18), (22, 21)):  # the bundled estimator does not detect small toes
             if confidence[small] == 0:
                 xy[small], confidence[small] = xy[big], confidence[big]
-        placed = confidence > 0  # the others have no position
+        placed = confidence > 0  # other points have no position
         xy = np.where(placed[:, None], xy, xy[placed].mean(0) if placed.any() else 0).astype(np.float64)
         parts = [
             part
@@ -129,7 +129,7 @@ class SelfieSegmenter:
             points = (xy - np.array([left, top])) * (np.array(size) / view.shape[1::-1])
             person = self._guided(canvas, points, confidence, parts)
         else:
-            person = self._look(canvas, np.array([0.0, 0.0, *size]))
+            person = self._segment(canvas, np.array([0.0, 0.0, *size]))
         mask = np.zeros(frame.shape[:2], np.uint8)
         large = cv2.resize(person, view.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         mask[top:bottom, left:right] = np.rint(255 * large)
@@ -150,15 +150,15 @@ class SelfieSegmenter:
         rows, columns = np.flatnonzero(union.any(1)), np.flatnonzero(union.any(0))
         box = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], np.float64)
         mirrored = box[[2, 1, 0, 3]] * (-1, 1, -1, 1) + (size[1], 0, size[1], 0)
-        first = self._look(canvas, _grown(box, MARGINS[0]))
-        second = self._look(canvas[:, ::-1], _grown(mirrored, MARGINS[1]))[:, ::-1]
+        first = self._segment(canvas, _grown(box, MARGINS[0]))
+        second = self._segment(canvas[:, ::-1], _grown(mirrored, MARGINS[1]))[:, ::-1]
         away = cv2.distanceTransform(1 - union, cv2.DIST_L2, 5) / (REACH * unit)
         answer = np.maximum((first + second) / 2 - DOUBT * away, 0)
         # no keypoint marks the top of the head, and the network segments heads best
         sure = [_core(r, p) for p, r in regions.items() if p != "head" and mean_confidence(confidence, p) >= SURE]
         return np.where(away <= 1, np.max([answer, *sure], 0), 0).astype(np.float32)
 
-    def _look(self, image: Frame, box: Box) -> Float32[ndarray, "height width"]:
+    def _segment(self, image: Frame, box: Box) -> Float32[ndarray, "height width"]:
         """The network's output (0..1) for a box that is stretched to fill its input."""
         scale = PIXELS / (box[2:] - box[:2])
         to_input = np.column_stack([np.diag(scale), (0.5 - box[:2]) * scale - 0.5])  # pixel centres at integers
@@ -168,7 +168,7 @@ class SelfieSegmenter:
 
 
 def _open_ends(xy: Float[ndarray, "134 2"], confidence: Float32[ndarray, " 134"]) -> Float[ndarray, "n 3"]:
-    """Last joints of limbs that were not found further, as (x, y, maximum extent of the limb) in pixels."""
+    """Joints of limbs whose next joint was not found, as (x, y, maximum extent of the limb) in pixels."""
     unit = body_unit(xy)
     lost = [(*xy[a], reach * unit) for a, b, reach in BEYOND if confidence[a] >= FOUND > confidence[b]]
     return np.array(lost, np.float64).reshape(-1, 3)

@@ -19,7 +19,7 @@ from mimicmotion.pose.align import part_lengths
 from mimicmotion.pose.keypoints import PoseSequence
 
 FPS = 15.0  # of poses without a frame rate
-KEPT_HZ = 3.0  # movements up to this frequency keep 97 % of their amplitude
+KEPT_HZ = 3.0  # movements up to this frequency keep 97% of their amplitude
 BAND_WEIGHT = 150.0  # weight of amplitude lost in the passband, relative to remaining jitter
 REACH = 0.5  # half-width of the filter in seconds
 NOISE = 0.016  # of a point, above the passband, in torso lengths: at confidence 1; three times as much at 0
@@ -28,7 +28,7 @@ AROUND = 0.1  # half-width in seconds of the window that separates fast movement
 SWAP_COST = 0.04  # torso lengths per frame: the weight of the estimator's own left and right
 LONGEST_FAULT = 3  # longest run of outlier frames that is repaired
 JUMP = 0.08  # torso lengths that any point may deviate
-# Torso lengths that a point of confidence 1 may also deviate from the midpoint of its neighbours, at 15 fps.
+# Additional torso lengths that a point of confidence 1 may deviate from the midpoint of its neighbours, at 15 fps.
 OFF_LINE = np.full(kp.NUM_POINTS, 0.6)
 OFF_LINE[[kp.NOSE, kp.NECK, kp.R_SHOULDER, kp.L_SHOULDER, kp.R_HIP, kp.L_HIP, *range(14, 18)]] = OFF_LINE[kp.FACE] = (
     0.25
@@ -120,7 +120,7 @@ def outliers(at: Float64[ndarray, "frames 2"], limit: Float64[ndarray, " frames"
 def filtered(
     xy: Float64[ndarray, "frames points 2"], confidence: Float[ndarray, "frames points"], unit: float, fps: float
 ) -> Float64[ndarray, "frames points 2"]:
-    """Keep movements up to `KEPT_HZ`, and faster ones as far as they exceed the noise.
+    """Keep movements up to `KEPT_HZ`, and faster ones to the extent that they exceed the noise.
 
     Fast movements of the whole body and of each point are filtered separately: the points' noise is independent, so
     their mean shows movements of the whole body more reliably.
@@ -131,7 +131,7 @@ def filtered(
     common = (weight * fast[:, kp.BODY]).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
 
     def above(fast: Float64[ndarray, "frames points 2"], noise: ndarray | float) -> Float64[ndarray, "frames points 2"]:
-        """Suppress noise by a Wiener filter, with the power estimated from nearby frames."""
+        """Suppress noise with a Wiener filter, whose power is estimated from nearby frames."""
         near = np.hanning(2 * max(1, round(AROUND * fps)) + 3)[1:-1]
         power = convolved((fast**2).sum(-1, keepdims=True), near / near.sum(), "even")
         return fast * np.clip(1 - np.square(noise) / np.maximum(power, 1e-12), 0, 1)

@@ -20,7 +20,7 @@ HOST_SHARE = 0.85
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device of a name; "auto" is the GPU if there is one.
+    """Torch device for a name; "auto" is the GPU if there is one.
 
     Raises:
         ConfigError: the name is unknown, or this machine has no such device.
@@ -43,7 +43,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The torch dtype of a name; "auto" is float32 on a CPU and float16 (as in the published code) on a GPU."""
+    """Torch dtype for a name; "auto" is float32 on a CPU and float16 (as in the published code) on a GPU."""
     import torch
 
     if name == "auto":
@@ -74,12 +74,12 @@ def free_memory(device: torch.device, resident: int = 0) -> int | None:
 def host_free(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Bytes that this process can still allocate, within the limits of its control groups (containers; version 2).
 
-    None if the system does not tell.
+    None if the system does not report it.
     """
     rooms = [1024 * int(kib) for kib in re.findall(r"^MemAvailable: *(\d+)", _text(proc / "meminfo"), re.M)]
     name = "".join(re.findall(r"^0::/(.*)$", _text(proc / "self" / "cgroup"), re.M)).replace("../", "")
     for folder in (groups / name, *(groups / name).parents):
-        with contextlib.suppress(ValueError):  # not there, or "max"
+        with contextlib.suppress(ValueError):  # missing, or "max"
             limit, used = (int(_text(folder / file)) for file in ("memory.max", "memory.current"))
             cache = re.findall(r"^inactive_file (\d+)", _text(folder / "memory.stat"), re.M)  # counts as free
             rooms.append(max(0, limit - used + sum(map(int, cache))))

@@ -50,15 +50,15 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
 def check_not_inputs(inputs: Iterable[str | os.PathLike[str] | None], outputs: Iterable[Path]) -> None:
     """Check, before any work, that a job does not overwrite its inputs.
 
-    Paths are compared by file identity, so links, hard links and names that differ in case count as the same file. A
-    replaced folder must not contain an input either.
+    Paths are compared by file identity, so symbolic links, hard links and names that differ in case count as the same
+    file. A replaced folder must not contain an input either.
 
     Args:
         inputs: files and folders; those that do not exist (None, names on the hub) are ignored.
         outputs: files and folders that are replaced.
 
     Raises:
-        ConfigError: one is an input, or two are the same.
+        ConfigError: an output is an input, or two outputs are the same.
     """
     read: dict[tuple[int, int], str] = {}
     for path in filter(None, inputs):
@@ -103,7 +103,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `path`, renamed to `path` on success and removed on any error or Ctrl-C.
+    """Yield a temporary path beside `path`, renamed to `path` on success and removed on any error or Ctrl-C.
 
     Creates parent folders. An existing file is replaced only when the new one is complete. Errors of the body are not
     converted.

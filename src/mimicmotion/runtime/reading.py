@@ -22,7 +22,7 @@ LIMITS: dict[Limit, tuple[float, str]] = {
     "gap": (600, "seconds between two frames"),
     "bytes": (2**29, "bytes of text or numbers"),  # OpenPose JSON takes 4 kB for each frame and person
 }
-"""Largest sizes that a picture, video or pose file may declare; above, it is taken for damaged or malicious.
+"""Largest sizes that a picture, video or pose file may declare; above that, it is considered damaged or malicious.
 
 The environment variables MIMICMOTION_MAX_PIXELS, _FRAMES, ... set other limits.
 """
@@ -85,14 +85,14 @@ def reading(path: object, what: str, fix: str, kind: type[MimicMotionError] = In
 
 
 def read_json(path: Path, what: str, fix: str, kind: type[MimicMotionError] = InputError) -> Any:
-    """Content of a JSON file; arguments as for `reading`.
+    """Read a JSON file; arguments as for `reading`.
 
     Raises:
         InputError: it is missing, damaged, too large, or nested too deeply.
     """
     with reading(path, what, fix, kind):
         check_limit("bytes", path.stat().st_size, path, kind)
-        return json.loads(path.read_bytes())  # with a byte order mark, and in UTF-16, too
+        return json.loads(path.read_bytes())  # also with a byte order mark or in UTF-16
 
 
 def check_input_file(path: Path, what: str) -> None:
@@ -103,13 +103,13 @@ def check_input_file(path: Path, what: str) -> None:
         what: what it should be, with an article: "a picture".
     """
     if not path.exists():
-        if web := re.match(r"(\w\w+:)/+", str(path)):  # a path holds one slash of the two
+        if web := re.match(r"(\w\w+:)/+", str(path)):  # a path keeps only one of the two slashes
             got = f"{web[1]}//{str(path)[web.end() :]} is an address"
             raise MediaError(got, f"{what} file on this computer", "download it first")
         raise MediaError(f"{path} does not exist", f"{what} file", "check the path")
     if path.is_dir():
         raise MediaError(f"{path} is a folder", f"{what} file", "name a file in it")
-    if not path.is_file():  # a pipe or device would be read for ever
+    if not path.is_file():  # reading a pipe or device might never end
         raise MediaError(f"{path} is a pipe or a device", f"{what} file", "write it to a file first")
     try:
         with path.open("rb") as f:

@@ -25,7 +25,7 @@ LEFTOVER = re.compile(r"\.(.+?)(\.[0-9a-f]{8})?\.(part|old)(\.[^.]+)?")
 
 def sync(path: Path) -> None:
     """Flush a file, or the names in a folder, to disk, so that a power cut leaves no name with partial contents."""
-    if os.name == "nt" and path.is_dir():  # Windows has no handles of folders
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
@@ -45,7 +45,7 @@ def durable_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str], pattern: str = "*") -> Iterator[Path]:
-    """Give a hidden folder beside `path`, renamed to `path` on success and removed on any error or Ctrl-C.
+    """Yield a hidden folder beside `path`, renamed to `path` on success and removed on any error or Ctrl-C.
 
     Creates parent folders. An existing folder is replaced only when the new one is complete and on disk, and only if it
     holds nothing but `pattern` files. Errors of the body are not converted.
@@ -154,7 +154,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} to {"a.b": 1}."""
+    """Flatten {"a": {"b": 1}} to {"a.b": 1}."""
     out: dict[str, Any] = {}
     for key, value in data.items():
         out |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}

@@ -24,7 +24,7 @@ def cores() -> int:
 
 @contextlib.contextmanager
 def prefetch(source: Iterable[T], depth: int = 2) -> Iterator[Iterator[T]]:
-    """Prefetch `source` on a separate thread, and give an iterator over its items.
+    """Prefetch `source` on a separate thread, and yield an iterator over its items.
 
     Items keep their order, and errors of `source` are raised in place of the item. Leaving the block stops the thread,
     which closes the source if it is a generator, and waits for it.
@@ -68,14 +68,14 @@ def behind(work: Callable[[T], object], depth: int = 2) -> Iterator[Callable[[T]
     """
     pool, waiting = ThreadPoolExecutor(1, "behind"), deque[Future[object]]()
 
-    def hand_over(item: T) -> None:
+    def submit(item: T) -> None:
         if len(waiting) == depth:
             waiting[0].result()  # an error is raised again by each later call
             waiting.popleft()
         waiting.append(pool.submit(work, item))
 
     try:
-        yield hand_over
+        yield submit
         for future in waiting:
             future.result()
     finally:

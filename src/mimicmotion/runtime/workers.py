@@ -23,15 +23,15 @@ _shared: dict[str, Any] = {}  # per worker process
 
 
 def run_parallel(work: Work[T, R], tasks: Sequence[T], processes: int) -> Generator[int | R, None, None]:
-    """Run the generator `work(task)` of every task; yields what they yield (integers) and the result of each.
+    """Run the generators `work(task)` of all tasks; yield what they yield (integers) and the result of each.
 
-    Results come in the order in which they are finished. Closing the generator (Ctrl-C does) stops the workers where
-    they next yield; the first error stops all and is raised.
+    Results come in the order in which they are finished. Closing the generator (as Ctrl-C does) stops the workers at
+    their next yield. The first error stops all and is raised.
 
     Args:
         work: picklable, if there are several processes.
         tasks: picklable too.
-        processes: 1 works in this process, without a pool.
+        processes: 1 runs the tasks in this process, without a pool.
 
     Raises:
         MimicMotionError: a worker was killed; and whatever `work` raises.
@@ -63,7 +63,7 @@ def run_parallel(work: Work[T, R], tasks: Sequence[T], processes: int) -> Genera
 
 
 def _start(reports: Any, stop: Any) -> None:
-    # Ctrl-C reaches the whole group of processes; the parent hears it and stops the workers in good order
+    # Ctrl-C reaches the whole group of processes; the parent handles it and stops the workers cleanly
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _shared.update(reports=reports, stop=stop)
     end_with_parent()

@@ -86,7 +86,7 @@ TEXTS = {
     "failed": ("failed", "失败"),
     "cancelled": ("cancelled", "已取消"),
     "load": ("Loading the model", "加载模型"),
-    "poses": ("Finding poses", "检测姿态"),
+    "poses": ("Estimating poses", "检测姿态"),
     "encode": ("Encoding", "编码"),
     "denoise": ("Denoising", "去噪"),
     "write": ("Writing the video", "写入视频"),

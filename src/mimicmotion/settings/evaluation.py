@@ -23,7 +23,7 @@ class EvaluateConfig(Settings):
     output: Path
     """Folder to write the report to."""
     metrics: list[str] | None = None
-    """Metrics to compute; default: all available ones except lpips-vgg, and poses without `driving`."""
+    """Metrics to compute; default: all available except lpips-vgg, and except poses without `driving`."""
     driving: Path | None = None
     """Folder of ground-truth pose files, NAME.npz per sequence, used instead of poses found in the real frames."""
     protocol: str = "plain"

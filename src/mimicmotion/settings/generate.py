@@ -59,7 +59,7 @@ class MaskConfig(DrivingOptions, PoseOptions):
     video: Path
     """The video."""
     output: Annotated[Path, Help("Output")]
-    """The mask, white on black: .mp4, or a folder name ending in / for PNG frames, which are exact."""
+    """The mask, white on black: .mp4, or a folder name ending in / for PNG frames, which are lossless."""
     fps: float | None = None  # type: ignore[assignment]
     """Frames per second of the masks; default: that of the video."""
 
@@ -91,9 +91,9 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Help("Speed")] = "auto"
     """Data type of the networks; auto is float32 on a CPU and float16 on a GPU."""
     height: Annotated[int | None, Range(16, 8192), Help("Output", first=True)] = None
-    """Height of the result in pixels, set with `width`; default: the model's area, in the picture's aspect ratio."""
+    """Height of the result in pixels (set `width` too); default: the model's area, in the picture's aspect ratio."""
     width: Annotated[int | None, Range(16, 8192), Help("Output", first=True)] = None
-    """Width of the result in pixels, set with `height`."""
+    """Width of the result in pixels (set `height` too)."""
     fit: Annotated[Literal["auto", "crop", "letterbox", "released"], Help("Input")] = "auto"
     """How the picture is fitted to the result's size: crop (around the person), letterbox, auto (crop if the whole
     person fits) or released (as in the published code)."""
@@ -101,7 +101,7 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     """How driving poses are fitted to the person in the picture: limbs (size and proportions), weighted (one scale for
     the whole body), released (as in the published code) or none."""
     smooth: Annotated[bool, Help("Motion")] = True
-    """Remove jitter, outliers and left-right swaps from the driving poses; never done with align=released."""
+    """Remove jitter, outliers and left-right swaps from the driving poses; always off with align=released."""
     confidence_aware: Annotated[bool, Help("Motion")] = True
     """Let the estimator's confidence set the brightness of points (paper); if off, all above 0.3 are fully bright."""
     face: Annotated[Literal["all", "eyes-mouth", "none"], Help("Motion")] = "all"
@@ -121,7 +121,7 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     output_fps: Annotated[float | None, Range(0.1, 1000), Help("Output")] = None
     """Frame rate of the output file, reached by repeating generated frames; default: `fps`."""
     side_by_side: Annotated[bool, Help("Output", first=True)] = False
-    """Also write OUTPUT-side-by-side, with picture, driving frame, pose and result next to each other."""
+    """Also write OUTPUT-side-by-side, which shows the picture, driving frame, pose and result next to each other."""
     preview: Annotated[bool, Help("Output")] = False
     """Update OUTPUT.preview.png with the current state while sampling."""
     resume: Annotated[bool, Help("Output", first=True)] = False
@@ -173,7 +173,7 @@ class BatchConfig(Settings):
     """Settings of `mimicmotion batch` and its YAML file."""
 
     jobs: Path
-    """YAML file with a list of jobs (settings of `generate`), or with `defaults` and `jobs`; or CSV, one job a row."""
+    """YAML file with a list of jobs (settings of `generate`) or with `defaults` and `jobs`; or CSV, one job per row."""
     engine: Literal["local", "ray", "server"] = "local"
     """Where jobs run: local (this machine), ray (a Ray cluster; extra ray) or server (`mimicmotion serve`)."""
     devices: list[str] = field(default_factory=list)

@@ -20,7 +20,7 @@ from mimicmotion.runtime.reading import check_limit, reading
 T = TypeVar("T")
 
 _SHORT = reprlib.Repr()
-"""A value in an error: aliases let a YAML file of a few lines stand for gigabytes of text."""
+"""Shortens values in errors, since aliases let a YAML file of a few lines expand to gigabytes of text."""
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
 
 
@@ -36,7 +36,7 @@ class Range:
     def __contains__(self, value: Any) -> bool:
         try:
             number = float(value) if isinstance(value, numbers.Real) else math.nan
-        except OverflowError:  # an integer of hundreds of digits
+        except OverflowError:  # an integer with hundreds of digits
             return False
         return (self.low < number if self.above else self.low <= number) and number <= self.high
 
@@ -123,7 +123,7 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> T:
 
 @functools.cache
 def _adapter(cls: type) -> Any:
-    """The parser of a class, cached because building it takes a tenth of a second."""
+    """Parser of a class, cached because building it takes a tenth of a second."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(cls)

@@ -27,7 +27,7 @@ class PoseOptions(Settings):
     pose_device: Annotated[Literal["auto", "cpu", "cuda"], Help("Speed")] = "auto"
     """Device to run the pose estimator on."""
     pose_cache: Annotated[bool, Help("Speed")] = True
-    """Cache estimated poses, and reuse them for the same video and settings."""
+    """Cache estimated poses and reuse them for the same video and settings."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,7 +65,7 @@ class DrivingOptions(Settings):
     fps: Annotated[float, Range(0.1, 1000), Help("Motion", first=True)] = 15.0
     """Frames per second of the result. The driving video is resampled, so the movement keeps its speed."""
     sampling: Annotated[Literal["time", "released"], Help("Motion")] = "time"
-    """time keeps the speed of the movement; released takes every stride-th frame, as the published code does."""
+    """time: keep the speed of the movement; released: take every stride-th frame, as the published code does."""
     stride: Annotated[int, Range(1), Help("Motion")] = 2
     """sampling=released only: take every stride-th frame; above 24 fps, it is multiplied by fps/24, rounded down."""
     start: Annotated[float, Range(0), Help("Motion", first=True)] = 0.0

@@ -35,7 +35,7 @@ class SamplingOptions(Settings):
     guidance_interval: Annotated[tuple[float, float] | None, Help("Speed")] = None
     """Apply guidance only at noise levels (sigma) between these two; other steps skip the unconditional pass."""
     guidance_every: Annotated[int | None, Range(1, 1000), Help("Speed")] = None
-    """Run the unconditional pass only in every n-th guided step, and reuse its guidance in between."""
+    """Run the unconditional pass only in every n-th guided step and reuse its guidance in between."""
     block_cache: Annotated[float | None, Range(0, 10), Help("Speed")] = None
     """Reuse the U-Net's deep features in later steps up to this error, such as 0.1; 0: off; default: set by `speed`."""
     noise_aug_strength: Annotated[float, Range(0, 10), Help("Advanced")] = 0.0

@@ -51,7 +51,7 @@ class ServeConfig(Settings):
     max_disk: Annotated[float, Range(0, above=True)] = 100.0
     """Maximum size of the data folder in GiB."""
     max_connections: Annotated[int, Range(1)] = 500
-    """Maximum number of open connections; new ones beyond it are closed."""
+    """Maximum number of open connections; further ones are closed."""
     page: bool = True
     """Serve the web page at /."""
     study: Path | None = None

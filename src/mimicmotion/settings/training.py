@@ -94,7 +94,7 @@ class ObjectiveConfig(Settings):
     drop_latent: Annotated[float, Range(0, 1)] = 0.0
     """Additional share of samples without the reference latent."""
     drop_pose: Annotated[float, Range(0, 1)] = 0.0
-    """Additional share of samples without pose."""
+    """Additional share of samples without the pose."""
     noise_aug: Annotated[float, Range(0, 1)] = 0.0
     """Share of samples whose reference picture is noised before encoding; the U-Net is conditioned on the strength."""
     hand_scale: Annotated[float, Range(0, 1e6)] = 10.0
@@ -181,7 +181,7 @@ class TrainedConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationConfig(Settings):
-    """What is measured during training, on clips of the split val, or of the split train if there is none."""
+    """What is measured during training, on clips from the validation split (or the training split if there is none)."""
 
     every: Annotated[int, Range(0)] = 500
     """Steps between validations; the last step is always validated. 0 never validates."""
@@ -250,7 +250,7 @@ class WarpConfig(Settings):
     widths: tuple[int, ...] = (48, 64, 88, 104)
     """New network: channels of the four levels, cells of 4x4 to 32x32 pixels, in multiples of 8."""
     decided: Annotated[float, Range(0.01, 100)] = 1.0
-    """How many times as sharp the person's outline is in inference as in training."""
+    """Factor by which the person's outline is sharper in inference than in training."""
     exact_poses: Annotated[float, Range(0, 1)] = 0.4
     """Share of the clips with exact poses; the others get data.sample.detector_noise."""
     perceptual: Annotated[float, Range(0, 1e6)] = 0.0

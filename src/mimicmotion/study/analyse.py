@@ -25,7 +25,7 @@ from mimicmotion.study.votes import TIE, Vote
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A share with its 95 % Wilson interval and a two-sided sign test; all NaN if there are no trials.
+    """A share with its 95% Wilson interval and a two-sided sign test; all NaN if there are no trials.
 
     Attributes:
         k: number of successes.

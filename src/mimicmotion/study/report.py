@@ -67,11 +67,11 @@ def markdown(analysis: Analysis) -> str:
         ]
         for p in preferences
     ]
-    head = ["question", "baseline", f"prefer {analysis.ours}", "ties", "95 % Wilson", "sign test p", "95 % over raters"]
+    head = ["question", "baseline", f"prefer {analysis.ours}", "ties", "95% Wilson", "sign test p", "95% over raters"]
     note = "Ties are not counted. Wilson and the sign test assume independent votes; the last interval is over raters."
     checks = [
-        f"- repeated pairs answered alike: {analysis.consistency} (50 % if by chance)",
-        f"- answers for the left side: {analysis.left}, p = {_number(analysis.left.p, '.2g')} (50 % is expected)",
+        f"- repeated pairs answered alike: {analysis.consistency} (50% if by chance)",
+        f"- answers for the left side: {analysis.left}, p = {_number(analysis.left.p, '.2g')} (50% is expected)",
         f"- raters excluded: {len(raters) - len(analysis.kept)} of {len(raters)}; rule: {analysis.rule}",
     ]
     people = [

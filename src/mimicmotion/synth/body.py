@@ -34,7 +34,7 @@ class Genes:
 
 
 def random_genes(rng: np.random.Generator, assets: Assets) -> Genes:
-    """Sample a body: 15 % children and teenagers, 20 % above 55, with random faces and proportions."""
+    """Sample a body: 15% children and teenagers, 20% above 55, with random faces and proportions."""
     female = float(np.clip(round(rng.random()) + rng.normal() * 0.08, 0, 1))
     kind = rng.random()
     age = rng.uniform(5, 17) if kind < 0.15 else rng.uniform(56, 78) if kind > 0.8 else rng.uniform(18, 55)

@@ -87,7 +87,7 @@ def render_clip(
         size: (height, width) in pixels.
         fps: frames per second.
         motion: a name from `mimicmotion.synth.motion.MOTIONS`, or a recording from `load_bvh`; random if None.
-        framing: 'full' or 'upper'; random for each person (65 % full) if None.
+        framing: 'full' or 'upper'; random for each person (65% full) if None.
         camera_motion: whether the camera drifts and shakes slightly.
 
     Raises:

@@ -56,7 +56,7 @@ def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> 
     Args:
         seed: any integer >= 0.
         size: (height, width) of the frames.
-        framing: 'full', 'upper' or None for 65 % full.
+        framing: 'full', 'upper' or None for 65% full.
 
     Raises:
         InputError: the framing is unknown, or MakeHuman's data is missing.

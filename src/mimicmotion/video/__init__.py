@@ -1,1 +1,1 @@
-"""Reading and writing of videos and pictures, and the geometry transform. Independent of torch."""
+"""Read and write videos and pictures, and transform their geometry. Independent of torch."""

@@ -31,7 +31,7 @@ COPIED = {
 RATE = 48000
 """Sample rate in Hz if the encoder does not support that of the source."""
 JITTER = 0.02
-"""Deviation in seconds of time stamps from the sample count that is ignored, because some files round them."""
+"""Deviation of time stamps from the sample count, in seconds, up to which it is ignored, as some files round them."""
 
 
 class AudioTrack:
@@ -104,7 +104,7 @@ class AudioTrack:
             self._output.mux(packet)
 
     def _copied(self) -> Iterator[tuple[Fraction, Any]]:
-        """Packets for copying, and their times in seconds of the result; gaps are kept."""
+        """Packets for copying, with their times in the result in seconds; gaps are kept."""
         last = None
         try:
             for packet in self._source.demux(self._input):

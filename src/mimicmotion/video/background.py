@@ -18,11 +18,11 @@ Mask = UInt8[ndarray, "height width"]
 SURE = 0.02  # within this distance, a frame is opaque ...
 REACH = 0.04  # ... and beyond this one, transparent
 HOLE = 0.03  # within this distance, the picture is inpainted, to avoid a fringe
-EDGE = 0.06  # share of the picture's short side over which the fill turns from a smooth continuation to patches
+EDGE = 0.06  # fraction of the picture's short side over which the fill turns from a smooth continuation into patches
 PATCH = 7  # side of a patch of the fill in pixels
 COARSE = 24  # minimum short side of the coarsest picture in pixels
-SEARCHED = 2**13  # patches are searched in pictures of at most this many pixels, and only copied in larger ones
-ROWS = 800.0  # weight of a patch's row in the search: floors and walls go on at the same height
+SEARCHED = 2**13  # patches are searched for in pictures of at most this many pixels, and only copied in larger ones
+ROWS = 800.0  # weight of a patch's row in the search: floors and walls continue at the same height
 
 
 class KeptBackground:
@@ -60,7 +60,7 @@ class KeptBackground:
             person: mask of the person in the frame, 0..255.
 
         Raises:
-            InputError: frame or mask has a wrong size or dtype.
+            InputError: frame or mask has the wrong size or dtype.
         """
         _check(frame, person, self._size)
         weight = self.weight(person)[..., None]
@@ -78,7 +78,7 @@ def keep_background(picture: Frame, person: Mask, frames: Iterable[Frame], peopl
         people: masks of the person in the frames, 0..255.
 
     Raises:
-        InputError: a frame or mask has a wrong size or dtype.
+        InputError: a frame or mask has the wrong size or dtype.
     """
     kept = KeptBackground(picture, person)
     for frame, mask in zip(frames, people, strict=True):
@@ -96,8 +96,8 @@ def distance_outside(person: Mask) -> Float32[ndarray, "height width"]:
 def fill_hole(picture: Frame, hole: ndarray) -> Frame:
     """Fill a hole with patches from elsewhere in the picture, from coarse to fine (Wexler et al. 2007).
 
-    Each pixel is the mean of what the patches around it say, each of which is replaced by the most similar one outside
-    the hole.
+    Each patch is replaced by the most similar one outside the hole, and each pixel is the mean over the patches around
+    it.
     """
     if hole.all() or not hole.any():
         return picture.copy()
@@ -131,7 +131,7 @@ def fill_hole(picture: Frame, hole: ndarray) -> Frame:
 
 
 def _most_similar(image: Float32[ndarray, "height width 3"], near: ndarray) -> Int[ndarray, "n 2"]:
-    """Way (rows, columns) from each patch at the hole to the most similar patch elsewhere."""
+    """Displacement (rows, columns) from each patch at the hole to the most similar patch elsewhere."""
     reach = PATCH // 2
     padded = cv2.copyMakeBorder(image, reach, reach, reach, reach, cv2.BORDER_REFLECT_101)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (PATCH, PATCH), (0, 1))
@@ -148,7 +148,7 @@ def _most_similar(image: Float32[ndarray, "height width 3"], near: ndarray) -> I
 def _votes(
     image: Float32[ndarray, "height width 3"], gap: ndarray, field: Int[ndarray, "height width 2"]
 ) -> Float32[ndarray, "n 3"]:
-    """Mean colour that the patches around each pixel of the gap give it; unchanged where there are none."""
+    """Mean colour of each pixel in the gap over the patches around it; unchanged where there are none."""
     at, last = np.argwhere(gap), np.array(gap.shape) - 1
     total, votes = 1e-3 * image[gap], np.full((len(at), 1), 1e-3, np.float32)
     for by in np.ndindex(PATCH, PATCH):

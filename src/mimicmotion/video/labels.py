@@ -1,6 +1,6 @@
 """Labels that mark results as AI-generated: in metadata, optionally visible and signed.
 
-Sources: GB 45438-2025 and TC260-PG-20258A (fields of AIGC, their place in XMP, size and time of the visible label),
+Sources: GB 45438-2025 and TC260-PG-20258A (fields of AIGC, their place in XMP, size and duration of the visible label),
 IPTC's digital source types, C2PA 2 (manifests).
 """
 
@@ -34,7 +34,7 @@ from mimicmotion.weights.registry import find_asset
 SHOWN_SECONDS = 2
 """Seconds for which the visible label is shown at the start (GB 45438-2025: at least 2 s)."""
 LETTERS, SMALLEST_LETTER = 0.05, 69
-"""Height of the smallest letters: fraction of the short side of the frame (GB 45438-2025: 5 %), pixels in the asset."""
+"""Height of the smallest letters: fraction of the short side of the frame (GB 45438-2025: 5%), pixels in the asset."""
 SIGNABLE = ("mov", "gif", "webp")
 """Kinds of files that can contain a C2PA manifest."""
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -108,7 +108,7 @@ def embed(path: Path, kind: str, label: Label) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read the fields of the metadata label of a video or picture; an empty dict without a label.
+    """Read the fields of the metadata label of a video or picture; an empty dict if it has none.
 
     Raises:
         MediaError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""Reading and writing of pictures, animations and folders of frames as upright uint8 RGB arrays."""
+"""Read and write pictures, animations and folders of frames as upright uint8 RGB arrays."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def read_picture(path: str | os.PathLike[str]) -> Frame:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether the content of a file is to be read with Pillow: pictures, and GIF, WebP or APNG animations."""
+    """Whether a file's content should be read with Pillow: pictures, and GIF, WebP or APNG animations."""
     Image.init()
     try:
         with warnings.catch_warnings():
@@ -122,7 +122,7 @@ def write_picture(path: str | os.PathLike[str], image: Frame) -> Path:
     """
     path = check_picture_output(path)
     with atomic_path(path) as part, writing(path):
-        # PNG level 1: three times as fast as the default, 5-10 % larger
+        # PNG level 1: three times as fast as the default, 5-10% larger
         options: dict[str, Any] = {"compress_level": 1} if part.suffix.lower() == ".png" else {"quality": 95}
         Image.fromarray(np.ascontiguousarray(image)).save(part, **options)
     return path
@@ -167,7 +167,7 @@ def check_picture_size(image: Frame, name: str) -> None:
 
 
 def _grey_to_rgb(grey: ndarray) -> ndarray:
-    """Convert 16-bit, 32-bit or float grey to RGB. The range of floats (0..1 or 0..255) follows from their maximum."""
+    """Convert 16-bit, 32-bit or float grey to RGB. The maximum of floats decides between 0..1 and 0..255."""
     highest = np.nanmax(grey, initial=0)
     if np.issubdtype(grey.dtype, np.floating):
         scale = 255.0 if highest <= 1 else 1.0

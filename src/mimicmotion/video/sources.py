@@ -176,9 +176,9 @@ class AvSource:
                     raise
                 broken += 1
                 logger.debug("%s: %s", self.path, e)
-        self._judge(count, broken, corrupt, heard - begun)
+        self._assess_damage(count, broken, corrupt, heard - begun)
 
-    def _judge(self, count: int, broken: int, corrupt: int, lasted: Fraction) -> None:
+    def _assess_damage(self, count: int, broken: int, corrupt: int, lasted: Fraction) -> None:
         """Set `damage` from decoder errors, and if the file is shorter than its header states.
 
         The number of frames in the header is unreliable: in AVI it includes dropped frames, and in other formats frames

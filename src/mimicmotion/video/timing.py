@@ -26,7 +26,7 @@ def exact_rate(fps: float | Fraction) -> Fraction:
     """Convert `fps` to the intended fraction: 29.97 -> 30000/1001, 15.0 -> 15. Fractions are returned unchanged.
 
     Raises:
-        ConfigError: `fps` is a float outside of 0.001 to 1000.
+        ConfigError: `fps` is a float outside 0.001..1000.
     """
     if isinstance(fps, Fraction):
         return fps
@@ -46,7 +46,7 @@ def _exact_seconds(seconds: float) -> Any:
 def resample(items: Iterable[Timed[T]], fps: float | Fraction, start: float = 0, end: float = math.inf) -> Iterator[T]:
     """Yield the item nearest to each time t = start + k / fps, until the end of the last item.
 
-    Items are repeated or dropped, so the duration is kept (to within half an output frame) for any frame rates. The
+    Items are repeated or dropped, so the duration is kept (to within half an output frame) for any frame rate. The
     lookahead is one item.
 
     Args:

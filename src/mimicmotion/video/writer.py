@@ -1,4 +1,4 @@
-"""Writing of results frame by frame: MP4 and related formats, WebM, GIF, WebP, or a folder of PNG files."""
+"""Write results frame by frame: MP4 and related formats, WebM, GIF, WebP, or a folder of PNG files."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def open_writer(
         size: (height, width) of the frames.
         fps: frames per second; values like 29.97 stand for exact fractions (30000/1001).
         crf: constant quality, 0 (best) to 51; None for a visually lossless default.
-        audio_from: media file with the audio, which is cut to the length of the result; it may have none.
+        audio_from: media file whose audio, if any, is used and cut to the length of the result.
         audio_start: time in that file that corresponds to the first frame, in seconds.
         label: label for the metadata of the file, and whether to sign it; None for no label.
 
@@ -152,7 +152,7 @@ def check_output(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ConfigError: the suffix is unknown.
-        OutputError: the path cannot be written, or is taken.
+        OutputError: the path cannot be written, or something there cannot be replaced.
     """
     target, kind = plan_output(path)
     if kind == "folder":
@@ -225,7 +225,7 @@ def _encoder(
 
 
 def _close_quietly(container: OutputContainer) -> None:
-    """Close a container, possibly after an error, which another one must not mask."""
+    """Close a container without raising, so that an earlier error is not masked."""
     with contextlib.suppress(Exception):
         container.close()
 
@@ -267,7 +267,7 @@ def to_yuv(rgb: VideoFrame) -> VideoFrame:
         dst_color_range=LIMITED,
         dst_color_trc=BT709,
         dst_color_primaries=BT709,
-        # more accurate than the default: flat colours survive within 1-2 levels instead of 3
+        # more accurate than the default: flat colours are preserved to within 1-2 levels instead of 3
         interpolation="BICUBIC",
     )
 
@@ -303,7 +303,7 @@ def add_stream(container: OutputContainer, kind: str, size: tuple[int, int], rat
 
 
 def gif_converter(size: tuple[int, int], rate: Fraction) -> Callable[[ndarray, int], VideoFrame]:
-    """A function that converts frames to GIF colours with a palette per frame, holding one frame at a time."""
+    """Return a function that converts frames to GIF colours with a palette per frame, holding one frame at a time."""
     graph = av.filter.Graph()
     source = graph.add_buffer(width=size[1], height=size[0], format=av.VideoFormat("rgb24"), time_base=1 / rate)
     split = graph.add("split")

@@ -46,7 +46,7 @@ class Attention(nn.Module):
         kernel: str = "sdpa",
         context: Float[Tensor, "n context dim"] | None = None,
     ) -> Float[Tensor, "n tokens channels"]:
-        """Residual + attention of `x` to itself or to `context`, by a kernel of `attend`."""
+        """Residual + attention of `x` to itself or to `context`, with one of the kernels of `attend`."""
         context = x if context is None else context
         inputs = ((self.to_q, x), (self.to_k, context), (self.to_v, context))
         # n tokens (heads dim) -> n heads tokens dim, and back
@@ -117,4 +117,4 @@ def scratch_bytes(kernel: str, q: Heads, k: Heads) -> int:
         rows, sequence = max(16, ROW_BYTES // per_query), heads * tokens
         rows = rows if tokens > rows else min(n, max(1, rows // sequence)) * sequence
         return q.nbytes + 2 * rows * per_query
-    return 4 * n * heads * tokens  # logarithms of sums
+    return 4 * n * heads * tokens  # log-sum-exp of each query

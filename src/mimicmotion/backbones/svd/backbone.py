@@ -45,10 +45,10 @@ class SVDBackbone(Backbone):
     """SVD's networks and the encoder of pose frames (paper section 3.2).
 
     Args:
-        parts: the networks; see `Components`. Its settings may also have `fps`, a condition of the network.
+        parts: the networks; see `Components`. Its settings may also have `fps`, which the network is conditioned on.
 
     Raises:
-        ConfigError: the networks do not match, or there is a detail network without a warped picture.
+        ConfigError: the networks do not match, or there is a detail network but no warped picture for it.
     """
 
     name: ClassVar[str] = "svd"
@@ -138,7 +138,7 @@ class SVDBackbone(Backbone):
             parked.release()
         self._parked.clear()
 
-    # --- running within a given memory ------------------------------------------------------------------------------
+    # --- running within a memory limit ------------------------------------------------------------------------------
 
     @property
     def plan(self) -> ExecutionPlan:  # type: ignore[override]
@@ -168,7 +168,7 @@ class SVDBackbone(Backbone):
                 )
 
     def forget_plan(self) -> None:
-        """Plan the next job from scratch; see `Backbone.forget_plan`."""
+        """Drop the plan; see `Backbone.forget_plan`."""
         self._plan = None
 
     def plan_run(
@@ -242,7 +242,7 @@ class SVDBackbone(Backbone):
         """Encode picture, poses and micro-conditioning.
 
         Raises:
-            PoseError: pose frames have another size or type than the picture, or `check` fails.
+            PoseError: pose frames differ from the picture in size or type, or `check` fails.
             InputError: `noise_aug_strength` without `image_noise` (`Noise.picture`).
         """
         self.check(request)

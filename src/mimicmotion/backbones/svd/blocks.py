@@ -106,13 +106,13 @@ class TransformerBlock(nn.Module):
         kernel: str = "sdpa",
         chunk: int | None = None,
     ) -> Tokens:
-        """Compute the block; returns a new tensor.
+        """Apply the block; returns a new tensor.
 
         Args:
             x: sequences.
-            context: contexts, each for `rows / few` consecutive sequences.
+            context: contexts; each is used for `rows / few` consecutive sequences.
             kernel: kernel of self-attention.
-            chunk: tokens per chunk in feed-forwards; None is all.
+            chunk: tokens per chunk in feed-forwards; None means all.
         """
         if self.norm_in is not None and self.ff_in is not None:
             x = self.ff_in(self.norm_in(x), x, chunk)
@@ -150,7 +150,7 @@ class SpatioTemporalTransformer(nn.Module):
         self.proj_out = Linear(channels, channels)
 
     def forward(self, x: Maps, shared: Shared) -> Maps:
-        """Compute the blocks; returns a new tensor."""
+        """Apply the blocks; returns a new tensor."""
         execution, frames, height = shared.execution, shared.frames, x.shape[2]
         context, share = shared.context.repeat_interleave(frames, 0), self.time_mixer().to(x.dtype)
         numbers = self.time_pos_embed(sinusoids(torch.arange(frames, device=x.device), x.shape[1]).to(x.dtype))
@@ -191,7 +191,7 @@ class Level(nn.Module):
         way: "down" pushes each result to the skip connections, "up" pops one for each residual block, "mid" does
             neither.
         resnets: residual blocks.
-        attentions: transformers after the first residual blocks.
+        attentions: transformers, one after each of the first residual blocks.
         downsamplers: one, or none.
         upsamplers: one, or none.
     """
@@ -210,7 +210,7 @@ class Level(nn.Module):
         self.downsamplers, self.upsamplers = nn.ModuleList(downsamplers), nn.ModuleList(upsamplers)
 
     def forward(self, x: Maps, shared: Shared, skips: list[Maps]) -> Maps:
-        """Compute the level.
+        """Apply the level.
 
         Args:
             x: output of the previous level.

@@ -245,7 +245,7 @@ def find_edition(checkpoint: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Loader:
-    """Reads the parts of a folder to a device and dtype, and records the files."""
+    """Loads the parts of a folder onto a device in a dtype, and records the files."""
 
     folder: Path
     target: Target
@@ -282,7 +282,7 @@ class _Loader:
 
 
 class _WithoutRandomNumbers(TorchFunctionMode):
-    """Skip weight initialisation, which on the meta device takes a second to import PyTorch's compiler."""
+    """Skip weight initialisation, which would spend a second importing PyTorch's compiler on the meta device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -299,7 +299,7 @@ def _on_meta(part: str, build: Callable[[], Any]) -> Any:
             return build()
     except ConfigError as e:
         raise WeightsError(f"config of {part}: {e.got}", e.expected, e.fix) from e
-    except Exception as e:  # a value of a wrong type may fail anywhere
+    except Exception as e:  # a value of the wrong type may fail anywhere
         fix = "correct its config.json, or download the model again"
         raise WeightsError(f"config of {part}: {type(e).__name__}: {e}", "a config that its class accepts", fix) from e
 
@@ -365,7 +365,7 @@ def _guess(tensors: Mapping[str, Tensor]) -> str:
     if any(k.startswith("down_blocks.") for k in tensors):
         return "this looks like a U-Net alone: put it into the base folder, or use MimicMotion_1-1.pth"
     if any(k.startswith("pose_net.") for k in tensors) and any(k.startswith("unet.") for k in tensors):
-        return "the checkpoint belongs to a U-Net of other size or kind: use the base it was trained on (SVD xt 1.1)"
+        return "the checkpoint belongs to a U-Net of another size or kind: use the base it was trained on (SVD xt 1.1)"
     return "use a MimicMotion checkpoint such as MimicMotion_1-1.pth (keys unet.* and pose_net.*)"
 
 

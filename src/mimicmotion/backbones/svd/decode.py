@@ -1,4 +1,4 @@
-"""Decoding of latents to a stream of frames, in chunks."""
+"""Decode latents into a stream of frames, in chunks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mimicmotion.errors import ConfigError
 
 
 def plan_chunks(num_frames: int, chunk: int, overlap: int) -> list[range]:
-    """Cover frames 0..num_frames-1 by evenly spaced chunks of equal size that overlap by at least `overlap` frames.
+    """Cover frames 0..num_frames-1 with evenly spaced chunks of equal size that overlap by at least `overlap` frames.
 
     Args:
         num_frames: number of frames; 0 gives no chunks.
@@ -59,8 +59,8 @@ def decode_float(
     """Decode latents to frames one by one, float32 before clamping, on the autoencoder's device.
 
     The decoder has temporal layers (29 convolutions, 28 norms), so frames decoded in chunks differ from those of a
-    whole video, and plain chunks show seams. Chunks therefore overlap by half, and are blended by a ramp that gives the
-    least weight to the ends of a chunk, see `blend_weight`. Only one chunk is in memory, regardless of the number of
+    whole video, and plain chunks show seams. Chunks therefore overlap by half, and are blended with a ramp that gives
+    the least weight to the ends of a chunk (`blend_weight`). Only one chunk is in memory, regardless of the number of
     frames.
 
     Args:
@@ -69,7 +69,7 @@ def decode_float(
         chunk: frames decoded at once; the result is exact with all frames in one chunk.
         released: use plain chunks with a short last one, as in the published code. To reproduce that, pass the latents
             of the reference slot as well, drop its frame, and truncate in `to_uint8`.
-        decode: decodes the frames of a chunk; None is `decode_frames`, all at once.
+        decode: decodes the frames of a chunk; None means `decode_frames`, all at once.
     """
     chunks = plan_chunks(len(latents), chunk, chunk // 2)
     if released:
@@ -104,7 +104,7 @@ def decode_frames(
     Args:
         vae: the autoencoder.
         latents: latents of the clip, at unit scale, on any device.
-        frame_chunk: frames computed at once in the decoder's layers (same result); None is all.
+        frame_chunk: frames computed at once in the decoder's layers (same result); None means all.
     """
     param = next(vae.decoder.parameters())
     z = (latents.to(param.device) / vae.config.scaling_factor).to(param.dtype)

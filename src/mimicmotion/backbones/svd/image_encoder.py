@@ -60,7 +60,7 @@ class ImageEncoder(nn.Module):
         config: its config.json; fields left out have the defaults of `FIELDS`.
 
     Raises:
-        ConfigError: an unknown field, an activation other than gelu and quick_gelu, or sizes that do not divide.
+        ConfigError: an unknown field, an activation other than gelu and quick_gelu, or sizes that are not divisible.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -123,7 +123,7 @@ class Embeddings(nn.Module):
         self.position_embedding = nn.Embedding((c.image_size // side) ** 2 + 1, c.hidden_size)
 
     def forward(self, pixels: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch tokens channels"]:
-        """Embed the pictures."""
+        """Split pictures into patches and embed them."""
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # B C H W -> B (H W) C
         first = self.class_embedding.expand(len(pixels), 1, -1)
         return torch.cat([first, patches], dim=1) + self.position_embedding.weight
@@ -142,7 +142,7 @@ class VisionLayer(nn.Module):
         self.layer_norm2 = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Float[Tensor, "batch tokens channels"]) -> Float[Tensor, "batch tokens channels"]:
-        """Compute the layer."""
+        """Apply the layer."""
         normed = self.layer_norm1(x)
         # B N C -> B heads N dim
         q, k, v = (
@@ -180,7 +180,7 @@ def clip_pixels(image: Float[Tensor, "batch 3 height width"], size: int) -> Floa
 
 
 def resize_antialiased(image: Float[Tensor, "batch c h w"], size: tuple[int, int]) -> Float[Tensor, "batch c h2 w2"]:
-    """Resize by a Gaussian blur and bicubic sampling with aligned corners, as in the training of SVD.
+    """Resize with a Gaussian blur and bicubic sampling with aligned corners, as in the training of SVD.
 
     With f = old / new size along an axis, sigma = max((f - 1) / 2, 0.001) pixels and the window is the first odd
     number >= int(max(4 sigma, 3)); borders are reflected.

@@ -39,9 +39,9 @@ def map_chunks(
     """Apply `run` to chunks of tensors and concatenate the results, into a buffer if no gradients are recorded.
 
     Args:
-        run: function of chunks, which preserves their length and may work in place.
+        run: function applied to each chunk; it preserves the length and may work in place.
         tensors: inputs of equal length along `dim`, or None; the first is not None.
-        chunk: entries per chunk; None is all.
+        chunk: entries per chunk; None means all.
         dim: axis to split.
         out: optional buffer for the results of several chunks, such as an input that is no longer needed.
     """
@@ -104,7 +104,7 @@ class Linear(nn.Linear):
     """A linear layer, computed by oneDNN if that is faster."""
 
     def forward(self, input: Float[Tensor, "... channels"]) -> Float[Tensor, "... out"]:
-        """Compute the layer."""
+        """Apply the layer."""
         if not _fused(self, input):
             return super().forward(input)
         return ONEDNN_LINEAR(input.contiguous(), self.weight, self.bias, "none", [], "")
@@ -171,7 +171,7 @@ class TimestepEmbedding(nn.Module):
 
 
 def _wide(x: Tensor) -> Tensor:
-    """At least float32, as half precision would round the difference of two large numbers twice."""
+    """Convert to at least float32, as half precision would round the difference of two large numbers twice."""
     return x if x.dtype == torch.float64 else x.float()
 
 
@@ -242,7 +242,7 @@ class TemporalConv(nn.Conv3d):
         super().__init__(channels, out, (kernel, 1, 1), padding=(kernel // 2, 0, 0))
 
     def forward(self, input: Video) -> Float[Tensor, "batch out frames positions"]:
-        """Compute it as a 2D convolution over (frames, positions), which is far faster.
+        """Apply it as a 2D convolution over (frames, positions), which is far faster.
 
         With channels last in memory, this needs no copy.
         """
@@ -316,7 +316,7 @@ class ResnetBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "n channels h w"], time: Float[Tensor, "n dim"] | None = None
     ) -> Float[Tensor, "n out h w"]:
-        """Compute the block; returns a new tensor."""
+        """Apply the block; returns a new tensor."""
         h = self.conv1(silu(self.norm1(x)))
         if self.time_emb_proj is not None and time is not None:
             h = add(h, self.time_emb_proj(F.silu(time))[:, :, None, None])
@@ -343,7 +343,7 @@ class TemporalResnetBlock(ResnetBlock):
             x: input, overwritten by the result if no gradients are recorded.
             time: embedding of the noise level of each frame.
             share: temporal weight from `TimeMixer`.
-            chunk: positions per chunk; None is all.
+            chunk: positions per chunk; None means all.
         """
 
         def half(norm: GroupNorm, conv: nn.Module, x: Video, base: Video | None = None) -> Video:
@@ -382,14 +382,14 @@ class TimeMixer(nn.Module):
 
 
 class SpatioTemporalResBlock(nn.Module):
-    """A spatial residual block followed by a temporal one, whose change is mixed in.
+    """A spatial residual block, and a temporal one whose change is mixed in.
 
     Args:
         channels: channels of the input.
         out: channels of the output.
         time_channels: channels of the time embedding; None for no embedding.
         eps: epsilon of the spatial norms.
-        temporal_eps: epsilon of the temporal norms; None is `eps`.
+        temporal_eps: epsilon of the temporal norms; None means `eps`.
         groups: groups of all norms.
         switched: see `TimeMixer`.
     """
@@ -417,7 +417,7 @@ class SpatioTemporalResBlock(nn.Module):
         time: Float[Tensor, "n dim"] | None = None,
         execution: Execution = Execution(),  # noqa: B008 - frozen
     ) -> Maps:
-        """Compute the block; returns a new tensor.
+        """Apply the block; returns a new tensor.
 
         Args:
             x: feature maps, or several (skip connections), which are concatenated along the channels.
@@ -435,7 +435,7 @@ class SpatioTemporalResBlock(nn.Module):
         return self.temporal(maps, frames, time, execution)
 
     def temporal(self, maps: Maps, frames: int, time: Float[Tensor, "n dim"] | None, execution: Execution) -> Maps:
-        """Compute the temporal block, in place in `maps` if no gradients are recorded."""
+        """Apply the temporal block, in place in `maps` if no gradients are recorded."""
         # (B F) C H W -> B C F (H W), a view in either memory format
         video = maps.unflatten(0, (-1, frames)).flatten(3).transpose(1, 2)
         time = None if time is None else time.unflatten(0, (-1, frames))

@@ -1,4 +1,4 @@
-"""PoseNet's features of a whole video, kept if they fit into memory, or else recomputed from the drawn frames."""
+"""PoseNet's features for a whole video, kept if they fit into memory, or else recomputed from the drawn frames."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mimicmotion.runtime.threads import prefetch
 Features = Float[Tensor, "batch frames features h w"]
 
 FEATURE_BUDGET = 1 << 30
-"""Budget of features on a GPU, in bytes. At 576x1024 a frame has 5.9 MB in float16, so 1 GiB holds 180 frames."""
+"""Budget of features on a GPU, in bytes. At 576x1024 a frame takes 5.9 MB in float16, so 1 GiB holds 180 frames."""
 HOST_BUDGET = 1 << 26
 """Budget on a CPU, small enough that the memory of a process hardly depends on the length of the video."""
 
@@ -46,7 +46,7 @@ class PoseFeatures(Protocol):
         ...
 
     def frames(self, index: Sequence[int]) -> Features:
-        """Features of the frames of these numbers."""
+        """Features of the frames with these numbers."""
         ...
 
 
@@ -60,7 +60,7 @@ class StoredFeatures:
         return self.features.shape[1]
 
     def frames(self, index: Sequence[int]) -> Features:
-        """Features of the frames of these numbers."""
+        """Features of the frames with these numbers."""
         return self.features[:, list(index)]
 
 
@@ -68,7 +68,7 @@ class StoredFeatures:
 class RecomputedFeatures:
     """Features recomputed on each access, for videos whose features do not fit into memory.
 
-    The poses are drawn again, too. PoseNet takes 0.2 % of the U-Net's work on the same frames.
+    The poses are drawn again, too. PoseNet takes 0.2% of the U-Net's work on the same frames.
     """
 
     encoder: PoseEncoder
@@ -80,7 +80,7 @@ class RecomputedFeatures:
         return self.count
 
     def frames(self, index: Sequence[int]) -> Features:
-        """Features of the frames of these numbers."""
+        """Features of the frames with these numbers."""
         parts = []
         for start in range(0, len(index), POSE_CHUNK):
             drawn = [read_frames(self.poses, i, i + 1, self.size) for i in index[start : start + POSE_CHUNK]]
@@ -91,7 +91,7 @@ class RecomputedFeatures:
 class DiskFeatures:
     """Features in a temporary file (in TMPDIR), for features that do not fit into memory.
 
-    The file is deleted with the object or the process. The system caches what is read often.
+    The file is deleted with the object or the process. The operating system caches what is read often.
 
     Args:
         device: device of the returned features.
@@ -120,7 +120,7 @@ class DiskFeatures:
         return self.count
 
     def frames(self, index: Sequence[int]) -> Float[Tensor, "1 frames ..."]:
-        """Features of the frames of these numbers."""
+        """Features of the frames with these numbers."""
         data = bytearray()
         for i in index:
             self.file.seek(i * self.bytes)

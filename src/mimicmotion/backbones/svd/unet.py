@@ -225,7 +225,7 @@ def unused_parameter_names(unet: nn.Module) -> list[str]:
 
 
 def temporal_parameter_names(unet: nn.Module) -> list[str]:
-    """Names of the temporal layers' parameters, which are 656 of SVD's 1525 million.
+    """Names of the temporal layers' parameters, 656 million of SVD's 1525 million.
 
     These are temporal attention and its frame embedding, temporal convolutions, and the weights that mix both with
     their spatial counterparts.

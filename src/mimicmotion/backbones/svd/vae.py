@@ -102,8 +102,8 @@ class Autoencoder(nn.Module):
         Args:
             z: latents divided by the scaling factor; n = videos * frames.
             frames: number of frames per video, which influence each other.
-            frame_chunk: frames computed at once in spatial layers, and as many values in temporal layers; None is all.
-                This saves memory, and gives the same result up to rounding.
+            frame_chunk: frames computed at once in spatial layers, and as many values in temporal layers; None means
+                all. This saves memory, and gives the same result up to rounding.
         """
         out = self.decoder(z, frames, frame_chunk)
         return F.pixel_shuffle(out, self.patch_size) if self.patch_size > 1 else out
@@ -181,7 +181,7 @@ class TemporalDecoder(nn.Module):
         return self.time_conv_out(video).transpose(1, 2).flatten(0, 1).unflatten(2, x.shape[2:])
 
     def blocks(self) -> Iterator[tuple[nn.Module | None, Any]]:
-        """Yield the layer in front of each residual block (or None), and the block."""
+        """Yield (layer or None, residual block) pairs; the layer runs before the block."""
         first, *others = self.mid_block["resnets"]
         yield self.conv_in, first
         # As in diffusers, a third block is not used, and with a single one the attention is not used either.
@@ -203,7 +203,7 @@ class FrameAttention(nn.Module):
         self.to_out = nn.ModuleList([Linear(width, width)])
 
     def forward(self, x: Maps) -> Maps:
-        """Compute the layer; returns a new tensor."""
+        """Apply the layer; returns a new tensor."""
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # N C H W -> N (H W) C
         q, k, v = (project(tokens)[:, None] for project in (self.to_q, self.to_k, self.to_v))
         mixed = self.to_out[0](F.scaled_dot_product_attention(q, k, v)[:, 0])

@@ -28,7 +28,7 @@ class TinyBackbone(SVDBackbone):
     """SVD's networks, conditioned on a warped picture.
 
     Args:
-        parts: the networks. Their setting `reference_warp` is "limbs", or "residual" to denoise the difference to the
+        parts: the networks. Their setting `reference_warp` is "limbs", or "residual" to denoise the difference from the
             warped picture. The confident pixels of its `warp` network, if it has one, are copied to the result; without
             one, the picture is warped limb by limb.
 

@@ -162,7 +162,7 @@ class _Block(nn.Module):
 
 
 def _corrections(made: int, channels: int) -> nn.Sequential:
-    """Zero-initialised convolutions that correct the `made` outputs per pixel, given these and three pictures."""
+    """Zero-initialised convolutions that correct the `made` outputs per pixel, given them and three pictures."""
     last = nn.Conv2d(channels, made, 3, padding=1)
     with torch.no_grad():
         for parameter in last.parameters():

@@ -3,7 +3,7 @@
 Given the pieces moved by the limb warp, it predicts the person's outline at full resolution, the piece that each pixel
 belongs to, and a residual displacement, which is added to the piece's affine motion to give the pixel's source in the
 reference picture. Colours are only sampled from the reference picture. The network also predicts which pixels are
-visible in the reference picture; the rest of the model generates the others.
+visible in the reference picture; the rest of the model generates those that are not.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ CELL = 4
 LEVELS = 4
 PARTS = len(BACK_TO_FRONT)
 RIGID = [BACK_TO_FRONT.index(part) for part in ("head", "right hand", "left hand")]
-"""Pieces displaced by one affine map each, as so small a network would smear faces and fingers."""
+"""Pieces that move by a single affine map, since so small a network would smear faces and fingers."""
 HEAD = RIGID[0]
 BODY = [BACK_TO_FRONT.index(part) for part in ("torso", "head", "right thigh", "left thigh")]
 PICTURES = (PARTS + 1, PARTS + 4)
-"""First channel in `WarpInput.cells` of the warped picture, and of the reference picture."""
+"""First channels of the warped picture and of the reference picture in `WarpInput.cells`."""
 FAR = 32.0
-"""Scale of the displacements among the input channels, in pixels."""
+"""Scale of the displacements in the input channels, in pixels."""
 PRIOR = 4.0
-"""Scale of the piece logits, to which twice this is added for the topmost piece; lower values mix distant pieces."""
-_SEEN = PARTS + 4 * CELL**2 + 18  # number of channels of `WarpInput.cells`
+"""Scale of the piece logits; the topmost piece gets twice this in addition. Lower values mix distant pieces."""
+_CHANNELS = PARTS + 4 * CELL**2 + 18  # number of channels of `WarpInput.cells`
 _GROUPS = 8
 
 
@@ -109,7 +109,7 @@ class WarpNet(nn.Module):
             raise ConfigError(got, f"{LEVELS} widths in multiples of {_GROUPS}, decided > 0", "correct the arguments")
         self.config: dict[str, Any] = {"widths": list(widths), "decided": decided}
         pairs = list(itertools.pairwise(widths))
-        self.enter = nn.Conv2d(_SEEN, widths[0], 3, padding=1)
+        self.enter = nn.Conv2d(_CHANNELS, widths[0], 3, padding=1)
         self.down = nn.ModuleList([_Block(widths[0], widths[0]), *(_Block(a, b) for a, b in pairs)])
         self.whole = nn.Linear(widths[-1], widths[-1])
         self.up = nn.ModuleList(_Block(a + b, a) for a, b in reversed(pairs))
@@ -127,7 +127,7 @@ class WarpNet(nn.Module):
         x = x + self.whole(x.mean((2, 3)))[..., None, None]
         for block, beside in zip(self.up, reversed(kept[:-1]), strict=True):
             x = block(torch.cat([F.interpolate(x, scale_factor=2.0), beside], 1))
-        parts, outline, further, visible = self.out(F.silu(x)).float().split([4 * PARTS, CELL**2, 2, 1], 1)
+        parts, outline, residual, visible = self.out(F.silu(x)).float().split([4 * PARTS, CELL**2, 2, 1], 1)
         opacity = F.interpolate(given.cells[:, :PARTS].float(), scale_factor=2.0)
         parts = PRIOR * F.pixel_shuffle(parts, 2) + 2.0 * opacity
         logits = F.interpolate(parts, scale_factor=2.0, mode="bilinear")
@@ -137,14 +137,14 @@ class WarpNet(nn.Module):
         held = (near & ~given.found[..., None, None]).any(1) & (not self.training)
         free = ~(_rigid(given.top) | held)[:, None]
         weights = (logits * free + 2 * PRIOR * top).masked_fill(~(near & there[..., None, None]), -60.0).softmax(1)
-        further = displacements(8.0 * further, given).masked_fill(held[:, None], 0.0)
+        residual = displacements(8.0 * residual, given).masked_fill(held[:, None], 0.0)
         body = torch.zeros(PARTS, device=weights.device).index_fill(0, torch.tensor(BODY, device=weights.device), 1.0)
-        place, person = torch.zeros_like(further), torch.zeros_like(given.background)
+        place, person = torch.zeros_like(residual), torch.zeros_like(given.background)
         for colours, of in zip(given.colours.split(3, 1), (1 - body, body), strict=True):
             mine = weights * of[:, None, None]
             share = mine.sum(1, keepdim=True)
-            at = _places(mine, given.maps) / share.clamp_min(1e-6) + further
-            place, person = place + share * at, person + share * _look(colours, at)
+            at = _sources(mine, given.maps) / share.clamp_min(1e-6) + residual
+            place, person = place + share * at, person + share * _sample(colours, at)
         logit = given.outline.logit(0.02) + F.pixel_shuffle(outline, CELL)[:, 0].masked_fill(held, 0.0)
         alpha = (logit if self.training else self.config["decided"] * logit).sigmoid()[:, None]
         alpha = alpha * there.any(1)[:, None, None, None]  # without a person, only the background remains
@@ -167,12 +167,12 @@ def _rigid(top: Float[Tensor, "n h w"]) -> Bool[Tensor, "n h w"]:
     return torch.isin(top.long(), torch.tensor(RIGID, device=top.device))
 
 
-def displacements(further: Float[Tensor, "n 2 h w"], given: WarpInput) -> Float[Tensor, "n 2 height width"]:
+def displacements(residual: Float[Tensor, "n 2 h w"], given: WarpInput) -> Float[Tensor, "n 2 height width"]:
     """Upsample displacements to full resolution; on rigid pieces, replace them by the least-squares affine fit."""
-    height, width = further.shape[-2:]
-    y, x = torch.meshgrid(*(torch.arange(n, device=further.device) / 8.0 for n in (height, width)), indexing="ij")
-    at, says = torch.stack([x, y]).flatten(1), further.flatten(2)
-    whole = F.interpolate(further, scale_factor=float(CELL), mode="bilinear")
+    height, width = residual.shape[-2:]
+    y, x = torch.meshgrid(*(torch.arange(n, device=residual.device) / 8.0 for n in (height, width)), indexing="ij")
+    at, says = torch.stack([x, y]).flatten(1), residual.flatten(2)
+    whole = F.interpolate(residual, scale_factor=float(CELL), mode="bilinear")
     for piece in RIGID:
         weight = given.cells[:, piece].flatten(1)[:, None].float() + 1e-4
         weight = weight / weight.sum(2, keepdim=True)
@@ -186,7 +186,7 @@ def displacements(further: Float[Tensor, "n 2 h w"], given: WarpInput) -> Float[
     return whole
 
 
-def _places(weights: Float[Tensor, "n 14 h w"], maps: Float[Tensor, "n 14 2 3"]) -> Float[Tensor, "n 2 h w"]:
+def _sources(weights: Float[Tensor, "n 14 h w"], maps: Float[Tensor, "n 14 2 3"]) -> Float[Tensor, "n 2 h w"]:
     """Source of each pixel in the reference picture: weighted sum over the affine maps of the pieces."""
     height, width = weights.shape[-2:]
     y, x = torch.meshgrid(*(torch.arange(n, device=maps.device) for n in (height, width)), indexing="ij")
@@ -194,7 +194,7 @@ def _places(weights: Float[Tensor, "n 14 h w"], maps: Float[Tensor, "n 14 2 3"])
     return a[:, :, 0] * x + a[:, :, 1] * y + a[:, :, 2]
 
 
-def _look(picture: Float[Tensor, "n 3 h w"], place: Float[Tensor, "n 2 h w"]) -> Float[Tensor, "n 3 h w"]:
+def _sample(picture: Float[Tensor, "n 3 h w"], place: Float[Tensor, "n 2 h w"]) -> Float[Tensor, "n 3 h w"]:
     """Sample a picture bilinearly at positions (x, y) in pixels."""
     height, width = picture.shape[-2:]
     at = torch.stack([(2 * place[:, 0] + 1) / width - 1, (2 * place[:, 1] + 1) / height - 1], -1)
@@ -218,23 +218,23 @@ class MovedPicture:
         check_poses(reference, own, driving)
         self.net, self.reference, self.own, self.driving, self.drawer = net, reference, own, driving, drawer
         self.puppet = cut(reference, own)
-        self.look = functools.lru_cache(maxsize=64)(self._look)  # the U-Net and `show_moved` use each frame
-        """Warped frame of an index, and the probability (0..1) of each of its pixels being visible in the reference."""
+        self.frame = functools.lru_cache(maxsize=64)(self._frame)  # the U-Net and `show_moved` use each frame
+        """Warped frame at an index, and the probability (0..1) of each of its pixels being visible in the reference."""
 
     def __len__(self) -> int:
         return len(self.driving)
 
     def __getitem__(self, index: slice, /) -> Frames:
-        return np.concatenate([self.look(n)[0] for n in range(*index.indices(len(self)))])
+        return np.concatenate([self.frame(n)[0] for n in range(*index.indices(len(self)))])
 
     @torch.inference_mode()
-    def _look(self, number: int) -> tuple[UInt8[ndarray, "1 height width 3"], Float[Tensor, "height width"]]:
+    def _frame(self, number: int) -> tuple[UInt8[ndarray, "1 height width 3"], Float[Tensor, "height width"]]:
         given = warp_input(self.puppet, self.reference, self.own, self.driving[number : number + 1], self.drawer)
         param = next(self.net.parameters())
         given = WarpInput(*(x.to(param.device) for x in given))
         made = self.net(given._replace(cells=given.cells.to(param.dtype)))
         visible = F.interpolate(made.visible[None].sigmoid(), scale_factor=float(CELL), mode="bilinear")[0, 0]
-        # off the person, the filled background is shown, so that it is still
+        # show the filled background outside the person, so that it stays still
         visible = torch.maximum(visible, 1 - (self.net.config["decided"] * made.outline[0]).sigmoid())
         return to_uint8(made.frames), visible.masked_fill(_rigid(given.top)[0] & (given.outline[0] > 0.5), 1.0)
 
@@ -254,14 +254,14 @@ def show_moved(
             if number < 0:
                 yield frame
                 continue
-            shown, sure = moved.look(number)
+            shown, sure = moved.frame(number)
             yield torch.lerp(frame, to_unit(shown)[0].to(frame), sure.to(frame))
 
 
 def warp_input(
     puppet: Puppet, reference: Frame, own: PoseSequence, driving: PoseSequence, drawer: PoseDrawer
 ) -> WarpInput:
-    """Network inputs for a picture and driving poses.
+    """Make the network's inputs for a picture and driving poses.
 
     Args:
         puppet: the reference picture cut into pieces.

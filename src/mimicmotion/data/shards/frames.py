@@ -19,7 +19,7 @@ from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
 _GOP = 16
 _CRF = 16  # as in the video writer: visually lossless
 _JPEG_QUALITY = 95
-# zlib's level 6 makes synthetic frames 16 % smaller, but takes 2.6 times as long
+# zlib's level 6 makes synthetic frames 16% smaller, but takes 2.6 times as long
 _PNG_LEVEL = 1
 
 

@@ -1,8 +1,8 @@
-"""Means with 95 % confidence intervals (Student's t over sequences), and p-values corrected for multiple comparisons.
+"""Means with 95% confidence intervals (Student's t over sequences), and p-values corrected for multiple comparisons.
 
 The sample is the sequence, never the frame: frames of a sequence are correlated, and intervals over frames would be far
-too narrow. Student's t is valid even for few sequences: with 30 comparisons of equal methods over 6 sequences, 2 to 5 %
-of the reports contain a false positive (with a percentile bootstrap, 15 % of single comparisons are false positives).
+too narrow. Student's t is valid even for few sequences: with 30 comparisons of equal methods over 6 sequences, 2 to 5%
+of the reports contain a false positive (with a percentile bootstrap, 15% of single comparisons are false positives).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mimicmotion.runtime.extras import import_extra
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate over sequences and its 95 % confidence interval.
+    """An estimate over sequences and its 95% confidence interval.
 
     Attributes:
         value: the estimate; NaN if it is unknown.

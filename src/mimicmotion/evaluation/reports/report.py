@@ -134,7 +134,7 @@ def _differences(done: Evaluation) -> Table:
         rows.append(
             [title(done, pair.metric), f"{pair.method} − {pair.baseline}", *said, verdict(pair.method, i, p, info)]
         )
-    return Table(["metric", "difference", "mean [95 % interval]", "n", "p", "verdict"], rows)
+    return Table(["metric", "difference", "mean [95% interval]", "n", "p", "verdict"], rows)
 
 
 def verdict(method: str, i: Interval, p: float, info: Metric) -> str:
@@ -181,7 +181,7 @@ def _introduction(done: Evaluation, used: Sequence[str]) -> list[str]:
         out.append(f"Fewer than {FEW} sequences: too few to tell methods apart.")
     if any(RATES in note for r in done.rows for note in r.notes):
         out.append("Real and generated videos have different frame rates; see Notes for how they were compared.")
-    out.append("Mean over sequences [95 % interval, Student's t over sequences] (n: sequences). * marks the best mean.")
+    out.append("Mean over sequences [95% interval, Student's t over sequences] (n: sequences). * marks the best mean.")
     if any(m in FIELD for m in used):
         out.append(
             "Numbers marked (field) repeat what widespread code computes, averaged over frames; they do not follow the "
@@ -200,7 +200,7 @@ def _bars(done: Evaluation, used: Sequence[str]) -> dict[str, bytes]:
     png = BytesIO()
     if used:
         bars.paint(done.summary.methods, used, png, {m: title(done, m) for m in used})
-    return {"means with 95 % intervals": png.getvalue()} if used else {}
+    return {"means with 95% intervals": png.getvalue()} if used else {}
 
 
 def _sequences(done: Evaluation) -> Table:

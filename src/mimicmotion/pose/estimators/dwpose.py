@@ -236,7 +236,7 @@ def box_centre_scale(
 
 
 def fit_aspect(scale: Float[ndarray, " 2"], size: tuple[int, int]) -> Float[ndarray, " 2"]:
-    """Enlarge an extent (x, y) in one direction to the aspect ratio of `size` (height, width)."""
+    """Enlarge an extent (x, y) in one direction to match the aspect ratio of `size` (height, width)."""
     aspect = size[1] / size[0]
     width, height = scale
     return np.array([width, width / aspect] if width > height * aspect else [height * aspect, height])
@@ -253,7 +253,7 @@ def crop_matrix(
 def decode_simcc(
     x: Float32[ndarray, "batch points bins_x"], y: Float32[ndarray, "batch points bins_y"], bins: tuple[float, float]
 ) -> tuple[Float32[ndarray, "batch points 2"], Float32[ndarray, "batch points"]]:
-    """Decode points in pixels of the network's input, and scores, each the lower of the two peaks.
+    """Decode points, in pixels of the network's input, and their scores: the lower of the two peaks.
 
     Args:
         x: likelihood of each column bin.

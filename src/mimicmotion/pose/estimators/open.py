@@ -34,7 +34,7 @@ def open_estimator(
         static: holistic: treat frames as unrelated pictures, and detect people in each.
 
     Raises:
-        ConfigError: the name or the device is unknown, or a path is missing or not expected.
+        ConfigError: the name or the device is unknown, or a path is missing or unexpected.
     """
     if name not in ESTIMATORS:
         raise ConfigError(f"pose estimator {name!r}", " or ".join(ESTIMATORS), "choose one of these")
@@ -61,7 +61,7 @@ def choose_estimator(options: PoseOptions, trained_with: str | None) -> tuple[st
     """Choose the pose estimator. Returns its name and notes for the user.
 
     It is the requested one, else dwpose if its files are given, else the one that the model was trained with. If dwpose
-    was chosen only for the model's sake and cannot be downloaded, holistic is used instead.
+    was chosen only because of the model and cannot be downloaded, holistic is used instead.
     """
     from mimicmotion.weights.registry import fetch
 
@@ -80,7 +80,7 @@ def choose_estimator(options: PoseOptions, trained_with: str | None) -> tuple[st
 
 
 def find_estimator(options: PoseOptions, threads: int | None = None) -> Callable[..., PoseEstimator]:
-    """Return a function that opens the chosen estimator. `static=True` is for pictures, with their choice of person.
+    """Return a function that opens the chosen estimator; `static=True` opens it for pictures, with their own person.
 
     Model files are located or downloaded now, to fail early.
     """

@@ -26,7 +26,7 @@ def open_session(path: Path, *, threads: int | None = None, device: str = "auto"
     options, wanted = ort.SessionOptions(), providers(device)
     options.log_severity_level = 3
     options.intra_op_num_threads = threads or 0
-    # Idle threads that spin take the cores from the next network, and from other processes.
+    # Idle threads that spin take cores away from the next network and from other processes.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = ort.InferenceSession(str(path), options, providers=wanted)

@@ -22,7 +22,7 @@ from mimicmotion.settings import person_choice
 logger = logging.getLogger(__name__)
 
 MATCH = 0.15  # minimum similarity to match a person in two frames
-SAME_BOX = 0.3  # minimum IoU of the chosen person with the given box
+SAME_BOX = 0.3  # minimum IoU between the given box and the chosen person's
 FORGET = 300  # frames after which a lost passer-by is forgotten
 
 
@@ -54,7 +54,7 @@ class _Track:
 
     def likeness(self, xy: ndarray, confidence: ndarray, box: ndarray, now: int) -> float:
         """Similarity, 0..1: box overlap and point distance, both after extrapolating at the last velocity."""
-        # The velocity of a person lost for long is no longer valid.
+        # The velocity of a person lost long ago is no longer valid.
         step = self.velocity * min(now - self.seen, 5)
         overlap = box_iou(self.box + np.tile(step, 2), box)
         both = (self.confidence > VISIBLE) & (confidence > VISIBLE)
@@ -140,7 +140,7 @@ class PersonTracker:
         return None if chosen is None else visible[chosen]
 
     def _returned(self, of_track: dict[int, int]) -> _Track | None:
-        """Somebody of similar size who first appears in this frame, assumed to be the lost person."""
+        """Someone of similar size who first appears in this frame, assumed to be the lost person."""
         if self._target is None:
             return None
         size = np.hypot(*(self._target.box[2:] - self._target.box[:2]))

@@ -45,9 +45,9 @@ from mimicmotion.pose.mask import SelfieSegmenter
 from mimicmotion.video.background import fill_hole
 
 HOLE = 0.024
-"""Width of the rim around the person where the background is filled too, as a share of the picture's short side."""
+"""Width of the rim around the person where the background is filled too, as a fraction of the picture's short side."""
 CONTRAST = 30.0
-"""Minimum distance in RGB between person and background to see which of them a pixel at the outline shows."""
+"""Minimum RGB distance between person and background for a pixel at the outline to be assigned to one of them."""
 
 
 def limb_warp(reference: Frame, reference_pose: PoseSequence, poses: PoseSequence, *, segmented: bool = True) -> Frames:
@@ -120,7 +120,7 @@ class Puppet:
             body. Pixel-wise warping samples its colours from these.
         layers: per part, premultiplied colours and opacity at its position in the reference.
         boxes: per part, the corners (x, y) of its non-empty area.
-        sources: per part, the part that it was cut from (that of the other side if its own is hidden).
+        sources: per part, the part that it was cut from (its counterpart on the other side if it is hidden).
         xy: the reference pose.
         unit: torso length in pixels.
         confidence: confidence of the points of the reference pose.
@@ -203,9 +203,9 @@ def moves(
         sources: available parts, and the part that each was cut from.
         unit: torso length in `start`.
         xy: target pose.
-        confidence: confidence of the points of `xy`; parts that are not visible in it keep their place beside the next
-            one, or are omitted.
-        size: (height, width) of the picture; outside it, no point has a confidence.
+        confidence: confidence of the points of `xy`; parts that are not visible in it move with the part that they are
+            attached to, or are omitted.
+        size: (height, width) of the picture; points outside it have no confidence.
     """
     end, sure = np.asarray(xy, np.float64), np.minimum(known, confidence)
     lost = (confidence < UNSEEN) & (xy >= 0).all(1) & (xy < size[::-1]).all(1)
@@ -219,7 +219,7 @@ def moves(
         leader, source = part, sources[part]
         if leader_of(source, known) != source:  # cut without points of its own
             leader, source = PARENT[leader], PARENT[source]
-        while leader in PARENT and is_lost(leader):  # it keeps its place beside the next
+        while leader in PARENT and is_lost(leader):  # it moves with the part that it is attached to
             leader, source = PARENT[leader], PARENT[source]
         if mean_confidence(confidence, leader) < UNSEEN:
             continue
@@ -247,7 +247,7 @@ def cut(
         person = segment_person(reference, pose) if segmented else np.any(list(regions.values()), 0)
     around = cv2.dilate(person.astype(np.uint8), disc(HOLE * min(person.shape)))
     background = fill_hole(reference, around > 0)
-    regions = _adopt(_apart(reference, with_head(regions, xy, face=face), person), person)
+    regions = _assign_rest(_separate_arms(reference, with_head(regions, xy, face=face), person), person)
     crossing = [p for p in seen if "forearm" in p or "hand" in p]
     crossing = [p for p in crossing if mean_confidence(confidence, leader_of(p, confidence)) >= HIDDEN]
     arms = np.any([regions[p] for p in crossing] or [~person & person], 0)
@@ -263,7 +263,7 @@ def cut(
 
 
 def _corners(mask: Bool[ndarray, "height width"], beyond: float) -> Float64[ndarray, "4 2"]:
-    """Corners (x, y) of the mask's bounding box, and this much `beyond` the sides of the picture that it touches."""
+    """Corners (x, y) of the mask's bounding box, `beyond` pixels outside the picture on the sides that it touches."""
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     low, high = np.array([x, y], np.float64), np.array([x + width, y + height], np.float64)
     low[low <= 0] -= beyond
@@ -277,7 +277,7 @@ def _colours(
     """See `Puppet.colours`. The outermost pixels are not used: they are mixed with the background."""
     inner = cv2.erode(person.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     inner = inner if inner.any() else person
-    seen, bare = _continued(reference, inner), _continued(reference, inner & ~arms)
+    seen, bare = _extended(reference, inner), _extended(reference, inner & ~arms)
     body = np.any([region for p, region in regions.items() if _is_behind_arms(p)] or [arms & False], 0)
     hiding = (arms & cv2.dilate(body.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0).astype(np.uint8)
     return np.stack([seen, cv2.inpaint(bare, hiding, 3, cv2.INPAINT_TELEA) if hiding.any() else bare])
@@ -287,7 +287,7 @@ def _is_behind_arms(part: str) -> bool:
     return part in ("torso", "head") or "thigh" in part
 
 
-def _continued(picture: Frame, known: Bool[ndarray, "height width"]) -> Frame:
+def _extended(picture: Frame, known: Bool[ndarray, "height width"]) -> Frame:
     """The picture with each unknown pixel replaced by the nearest known one."""
     if not known.any():
         return picture
@@ -298,7 +298,7 @@ def _continued(picture: Frame, known: Bool[ndarray, "height width"]) -> Frame:
     return seen[nearest]
 
 
-def _adopt(
+def _assign_rest(
     regions: dict[str, Bool[ndarray, "height width"]], person: Bool[ndarray, "height width"]
 ) -> dict[str, Bool[ndarray, "height width"]]:
     """Assign each of the person's pixels outside all regions to the nearest region."""
@@ -308,7 +308,7 @@ def _adopt(
     return {part: region | (orphans & (nearest == k)) for k, (part, region) in enumerate(regions.items())}
 
 
-def _apart(
+def _separate_arms(
     reference: Frame, regions: dict[str, Bool[ndarray, "height width"]], person: Bool[ndarray, "height width"]
 ) -> dict[str, Bool[ndarray, "height width"]]:
     """Separate arms and hands from the parts behind them along edges of the picture (watershed at twice the size)."""
@@ -331,7 +331,7 @@ def _depth(region: Bool[ndarray, "height width"]) -> Float32[ndarray, "height wi
 
 
 def part_regions(pose: PoseSequence) -> dict[str, Bool[ndarray, "height width"]]:
-    """Pixels that each visible part of a pose may cover, and hands that were not found at visible forearms."""
+    """Pixels that each visible part of a pose may cover, including hands that were not found on visible forearms."""
     xy, confidence = pose.xy[0].astype(np.float64), pose.confidence[0].astype(np.float64)
     seen = [part for part in BACK_TO_FRONT if mean_confidence(confidence, part) >= UNSEEN]
     unit, face = body_unit(xy), has_face(confidence)
@@ -368,7 +368,7 @@ def _segmenter() -> SelfieSegmenter:
 
 
 def segment_person(reference: Frame, pose: PoseSequence) -> Bool[ndarray, "height width"]:
-    """Segment the person by the bundled network and, at the outline, by colour (GrabCut at twice the size)."""
+    """Segment the person with the bundled network and, at the outline, by colour (GrabCut at twice the size)."""
     likely = _segmenter().mask(reference, pose.xy[0], pose.confidence[0])
     sure = cv2.erode((likely > 200).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     classes = [cv2.GC_FGD, cv2.GC_PR_FGD, cv2.GC_PR_BGD]
@@ -390,7 +390,7 @@ def _pixel_centres(matrix: Affine) -> Affine:
 
 
 def check_poses(reference: Frame, reference_pose: PoseSequence, poses: PoseSequence) -> None:
-    """Raise InputError unless there are one reference pose and at least one driving pose, in pixels of the picture."""
+    """Raise InputError unless there is one reference pose and at least one driving pose, in pixels of the picture."""
     check_picture(reference)
     size = (reference.shape[0], reference.shape[1])
     if len(reference_pose) != 1 or len(poses) < 1:

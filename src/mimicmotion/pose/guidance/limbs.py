@@ -160,7 +160,7 @@ def part_map(
     from_points, from_bone, _ = ENDS[source]
     (a, b, _), (c, d, _) = BONES[from_bone], BONES[bone]
     turn = rotation(start[b] - start[a], end[d] - end[c], mirrored=source != part)
-    stiff = 0.01 if "foot" in part else 0.001  # the few points of a foot would stretch it to a thread
+    stiff = 0.01 if "foot" in part else 0.001  # the few points of a foot would stretch it into a thread
     return fit_affine(start[from_points], end[points], turn, stiff * unit**2)
 
 

@@ -1,7 +1,7 @@
 """Poses as coloured pictures: the input of PoseNet (paper section 3.3, confidence-aware pose guidance).
 
 The default style is the one that the published weights were trained on. It is painted without anti-aliasing on a canvas
-with a short side of 2160 pixels, and downsampled bilinearly. A limb is a filled ellipse of 4 px half-width at 60 % of
+with a short side of 2160 pixels, and downsampled bilinearly. A limb is a filled ellipse of 4 px half-width at 60% of
 its colour, a joint a disc of radius 4, a finger bone a line of width 2, a hand point a disc of radius 4, a face point a
 disc of radius 3. Each colour is multiplied by the confidence of its point, or by those of the limb's two ends.
 
@@ -46,7 +46,7 @@ BONES = np.array([(0 if k == 0 else 4 * finger + k, 4 * finger + k + 1) for fing
 BONE_COLOURS = np.array([colorsys.hsv_to_rgb(i / len(BONES), 1.0, 1.0)[::-1] for i in range(len(BONES))])
 
 _SHIFT = 4  # fractional bits of sub-pixel coordinates
-_FAR = 1 << 14  # points beyond this many canvas sizes are clamped: OpenCV uses 32-bit coordinates
+_FAR = 1 << 14  # points farther outside the canvas (pixels) are clamped: OpenCV uses 32-bit coordinates
 
 
 class PoseDrawer:
@@ -274,7 +274,7 @@ def draw_pose(
 
 
 MAX_THREADS, FRAMES_PER_THREAD = 4, 2
-"""Limits on threads: each needs a canvas of 25 MB, and half of the work holds Python's lock."""
+"""Limits on threads: each needs a canvas of 25 MB, and half of the work holds the GIL."""
 
 
 class DrawnPoses:

@@ -91,7 +91,7 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
     for condition in dict.fromkeys(r["condition"] for r in rows):
         seeds = len({r["seed"] for r in rows})
         clips = len({r["clip"] for r in rows if r["condition"] == condition})
-        out += [f"Poses: {condition}; {seeds} seeds x {clips} clips, mean with 95 % interval", ""]
+        out += [f"Poses: {condition}; {seeds} seeds x {clips} clips, mean with 95% interval", ""]
         out += _table("arm", {arm: partial(_arm, rows, arm, condition) for arm in arms}, plus=False)
         out += ["Effects (paired differences):", ""]
         out += _table("effect", {e: partial(effect, rows, e, condition) for e in EFFECTS}, plus=True)
@@ -127,7 +127,7 @@ def figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             axis.set_title(f"{info.title} ({info.better} is better)")
             if not k:
                 axis.legend()
-        sheet.suptitle("Effect of each switch, paired by seed and clip, 95 % intervals")
+        sheet.suptitle("Effect of each switch, paired by seed and clip, 95% intervals")
 
 
 def write_report(folder: Path, scores: Sequence[Path]) -> Path:

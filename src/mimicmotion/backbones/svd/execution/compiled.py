@@ -1,8 +1,8 @@
 """torch.compile of a network's repeated layers, with compiled code kept on disk.
 
-Compiling the whole network takes minutes, and again for each segment length. Instead, each kind of layer is compiled
-once per shape of its parameters, so that layers of one size share the code. When the number of frames changes, PyTorch
-compiles a version for any number.
+Compiling the whole network takes minutes, once per segment length. Instead, each kind of layer is compiled once per
+shape of its parameters, so that layers of one size share the code. When the number of frames changes, PyTorch compiles
+a version for any number.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def check_compiler(device: torch.device) -> None:
-    """Check that the requirements of torch.compile are met.
+    """Check that torch.compile can be used.
 
     Raises:
         ConfigError: there is no C++ compiler (which Triton needs as well), or no Triton for the GPU.

@@ -4,11 +4,11 @@ The coarse levels of the U-Net change slowly between neighbouring noise levels. 
 outermost level (`conv_in`, first down block, last up block, `conv_out`) and takes the output of all deeper levels from
 the last *full* pass with the same segment and condition.
 
-Measurements instead of a schedule trigger full passes. Every pass computes the input of the deep part. Its distance to
-that of the last full pass predicts the change of the output, by the ratio of output change to input change that full
-passes measure. A change is weighted by the share of the network's output in the clean latents, sigma / sqrt(sigma^2 +
-1). The predictions of light passes add up; if their sum would exceed the budget, the pass is a full one. The first two
-passes are always full, since the ratio is still unknown.
+Full passes are triggered by measurements, not by a schedule. Every pass computes the input of the deep part. Its
+distance from that of the last full pass predicts the change of the output, using the ratio of output change to input
+change that full passes measure. A change is weighted by the share of the network's output in the clean latents, sigma /
+sqrt(sigma^2 + 1). The predictions of light passes add up; if their sum would exceed the budget, the pass is a full one.
+The first two passes are always full, since the ratio is still unknown.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Entry:
     Attributes:
         x: input of the pass, sufficient to recompute its features.
         c_noise: its noise level.
-        inside: input of the deep part, at every `STRIDE`-th position; None after a resume, until recomputed.
-        deep: output of the deep part; None like `inside`.
+        inside: input of the deep part, at every `STRIDE`-th position; None after a resume until it is recomputed.
+        deep: output of the deep part; None whenever `inside` is.
         ratio: last measured change of `deep` per change of `inside`; None before the second full pass.
         error: sum of the predictions for the light passes since.
     """

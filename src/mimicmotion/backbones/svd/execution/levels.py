@@ -1,4 +1,4 @@
-"""Fallback plans, from the fastest to the most economical: the choice of one, and recovery if memory runs out."""
+"""Fallback plans, from the fastest to the most economical: choose one, and recover if memory runs out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DECODE_CHUNKS = (4, 2, 1)
 TOKENS_PER_THREAD = 2048
 """Tokens per thread and chunk of a feed-forward on a CPU, so that the wide intermediate result stays in the caches.
 
-This makes a pass 3 % faster in bfloat16 and 0 to 4 % in float32, and saves memory."""
+This makes a pass 3% faster in bfloat16 and 0 to 4% in float32, and saves memory."""
 
 
 def fallback_levels(
@@ -43,7 +43,7 @@ def fallback_levels(
 
     Args:
         plan: plan that needs too much memory.
-        stage: stage in which it does.
+        stage: stage that needs too much.
         shape: (frames, h, w) of the latents that the stage processes at once, with all videos of the batch.
         may_offload: whether weights may be offloaded to the host (which makes no sense on a CPU).
     """
@@ -132,7 +132,7 @@ def recovering(backbone: Any, stage: Stage, work: Callable[[], T], shape: tuple[
     """Call `work`. If memory runs out, switch to the next fallback level and call it again.
 
     Args:
-        backbone: backbone, whose plan `work` uses.
+        backbone: the backbone whose plan `work` uses.
         stage: stage that the work belongs to.
         work: function to call.
         shape: see `fallback_levels`.
@@ -147,7 +147,7 @@ def recovering(backbone: Any, stage: Stage, work: Callable[[], T], shape: tuple[
             if not out_of_memory(e):
                 raise
             message = str(e).splitlines()[0] if str(e) else type(e).__name__
-        # outside of the except block, so that the tensors held by the error's stack frames are freed
+        # outside the except block, so that the tensors held by the error's stack frames are freed
         plan: ExecutionPlan = backbone.plan
         smaller = next(fallback_levels(plan, stage, shape, may_offload=backbone.device.type != "cpu"), None)
         if smaller is None:

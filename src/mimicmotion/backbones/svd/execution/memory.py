@@ -40,7 +40,7 @@ class LiveBytes(TorchDispatchMode):
     Use it in inference mode, in which layers such as attention are dispatched as a single operation.
 
     Args:
-        cpu: whether tensors pretend to be on a CPU, or else on the meta device, which stands for any other device.
+        cpu: whether tensors pretend to be on a CPU. Otherwise they are on the meta device, which stands for any other.
         resident: tensors that are counted elsewhere (parameters).
         scratch: bytes of workspace of attention, as a function of (query, key).
 

@@ -25,11 +25,11 @@ class Execution:
     """
 
     frame_chunk: int | None = None
-    """Frames (of all videos of the batch) per chunk in spatial layers; None is all."""
+    """Frames (of all videos of the batch) per chunk in spatial layers; None means all."""
     position_chunk: int | None = None
-    """Positions (for all frames and videos) per chunk in temporal layers; None is all."""
+    """Positions (for all frames and videos) per chunk in temporal layers; None means all."""
     feed_forward_chunk: int | None = None
-    """Tokens per chunk in feed-forwards, whose inner layer is eight times as wide; None is all."""
+    """Tokens per chunk in feed-forwards, whose inner layer is eight times as wide; None means all."""
     channels_last: bool = False
     """Use the channels-last memory format for weights and inputs of convolutions."""
     compile: bool = False

@@ -1,4 +1,4 @@
-"""Execution plans, which determine how the networks run but not their results."""
+"""Execution plans, which determine how the networks run but not what they compute."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ExecutionPlan(Plan):
         guidance_in_one_batch: whether both passes of guidance run as one batch, or one after the other.
         offload: what is offloaded to the host: "none", "modules" (networks not in use) or "blocks" (also the blocks of
             the U-Net, each loaded when needed).
-        decode_chunk: frames computed at once in the decoder's layers (same result); None is the whole clip.
+        decode_chunk: frames computed at once in the decoder's layers (same result); None means the whole clip.
         peaks: predicted bytes of each stage; empty if nothing was predicted.
         budget: memory limit of the plan in bytes.
     """

@@ -117,7 +117,7 @@ class Predictor:
         return 0 if plan.latents_on_host and not self.cpu else work.latent_copies * one
 
     def _kept(self, plan: ExecutionPlan, work: Workload) -> int:
-        """Features of poses and warped pictures, as far as they are kept in memory, and cached features."""
+        """Bytes of the features of poses and warped pictures that are kept in memory, and of cached features."""
         frames, channels, height, width = self._shape(work, work.num_frames)
         budget, itemsize = feature_budget(self.device), self.backbone.dtype.itemsize
         poses = frames * height * width * self.backbone.pose_net.out_channels * itemsize
@@ -171,7 +171,7 @@ class Predictor:
         )
 
     def _pass(self, name: str, *shapes: tuple[int, ...]) -> int:
-        """Working memory in bytes of a network (of the autoencoder, its encoder) on float32 pictures."""
+        """Working memory in bytes of a network (for the autoencoder, of its encoder) on float32 pictures."""
 
         def run(network: Any, _: LiveBytes) -> None:
             # channels last in memory, as `to_unit` makes them

@@ -1,8 +1,8 @@
-"""Quantisation of the U-Net's linear layers to 8-bit weights, by torchao (approximate; extra `fast`).
+"""Quantise the weights of the U-Net's linear layers to 8 bits with torchao (approximate; extra `fast`).
 
 Weights are dequantised when their layer computes. This saves memory, and time in layers that are limited by memory
 bandwidth. Convolutions are unchanged, since they are limited by computation and torchao's weight-only formats only
-support linear layers. On a CPU it is no faster.
+support linear layers. It is no faster on a CPU.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Format = Literal["int8", "fp8"]
 QUANTIZED = "_mimicmotion_quantized"
 """Attribute of a quantised network: the format of its weights."""
 MIN_SIZE = 32
-"""Layers with fewer inputs or outputs are not quantised, since one scale per row would outweigh the saving."""
+"""Layers with fewer inputs or outputs are not quantised, since storing a scale per row would outweigh the saving."""
 
 
 def quantize_weights(unet: UNet, format: Format) -> None:

@@ -17,7 +17,7 @@ from mimicmotion.errors import ConfigError, MediaError
 from mimicmotion.pose.estimators.base import Person, PoseEstimator, PosePoints, nobody
 from mimicmotion.pose.estimators.holistic import layout
 from mimicmotion.pose.estimators.holistic.geometry import Picture, Roi, overlap
-from mimicmotion.pose.estimators.holistic.layout import assemble, body_confidence, one_hand_twice, part_size
+from mimicmotion.pose.estimators.holistic.layout import assemble, body_confidence, part_size, same_hand
 from mimicmotion.pose.estimators.holistic.networks import (
     BodyPoints,
     Networks,
@@ -35,12 +35,12 @@ SOURCE = "holistic (mediapipe 0.10.21 networks)"
 MIN_SCORE = 0.5  # of a person, hand or face; MediaPipe's own default
 MIN_CLOSE_SCORE = 0.9  # of a body found in a tile: tiles show smaller people, but give more false positives
 MIN_SURE_FOUND, MIN_SURE_FOLLOWED = 0.6, 0.45  # of `sureness`
-SEARCH_EVERY = 10  # frames without a person between two searches by tiles
-PATIENCE = 15  # frames for which a lost person may only reappear in the same place; then anybody is followed
+SEARCH_EVERY = 10  # frames without a person between two searches of the tiles
+PATIENCE = 15  # frames for which a lost person may only reappear in the same place; after that, anyone is followed
 MIN_WRIST = VISIBLE * layout.SURE_WRIST  # wrist confidence below which the hand would not be visible
-MAX_WRIST_GAP = 1.0  # in hand sizes: a hand farther from its wrist belongs to somebody else
+MAX_WRIST_GAP = 1.0  # in hand sizes: a hand farther from its wrist belongs to someone else
 SAME_PLACE = 0.3  # minimum IoU of the regions in which a person is lost and found again
-PART = 0.6  # a body with more than this fraction of its box inside a larger one's is a part of that
+PART = 0.6  # a body with more than this fraction of its box inside a larger one's is part of it
 SAME_BODY = 0.12  # mean distance of points, relative to the region's side, below which two bodies are the same
 
 UPPER = ((11, 12), (13, 14), (15, 16))  # shoulders, elbows, wrists
@@ -71,18 +71,18 @@ class HolisticEstimator(PoseEstimator):
     not detected (confidence 0). Points outside the frame, and all points of a frame without a person, have
     confidence 0.
 
-    In a video, the points of a frame determine the region of the next one. The person detector runs only when nobody
-    is followed, so the person chosen first keeps being followed. Left and right are kept consistent (see `Sides`).
+    In a video, the points of a frame determine the region of the next one. The person detector runs only when no one is
+    being followed, so the person chosen first keeps being followed. Left and right are kept consistent (see `Sides`).
 
     Args:
-        person: person to follow if there are several; see `Person`. A chosen person who was lost is only
-            followed again in the same place; with "largest", anybody is followed after some frames.
+        person: person to follow if there are several; see `Person`. A chosen person who was lost is only followed again
+            in the same place; with "largest", anyone is followed after some frames.
         threads: CPU threads; None lets onnxruntime decide.
         device: "auto", "cpu" or "cuda".
         static: treat frames as unrelated pictures: run the detector on each one and on its tiles, and do not track.
 
     Raises:
-        ConfigError: `person` is not a person, or CUDA is requested but not available.
+        ConfigError: `person` is invalid, or CUDA is requested but not available.
     """
 
     source = SOURCE
@@ -113,11 +113,11 @@ class HolisticEstimator(PoseEstimator):
             if found is None:
                 yield nobody()
             else:
-                good = _believable(found)
+                good = _plausible(found)
                 yield assemble(good.body, good.left_hand, good.right_hand, good.face, size)
 
     def _follow(self, frames: Iterable[Frame]) -> Iterator[tuple[HolisticPoints | None, tuple[int, int]]]:
-        """Yield the networks' raw points (33 body, 21 per hand, 468 face; None for nobody) and the size of a frame."""
+        """Yield each frame's raw points (33 body, 21 per hand, 468 face; None without a person) and its size."""
         seen = _Seen()
         chosen = False
         for frame in frames:
@@ -141,10 +141,10 @@ class HolisticEstimator(PoseEstimator):
     def count_people(self, frame: Frame) -> int:
         """Count the people in a frame. If nobody is found, tiles are searched too, which takes ten times as long."""
         picture = Picture(_checked_frame(frame))
-        return len(self._persons(picture, close=False)) or len(self._persons(picture, close=True)[:1])
+        return len(self._find_people(picture, close=False)) or len(self._find_people(picture, close=True)[:1])
 
     def _track(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
-        """The body in the region given by the last frame's points; None if nobody is followed or the body is lost."""
+        """The body in the region given by the last frame's points; None if no one is followed or the body is lost."""
         if seen.found is None or not seen.found.body.next_roi.usable:
             return None
         body = self._networks.body(picture, seen.found.body.next_roi)
@@ -154,10 +154,10 @@ class HolisticEstimator(PoseEstimator):
         """The body of the person to follow, found by the detector; None if no detection is confident enough."""
         seen.sides = Sides()
         waiting = self._person != "largest" and seen.roi is None  # for a person who may be small
-        found = self._persons(picture, close=self._static or waiting)
+        found = self._find_people(picture, close=self._static or waiting)
         chosen = self._choose(found, seen)
         if chosen is None and not (self._static or waiting) and seen.frames_alone % SEARCH_EVERY == 0:
-            found = self._persons(picture, close=True)
+            found = self._find_people(picture, close=True)
             chosen = self._choose(found, seen)
         self.people = len(found)
         seen.most = max(seen.most, self.people)
@@ -165,9 +165,9 @@ class HolisticEstimator(PoseEstimator):
         return chosen
 
     def _choose(self, people: list[BodyPoints], seen: _Seen) -> BodyPoints | None:
-        """The person to follow among those found: the one nearest to the last position, once somebody was followed.
+        """The person to follow among those found: once someone has been followed, the one nearest to the last position.
 
-        Their regions must overlap: for `PATIENCE` frames with "largest", and always if a person was chosen.
+        The regions must then overlap: for `PATIENCE` frames with "largest", and always if a person was chosen.
         """
         if (last := seen.roi) is not None:
             if self._person != "largest" or seen.frames_alone <= PATIENCE:
@@ -177,7 +177,7 @@ class HolisticEstimator(PoseEstimator):
         chosen = choose_person([box for box in boxes if box is not None], self._person)
         return None if chosen is None else people[chosen]
 
-    def _persons(self, picture: Picture, close: bool) -> list[BodyPoints]:
+    def _find_people(self, picture: Picture, close: bool) -> list[BodyPoints]:
         """All people that the detector finds, the most confident first.
 
         Args:
@@ -188,7 +188,7 @@ class HolisticEstimator(PoseEstimator):
         bodies: list[BodyPoints] = []
         looks = [(picture.whole, MIN_SCORE), *((tile, MIN_CLOSE_SCORE) for tile in picture.tiles() if close)]
         for window, min_score in looks:
-            for detection in sorted(self._networks.find_persons(picture, window, MIN_SCORE), key=lambda d: -d.score):
+            for detection in sorted(self._networks.detect_people(picture, window, MIN_SCORE), key=lambda d: -d.score):
                 roi = person_roi(detection.points)
                 body = self._networks.body(picture, roi) if roi.usable else None
                 if body is None or body.score < min_score or sureness(body, picture.size) < MIN_SURE_FOUND:
@@ -267,7 +267,7 @@ def point_jumps(before: BodyPoints, now: BodyPoints, pairs: tuple[tuple[int, int
 
 @dataclass(slots=True)
 class _Seen:
-    """State of a run: last points (None: nobody), last region, sides, frames without a person, most people seen."""
+    """State of a run: last points (None if none), last region, sides, frames without a person, most people seen."""
 
     found: HolisticPoints | None = None
     roi: Roi | None = None
@@ -299,7 +299,7 @@ def sureness(body: BodyPoints, size: tuple[int, int]) -> float:
     return float(np.sort(body_confidence(body) * inside)[-5:].mean())
 
 
-def _believable(found: HolisticPoints) -> HolisticPoints:
+def _plausible(found: HolisticPoints) -> HolisticPoints:
     """Drop hands far from their wrist, and one of two detections of the same hand."""
     gaps = {}
     for name, hand, wrist in (
@@ -309,7 +309,7 @@ def _believable(found: HolisticPoints) -> HolisticPoints:
         if hand is not None:
             gaps[name] = math.dist(hand.xy[0], found.body.xy[wrist]) / max(part_size(hand), 1e-6)
     dropped = [name for name, gap in gaps.items() if gap > MAX_WRIST_GAP]
-    if not dropped and one_hand_twice(found.left_hand, found.right_hand):
+    if not dropped and same_hand(found.left_hand, found.right_hand):
         dropped = [max(gaps, key=lambda name: gaps[name])]  # the hand belongs to the nearer wrist
     nothing: dict[str, Any] = dict.fromkeys(dropped)
     return dataclasses.replace(found, **nothing)

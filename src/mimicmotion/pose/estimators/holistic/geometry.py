@@ -32,18 +32,18 @@ class Roi:
     angle: float = 0.0
 
     def to_frame(self, points: Float[ndarray, "points 2"]) -> Float32[ndarray, "points 2"]:
-        """Points in fractions (0..1) of the region -> pixels of the frame."""
+        """Map points from fractions (0..1) of the region to pixels of the frame."""
         cos, sin = math.cos(self.angle) * self.size, math.sin(self.angle) * self.size
         rotation = np.array([[cos, sin], [-sin, cos]])  # row vectors: p @ rotation
         return ((points - 0.5) @ rotation + (self.x, self.y)).astype(np.float32)
 
     def from_frame(self, points: Float[ndarray, "points 2"]) -> Float[ndarray, "points 2"]:
-        """Pixels of the frame -> fractions (0..1) of the region."""
+        """Map points from pixels of the frame to fractions (0..1) of the region."""
         cos, sin = math.cos(self.angle) / self.size, math.sin(self.angle) / self.size
         return (points - np.array([self.x, self.y])) @ np.array([[cos, -sin], [sin, cos]]) + 0.5
 
     def moved(self, scale: float, shift_y: float = 0.0) -> Roi:
-        """Shifted along its own vertical axis by `shift_y` sides (before scaling), then scaled about its centre."""
+        """Shift along the region's own vertical axis by `shift_y` sides, then scale about its centre."""
         dx, dy = -math.sin(self.angle) * shift_y * self.size, math.cos(self.angle) * shift_y * self.size
         return Roi(self.x + dx, self.y + dy, self.size * scale, self.angle)
 
@@ -88,7 +88,7 @@ def overlap(a: Roi, b: Roi) -> float:
 
 
 class Picture:
-    """An RGB frame and its lazily computed half-size levels, which avoid aliasing when 8k frames are reduced."""
+    """An RGB frame and its lazily computed pyramid, which avoids aliasing when 8k frames are reduced."""
 
     def __init__(self, rgb: UInt8[ndarray, "height width 3"]) -> None:
         self._levels = [np.ascontiguousarray(rgb)]
@@ -133,8 +133,8 @@ class Picture:
         image = self._level(level)
         height, width = self.size
         scale = np.array([image.shape[1] / width, image.shape[0] / height])
-        # As MediaPipe with OpenCV 4: the region's corners are pinned to the pixel indices 0 and `pixels` (no half-pixel
-        # shift), positions are rounded to 1/32 pixel. OpenCV 5 no longer rounds, so it is done here for both.
+        # Like MediaPipe with OpenCV 4: the region's corners are pinned to the pixel indices 0 and `pixels` (no
+        # half-pixel shift), positions are rounded to 1/32 pixel. OpenCV 5 no longer rounds, so do it here.
         corners = roi.to_frame(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])).astype(np.float64) * scale
         start, (right, down) = corners[0] * SUBPIXELS, (corners[1:] - corners[0]) * (SUBPIXELS / pixels)
         steps = np.arange(pixels)

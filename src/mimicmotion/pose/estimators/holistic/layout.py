@@ -1,7 +1,7 @@
 """Convert the networks' points (33 body, 2 x 21 hand, 468 face) to the 134 points of `mimicmotion.pose.keypoints`.
 
-The definitions differ slightly. The networks place shoulders and hips a bit further inside and lower than OpenPose,
-ears at the tragus, and eyes at the middle of the lids. They have no neck; it is the middle of the shoulders, as in
+The definitions differ slightly. The networks place shoulders and hips slightly lower and further inside than OpenPose,
+ears at the tragus, and eyes at the middle of the lids. They have no neck; it is set midway between the shoulders, as in
 OpenPose's conversion from COCO.
 """
 
@@ -41,7 +41,7 @@ FACE_SOURCE = np.array(
 )
 
 HIDDEN = 0.1  # factor for the confidence of an occluded head point
-SURE_WRIST = 0.5  # wrist confidence below which a hand may be somebody else's
+SURE_WRIST = 0.5  # wrist confidence below which a hand may be someone else's
 SAME_HAND = 0.35  # two hands closer than this fraction of their size are the same hand
 
 
@@ -55,8 +55,8 @@ def part_size(part: PartPoints) -> float:
     return float(np.ptp(part.xy, axis=0).max())
 
 
-def one_hand_twice(left: PartPoints | None, right: PartPoints | None) -> bool:
-    """Whether both detections are the same hand (the other one is hidden)."""
+def same_hand(left: PartPoints | None, right: PartPoints | None) -> bool:
+    """Whether both detections are the same hand, because the other one is hidden."""
     if left is None or right is None:
         return False
     apart = float(np.linalg.norm(left.xy - right.xy, axis=1).mean())
@@ -86,14 +86,14 @@ def face_agreement(face: PartPoints, body: BodyPoints) -> float:
 
 
 def dim_hidden(xy: Float32[ndarray, "134 2"], confidence: Float32[ndarray, 134], *, face: bool) -> None:
-    """Lower the confidence of occluded nose, eyes and ears, in place: the network's own stays high.
+    """Lower the confidence of occluded nose, eyes and ears, in place, since the network's own stays high.
 
     Without a face, the shoulders show whether the person is seen from behind: the right one is then on the right of
     the picture. An ear beyond the nose is on the far side of the head.
     """
     trunk = xy[kp.NECK] - xy[[kp.R_HIP, kp.L_HIP]].mean(0)
     length = max(float(np.hypot(*trunk)), 1e-6)
-    left = np.array([-trunk[1], trunk[0]]) / length  # of somebody who faces the camera
+    left = np.array([-trunk[1], trunk[0]]) / length  # of a person who faces the camera
     facing = float((xy[kp.L_SHOULDER] - xy[kp.R_SHOULDER]) @ left) / length  # 0.6 from the front, 0 from the side
     seen = 1.0 if face else float(np.clip((facing + 0.1) / 0.3, 0, 1))
     sure = min(confidence[[kp.R_SHOULDER, kp.L_SHOULDER, kp.R_HIP, kp.L_HIP]].min() / SURE_WRIST, 1.0)

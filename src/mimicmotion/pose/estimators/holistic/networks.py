@@ -37,7 +37,7 @@ class BodyPoints:
         xy: pixels of the frame.
         visibility: 0..1, the network's estimate of whether a point is visible.
         peak: 0..1, the highest value of the point's heat map near it.
-        score: 0..1, whether the region shows a person at all.
+        score: 0..1, confidence that the region shows a person at all.
         next_roi: the region to look at in the next frame.
     """
 
@@ -106,7 +106,7 @@ class Networks:
     def _face_anchors(self) -> Float32[ndarray, "896 2"]:
         return anchor_centers(128, (8, 16, 16, 16))
 
-    def find_persons(self, picture: Picture, region: Roi | None = None, threshold: float = 0.5) -> list[Detection]:
+    def detect_people(self, picture: Picture, region: Roi | None = None, threshold: float = 0.5) -> list[Detection]:
         """Detect people in a region (default: the whole frame), the most confident first.
 
         The points of a detection are the middle of the hips, a point on the circle around the whole body, the middle of
@@ -228,7 +228,7 @@ def decode(
     pixels: int,
     threshold: float,
 ) -> list[Detection]:
-    """Decode network output to detections, with weighted non-maximum suppression, the best first.
+    """Decode network output into detections, with weighted non-maximum suppression, the best first.
 
     `raw` contains centre x, y, width, height, then x, y of the keypoints, in input pixels from the anchor's centre.
     """
@@ -245,7 +245,7 @@ def decode(
 def suppress(
     boxes: Float[ndarray, "n 4"], points: Float[ndarray, "n points 2"], scores: Float[ndarray, " n"]
 ) -> list[Detection]:
-    """Weighted suppression (as in BlazeFace): average overlapping detections by score. Expects the best first."""
+    """Merge overlapping detections into averages weighted by score, as in BlazeFace. Expects the best first."""
     found = []
     left = np.arange(len(scores))
     while len(left):
