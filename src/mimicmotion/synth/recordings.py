@@ -16,7 +16,7 @@ from mimicmotion.pose import keypoints as kp
 from mimicmotion.pose.files import load_poses
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.synth import figure as fig
-from mimicmotion.synth.figure import rotation, times, unit
+from mimicmotion.synth.figure import elbow_axes, rotation, times, unit
 from mimicmotion.synth.motion import neutral
 
 # Joint names in files from CMU, PyMO and most other sources; the first match is used.
@@ -241,8 +241,8 @@ def _retarget_arm(q: ndarray, side: int, at: Points, chest: ndarray) -> None:
     q[:, k : k + 3] = wrist
     line = unit(wrist)
     out = elbow - line * (elbow * line).sum(-1, keepdims=True)
-    axis = unit(fig.ELBOW_HINT - line * (line @ fig.ELBOW_HINT)[:, None])
-    swivel = np.arctan2((np.cross(line, axis) * out).sum(-1), (axis * out).sum(-1))
+    straight, aside = elbow_axes(line)
+    swivel = np.arctan2((aside * out).sum(-1), (straight * out).sum(-1))
     bent = np.clip(np.linalg.norm(out, axis=-1) / 0.08, 0, 1)  # the elbow direction of a straight arm is undefined
     q[:, k + 3] = fig.smooth(np.clip(swivel, -2.2, 2.2) * bent, _SMOOTH)
 
