@@ -92,7 +92,7 @@ class _Maker:
         hair = hair + (np.array([170, 168, 165]) - hair) * grey
         materials = self.flesh_materials(base, hair)
         pieces = [*self.clothes(), *self.shoes()]
-        flesh, vertex_of = self.flesh(materials, hidden(pieces, len(body.vertices)))
+        flesh, vertex_of = self.flesh(materials, hidden(pieces))
         mesh = Mesh.join([flesh, *(p.mesh for p in pieces), *self.hair(hair)])
         actions = {}
         for name, (index, delta) in self.assets.targets.items():
