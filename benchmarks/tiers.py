@@ -136,7 +136,7 @@ def job(side: Side, frames: int, steps: int) -> dict[str, Any]:
     import tempfile
 
     import mimicmotion.pipeline
-    import released  # benchmarks/released.py, beside this file
+    import released  # in this folder
     from mimicmotion.backbones.svd.execution.deep_features import BlockCache
     from mimicmotion.settings import GenerateConfig
 

@@ -198,7 +198,7 @@ def found(clip: SynthClip, scorer: PoseScores) -> SynthClip:
 def measure(
     pipe: MimicMotionPipeline, clip: SynthClip, driving: SynthClip, *, poses: PoseScores | None, bound: bool
 ) -> dict[str, Any]:
-    """Measure one clip; `driving` is the clip with the poses that model and warp get."""
+    """Measure one clip; `driving` is the clip with the poses that the model and the warp get."""
     start = time.perf_counter()
     versions = {"result": generate(pipe, driving)}
     record: dict[str, Any] = {"seconds": time.perf_counter() - start}

@@ -25,7 +25,7 @@ OURS, BASELINES = "Firstmethod", ("Secondmethod", "Thirdmethod")
 
 
 def clip(path: Path, shade: int, frames: int = 8, size: tuple[int, int] = (64, 48)) -> Path:
-    """A video of a bar that moves, in a shade of its own."""
+    """A video of a moving bar in its own shade."""
     with open_writer(path, size, 8.0) as writer:
         for i in range(frames):
             frame = np.full((*size, 3), shade, np.uint8)
@@ -72,7 +72,7 @@ class ServedStudy:
 
     Attributes:
         running: the study.
-        url: where the service is.
+        url: address of the service.
     """
 
     def __init__(self, running: Any, url: str) -> None:
@@ -82,7 +82,7 @@ class ServedStudy:
         return f"{self.url}/study#{sign(self.running.study, rater)}"
 
     def ask(self, method: str, path: str, body: Any = None, rater: str = "", **headers: str) -> tuple[int, Any, Any]:
-        """Status, headers and body (of JSON, what it says) of an answer; a body that is no bytes is sent as JSON."""
+        """Status, headers and (parsed, if JSON) body of a response; a body that is not bytes is sent as JSON."""
         if rater:
             headers["Authorization"] = f"Bearer {sign(self.running.study, rater)}"
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()

@@ -1,4 +1,4 @@
-"""A whole ablation on a toy model by the public command: trainings, measurement, table; stopped and gone on with."""
+"""A whole ablation on a toy model with the public command: trainings, measurement, table; stopped and resumed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_whole_ablation(config: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert len({p.read_text() for p in scores.values()}) == 4
     assert not (runs / "none-4" / "checkpoints" / "step-00000002" / "state").exists()
 
-    # what is done is not done again; what is missing is
+    # only what is missing is done again
     before = {name: path.stat().st_mtime_ns for name, path in scores.items()}
     scores["hand-4"].unlink()
     old = text

@@ -1,4 +1,4 @@
-"""Many jobs from one file: as one by one, past failures, again, and after an interruption."""
+"""Many jobs from one file: like single jobs, despite failures, run again, and after an interruption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole evaluations of small folders: what goes in, what the report says, what goes wrong and is named."""
+"""Whole evaluations of small folders: inputs, report, and errors."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_command_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFix
 def test_only_what_is_new_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = folders(tmp_path)
     first = run(**settings)
-    assert first.reused[0] > 0  # theirs finds what is known of the real videos
+    assert first.reused[0] > 0  # theirs reuses the results of the real videos
     again = run(**settings)
     assert again.reused[1] == 0
     assert [r.values for r in again.rows] == [r.values for r in first.rows]
@@ -87,7 +87,7 @@ def test_only_what_is_new_is_measured(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [r.values for r in run(**settings).rows] == [r.values for r in changed.rows]
 
 
-def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
+def test_a_stopped_run_resumes(tmp_path: Path) -> None:
     settings = folders(tmp_path) | {"metrics": ["psnr"]}
     steps = evaluate(EvaluateConfig(**settings))
     for step in steps:
@@ -114,7 +114,7 @@ def test_the_same_frames_under_another_rate_are_compared_frame_by_frame(tmp_path
     assert text.index("different frame rates") < text.index("| metric |")
 
 
-def test_a_damaged_file_is_named_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_file_is_named_and_the_rest_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders(tmp_path, suffix=".mp4")
     file = tmp_path / "ours" / "turn.mp4"
     data = bytearray(file.read_bytes())
@@ -197,11 +197,11 @@ def test_the_tiktok_protocol_on_its_layout(tmp_path: Path) -> None:
     assert all(r.values["psnr"] == 100 for r in done.rows)  # both show exactly the real square
     assert len(done.rows) == 12
     shutil.rmtree(tmp_path / "TikTok_dataset" / "00337")
-    assert any("this is not its result" in n for n in run(**settings, protocol="tiktok").notes)
+    assert any("this is not a result of protocol tiktok" in n for n in run(**settings, protocol="tiktok").notes)
 
 
 def test_the_tiktok_protocol_on_frames_of_a_real_video(tmp_path: Path, shared: Callable[[str], Path]) -> None:
-    """The public layout made of a real video; one method shows the square, one saw another crop."""
+    """The public layout, made from a real video; one method shows the square, another a different crop."""
     reader = VideoReader(shared("samples/clear/pose2sim_single_cam01.mp4"))
     small = [cv2.resize(f, (108, 192), interpolation=cv2.INTER_AREA) for f in reader.frames(max_frames=18)]
     for i, n in enumerate(range(335, 341)):
@@ -227,7 +227,7 @@ def test_the_tiktok_protocol_on_frames_of_a_real_video(tmp_path: Path, shared: C
         assert placed.values["psnr"] > max(28, shifted.values["psnr"] + 3)
 
 
-def test_numbers_of_the_field_have_names_of_their_own(tmp_path: Path) -> None:
+def test_conventional_metrics_have_their_own_names(tmp_path: Path) -> None:
     settings = folders(tmp_path) | {"metrics": ["psnr", "ssim", "l1"], "convention": "field"}
     done = run(**settings)
     assert set(done.rows[0].values) == {"psnr_field", "psnr_overflow", "ssim_field", "l1_field"}
@@ -273,7 +273,7 @@ def test_frechet_distance_on_a_network_given_by_path(tmp_path: Path, monkeypatch
     assert same.summary.methods["real videos"]["features"].value == pytest.approx(0, abs=1e-6)
 
 
-def test_networks_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_networks(tmp_path: Path) -> None:
     settings = folders(tmp_path)
     for asked, fix in (("fvd", "mimicmotion weights fetch i3d"), ("lpips", "mimicmotion weights fetch lpips-alex")):
         with pytest.raises(WeightsError, match=fix):

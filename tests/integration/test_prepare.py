@@ -61,7 +61,7 @@ def clips(people: dict[int, SynthClip]) -> dict[int, ndarray]:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory, clips: dict[int, ndarray]) -> Path:
-    """One video of everything that can happen."""
+    """One video of each kind of case."""
     place = tmp_path_factory.mktemp("videos")
     both = [*clips[1], *clips[4]]
     write(place / "a" / "two scenes.mp4", both)
@@ -84,7 +84,7 @@ def config(videos: Path, output: Path, **changes: Any) -> PrepareConfig:
 
 @pytest.fixture(scope="module")
 def made(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PrepareResult]:
-    """The result of one undisturbed run."""
+    """The result of one uninterrupted run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIMICMOTION_CACHE", str(tmp_path_factory.mktemp("cache")))
         output = tmp_path_factory.mktemp("made") / "shards"
@@ -127,7 +127,7 @@ def test_every_file_is_accounted_for(made: tuple[Path, PrepareResult]) -> None:
     assert set(found) == set(status)
 
 
-def test_the_summary_says_what_was_passed_over(made: tuple[Path, PrepareResult]) -> None:
+def test_the_summary_reports_what_was_skipped(made: tuple[Path, PrepareResult]) -> None:
     text = made[1].summary()
     for part in ("f corrupt.mp4: unreadable", "b copy.mp4: duplicate", "max_static 1", "report.html"):
         assert part in text
@@ -272,7 +272,7 @@ def test_nothing_good_enough(videos: Path, tmp_path: Path) -> None:
         finish(prepare(config(only, tmp_path / "shards")))
     assert (tmp_path / "shards" / "report.html").is_file()
     (only / "i short.mp4").unlink()
-    with pytest.raises(MediaError, match="holds no video"):
+    with pytest.raises(MediaError, match="contains no video"):
         finish(prepare(config(only, tmp_path / "shards")))
 
 

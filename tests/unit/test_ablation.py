@@ -1,4 +1,4 @@
-"""The ablation: arms that differ in nothing else, intervals that hold what they promise, complete tables."""
+"""The ablation: arms that differ in nothing else, intervals with their stated coverage, complete tables."""
 
 from __future__ import annotations
 

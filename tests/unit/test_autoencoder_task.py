@@ -1,4 +1,4 @@
-"""The autoencoder as a task of the trainer: its samples, loss, weights and what it writes."""
+"""The autoencoder as a task of the trainer: samples, loss, weights and exported files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benchmarks of evaluation: what they measure around planted errors, and the tables they put into the documentation."""
+"""Benchmarks of evaluation: what they measure around planted errors, and the tables they write to the documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The detail network as a task of the trainer: what it learns from, that it learns, and what it writes."""
+"""The detail network as a task of the trainer: samples, learning, and exported files."""
 
 from __future__ import annotations
 
@@ -206,9 +206,7 @@ def test_training_lowers_the_loss_resumes_exactly_and_exports_a_whole_model(fold
     )
 
 
-def test_what_the_eye_sees_can_be_part_of_the_loss(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lpips_can_be_part_of_the_loss(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mimicmotion.evaluation.networks.lpips import Lpips
     from mimicmotion.training.stages import detail
 
@@ -239,7 +237,7 @@ def test_what_the_eye_sees_can_be_part_of_the_loss(
     assert set(both.parameters()) == set(plain.parameters())
 
 
-def test_validation_tells_the_gain_over_what_was_decoded(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_validation_reports_the_gain_over_decoded_frames(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
     from mimicmotion.training.stages import shards as run_shards
 
     shards = FakeShards(size=SIZE, seed=1)

@@ -1,4 +1,4 @@
-"""Faces are aligned by five points and compared by a network given by path; where no face is sure, nothing is."""
+"""Faces are aligned by five points and compared by a network given by path, unless a face is uncertain."""
 
 from __future__ import annotations
 

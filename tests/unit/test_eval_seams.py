@@ -1,4 +1,4 @@
-"""Where segments meet, by the plan of sampling or by what a result's sidecar says; and the streamed seam score."""
+"""Where segments meet, by the sampling plan or a result's sidecar; and the streamed seam score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers computed piece by piece are those of whole clips; the field's convention is what its code computes."""
+"""Numbers computed piece by piece equal those of whole clips; conventional metrics equal those of published code."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_pieces_give_the_number_of_the_whole(kind: type[measures.Measure], whole
     assert got == pytest.approx(float(whole(MADE, TRUE)), rel=1e-9)
 
 
-def test_numbers_of_the_field_repeat_its_code() -> None:
+def test_conventional_metrics_match_published_code() -> None:
     a, b = MADE[:1], TRUE[:1]
     wrapped = ((a.astype(int) - b) % 256) ** 2 % 256  # what uint8 makes of it
     want = 20 * math.log10(255 / math.sqrt(wrapped.mean()))

@@ -59,7 +59,7 @@ def test_peaks(changes: list[float], cuts: list[int]) -> None:
 
 
 def moving(colour: tuple[int, int, int], count: int) -> list[np.ndarray]:
-    """A light square that moves over a coloured ground."""
+    """A light square that moves over a coloured background."""
     frames = [np.full((180, 120, 3), colour, np.uint8) for _ in range(count)]
     for i, frame in enumerate(frames):
         frame[40:80, 5 * i : 5 * i + 40] = 230
@@ -298,7 +298,7 @@ def test_videos_are_found_in_order(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_videos(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="holds no video"):
+    with pytest.raises(MediaError, match="contains no video"):
         find_videos(tmp_path, tmp_path / "out")
     with pytest.raises(MediaError, match="is not a folder"):
         find_videos(tmp_path / "missing", tmp_path)

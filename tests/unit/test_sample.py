@@ -248,7 +248,7 @@ def test_single_pictures_are_samples_too() -> None:
 
 
 def test_threshold_guidance_shows_all_or_nothing() -> None:
-    """Above the threshold as if certain, below it as if unseen; the hand mask still sees the confidence."""
+    """Above the threshold as if certain, below it as if unseen; the hand mask still uses the confidence."""
     shards = FakeShards(size=(64, 48))
     on, off = maker(shards, guidance="threshold"), maker(shards)
     sample, plain = on(1), off(1)
@@ -314,12 +314,12 @@ def test_samples_of_shards_on_disk_are_those_in_memory(tmp_path: Path) -> None:
         ({"frames": 3}, "did you mean num_frames"),
     ],
 )
-def test_senseless_settings_are_refused(setting: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse(SampleConfig, setting)
 
 
-def test_senseless_makers_are_refused() -> None:
+def test_invalid_makers_are_refused() -> None:
     shards = FakeShards(size=(36, 16))
     with pytest.raises(ConfigError, match="36x16"):
         maker(shards)

@@ -1,4 +1,4 @@
-"""Parts of the service by themselves: tokens, forms, worker processes, settings."""
+"""Parts of the service in isolation: tokens, forms, worker processes, settings."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_no_other_computer_without_a_token(tmp_path: Path) -> None:
         ({"port": 99999}, "port=99999"),
     ],
 )
-def test_senseless_settings_are_refused(changes: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse(ServeConfig, changes)
 

@@ -1,4 +1,4 @@
-"""Shards: what is written comes back, the same bytes each time, and what is wrong is named."""
+"""Shards: reading returns what was written, bytes are reproducible, and errors name what is wrong."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PNG = ShardSettings(size=SIZE, store="png", settings={"made": "for the test"})
 
 
 def picture(seed: int, frames: int, size: tuple[int, int] = SIZE) -> ndarray:
-    """Smooth colours that change slowly, so that lossy stores stay near; the mean tells seed and frame."""
+    """Smooth colours that change slowly, so that lossy storage stays close; the mean identifies seed and frame."""
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
     t = np.arange(frames, dtype=np.float32)[:, None, None]
     planes = [40 + 3 * t + seed % 50 + y, 60 + 2 * t + x, 200 - 4 * t + 0 * x]

@@ -1,4 +1,4 @@
-"""What votes say: the paper's percentages, intervals, exclusion, consistency, sides and agreement."""
+"""Analysis of votes: the paper's percentages, intervals, exclusion, consistency, sides and agreement."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_repetitions_tell_consistency_and_count_in_nothing_else() -> None:
     assert [r.name for r in kept.kept] == ["same"]
     assert kept.preferences[0].votes.n == 4
     assert kept.consistency.share == 1
-    assert kept.raters[1].excluded == "0 of 4 repeated pairs answered alike"
+    assert kept.raters[1].excluded == "0 of 4 repeated pairs answered consistently"
     assert {row["excluded"] for row in kept.rows if row["rater"] == "turned"} == {1}
 
 

@@ -231,7 +231,7 @@ def test_persistence_is_measured_as_it_is_made(still: float, time: float) -> Non
 
 
 def test_odd_poses() -> None:
-    """Nobody seen, one frame, no rate: as exact poses as any."""
+    """No person, one frame, or no frame rate: handled like any exact poses."""
     poses = rendered(1)
     nobody = dataclasses.replace(poses, confidence=np.zeros_like(poses.confidence))
     assert not perturb_poses(nobody, 1).confidence.any()

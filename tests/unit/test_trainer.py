@@ -1,4 +1,4 @@
-"""The trainer's parts and its refusals: what it does when the disk, the data or the settings are bad."""
+"""The trainer's parts and its errors: what it does if the disk, the data or the settings are bad."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ def test_dry_run_touches_nothing(recipe: Recipe, tmp_path: Path) -> None:
 # bad data, full disks
 
 
-def test_loss_that_is_no_number_stops_before_the_weights(recipe: Recipe) -> None:
+def test_a_nan_loss_stops_before_the_weights_change(recipe: Recipe) -> None:
     task = BlobTask(nan_at=9)
     trainer = Trainer(recipe(), task)
     with pytest.raises(TrainingError, match=r"loss nan at step 4, samples blob-9; .*step-00000004"):
@@ -280,7 +280,7 @@ def test_loss_that_is_no_number_stops_before_the_weights(recipe: Recipe) -> None
     assert train_alone(recipe()).name == "step-00000008"
 
 
-def test_gradient_that_is_no_number_stops_with_all_samples(recipe: Recipe) -> None:
+def test_a_nan_gradient_stops_and_names_all_samples(recipe: Recipe) -> None:
     class Steep(BlobTask):
         def loss(self, model: nn.Module, batch: Any, step: int) -> StepResult:
             result = super().loss(model, batch, step)
@@ -474,7 +474,7 @@ def test_batch_may_be_divided_otherwise_but_not_changed(tmp_path: Path) -> None:
         check_identity(tmp_path, who(2, 2, 2), who(3, 2, 1), allow_changes=False)
 
 
-def test_a_run_that_exists_is_not_overwritten_unasked(recipe: Recipe) -> None:
+def test_an_existing_run_is_not_overwritten_by_default(recipe: Recipe) -> None:
     train_alone(recipe())
     with pytest.raises(ConfigError, match="step-00000008 exists"):
         Trainer(recipe(), BlobTask(), resume=False)
@@ -566,7 +566,7 @@ def test_means_of_processes_count_samples() -> None:
     assert Means.of([Means.joined([a.sums, b.sums])]) == Means.of([a.sums, b.sums])
 
 
-def test_trackers_that_are_not_here(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_trackers(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     import importlib.util
 
     with pytest.raises(ConfigError, match="tensorbord"):
@@ -624,7 +624,7 @@ def test_module_for_launchers(recipe_file: Path, tmp_path: Path, caplog: pytest.
     assert names(tmp_path / "run")[-1] == "step-00000004"
 
 
-def test_ctrl_c_ends_with_the_command_to_go_on(
+def test_ctrl_c_ends_with_the_command_to_resume(
     recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import signal

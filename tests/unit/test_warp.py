@@ -1,4 +1,4 @@
-"""The warped picture as a condition: what is painted, and that training and inference show the network the same."""
+"""The warped picture as a condition: what is painted, and that training and inference give the network the same."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_shifting_moves_a_denoiser_along_with_its_data() -> None:
     torch.testing.assert_close(moved(x + known, sigma, [1, 4]), known + inner(x, sigma, [1, 4]))
 
 
-def test_points_that_were_not_found_have_no_say(clip) -> None:
+def test_points_that_were_not_found_have_no_influence(clip) -> None:
     """Estimators give them zeros: a lost hand goes with its forearm, a head without face points with eyes and ears."""
     puppet = cut(clip.reference_frame, clip.reference_pose)
     xy, confidence = clip.poses.xy[0], np.ones(NUM_POINTS, np.float32)

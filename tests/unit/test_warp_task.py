@@ -1,4 +1,4 @@
-"""The warp network as a task of the trainer: what it learns from, that it learns, and what it writes."""
+"""The warp network as a task of the trainer: samples, learning, and exported files."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_validation_measures_held_out_clips(people: Path, model: Path, tmp_path:
     assert not t.net.out.bias.any()  # the trained network was not touched
 
 
-def test_what_the_eye_sees_can_be_part_of_the_loss(
+def test_lpips_can_be_part_of_the_loss(
     people: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mimicmotion.evaluation.networks.lpips import Lpips

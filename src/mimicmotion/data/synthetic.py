@@ -65,7 +65,7 @@ def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
     files = sorted(config.mocap.glob("*")) if config.mocap else []
     recordings = tuple(p for p in files if p.suffix in (".bvh", ".npz", ".json"))
     if config.mocap and not recordings:
-        got = f"{config.mocap} holds no recorded motion"
+        got = f"{config.mocap} contains no recorded motion"
         raise InputError(got, "BVH files or pose files", "choose another folder")
     settings = {
         "source": SOURCE, "frames": config.frames, "camera_motion": config.camera_motion, "fps": list(FRAME_RATES),

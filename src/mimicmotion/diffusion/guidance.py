@@ -52,7 +52,7 @@ class Differences:
     Args:
         segments: rows of each segment.
         device: device that stores the differences.
-        dtype: dtype of the stored differences; None uses that of the latents. Half precision is sufficient if the
+        dtype: dtype of the stored differences; None uses the latents' dtype. Half precision is sufficient if the
             network itself computes in half precision.
     """
 

@@ -32,7 +32,7 @@ def content_digest(path: Path, chosen: Callable[[Path], bool] = named_picture) -
         return sha256_file(path)
     files = sorted(filter(chosen, path.iterdir()))
     if not files:
-        raise MediaError(f"{path} holds no pictures", "a folder of PNG or JPEG frames", "check the path")
+        raise MediaError(f"{path} contains no pictures", "a folder of PNG or JPEG frames", "check the path")
     lines = "".join(f"{sha256_file(p)} {p.name}\n" for p in files)
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 

@@ -44,7 +44,7 @@ def load_results(path: Path, label: str = "") -> tuple[Results, Mapping[str, Any
         got = e.got if str(file) in e.got else f"{file}: {e.got}"
         raise InputError(got, e.expected, e.fix) from e
     if not any(math.isfinite(i.value) for of in found.values() for i in of.values()):
-        raise InputError(f"{file} holds no numbers", "at least one method with one metric", "check the file")
+        raise InputError(f"{file} contains no numbers", "at least one method with one metric", "check the file")
     return found, data
 
 

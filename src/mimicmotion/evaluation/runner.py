@@ -151,7 +151,9 @@ class _Run:
             raise InputError(got, same, "rename them, or check --protocol")
         self.notes += lines
         if any(line.startswith("real: ") for line in lines):
-            self.notes.append(f"sequences of protocol {self.protocol.name} are missing: this is not its result")
+            self.notes.append(
+                f"this is not a result of protocol {self.protocol.name}: some of its sequences are missing"
+            )
 
     def _look(self, real: dict[str, Path], found: dict[str, dict[str, Path]]) -> Job[list[VideoPair]]:
         """Open all pairs; a damaged video is recorded as a failure and its sequence left out."""

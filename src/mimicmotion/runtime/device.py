@@ -1,4 +1,4 @@
-"""Devices and number formats by name, and available memory."""
+"""Devices and dtypes by name, and available memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 DEVICE_SHARE, DEVICE_RESERVE = 0.92, 0.5 * GIB
-"""Usable share of a GPU's free memory, and bytes left for fragmentation and workspaces."""
+"""Usable fraction of a GPU's free memory, and bytes left for fragmentation and workspaces."""
 HOST_SHARE = 0.85
-"""Usable share of the host's free memory, which is shared with other processes."""
+"""Usable fraction of the host's free memory, which is shared with other processes."""
 
 
 def choose_device(name: str) -> torch.device:

@@ -69,7 +69,7 @@ def check_not_inputs(inputs: Iterable[str | os.PathLike[str] | None], outputs: I
     written: dict[str, Path] = {}
     for path in outputs:
         if path.exists() and (source := read.get(_identity(path))) is not None:
-            what = "is" if path.samefile(source) else "holds"
+            what = "is" if path.samefile(source) else "contains"
             raise ConfigError(f"{path} {what} the input {source}", "a different path", "choose another output")
         if written.setdefault(os.path.realpath(path), path) is not path:
             raise ConfigError(f"two outputs are {path}", "different paths", "choose another output")
@@ -103,7 +103,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, renamed to `path` on success and removed on any error or Ctrl-C.
+    """Yield a temporary path next to `path`, renamed to `path` on success and removed on any error or Ctrl-C.
 
     Creates parent folders. An existing file is replaced only when the new one is complete. Errors of the body are not
     converted.

@@ -21,7 +21,7 @@ class Progress:
         stage: current stage: poses, load, encode, denoise, write, train.
         done: number of finished units (frames or steps).
         total: total number of units; None if unknown.
-        note: text to show beside the progress, such as a loss.
+        note: text to show next to the progress, such as a loss.
     """
 
     stage: str

@@ -147,7 +147,7 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
         if self.fusion == "none":
             refuse_unused(self, ["overlap_frames"], "with fusion=none")
         if self.output.suffix.lower() in ("", ".gif", ".webp"):
-            refuse_unused(self, ["audio"], "with an output that holds no sound")
+            refuse_unused(self, ["audio"], "with an output that has no sound")
         if self.label != "signed":
             refuse_unused(self, ["signer"], f"with label={self.label}")
         if self.output_fps is not None and self.output_fps < self.fps:

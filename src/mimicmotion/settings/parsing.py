@@ -141,7 +141,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         check_limit("bytes", path.stat().st_size, path, ConfigError)
         data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds {type(data).__name__}", "a mapping of settings", "write 'name: value' lines")
+        raise ConfigError(f"{path} contains {type(data).__name__}", "a mapping of settings", "use 'name: value' lines")
     return data
 
 

@@ -220,7 +220,7 @@ def _reason(rule: Exclusion, rater: Rater) -> str:
     """Why a rater is excluded; "" if not excluded."""
     consistency = rater.consistent / rater.repeated if rater.repeated else 1
     if consistency < rule.min_consistency:
-        return f"{rater.consistent} of {rater.repeated} repeated pairs answered alike"
+        return f"{rater.consistent} of {rater.repeated} repeated pairs answered consistently"
     if rater.catches and rater.caught / rater.catches < rule.min_caught:
         return f"{rater.caught} of {rater.catches} catch pairs answered correctly"
     return ""

@@ -150,7 +150,7 @@ def _open_inputs(config: StudyConfig) -> _Inputs:
         lengths = {name: videos[name, s].reader.info.duration for name in found}
         if min(lengths.values()) < 0.9 * max(lengths.values()):
             listed = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in lengths.items())
-            warnings.append(f"{s}: {listed}; the shorter one waits on its last frame")
+            warnings.append(f"{s}: {listed}; the shorter one stops on its last frame")
     return _Inputs(videos, references, opened, sequences, warnings)
 
 

@@ -153,7 +153,7 @@ def load_key(folder: Path, study: Study) -> Key:
     key = _load(Key, path, KEY_FORMAT)
     shown = {v for pair in study.pairs for v in (pair.a, pair.b)}
     if key.study != study.study or set(key.pairs) != {p.id for p in study.pairs} or not shown <= set(key.videos):
-        raise InputError(f"{path} is the key of another study", f"the key of {study.study}", "restore the right key")
+        raise InputError(f"{path} is the key of another study", f"the key of {study.study}", "restore this study's key")
     return key
 
 

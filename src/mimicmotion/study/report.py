@@ -70,7 +70,7 @@ def markdown(analysis: Analysis) -> str:
     head = ["question", "baseline", f"prefer {analysis.ours}", "ties", "95% Wilson", "sign test p", "95% over raters"]
     note = "Ties are not counted. Wilson and the sign test assume independent votes; the last interval is over raters."
     checks = [
-        f"- repeated pairs answered alike: {analysis.consistency} (50% if by chance)",
+        f"- repeated pairs answered consistently: {analysis.consistency} (50% by chance)",
         f"- answers for the left side: {analysis.left}, p = {_number(analysis.left.p, '.2g')} (50% is expected)",
         f"- raters excluded: {len(raters) - len(analysis.kept)} of {len(raters)}; rule: {analysis.rule}",
     ]
@@ -85,7 +85,7 @@ def markdown(analysis: Analysis) -> str:
         ]
         for r in raters
     ]
-    columns = ["rater", "code", "answers", "for ours", "left", "ties", "repeated alike", "catch pairs correct"]
+    columns = ["rater", "code", "answers", "for ours", "left", "ties", "consistent", "catch pairs correct"]
     columns += ["with the majority", "seconds", "excluded"]
     return markdown_page(
         f"User study: {analysis.ours} against {len({p.baseline for p in preferences})} baselines",

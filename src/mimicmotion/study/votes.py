@@ -95,7 +95,7 @@ class VoteStore:
             db.execute("INSERT INTO study SELECT ? WHERE NOT EXISTS (SELECT 1 FROM study)", (study.study,))
             (found,) = db.execute("SELECT id FROM study").fetchone()
         if found != study.study:
-            got = f"{path} holds votes of the study {found}"
+            got = f"{path} contains votes of the study {found}"
             raise InputError(got, f"votes of {study.study}", "move the file away")
 
     def enrol(self, rater: str, time: int) -> None:

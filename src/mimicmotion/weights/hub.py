@@ -136,7 +136,9 @@ def download_file(
         part.unlink()
         if not continued:
             raise
-        logger.warning("%s: the file of an earlier attempt was damaged (%s); fetching it again", target.name, e.got)
+        logger.warning(
+            "%s: the partial file from an earlier attempt was damaged (%s); fetching it again", target.name, e.got
+        )
         return download_file(url, target, part, size, wanted, explain, headers)
     part.replace(target)
     return got
@@ -201,7 +203,7 @@ def _explain(e: Exception, repo: str, name: str, target: Path, endpoint: str) ->
         sent = "your token is not accepted" if gets_token(endpoint) else "your token is not sent to this address"
         token = sent if get_token() else "no token is set"
         raise WeightsError(
-            f"{endpoint} refuses {name} of {repo} (HTTP {status}; {token})",
+            f"{endpoint} denies access to {name} of {repo} (HTTP {status}; {token})",
             "access to this model, which may be gated",
             f"log in on {page} and accept the licence there; make a read token on {endpoint}/settings/tokens; "
             f"run `hf auth login` or set HF_TOKEN; then fetch again; {by_hand}",

@@ -25,8 +25,8 @@ def find_base(base: str | Path, full: bool = True) -> Path:
         if (path / SETTINGS_FILE).is_file() or ((path / "unet").is_dir() and (path / "vae").is_dir()):
             return path
         holds = ", ".join(sorted(p.name for p in path.iterdir())[:LISTED]) or "nothing"
-        fix = "pass the folder that holds model_index.json, unet/, vae/ and image_encoder/"
-        raise WeightsError(f"{path} holds {holds}", "a model folder in diffusers' layout", fix)
+        fix = "pass the folder that contains model_index.json, unet/, vae/ and image_encoder/"
+        raise WeightsError(f"{path} contains {holds}", "a model folder in diffusers' layout", fix)
     if path.exists():
         fix = "pass the folder of a base model as the model, and this file as the checkpoint"
         raise WeightsError(f"{path} is a file", "a model folder in diffusers' layout", fix)
@@ -79,7 +79,7 @@ def find_checkpoint(checkpoint: str | Path) -> Path:
         if len(found) == 1:
             return found[0]
         names = ", ".join(p.name for p in found) or "none"
-        raise WeightsError(f"{path} holds {len(found)} checkpoints: {names}", "one .pth or .safetensors", "choose one")
+        raise WeightsError(f"{path} has {len(found)} checkpoints: {names}", "one .pth or .safetensors", "choose one")
     if path.exists():
         return path
     for w in weights.KNOWN:

@@ -104,11 +104,11 @@ _SVD = "stabilityai/stable-video-diffusion-img2vid-xt-1-1"
 _SVD_LICENCE = "Stability AI Community Licence"
 KNOWN: tuple[KnownWeights, ...] = (
     KnownWeights("holistic", "pose networks of MediaPipe Holistic", None, (HubFile("holistic"),), "Apache-2.0"),
-    KnownWeights("tiny", "small model of this project, for trying out", None, (HubFile("tiny"),), "Apache-2.0"),
+    KnownWeights("tiny", "small model of this project, for demonstration", None, (HubFile("tiny"),), "Apache-2.0"),
     KnownWeights("svd-xt-1.1", "Stable Video Diffusion without its U-Net", _SVD, _SVD_PARTS, _SVD_LICENCE, gated=True),
     KnownWeights(
         "svd-xt-1.1-full",
-        "Stable Video Diffusion, to start a training",
+        "Stable Video Diffusion, to start training from",
         _SVD,
         (*_SVD_PARTS, HubFile("unet/diffusion_pytorch_model.fp16.safetensors")),
         _SVD_LICENCE,
@@ -116,14 +116,14 @@ KNOWN: tuple[KnownWeights, ...] = (
     ),
     KnownWeights(
         "mimicmotion-1.1",
-        "published MimicMotion, up to 72 frames a segment",
+        "published MimicMotion, segments of up to 72 frames",
         "tencent/MimicMotion",
         (HubFile("MimicMotion_1-1.pth", 3_049_867_447),),  # no checksum from a second source: the first fetch is kept
         "Apache-2.0, with SVD's terms",
     ),
     KnownWeights(
         "mimicmotion-1.0",
-        "published MimicMotion, first edition, 16 frames a segment",
+        "published MimicMotion, first edition, segments of 16 frames",
         "tencent/MimicMotion",
         (HubFile("MimicMotion.pth"),),
         "Apache-2.0, with SVD's terms",
@@ -360,7 +360,7 @@ def verify(name: Path | str) -> list[tuple[Path, str, str]]:
         path = require(str(name))
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
     if not files:
-        raise WeightsError(f"{path} is empty", "a folder with weights", "pass the file or the folder that holds them")
+        raise WeightsError(f"{path} is empty", "a folder with weights", "pass the file or its folder")
     return [(p, *_verify_file(p)) for p in files]
 
 
@@ -382,7 +382,7 @@ def _verify_file(path: Path) -> tuple[str, str]:
     if want := next(_expected(path), None):
         _compare(path, sha, *want)
         return sha, want[1]
-    return sha, "no checksum is known, its format is complete"
+    return sha, "no checksum is known, but its format is complete"
 
 
 def _compare(path: Path, sha: str, want: str, source: str) -> None:

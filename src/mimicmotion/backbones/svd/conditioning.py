@@ -1,4 +1,4 @@
-"""Conditioning of the network on picture, poses and micro-conditioning, which are encoded once per video."""
+"""Condition the network on the picture, the poses and micro-conditioning, which are encoded once per video."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WARPED_SHARE = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conditioning:
-    """Encoded picture and poses.
+    """The encoded picture and poses.
 
     Attributes:
         image_embeddings: CLIP embedding of the picture (cross-attention).

@@ -89,7 +89,7 @@ ONEDNN_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 @functools.cache
-def onednn_takes(dtype: torch.dtype) -> bool:
+def onednn_supports(dtype: torch.dtype) -> bool:
     """Whether oneDNN's linear layer supports a dtype and is faster on this processor."""
     if ONEDNN_LINEAR is None or not torch.backends.mkldnn.is_available():
         return False
@@ -141,7 +141,7 @@ def _fused(layer: Any, x: Tensor) -> bool:
         return False
     # quantised and sharded weights are subclasses, which oneDNN does not support; `CpuShape` stands for a plain tensor
     plain = all(type(t) in (Tensor, nn.Parameter, CpuShape) for t in (x, layer.weight))
-    return plain and x.dtype == layer.weight.dtype and onednn_takes(x.dtype)
+    return plain and x.dtype == layer.weight.dtype and onednn_supports(x.dtype)
 
 
 # --- embeddings of numbers ------------------------------------------------------------------------------------------

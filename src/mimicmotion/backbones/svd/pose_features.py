@@ -150,7 +150,7 @@ def store_features(
 
 
 class PoseEncoder:
-    """Applies PoseNet to drawn frames. With six input channels, it gets the reference pose beside each driving pose.
+    """Applies PoseNet to drawn frames. With six input channels, each driving pose comes with the reference pose.
 
     Args:
         pose_net: the network.
@@ -194,7 +194,7 @@ def encode_poses(
         size: (height, width) of the frames.
         num_frames: number of frames to use, from the start; None uses all.
         device: device of the features.
-        budget: maximum bytes of features to keep; if they need more, they are recomputed for each segment. None is
+        budget: maximum bytes of features to keep; if they need more, they are recomputed for each segment. None means
             `feature_budget`.
 
     Returns:

@@ -46,8 +46,8 @@ GROUPS, EPS, TEMPORAL_EPS = 32, 1e-6, 1e-5
 class Autoencoder(nn.Module):
     """Encodes pictures in [-1, 1] to latents, and decodes latents of a video to frames.
 
-    Config and parameter names are those of diffusers' `AutoencoderKLTemporalDecoder`. The additional field `patch_size`
-    (p) folds p x p pixels into channels first, which makes a small model several times faster. `in_channels` and
+    Config and parameter names match diffusers' `AutoencoderKLTemporalDecoder`. The additional field `patch_size` (p)
+    folds p x p pixels into channels first, which makes a small model several times faster. `in_channels` and
     `out_channels` are then 3 p^2, and a latent covers p * 2^(levels - 1) pixels a side.
 
     Args:

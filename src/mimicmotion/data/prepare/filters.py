@@ -20,13 +20,13 @@ alone gives about 0.3, a person who breathes and sways 1 to 2."""
 # threshold in the settings -> the number it applies to, and the message if the number fails it
 _TOLD: dict[str, tuple[str, Callable[[float], str]]] = {
     "min_seconds": ("seconds", "too short: {:.2f} s".format),
-    "max_enlargement": ("enlargement", "too small: {:.2f} times enlarged".format),
+    "max_enlargement": ("enlargement", "too small: would be enlarged {:.2f} times".format),
     "min_found": ("found", lambda share: f"no person in {1 - share:.0%} of the frames"),
     "max_crowded": ("crowded", "several people in {:.0%} of the frames".format),
-    "min_body": ("body", "{:.0%} of the body seen".format),
+    "min_body": ("body", "{:.0%} of the body in view".format),
     "min_confidence": ("confidence", "mean confidence {:.2f}".format),
     "min_sharpness": ("sharpness", "blurred: sharpness {:.1f}".format),
-    "max_static": ("static", "{:.0%} of the frames hardly move".format),
+    "max_static": ("static", "hardly any movement in {:.0%} of the frames".format),
 }
 
 

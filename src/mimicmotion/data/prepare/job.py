@@ -269,7 +269,7 @@ def _check_settings(config: PrepareConfig, settings: dict[str, Any], work: Path)
                 path.unlink(missing_ok=True)
         return
     if old is None:
-        got = f"{config.output} holds shards that this command did not make, or its {WORK} folder is missing"
+        got = f"{config.output} contains shards that this command did not make, or its {WORK} folder is missing"
         raise ConfigError(got, "a new folder", "choose another folder, or use --overwrite to replace them")
     changed = [f"{k} was {old.get(k)!r}, is {v!r}" for k, v in settings.items() if old.get(k) != v]
     raise ConfigError(

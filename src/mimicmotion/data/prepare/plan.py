@@ -39,7 +39,7 @@ def find_videos(folder: Path, output: Path) -> list[str]:
         MediaError: it is not a folder, or there are no such files.
     """
     if not folder.is_dir():
-        raise MediaError(f"{folder} is not a folder", "a folder with videos", "pass the folder that holds the videos")
+        raise MediaError(f"{folder} is not a folder", "a folder with videos", "pass the folder with the videos")
     found: list[str] = []
     for at, folders, files in os.walk(folder):
         here = Path(at)
@@ -48,7 +48,7 @@ def find_videos(folder: Path, output: Path) -> list[str]:
             if not name.startswith(".") and Path(name).suffix.lower() not in _NO_VIDEO and (here / name).is_file():
                 found.append((here / name).relative_to(folder).as_posix())
     if not found:
-        raise MediaError(f"{folder} holds no video", "video files, possibly in subfolders", "check the path")
+        raise MediaError(f"{folder} contains no video", "video files, possibly in subfolders", "check the path")
     return sorted(found)
 
 

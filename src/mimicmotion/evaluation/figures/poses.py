@@ -79,7 +79,7 @@ def make(spec: PosesSpec) -> Job[FigureResult]:
     seen = found.confidence[found.confidence > 0]
     dim = float((seen < 0.5).mean()) if len(seen) else 0.0
     source = found.source or spec.poses
-    note = f"frames {', '.join(map(str, shown))} by {source}; {dim:.0%} of the seen points are below 0.5"
+    note = f"frames {', '.join(map(str, shown))} by {source}; {dim:.0%} of the visible points are below 0.5"
     return FigureResult([spec.output, table], [note])
 
 

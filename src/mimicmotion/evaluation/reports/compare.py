@@ -115,8 +115,8 @@ def _notes(conditions: Mapping[str, Mapping[str, Any]], with_published: bool) ->
     if with_published:
         notes.append(
             "Published rows are quoted from the paper (TikTok sequences 335 to 340, central squares): other code, "
-            "other weights of the networks, other numbers of clips. The paper's own model is quoted with FVD 594, "
-            "598, 472, 412 and 327 in different papers."
+            "network weights and numbers of clips. Different papers quote an FVD of 594, 598, 472, 412 or 327 for the "
+            "paper's own model."
         )
     return notes
 

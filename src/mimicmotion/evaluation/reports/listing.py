@@ -55,7 +55,7 @@ def _listed(folder: Path, what: str, chosen: Callable[[Path], Path | None], rena
             raise InputError(got, "one file or folder per sequence", "remove one of them")
         found[name] = source, path
     if not found:
-        raise InputError(f"{folder} holds no {what}", f"{what}, one per sequence", "check the path")
+        raise InputError(f"{folder} contains no {what}", f"{what}, one per sequence", "check the path")
     return {name: source for name, (source, _) in found.items()}
 
 

@@ -184,7 +184,7 @@ def _introduction(done: Evaluation, used: Sequence[str]) -> list[str]:
     out.append("Mean over sequences [95% interval, Student's t over sequences] (n: sequences). * marks the best mean.")
     if any(m in FIELD for m in used):
         out.append(
-            "Numbers marked (field) repeat what widespread code computes, averaged over frames; they do not follow the "
+            "Numbers marked (field) reproduce what common code computes, averaged over frames; they do not follow the "
             "metrics' definitions."
         )
     if any(m in FRECHET for m in used):

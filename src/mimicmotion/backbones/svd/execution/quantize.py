@@ -67,7 +67,7 @@ def dequantized_bytes(unet: UNet) -> int:
     if quantized(unet) == "none":
         return 0
     weights = [unet.get_parameter(f"{name}.weight") for name in quantized_layers(unet)]
-    # `dtype` is that of the dequantised weight
+    # `dtype` is the dtype of the dequantised weight
     return max((2 * w.numel() * w.dtype.itemsize for w in weights), default=0)
 
 
