@@ -8,14 +8,14 @@ WORKDIR /source
 COPY pyproject.toml README.md LICENSE NOTICE constraints.txt ./
 COPY src src
 RUN python -m venv /opt/mimicmotion
-# Torch has an index for CPUs; onnxruntime has a package for GPUs, which overwrites the other one's files.
+# Torch has a separate index for CPU builds; onnxruntime-gpu overwrites the files of onnxruntime.
 RUN pip="/opt/mimicmotion/bin/python -m pip --disable-pip-version-check"; \
     case "$DEVICE" in \
       cpu) export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu; \
         $pip install --no-cache-dir -c constraints.txt '.[serve]' ;; \
       cuda) $pip install --no-cache-dir -c constraints.txt '.[serve,gpu]' && $pip uninstall -y onnxruntime && \
         $pip install --no-cache-dir --no-deps --force-reinstall onnxruntime-gpu ;; \
-      *) echo "DEVICE=$DEVICE: cpu or cuda" && exit 1 ;; \
+      *) echo "DEVICE=$DEVICE: must be cpu or cuda" && exit 1 ;; \
     esac
 
 FROM python:${PYTHON}
@@ -26,7 +26,7 @@ USER 10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 8000
-# No token is asked of /v1/health; what is no service has no health.
+# /v1/health needs no token. Containers that run another command are reported as unhealthy.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
   CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v1/health', timeout=4)"]
 ENTRYPOINT ["mimicmotion"]

@@ -27,12 +27,12 @@ from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.pose.smooth import smooth
 from mimicmotion.synth import figure as fig
 from mimicmotion.synth.assets import load_assets
-from mimicmotion.synth.body import Genes, joint_positions, shape_vertices, skin
-from mimicmotion.synth.bvh import Mocap, load_bvh
-from mimicmotion.synth.keypoints import confidences, heels_of, keypoints
+from mimicmotion.synth.body import Body, Genes, shape_vertices, skin
+from mimicmotion.synth.keypoints import confidences, keypoints
 from mimicmotion.synth.motion import MOTIONS, motion_params
 from mimicmotion.synth.noise import perturb_poses, torso
-from mimicmotion.synth.rig import Skeleton, pose_bones
+from mimicmotion.synth.recordings import Mocap, load_bvh
+from mimicmotion.synth.rig import pose_bones
 from mimicmotion.synth.view import View, choose_view
 
 METHODS = ("released", "weighted", "limbs")
@@ -50,23 +50,23 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # what differs betw
 
 
 @cache
-def body(age: float = 28.0, decr: tuple[str, ...] = (), incr: tuple[str, ...] = ()) -> tuple[Any, ndarray]:
-    """A body without clothes, and the vertices of its heels."""
+def person(age: float = 28.0, decr: tuple[str, ...] = (), incr: tuple[str, ...] = ()) -> Any:
+    """A body without clothes."""
     assets = load_assets()
     details = {f"{name}-{end}": 1.0 for names, end in ((decr, "decr"), (incr, "incr")) for name in names}
     assert all(name in assets.targets for name in details)
     vertices = shape_vertices(assets, dataclasses.replace(ADULT, age=age, details=details))
-    low, high = np.ptp(vertices[assets.faces("body")[0].ravel(), 1]), vertices[assets.faces("body")[0].ravel(), 1].min()
-    skeleton = Skeleton.of(assets, joint_positions(assets, vertices), float(high), (1.5, 1.2))
-    figure = SimpleNamespace(skeleton=skeleton, height=float(low), vertex_of=np.arange(len(vertices)), rest=vertices)
-    return figure, heels_of(assets, vertices)
+    body = Body(assets, vertices)
+    body.trunk = (1.5, 1.2)
+    height = body.level["crown"] - body.floor
+    return SimpleNamespace(body=body, height=height, vertex_of=np.arange(len(vertices)))
 
 
 def watch(rng: np.random.Generator, view: View, q: ndarray, **of_body: Any) -> PoseSequence:
     """Keypoints of a body that moves with the parameters `q`, as seen by a camera."""
-    assets, (figure, heels) = load_assets(), body(**of_body)
-    pose = pose_bones(figure.skeleton, q)
-    rest = figure.rest.astype(np.float32)
+    assets, figure = load_assets(), person(**of_body)
+    pose = pose_bones(figure.body, q)
+    rest = figure.body.vertices.astype(np.float32)
     points, moved = [], np.empty_like(rest)
     for k in range(len(q)):
         skin(
@@ -77,7 +77,7 @@ def watch(rng: np.random.Generator, view: View, q: ndarray, **of_body: Any) -> P
             pose.shift[k],
             moved,
         )
-        points.append(view.project(keypoints(assets, figure, heels, pose, k, moved))[:, :2])
+        points.append(view.project(keypoints(figure, pose, k, moved))[:, :2])
     xy = np.array(points)
     unit = float(np.ptp(xy[0, :POINTS, 1]))
     sure = confidences(rng, xy, np.zeros(xy.shape[:2], bool), SIZE, unit, FPS)
@@ -108,7 +108,7 @@ def film(
     own = motion_params("idle", rng, times)[:1]
     q, own = (seated(x) if side.pop("sits", False) else x for x, side in ((q, driver), (own, target)))
     camera = int(rng.integers(1 << 30))
-    views = [choose_view(np.random.default_rng(camera), SIZE, body(**s)[0].height, "full") for s in (driver, target)]
+    views = [choose_view(np.random.default_rng(camera), SIZE, person(**s).height, "full") for s in (driver, target)]
     driving, picture = watch(rng, views[0], q, **driver), watch(rng, views[1], own, **target)
     moved = driving.xy * rng.uniform(0.6, 1.2) + rng.uniform(-60, 60, 2)
     driving = dataclasses.replace(driving, xy=moved.astype(np.float32))

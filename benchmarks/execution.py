@@ -3,8 +3,7 @@
 Runs one pass of SVD's classes at a fifth of their width, with random weights, on 16 frames of a 256x384 video. The ways
 alternate, and each is compared with diffusers' network in the same run; ratios above 1 are faster than that. Seconds
 are processor time of one thread on a CPU, which depends less on other load than wall-clock time, and wall-clock time on
-a GPU. Prints one JSON line. Takes about 4 minutes per number format on an idle core (--quick: 1); --compile adds
-minutes.
+a GPU. Prints one JSON line. Takes about 4 minutes per dtype on an idle core (--quick: 1); --compile adds minutes.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from torch import Tensor
 from drawing import cpu_model
 from mimicmotion.backbones.svd.execution.options import Execution
 from mimicmotion.backbones.svd.unet import build_unet
-from released import diffusers_unet  # beside this file
+from released import diffusers_unet  # in this folder
 
 CONFIG: dict[str, Any] = {
     "in_channels": 8,

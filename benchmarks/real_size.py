@@ -3,8 +3,8 @@
     python benchmarks/real_size.py [--quick]
 
 Without a GPU, the peaks are COMPUTED on shapes, and the rows say so. On a CUDA device, each plan is run for one guided
-pass of a segment and one decoded clip, and measured with torch.cuda.max_memory_allocated beside the prediction. Prints
-one JSON line per GPU. Takes a minute or two on a CPU, a few minutes on a GPU.
+pass of a segment and one decoded clip, and measured with torch.cuda.max_memory_allocated, along with the prediction.
+Prints one JSON line per GPU. Takes a minute or two on a CPU, a few minutes on a GPU.
 """
 
 from __future__ import annotations

@@ -153,7 +153,7 @@ def released_latents(
     tiles: tuple[int, int] = (TILE, OVERLAP),
     network: Callable[[UNet], Any] | None = None,
 ) -> torch.Tensor:
-    """Denoise reference slot and video in the published order; returns latents (1, frames + 1, channels, h, w).
+    """Denoise the reference slot and the video in the published order; returns (1, frames + 1, channels, h, w).
 
     `network` wraps our U-Net in the network to call; None means `diffusers_unet`.
     """
@@ -306,7 +306,7 @@ def build_pipeline(dtype: torch.dtype = torch.float32, seed: int = 0, vae: str =
 
 def build_real_pipeline(dtype: torch.dtype, device: str, size: tuple[int, int]) -> MimicMotionPipeline:
     """Build the published model's shapes (1.52 B parameters in the U-Net) with random weights."""
-    from real_size import pipeline, randomise  # beside this file
+    from real_size import pipeline, randomise  # in this folder
 
     pipe = pipeline(dtype)
     assert isinstance(pipe.backbone, SVDBackbone)

@@ -19,6 +19,7 @@ from mimicmotion.data.shards.shards import open_shards
 from mimicmotion.data.shards.writing import RecordData, ShardSettings, plan_shards, write_shards
 from mimicmotion.data.synthetic import synthetic_records
 from mimicmotion.runtime.progress import finish
+from mimicmotion.settings.synthetic import SyntheticConfig
 
 
 def cpu_name() -> str:
@@ -35,10 +36,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128)
     arguments = parser.parse_args()
     size, rng = (arguments.height, arguments.width), np.random.default_rng(0)
-    make = {"frames": arguments.frames, "size": size, "camera_motion": 0.0}
-    next(synthetic_records(0, **make))  # compiles the renderer
+    config = SyntheticConfig(
+        count=arguments.clips, output=Path(), frames=arguments.frames, height=size[0], width=size[1]
+    )
+    next(synthetic_records(config, (), 0))  # compiles the renderer
     start = time.process_time()
-    records: list[RecordData] = [next(synthetic_records(seed, **make)) for seed in range(arguments.clips)]
+    records: list[RecordData] = [next(synthetic_records(config, (), seed)) for seed in range(arguments.clips)]
     total = arguments.clips * (arguments.frames + 1)
     render = (time.process_time() - start) / total
     for store in ("png", "jpeg", "video"):

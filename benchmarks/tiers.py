@@ -136,7 +136,7 @@ def job(side: Side, frames: int, steps: int) -> dict[str, Any]:
     import tempfile
 
     import mimicmotion.pipeline
-    import released  # benchmarks/released.py, beside this file
+    import released  # in this folder
     from mimicmotion.backbones.svd.execution.deep_features import BlockCache
     from mimicmotion.settings import GenerateConfig
 
@@ -228,7 +228,8 @@ def put(page: Path, marker: str, text: str) -> None:
 
 
 def find_lpips() -> Callable[[ndarray, ndarray], float] | None:
-    from mimicmotion.evaluation.metrics.lpips import load_lpips, lpips
+    from mimicmotion.evaluation.metrics.pixels import lpips
+    from mimicmotion.evaluation.networks.features import load_lpips
 
     try:
         network = load_lpips("alex", device="cpu")

@@ -65,7 +65,7 @@ CLIPS = {  # file: stride (giving 16-30 frames per second), number of frames, li
 }
 LONG_SIDE = 1024
 RENDERED, RENDERED_FRAMES, RENDERED_SIZE, RENDERED_FPS = 40, 15, (448, 256), 15.0
-FIRST_SEED = 20_000_000  # of people who are in no training or validation set
+FIRST_SEED = 20_000_000  # first seed of people who are in no training or validation set
 FIGURE = ROOT / "docs" / "images" / "synth-noise-fit.png"
 BLOCKS = {"face": FACE_BLOCKS, "hand": HAND_BLOCKS}
 FAR = 0.3  # torso lengths; a larger error means a wrong detection, not an inaccurate one

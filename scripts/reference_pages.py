@@ -111,7 +111,7 @@ def value_text(value: Any) -> str:
 
 
 def rows(cls: type) -> Iterator[str]:
-    """A table row for each setting of a class; groups have sections of their own."""
+    """A table row for each setting of a class; groups have their own sections."""
     hints, helps = typing.get_type_hints(cls), field_help(cls)
     for field in dataclasses.fields(cls):
         if dataclasses.is_dataclass(hints[field.name]):

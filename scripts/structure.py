@@ -1,7 +1,7 @@
 """Measure the structure of the package against limits: `python scripts/structure.py` (part of `make check`).
 
 - lines: of all sources;
-- docstrings: share of the lines that are docstrings;
+- docstrings: fraction of the lines that are docstrings;
 - generate reaches: files that the job `generate` imports, transitively; imports inside functions count, those under
   TYPE_CHECKING do not;
 - longest function: lines without its docstring;
@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "src" / "mimicmotion"
 START = "mimicmotion.generate.job"
 LIMITS = {
-    "lines": 41_300,
+    "lines": 40_400,
     "generate reaches": 75,
     "longest function": 60,
     "underscore modules": 0,

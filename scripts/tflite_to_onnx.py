@@ -238,7 +238,7 @@ class Converter:
         code = self.model.OperatorCodes(op.OpcodeIndex())
         kind = OP_NAMES[max(code.BuiltinCode(), code.DeprecatedBuiltinCode())]
         kind = code.CustomCode().decode() if kind == "CUSTOM" else kind
-        if kind in ("DEQUANTIZE", "DENSIFY"):  # of weights: `constant` already returns their values
+        if kind in ("DEQUANTIZE", "DENSIFY"):  # weights, whose values `constant` already returns
             values = self.constant(op.Inputs(0))
             if values is None:
                 raise NotImplementedError(f"{kind} of an activation")

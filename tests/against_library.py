@@ -1,4 +1,4 @@
-"""Our networks beside those of diffusers and transformers: outputs, gradients, errors in half precision, files."""
+"""Our networks against those of diffusers and transformers: outputs, gradients, errors in half precision, files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def library(module: str, name: str) -> Any:
 
 
 def twins(theirs: nn.Module, ours: nn.Module, seed: int = 0) -> tuple[Any, Any]:
-    """Both in float64 with the same random weights; names, their order and shapes must agree."""
+    """Both networks in float64 with the same random weights; names, order and shapes must agree."""
     names = [(k, p.shape) for k, p in theirs.named_parameters()]
     assert names == [(k, p.shape) for k, p in ours.named_parameters()]
     generator = torch.Generator().manual_seed(seed)
@@ -41,7 +41,7 @@ def assert_same(theirs: nn.Module, ours: nn.Module, run_theirs: Run, run_ours: R
     want, got = run_theirs(theirs), run_ours(ours)
     limit = 1e-6 * float(want.detach().abs().max())
     torch.testing.assert_close(got, want, rtol=0, atol=limit)
-    with torch.no_grad():  # here work is done in place
+    with torch.no_grad():  # this path works in place
         torch.testing.assert_close(run_ours(ours), want, rtol=0, atol=limit)
     pull = torch.randn(want.shape, generator=torch.Generator().manual_seed(1), dtype=want.dtype)
     for module, out in ((theirs, want), (ours, got)):
@@ -53,7 +53,7 @@ def assert_same(theirs: nn.Module, ours: nn.Module, run_theirs: Run, run_ours: R
         grad = found[name]
         assert (p.grad is None) == (grad is None), name
         if grad is not None and p.grad is not None:
-            # some are zero but for rounding: the bias of keys, and biases that a norm takes away again
+            # some are zero up to rounding: the bias of keys, and biases that a norm removes
             limit = 1e-6 * float(grad.abs().max()) + 1e-12 * largest
             assert float((p.grad - grad).abs().max()) <= limit, name
 
@@ -67,7 +67,7 @@ def half_errors(theirs: nn.Module, ours: nn.Module, run_theirs: Run, run_ours: R
 
 
 def save(module: nn.Module, folder: Path, name: str = "diffusion_pytorch_model") -> Path:
-    """One part as a model folder holds it."""
+    """Write one part like a model folder."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config_of(module)))
     save_file(module.state_dict(), folder / f"{name}.safetensors", metadata={"format": "pt"})

@@ -1,4 +1,4 @@
-"""A task small enough to train in tests: a conv net learns to undo noise. Also in other processes, to be killed."""
+"""A task small enough to train in tests: a conv net learns to undo noise. Runs in other processes, too."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mimicmotion.training.task import StepResult, Task, Validation
 
 
 class BlobTask(Task):
-    """Blobs at random places; the network sees them with noise."""
+    """Blobs at random positions; the network sees them with noise."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ def train_alone(config: TrainConfig, **task: Any) -> Path:
 
 
 def prepare_sharded(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
-    """What Accelerate does for FSDP2, which it does on GPUs only."""
+    """Do what Accelerate does for FSDP2, but only on GPUs."""
     from torch.distributed.fsdp import fully_shard
 
     fully_shard(model)
@@ -110,7 +110,7 @@ def free_port() -> str:
 def child(config: TrainConfig, task: Mapping[str, Any], rank: int, world: int, port: str) -> None:
     """One of `world` processes; what went wrong is written to RUN/error-RANK.
 
-    With `apart` in `task`, the others than the first have run folders of their own, as on machines that share no disk.
+    With `apart` in `task`, all but the first have separate run folders, as on machines that share no disk.
     """
     from accelerate.state import AcceleratorState
 
@@ -133,7 +133,7 @@ def child(config: TrainConfig, task: Mapping[str, Any], rank: int, world: int, p
 
 
 def start(config: TrainConfig, world: int = 1, **task: Any) -> list[mp.process.BaseProcess]:
-    """Start a training in processes of its own."""
+    """Start a training in separate processes."""
     port = free_port()
     Path(config.run).mkdir(parents=True, exist_ok=True)
     context = mp.get_context("fork")
@@ -144,7 +144,7 @@ def start(config: TrainConfig, world: int = 1, **task: Any) -> list[mp.process.B
 
 
 def train_apart(config: TrainConfig, world: int = 1, **task: Any) -> list[int | None]:
-    """Train in processes of its own; returns their exit codes."""
+    """Train in separate processes; returns their exit codes."""
     found = start(config, world, **task)
     return wait(found)
 

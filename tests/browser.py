@@ -43,8 +43,8 @@ class OpenPage:
     """The open page.
 
     Args:
-        driver: of the browser.
-        patience: seconds; only a broken page waits so long.
+        driver: driver of the browser.
+        patience: seconds to wait; only a broken page takes that long.
     """
 
     def __init__(self, driver: Any, patience: float) -> None:

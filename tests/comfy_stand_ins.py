@@ -1,7 +1,7 @@
 """Small stand-ins for what our nodes use of ComfyUI, and for its own nodes in our workflows.
 
-They take the arguments that ComfyUI's own classes take, and no others. `ComfyUI` runs a workflow in API format as
-ComfyUI does: each node when its inputs are there, under inference mode.
+They take the same arguments as ComfyUI's classes, and no others. `ComfyUI` runs a workflow in API format like ComfyUI:
+each node once its inputs are available, in inference mode.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TAKES = {
 
 
 class Input:
-    """An input of a node: its facts by name."""
+    """An input of a node: its properties by name."""
 
     io_type = ""
 
@@ -128,7 +128,7 @@ class ComfyUI:
     """ComfyUI with our nodes, its folders in a folder of the test.
 
     Attributes:
-        progress: (value, total) as the progress bar was told.
+        progress: (value, total) of each update of the progress bar.
         interrupt_at: the report at which the user asks to stop, if ever.
     """
 
@@ -161,7 +161,7 @@ class ComfyUI:
         self.package = module
 
     def part(self, name: str) -> Any:
-        """A module of our folder."""
+        """Import a module of our folder."""
         return sys.modules[f"{self.package.__name__}.{name}"]
 
     def run(self, workflow: dict[str, Any]) -> dict[str, tuple[Any, ...]]:

@@ -1,7 +1,7 @@
 """Run a workflow with a checkout of ComfyUI: `comfyui_run.py CHECKOUT FOLDER`; FOLDER holds workflow.json and input/.
 
-Prints facts as JSON. torchvision, torchaudio and torchsde, which ComfyUI imports and our nodes never need, are empty
-where they are not installed. Exit code 3: another of its packages is missing.
+Prints facts as JSON. torchvision, torchaudio and torchsde, which ComfyUI imports but our nodes never use, are replaced
+by empty modules if they are not installed. Exit code 3: another of its packages is missing.
 """
 
 from __future__ import annotations

@@ -22,21 +22,21 @@ settings.register_profile("many", settings.get_profile("repo"), max_examples=300
 settings.load_profile("repo")
 
 GOLDEN = Path(__file__).parent / "golden"
-# the same people in every process of the tests, whatever lies in the user's cache
+# the same people in every test process, regardless of the user's cache
 os.environ["MIMICMOTION_PEOPLE"] = str(Path(__file__).parent / "data" / "makehuman-small.npz")
-# and this checkout's sources and helpers, whatever is installed
+# and this checkout's sources and helpers, regardless of what is installed
 OWN = (str(Path(__file__).parents[1] / "src"), str(Path(__file__).parent))
 os.environ["PYTHONPATH"] = os.pathsep.join((*OWN, *filter(None, [os.environ.get("PYTHONPATH")])))
 
 
-WRONG_ON_PURPOSE = ("refused", "malformed", "senseless", "bad_settings", "contradicting", "damaged", "unknown")
-"""In the names of tests that give functions what they must not take."""
+WRONG_ON_PURPOSE = ("refused", "malformed", "bad_settings", "contradicting", "damaged", "unknown")
+"""Words in the names of tests that pass invalid arguments to functions."""
 
 
 def pytest_configure() -> None:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a script's shell starts with `&`
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in processes that a script starts with `&`
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    gc.set_threshold(10_000, 10, 10)  # a network alone is thousands of objects
+    gc.set_threshold(10_000, 10, 10)  # a single network is thousands of objects
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,7 +44,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under `make shapes` the checker is the first to refuse arguments of a wrong type or shape."""
+    """Skip these tests under `make shapes`, where the checker refuses arguments of a wrong type or shape first."""
     if config.getoption("--jaxtyping-packages", None):
         for item in items:
             if any(word in item.name for word in WRONG_ON_PURPOSE):
@@ -52,8 +52,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="module", autouse=True)
-def old_objects_are_not_looked_at_again() -> None:
-    """Millions of objects of imported libraries and of earlier modules: each full collection would take 0.3 seconds."""
+def old_objects_are_frozen() -> None:
+    """Freeze objects of libraries and earlier modules: with millions of them, a full collection takes 0.3 s."""
     gc.collect()
     gc.freeze()
 
@@ -66,7 +66,7 @@ def shared_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def shared(shared_folder: Path) -> Callable[[str], Path]:
-    """Path of a file of the shared test material; skips the test where it is not at hand."""
+    """Path of a file of the shared test material; skips the test if it is not available."""
 
     def find(name: str) -> Path:
         path = shared_folder / name
@@ -79,7 +79,7 @@ def shared(shared_folder: Path) -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the user keeps fetched weights, to read. What tests keep there goes to a folder of this session."""
+    """The user's folder of fetched weights, for reading only. Tests write to a folder of this session instead."""
     from mimicmotion.weights.registry import cache_folder
 
     users = cache_folder()
@@ -89,8 +89,8 @@ def users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def networks_see_a_picture_once() -> Iterator[None]:
-    """What the pose networks say of a crop is kept: many tests look at the same pictures and videos."""
+def pose_networks_are_cached() -> Iterator[None]:
+    """Cache the output of the pose networks for each crop, since many tests use the same pictures and videos."""
     from mimicmotion.pose.estimators.holistic.networks import Networks
 
     run, kept = Networks._run, dict[Any, list[ndarray]]()
@@ -110,7 +110,7 @@ def networks_see_a_picture_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def holes_are_filled_once() -> Iterator[None]:
-    """The background behind a person is kept: it takes half a second, and many tests use the same few pictures."""
+    """Cache filled backgrounds: each takes half a second, and many tests use the same few pictures."""
     from mimicmotion.pose.guidance import limb_warp
     from mimicmotion.video import background
 
@@ -131,10 +131,10 @@ def holes_are_filled_once() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def synthetic_people_are_made_once() -> Iterator[None]:
     """People of the same seed wear the same clothes and textures in clips of any size; each takes 0.3 seconds."""
-    from mimicmotion.synth import scene
+    from mimicmotion.synth import clip
     from mimicmotion.synth.people import FINENESS
 
-    make, kept = scene.make_figure, dict[Any, Any]()
+    make, kept = clip.make_figure, dict[Any, Any]()
 
     def make_once(rng: np.random.Generator, assets: Any, long_side: int) -> Any:
         fineness = next(i for i, (most, *_) in enumerate(FINENESS) if long_side <= most)
@@ -146,13 +146,13 @@ def synthetic_people_are_made_once() -> Iterator[None]:
         return kept[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scene, "make_figure", make_once)
+        patch.setattr(clip, "make_figure", make_once)
         yield
 
 
 @pytest.fixture(scope="module")
 def scenes_are_made_once() -> Iterator[None]:
-    """Synthetic people and places are kept for other clips of the same seed and size: they take most of the time."""
+    """Cache synthetic people and places for clips of the same seed and size, since they take most of the time."""
     from mimicmotion.synth import clip
 
     with pytest.MonkeyPatch.context() as patch:
@@ -162,7 +162,7 @@ def scenes_are_made_once() -> Iterator[None]:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """PyTorch computes on so many threads."""
+    """Run PyTorch on this many threads."""
     import torch
 
     before = torch.get_num_threads()
@@ -173,7 +173,7 @@ def threads(count: int) -> Iterator[None]:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """PyTorch computes on one thread: sums come in the same order on every machine."""
+    """Run PyTorch on one thread, so that sums have the same order on every machine."""
     with threads(1):
         yield
 

@@ -1,4 +1,4 @@
-"""What ends work: a process of its own, or a signal to this one. Nothing here takes time to import."""
+"""Ways for work to end: processes that die, and signals to this one. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from contextlib import contextmanager
 
 
 def die(*_: object) -> None:
-    """End this process as the system does when memory is full."""
+    """Kill this process as the system does when memory is full."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextmanager
 def terminated_when(begun: Callable[[], bool]) -> Iterator[None]:
-    """SIGTERM comes to this process once `begun()`, if the context has not ended by then."""
+    """Send SIGTERM to this process once `begun()` is true, unless the context has ended by then."""
     ended = threading.Event()
 
     def send() -> None:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
-from mimicmotion.evaluation.runner import Evaluation, run_evaluation
+from mimicmotion.evaluation.job import Evaluation
 from mimicmotion.runtime.progress import finish
 from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.video.picture import write_picture
@@ -19,7 +19,7 @@ SIZE = (48, 32)
 
 
 def frames(seed: int, noise: float = 0.0, count: int = 8, size: tuple[int, int] = SIZE) -> ndarray:
-    """A view that moves over a smooth picture with a still corner, with noise."""
+    """A noisy view that moves over a smooth picture, with a still corner."""
     rng = np.random.default_rng(seed)
     base = cv2.resize(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8), (size[1] + 2 * count, size[0] + count))
     clip = np.stack([base[i : i + size[0], 2 * i : 2 * i + size[1]] for i in range(count)]).astype(float)
@@ -28,7 +28,7 @@ def frames(seed: int, noise: float = 0.0, count: int = 8, size: tuple[int, int] 
 
 
 def video(path: Path, clip: ndarray, fps: float = 10.0) -> Path:
-    """Write frames as a video, or as a folder of PNG files where the path has no suffix."""
+    """Write frames as a video, or as a folder of PNG files if the path has no suffix."""
     if path.suffix:
         with open_writer(path, clip.shape[1:3], fps) as writer:
             for frame in clip:
@@ -50,9 +50,9 @@ def folders(root: Path, sequences: tuple[str, ...] = ("turn", "walk"), suffix: s
 
 
 def run(**settings: Any) -> Evaluation:
-    """Evaluate to the end, with the cheap metrics unless others are asked for."""
+    """Run an evaluation, with the cheap metrics by default."""
     settings = {"metrics": ["psnr", "l1"]} | settings
-    return finish(run_evaluation(EvaluateConfig(**settings)))
+    return finish(Evaluation(EvaluateConfig(**settings)).run())
 
 
 def value(done: Evaluation, method: str, sequence: str, metric: str) -> float:

@@ -1,4 +1,4 @@
-"""A small network that stands for one of face embeddings."""
+"""Small networks that stand in for face embeddings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 def mean_network(path: Path, size: int = 112, *, last: bool = False, batch: str | int = "n", outputs: int = 3) -> Path:
-    """A network that gives the mean of each colour."""
+    """A network that returns the mean of each colour."""
     shape = [batch, size, size, 3] if last else [batch, 3, size, size]
     axes = numpy_helper.from_array(np.array([1, 2] if last else [2, 3]), "axes")
     nodes = [helper.make_node("ReduceMean", ["face", "axes"], ["mean"], keepdims=0)]
@@ -29,7 +29,7 @@ def mean_network(path: Path, size: int = 112, *, last: bool = False, batch: str 
 
 
 def quarters_network(path: Path, size: int = 112) -> Path:
-    """A network that gives the colours of a face's sixteenths."""
+    """A network that returns the colours of a face's sixteenths."""
     side = size // 4
     node = helper.make_node("AveragePool", ["face"], ["colours"], kernel_shape=[side, side], strides=[side, side])
     faces, colours = [1, 3, size, size], [1, 3, 4, 4]

@@ -48,7 +48,7 @@ class FakeRecord:
 
 
 class FakeShards:
-    """Two scenes a video; every frame has a colour of its own, every point a place of its own."""
+    """Two scenes per video; every frame has its own colour, every point its own position."""
 
     def __init__(
         self,

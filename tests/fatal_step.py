@@ -1,16 +1,16 @@
-"""A step of a preparation that brings its process down, as a fault in a decoder does."""
+"""A preparation step that crashes its process, like a fault in a decoder."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Generator
 
-from mimicmotion.data.prepare.steps import SourceVideo
+from mimicmotion.data.prepare.job import SourceVideo
 from mimicmotion.settings.prepare import PrepareConfig
 
 
 def dies_on_b(config: PrepareConfig, file: SourceVideo) -> Generator[int, None, None]:
-    """Well for all files but b.mp4."""
+    """Works for all files but b.mp4."""
     yield 1
     if file.source == "b.mp4":
         os._exit(11)

@@ -1,4 +1,4 @@
-"""Generate jobs in processes that are killed: `python tests/kill_task.py` reads one JSON request a line.
+"""Generate jobs in processes that are killed: `python tests/kill_task.py` reads one JSON request per line.
 
 Python and the libraries are loaded once, by running the first job; each request runs in a fork. It is killed before its
 n-th operation on the output's folder ("at"), after some seconds ("after"), or at a report ("report": stage and units
@@ -80,7 +80,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def plant() -> None:
-    """Poses that are found whatever is seen."""
+    """Plant poses that are found regardless of the frames."""
     inputs.find_estimator = planted(standing(1), dancing(FRAMES))
 
 
@@ -95,7 +95,7 @@ def load_libraries(config: GenerateConfig) -> None:
     with tempfile.TemporaryDirectory() as folder:
         finish(generate(dataclasses.replace(config, output=Path(folder) / "result.mp4")))
     gc.collect()
-    gc.freeze()  # what is there already: no fork looks through it again
+    gc.freeze()  # so that no fork scans existing objects again
 
 
 def main() -> None:

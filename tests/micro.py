@@ -86,7 +86,7 @@ def copied_parts(parts: Components) -> Components:
 def micro_pipeline(
     *, reference_pose_input: bool = False, warp: str | None = None, detail: DetailNet | None = None
 ) -> MimicMotionPipeline:
-    """8 pixels a latent, sizes in multiples of 16; with `warp` ("limbs", "residual") one told by a warped picture."""
+    """8 pixels per latent, sizes in multiples of 16; `warp` ("limbs", "residual") adds a warped picture."""
     networks = map(copied, (*_unet_vae_encoder(), _pose_net(6 if reference_pose_input else 3)))
     settings = {
         "num_inference_steps": 3,
@@ -99,7 +99,7 @@ def micro_pipeline(
 
 
 def one_step_pipeline() -> MimicMotionPipeline:
-    """One step without guidance, told the residual of a warped picture: as the bundled model runs."""
+    """One step without guidance on the residual of a warped picture, like the bundled model."""
     pipe = micro_pipeline()
     pipe.backbone.settings |= {"reference_warp": "residual", "sigmas": [3.0, 0.0], "guidance_scale": 1.0}
     return pipe

@@ -50,7 +50,7 @@ _load, _loaded = networks.load_components, dict[str, Components]()
 
 
 def _load_once(base: str | Path, checkpoint: str | None = None, **options: Any) -> Components:
-    """Copies of a complete model that was loaded before: its file names the checksums of the weights."""
+    """Reuse a complete model that was loaded before, identified by the checksums of its weights."""
     model = Path(base) / "mimicmotion.json"
     if checkpoint is not None or not model.is_file() or not (model.parent / "pose_net").is_dir():
         return _load(base, checkpoint, **options)

@@ -1,4 +1,4 @@
-"""A running service for tests: `mimicmotion serve` in a process of its own, on the micro model and a pose file."""
+"""A running service for tests: `mimicmotion serve` in a separate process, on the micro model and a pose file."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Service:
     """Starts, kills and starts again.
 
     Args:
-        folder: holds the data folder, the model and what is sent.
-        options: of the command, beside --data, --port and --settings.
+        folder: folder with the data folder, the model and the files to send.
+        options: options of the command besides --data, --port and --settings.
     """
 
     def __init__(self, folder: Path, *options: str) -> None:
@@ -71,7 +71,7 @@ class Service:
         return self.client.submit(self.picture, self.video, **settings).id
 
     def expected(self, folder: Path, **settings: Any) -> bytes:
-        """What `generate` makes of the same settings in this process."""
+        """Result of `generate` with the same settings in this process."""
         given = {"duration": ServeConfig().max_seconds} | load_yaml(self.folder / "settings.yaml") | settings
         places = {"picture": self.picture, "video": self.video, "output": folder / "expected.mp4"}
         return finish(generate(parse(GenerateConfig, given | places))).path.read_bytes()
@@ -122,7 +122,7 @@ class Service:
         return self.request("POST", path, headers, body + b"--b--\r\n")[:2]
 
     def left(self) -> list[str]:
-        """What is in the folders of jobs and of what comes in."""
+        """Contents of the folders of jobs and uploads."""
         return sorted(p.name for folder in ("jobs", "incoming") for p in (self.data / folder).glob("*"))
 
 

@@ -17,15 +17,14 @@ from mimicmotion.runtime.progress import finish
 from mimicmotion.settings.study import StudyConfig
 from mimicmotion.study.build import build_study
 from mimicmotion.study.folder import Key, Study
-from mimicmotion.study.raters import sign
-from mimicmotion.study.votes import Vote
+from mimicmotion.study.votes import Vote, sign
 from mimicmotion.video.writer import open_writer
 
 OURS, BASELINES = "Firstmethod", ("Secondmethod", "Thirdmethod")
 
 
 def clip(path: Path, shade: int, frames: int = 8, size: tuple[int, int] = (64, 48)) -> Path:
-    """A video of a bar that moves, in a shade of its own."""
+    """A video of a moving bar in its own shade."""
     with open_writer(path, size, 8.0) as writer:
         for i in range(frames):
             frame = np.full((*size, 3), shade, np.uint8)
@@ -50,7 +49,7 @@ def result_folders(root: Path, sequences: tuple[str, ...] = ("walk", "turn"), su
 
 
 def build(config: StudyConfig) -> tuple[Study, Key]:
-    """Build a study to its end."""
+    """Build a study, running the job to completion."""
     built = finish(build_study(config))
     return built.study, built.key
 
@@ -72,7 +71,7 @@ class ServedStudy:
 
     Attributes:
         running: the study.
-        url: where the service is.
+        url: address of the service.
     """
 
     def __init__(self, running: Any, url: str) -> None:
@@ -82,7 +81,7 @@ class ServedStudy:
         return f"{self.url}/study#{sign(self.running.study, rater)}"
 
     def ask(self, method: str, path: str, body: Any = None, rater: str = "", **headers: str) -> tuple[int, Any, Any]:
-        """Status, headers and body (of JSON, what it says) of an answer; a body that is no bytes is sent as JSON."""
+        """Status, headers and (parsed, if JSON) body of a response; a body that is not bytes is sent as JSON."""
         if rater:
             headers["Authorization"] = f"Bearer {sign(self.running.study, rater)}"
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()

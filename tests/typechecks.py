@@ -1,4 +1,4 @@
-"""The checker of types and shapes that `make shapes` puts on the lower floors while their tests run."""
+"""The checker of types and shapes that `make shapes` applies to the lower layers while their tests run."""
 
 from __future__ import annotations
 

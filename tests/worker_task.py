@@ -1,4 +1,4 @@
-"""What the worker processes of tests/unit/test_serve_parts.py do."""
+"""The task of the worker processes in tests/unit/test_serve_parts.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Types of the arrays that modules exchange."""
+"""Array types shared by all modules."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class JobState:
 
 
 class ServiceError(MimicMotionError):
-    """The service refused a request, or a job failed or was cancelled.
+    """The service rejected a request, or a job failed or was cancelled.
 
     Args:
         status: HTTP status of the response; 0 for a job.
@@ -116,7 +116,7 @@ class Client:
             settings: options of `mimicmotion generate`, such as `seed`.
 
         Raises:
-            ServiceError: the service refused the job.
+            ServiceError: the service rejected the job.
             ConnectionError: the service cannot be reached.
         """
         boundary = secrets.token_hex(16)

@@ -47,7 +47,7 @@ STYLE: dict[str, Any] = {
 
 
 def check_plot_output(path: Path) -> Path:
-    """Check, before long work, that a figure can be written to `path`.
+    """Check in advance that a figure can be written to `path`.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -66,7 +66,7 @@ def check_plot_output(path: Path) -> Path:
 def figure(output: Path | BytesIO, height: float, width: float = PAGE_WIDTH) -> Iterator[Figure]:
     """Yield an empty figure of `width` x `height` inches, and write it to `output` as PNG at the end of the block.
 
-    The file is reproducible for a given version of matplotlib: it holds no date or version, and ignores user settings.
+    The file is reproducible for a given matplotlib version: it contains no date or version and ignores user settings.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -100,7 +100,7 @@ def line(i: int) -> dict[str, Any]:
 
 
 def bare(axes: Axes) -> None:
-    """Remove ticks and frame, for pictures."""
+    """Remove the ticks and the frame, for pictures."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)

@@ -1,4 +1,4 @@
-"""Damaging files in ways that reach deep into their parsers; seeded, so that every case can be made again."""
+"""Damage files in ways that reach deep into their parsers; seeded, so that every case can be reproduced."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TEXT_SUFFIXES = (".json", ".yaml", ".csv")
 
 
 def damaged(data: bytes, suffix: str, rng: random.Random) -> bytes:
-    """Bytes of a damaged file. Archives are often packed again, so that what lies in them is read."""
+    """Bytes of a damaged file. Archives are often repacked, so that their contents are read."""
     if not data:
         return foreign(data, rng)
     ways = [flipped, flipped, overwritten, cut]
@@ -58,7 +58,7 @@ def foreign(data: bytes, rng: random.Random) -> bytes:
 
 
 def flipped(data: bytes, rng: random.Random) -> bytes:
-    """Some bits flipped, half of the time in the head, where sizes stand."""
+    """Flip some bits, half of the time in the header, which contains sizes."""
     out = bytearray(data)
     head = min(len(out), 400) if rng.random() < 0.5 else len(out)
     for _ in range(rng.choice((1, 3, 20, 200))):
@@ -67,7 +67,7 @@ def flipped(data: bytes, rng: random.Random) -> bytes:
 
 
 def overwritten(data: bytes, rng: random.Random) -> bytes:
-    """Extreme numbers of two, four or eight bytes in place of what was there."""
+    """Overwrite something with extreme numbers of two, four or eight bytes."""
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 3))):
         value, form = rng.choice(INTEGERS), rng.choice((">I", "<I", ">Q", "<Q", "<H", ">H"))
@@ -78,13 +78,13 @@ def overwritten(data: bytes, rng: random.Random) -> bytes:
 
 
 def cut(data: bytes, rng: random.Random) -> bytes:
-    """The end or a middle part missing, or a part there twice."""
+    """Remove the end or a middle part, or repeat a part."""
     start, size = rng.randrange(len(data)), rng.choice((1, 16, 500, len(data)))
     return rng.choice((data[:start] + data[start + size :], data[: start + size] + data[start:]))
 
 
 def token_replaced(data: bytes, rng: random.Random) -> bytes:
-    """A value or a key of a text replaced by something senseless."""
+    """Replace a value or a key of a text by nonsense."""
     text = data.decode("utf-8", "replace")
     tokens = list(re.finditer(r'"[^"]*"|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?|\btrue\b|\bfalse\b|\bnull\b|[\w./-]+', text))
     for found in sorted(rng.sample(tokens, min(len(tokens), rng.choice((1, 1, 2)))), key=lambda t: -t.start()):
@@ -93,14 +93,14 @@ def token_replaced(data: bytes, rng: random.Random) -> bytes:
 
 
 def header_changed(data: bytes, rng: random.Random) -> bytes:
-    """Safetensors: the JSON in front changed, its length right."""
+    """Safetensors: change the JSON header, with its correct length."""
     size = struct.unpack("<Q", data[:8])[0]
     header = token_replaced(data[8 : 8 + size], rng)
     return struct.pack("<Q", len(header)) + header + data[8 + size :]
 
 
 def repacked_zip(data: bytes, rng: random.Random) -> bytes:
-    """A whole archive with one damaged, missing or doubled member; older checkpoints are no archives."""
+    """An intact archive with one damaged, missing or duplicate member; older checkpoints are not archives."""
     if not zipfile.is_zipfile(io.BytesIO(data)):
         return flipped(data, rng)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -117,7 +117,7 @@ def repacked_zip(data: bytes, rng: random.Random) -> bytes:
 
 
 def numpy_header_changed(data: bytes, rng: random.Random) -> bytes:
-    """The header of an .npy changed: type, order or shape."""
+    """Change the header of an .npy: type, order or shape."""
     if not data.startswith(b"\x93NUMPY"):
         return flipped(data, rng)
     size = struct.unpack("<H", data[8:10])[0]
@@ -135,7 +135,7 @@ def numpy_header_changed(data: bytes, rng: random.Random) -> bytes:
 
 
 def repacked_tar(data: bytes, rng: random.Random) -> bytes:
-    """A whole archive with one damaged, missing or renamed member."""
+    """An intact archive with one damaged, missing or renamed member."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         members = [(info, tar.extractfile(info).read()) for info in tar]  # type: ignore[union-attr]
     place = rng.randrange(len(members))
@@ -154,7 +154,7 @@ def repacked_tar(data: bytes, rng: random.Random) -> bytes:
 
 
 def atom_changed(data: bytes, rng: random.Random) -> bytes:
-    """MP4: a size, a number of entries, a duration or the picture's size in its tables changed."""
+    """MP4: change a size, a number of entries, a duration or the picture's size in its tables."""
     names = (
         b"moov",
         b"mvhd",
@@ -183,7 +183,7 @@ def atom_changed(data: bytes, rng: random.Random) -> bytes:
 
 
 def crafted_png(side: int, depth: int, colour: int, *, rows: int | None = None, text: bytes = b"") -> bytes:
-    """A PNG that is small and stands for side x side pixels (`rows` of them are there)."""
+    """A small PNG that declares side x side pixels, of which it contains `rows` rows."""
     import zlib
 
     def chunk(kind: bytes, body: bytes) -> bytes:
@@ -197,7 +197,7 @@ def crafted_png(side: int, depth: int, colour: int, *, rows: int | None = None, 
 
 
 def many_frames_gif(side: int, frames: int, delay: int) -> bytes:
-    """A GIF whose every frame is one colour: tiny for what it stands for."""
+    """A GIF whose frames have one colour each, so it is tiny for its number of pixels."""
     from PIL import Image
 
     one = io.BytesIO()

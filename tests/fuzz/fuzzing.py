@@ -1,7 +1,7 @@
 """Reading damaged files in forks with limits: `python tests/fuzz/fuzzing.py --share 0.05 [--only KIND]`.
 
-Prints one JSON line for each case that ended in anything but a result or an error of ours, and a last line with the
-counts. A case is its kind and its number, so each can be made again (`--only KIND --number N`).
+Prints one JSON line for each case that ended in anything but a result or one of our errors, and a last line with the
+counts. A case is defined by its kind and number, so each can be reproduced (`--only KIND --number N`).
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from mimicmotion.data.shards.shards import open_shards
 from mimicmotion.data.shards.writing import RecordData, ShardSettings
 from mimicmotion.diffusion.sampling import Step
 from mimicmotion.errors import MimicMotionError
-from mimicmotion.evaluation.metrics.seams import sidecar_fusion
+from mimicmotion.evaluation.metrics.temporal import sidecar_fusion
 from mimicmotion.evaluation.protocols import load_protocol
-from mimicmotion.evaluation.results import load_results
+from mimicmotion.evaluation.reports.compare import load_results
 from mimicmotion.generate import inputs
 from mimicmotion.generate.outputs import read_sidecar
 from mimicmotion.generate.poses import poses as find_poses
@@ -57,7 +57,7 @@ from mimicmotion.settings import GenerateConfig, PosesConfig, find_recipe, load_
 from mimicmotion.settings.training import load_config
 from mimicmotion.study.folder import load_key, load_study
 from mimicmotion.study.votes import VoteStore, load_votes
-from mimicmotion.training.ablation.run import load_ablation
+from mimicmotion.training.ablation import load_ablation
 from mimicmotion.training.state import read_identity, read_state
 from mimicmotion.video.picture import check_picture_size, read_picture
 from mimicmotion.video.writer import open_writer
@@ -66,9 +66,9 @@ from planted_job import dancing, planted, standing
 from study_clips import build, result_folders, vote
 
 CPU_SECONDS, WALL_SECONDS, EXTRA_BYTES = 60, 600, 2 * 2**30
-"""What one input may take; the memory is above that of a process which reads nothing."""
+"""Limits for one input; memory is counted above that of a process that reads nothing."""
 ADDRESSES = 12 * 2**30
-"""So that no case takes the machine down; libraries reserve some gigabytes that they never touch."""
+"""Keeps a case from crashing the machine; libraries reserve some gigabytes that they never use."""
 FRAMES, SIZE = 12, (128, 72)
 
 Reader = Callable[[Path, Path], object]
@@ -76,7 +76,7 @@ Reader = Callable[[Path, Path], object]
 
 @dataclass(frozen=True)
 class Kind:
-    """Sound files, and how they are read. `files`: those that get damaged, by suffix; `count` of 2,000 inputs."""
+    """Intact files, and how they are read. `files`: those to damage, by suffix; `count`: its part of 2,000 inputs."""
 
     make: Callable[[Path], object]
     read: Reader
@@ -158,7 +158,7 @@ def make_pictures(folder: Path) -> None:
 
 
 def make_crafted(folder: Path) -> None:
-    """Files that are whole and state something extreme."""
+    """Intact files that declare something extreme."""
     for side, depth, colour in ((12_000, 16, 0), (12_000, 8, 2), (12_000, 8, 6), (12_000, 16, 6), (12_000, 1, 0)):
         (folder / f"bomb{depth}-{colour}.png").write_bytes(crafted_png(side, depth, colour))
     for side, rows in ((60_000, 1), (2**31 - 1, 0), (12_000, 3)):
@@ -236,7 +236,7 @@ def make_model(folder: Path) -> None:
 
 
 def make_checkpoints(folder: Path) -> None:
-    """A base that stays whole, and checkpoints of several kinds to put on it."""
+    """A base that stays intact, and checkpoints of several kinds to load on top of it."""
     make_model(folder)
     backbone = micro_pipeline().backbone
     weights = {f"unet.{k}": v for k, v in backbone.unet.state_dict().items()}
@@ -307,7 +307,7 @@ def make_networks(folder: Path) -> None:
 
 
 def poses_of(path: Path, out: Path) -> None:
-    """The job `poses`, in which one person stands in every frame: all frames are decoded."""
+    """The job `poses`, which decodes all frames; one person stands in every frame."""
     settings = {"video": path, "output": out / "poses.npz", "pose_cache": False, "fps": 6}
     found = finish(find_poses(parse(PosesConfig, settings))).poses
     assert np.isfinite(found.xy).all(), "NaN in the poses"
@@ -412,7 +412,7 @@ assert sum(kind.count for kind in KINDS.values()) == 2000
 
 
 def run(read: Callable[[], object]) -> dict[str, Any]:
-    """What reading does, in a fork: outcome, CPU seconds, peak memory."""
+    """Read a file in a fork; returns outcome, CPU seconds and peak memory."""
     ours, theirs = os.pipe()
     start, child = time.monotonic(), os.fork()
     if child == 0:
@@ -450,7 +450,7 @@ class Cases:
     def __init__(self, name: str, root: Path) -> None:
         self.name, self.kind, self.root = name, KINDS[name], root
         (root / "sound").mkdir(parents=True)
-        made = run(lambda: self.kind.make(root / "sound"))  # in a fork, too: what starts threads here would lock forks
+        made = run(lambda: self.kind.make(root / "sound"))  # forked: threads here would deadlock forks
         assert made.get("error") == "", (name, made)
         matches = sorted({p for glob in self.kind.files for p in (root / "sound").glob(glob) if p.is_file()})
         self.victims = [p.relative_to(root / "sound") for p in matches]
@@ -462,7 +462,7 @@ class Cases:
         return lambda: self.kind.read(path, out)
 
     def check_sound(self) -> None:
-        """Every undamaged file is read, but for the crafted ones."""
+        """Check that every undamaged file but the crafted ones can be read."""
         for victim in self.victims if self.name != "crafted" else ():
             found = run(self.read(self.root / "sound" / victim))
             assert found.get("error") == "", (self.name, victim, found)

@@ -1,4 +1,4 @@
-"""2,000 damaged files of every format that is read: each gives a result or an error of ours, within bounds."""
+"""2,000 damaged files of every format that is read: each gives a result or one of our errors, within limits."""
 
 from __future__ import annotations
 

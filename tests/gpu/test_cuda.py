@@ -1,4 +1,4 @@
-"""The pipeline on a CUDA device; skipped where there is none."""
+"""The pipeline on a CUDA device; skipped if there is none."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def test_same_seed_same_frames() -> None:
 
 
 @pytest.mark.parametrize("offload", ["modules", "blocks"])
-def test_weights_that_wait_on_the_host_change_nothing(offload: str) -> None:
+def test_offloaded_weights_change_nothing(offload: str) -> None:
     plain = run("cuda", torch.float16)
     assert np.array_equal(run("cuda", torch.float16, ExecutionPlan(offload=offload)), plain)  # type: ignore[arg-type]
 
 
-def test_blocks_come_on_a_second_stream_in_time_and_two_at_most() -> None:
-    """Large weights and long work, so that a copy or a reuse of memory at the wrong time would show."""
+def test_blocks_are_loaded_on_a_second_stream_in_time_and_two_at_most() -> None:
+    """Large weights and slow kernels, so that a copy or a reuse of memory at the wrong time would show."""
     device = torch.device("cuda")
     plain = nn.Sequential(*(nn.Linear(4096, 4096) for _ in range(8))).half().to(device)  # 32 MiB a block
     waiting = copy.deepcopy(plain)

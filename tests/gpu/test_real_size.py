@@ -1,4 +1,4 @@
-"""The real model's shapes with random weights: on GPUs of 8 and 5 GB, and the published way of working beside ours."""
+"""The real model's shapes with random weights: on GPUs of 8 and 5 GB, and the published procedure beside ours."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def job(tmp_path: Path, micro_folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="module")
 def small_bundled(tmp_path_factory: pytest.TempPathFactory, bundled_once: None) -> Iterator[None]:
-    """In place of the bundled model, which other tests run: one of few channels, for frames of 112x64."""
+    """Replaces the bundled model, which other tests run, with one of few channels for frames of 112x64."""
     pipe = micro_pipeline(warp="residual")
     pipe.backbone.settings |= {"height": 112, "width": 64}
     folder = tmp_path_factory.mktemp("bundled") / "small"

@@ -1,4 +1,4 @@
-"""A base model of another package: registered by an entry point, it goes through the same pipeline, fusion and CLI."""
+"""A base model of another package, registered by an entry point, runs in the same pipeline, fusion and CLI."""
 
 from __future__ import annotations
 

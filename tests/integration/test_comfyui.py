@@ -1,4 +1,4 @@
-"""The nodes of ComfyUI: with small stand-ins always, with a checkout of ComfyUI where there is one."""
+"""The nodes of ComfyUI: always with small stand-ins, and with a checkout of ComfyUI if there is one."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ STABLE: dict[str, tuple[dict[str, str], list[tuple[str, str]]]] = {
         [("video", "VIDEO")],
     ),
 }
-"""Inputs and outputs by node. Saved workflows name them: one may be added, none changed."""
+"""Inputs and outputs by node. Saved workflows refer to them: some may be added, none changed."""
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_inputs_are_the_settings(ui: ComfyUI) -> None:
         job(values)
 
 
-def test_images_come_and_go(ui: ComfyUI) -> None:
+def test_images_convert_both_ways(ui: ComfyUI) -> None:
     frames = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
     images = ui.part("api").to_images(frames)
     assert (images.dtype, tuple(images.shape)) == (torch.float32, (2, 3, 4, 3))
@@ -207,7 +207,7 @@ def test_an_interruption_ends_the_work_and_leaves_nothing(ui: ComfyUI, tmp_path:
         assert not [p for folder in ("output", "temp") for p in (tmp_path / folder).rglob("*") if p.is_file()]
 
 
-def test_frames_may_come_one_by_one_and_parts_stay_undrawn(ui: ComfyUI) -> None:
+def test_frames_one_by_one_and_hidden_parts(ui: ComfyUI) -> None:
     nodes = workflow("steps")
     by_kind = {node["class_type"]: number for number, node in nodes.items()}
     upto = {k: v for k, v in nodes.items() if v["class_type"] not in ("MimicMotionSample", "MimicMotionDecode")}
@@ -273,7 +273,7 @@ def test_the_package_for_the_registry() -> None:
 
 @pytest.mark.parametrize("name", ["steps", "animate"])
 def test_with_comfyui_itself(name: str, tmp_path: Path) -> None:
-    """Its loader, its checks of a workflow and its executor; torchvision and the like are what it never calls here."""
+    """Tests ComfyUI's loader, workflow checks and executor, which do not use torchvision and the like here."""
     place = os.environ.get("COMFYUI_DIR")
     if not place:
         pytest.skip("needs a checkout of ComfyUI (set COMFYUI_DIR)")

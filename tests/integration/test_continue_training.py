@@ -1,4 +1,4 @@
-"""Going on from trained weights: a correct loop does not harm them, a wrong one does; released weights work too."""
+"""Training from trained weights: a correct loop does not harm them, a wrong one does; released weights work, too."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from mimicmotion.runtime.progress import finish
 from mimicmotion.settings import GenerateConfig, parse
 from mimicmotion.settings.synthetic import SyntheticConfig
 from mimicmotion.settings.training import TrainConfig
-from mimicmotion.training import run
-from mimicmotion.training.launch import autocast
+from mimicmotion.training.job import run
 from mimicmotion.training.objective import Encoded
+from mimicmotion.training.processes import autocast
 from mimicmotion.training.stages import denoiser
 from mimicmotion.training.stages.denoiser import DenoiserTask
 from mimicmotion.training.task import StepResult
@@ -65,7 +65,7 @@ def bundled_config(people: Path, tmp_path: Path) -> TrainConfig:
 
 
 def rise(config: TrainConfig, rate: float, objective: Objective | None = None) -> float:
-    """Relative change of the held-out loss, always by the right objective, after a few steps of training."""
+    """Relative change of the held-out loss, always with the right objective, after a few training steps."""
     task = DenoiserTask(config)
     before = task.validate(0, weights_of(task)).scores["loss"]
     optimiser = torch.optim.AdamW(task.parameters().values(), lr=rate, betas=(0.9, 0.99))
@@ -108,7 +108,7 @@ def test_a_correct_loop_does_not_harm_the_bundled_model_and_a_wrong_one_does(peo
 
 
 @pytest.mark.slow
-def test_one_clip_is_learned_by_heart(tmp_path: Path) -> None:
+def test_one_clip_is_memorised(tmp_path: Path) -> None:
     config = micro_config(
         tmp_path,
         overfit_one_clip=True,
@@ -128,8 +128,8 @@ def test_one_clip_is_learned_by_heart(tmp_path: Path) -> None:
     assert after < 0.6 * before
 
 
-def test_released_weights_are_gone_on_from_end_to_end(tmp_path: Path) -> None:
-    """A .pth with unet.* and pose_net.* over a base without PoseNet -> train -> what inference loads."""
+def test_training_continues_from_released_weights_end_to_end(tmp_path: Path) -> None:
+    """From a .pth with unet.* and pose_net.* on a base without PoseNet, through training, to inference."""
     pipe = micro_pipeline()
     pipe.save_pretrained(tmp_path / "whole")
     ignored = shutil.ignore_patterns("pose_net", "mimicmotion.json")
@@ -206,4 +206,4 @@ def test_the_result_makes_segments_of_the_length_it_was_trained_on(
     assert "trained on" not in caplog.text
     recipe = recipe_for(GenerateConfig(**files, segment_frames=8, overlap_frames=2), pipe, 9)
     assert recipe.fusion.segment_frames == 8
-    assert f"segments of 8 frames for a model that was trained on clips of {trained}" in caplog.text
+    assert f"segments of 8 frames, but the model was trained on clips of {trained}" in caplog.text

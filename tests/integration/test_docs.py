@@ -1,7 +1,8 @@
-"""Every command and every Python example of the README and the documentation is run: the README's by `make test`, the
-others by `make test-slow`; `make test` looks whether their commands and options exist.
+"""Every command and every Python example of the README and the documentation is run.
 
-Commands stand in ```console blocks behind "$ ". They run in a folder that holds what the texts speak of: person.png,
+`make test` runs the README's and checks that the commands and options of the others exist; `make test-slow` runs all.
+
+Commands are in ```console blocks after "$ ". They run in a folder with the files that the texts mention: person.png,
 dance.mp4, and small stand-ins with random weights under the names of the published files.
 """
 
@@ -46,9 +47,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 TRANSLATED = ROOT / "README.zh-CN.md"
 STAND_IN = "stable-video-diffusion-img2vid-xt-1-1"
 STAND_INS = {"svd-xt-1.1": STAND_IN, "mimicmotion-1.1": "MimicMotion_1-1.pth"}
-"""For weights that commands name; test_published_weights.py has them fetched."""
+"""Stand in for weights that commands name; test_published_weights.py fetches them."""
 SIZE = (640, 360)
-# Commands that need the network or install things: their parts are checked, they are not run.
+# Commands that need the network or install things: they are checked in parts, but not run.
 NOT_RUN = ("git clone", "cd ", "pip ", "python3 -m venv", "mimicmotion weights fetch", "mimicmotion serve --study")
 # Commands for docker, which tests do not have, and beside them; what they run is tested in test_containers.py.
 CONTAINERS = ("docker ", "DEVICE=cuda docker ", "echo POSTGRES_PASSWORD=", "ln -s $PWD/integrations/comfyui ")
@@ -68,7 +69,7 @@ def blocks(language: str) -> list[tuple[str, str]]:
 LINES = [(page, line) for page, block in blocks("console") for line in block.splitlines() if line.startswith("$ ")]
 PAGE_OF: dict[str, str] = {}
 for _page, _line in LINES:
-    PAGE_OF.setdefault(_line[2:].strip(), _page)  # where a command comes first
+    PAGE_OF.setdefault(_line[2:].strip(), _page)  # first page of a command
 COMMANDS = [
     pytest.param(
         page, command, marks=[pytest.mark.slow] * (page != "README.md" and command.startswith(("mimi", "curl")))
@@ -80,7 +81,7 @@ EXAMPLES = blocks("python")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, shared_folder: Path) -> Path:
-    """What a reader would have in the folder in which the commands are typed."""
+    """The folder in which a reader would type the commands."""
     place = tmp_path_factory.mktemp("docs")
     shutil.copy(find_asset("demo/person.png"), place / "person.png")
     for path, fps, taken in (("dance.mp4", 10.0, {"fps": 6.0, "max_frames": 6}),
@@ -173,7 +174,7 @@ def test_command(
 
 
 def parsed(command: str) -> None:
-    """Fail if there is no such command, or it has no such option."""
+    """Fail unless the command and its options exist."""
     cli.app.parse_args(shlex.split(command)[1:], print_error=False, exit_on_error=False)
 
 
@@ -201,7 +202,7 @@ def check_unrun(command: str) -> None:
             assert set(named.split(",")) <= set(extras)
     if command.startswith(LONG):
         from mimicmotion.settings.training import load_config
-        from mimicmotion.training.ablation.run import load_ablation
+        from mimicmotion.training.ablation import load_ablation
 
         words = shlex.split(command)
         name = words[words.index("--recipe") + 1]
@@ -224,7 +225,7 @@ def put(argv: list[str], **options: str) -> None:
 
 
 def prepare(argv: list[str], folder: Path) -> None:
-    """Put what earlier commands of the page would have made, and keep sampling short."""
+    """Create the files that earlier commands of the page would have made, and keep sampling short."""
     if "--detector" in argv and not (folder / "yolox_l.onnx").exists():
         pytest.skip("needs networks of DWPose's form, which no package ships (set MIMICMOTION_SHARED)")
     if argv[0] == "generate" and "--config" not in argv:
@@ -342,7 +343,7 @@ def test_python_examples_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copy(folder / "person.png", tmp_path)
-    with open_writer(tmp_path / "dance.mp4", SIZE, 15.0) as writer:  # three frames: they are looked at again and again
+    with open_writer(tmp_path / "dance.mp4", SIZE, 15.0) as writer:  # three frames, since they are read many times
         for frame in itertools.islice(open_video(folder / "dance.mp4"), 3):
             writer.write(frame)
     url = request.getfixturevalue("service") if "http://127.0.0.1:8000" in block else ""

@@ -1,4 +1,4 @@
-"""Whole evaluations of small folders: what goes in, what the report says, what goes wrong and is named."""
+"""Whole evaluations of small folders: inputs, report, and errors."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_command_writes_the_report(tmp_path: Path, capsys: pytest.CaptureFix
 def test_only_what_is_new_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = folders(tmp_path)
     first = run(**settings)
-    assert first.reused[0] > 0  # theirs finds what is known of the real videos
+    assert first.reused[0] > 0  # theirs reuses the results of the real videos
     again = run(**settings)
     assert again.reused[1] == 0
     assert [r.values for r in again.rows] == [r.values for r in first.rows]
@@ -87,7 +87,7 @@ def test_only_what_is_new_is_measured(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [r.values for r in run(**settings).rows] == [r.values for r in changed.rows]
 
 
-def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
+def test_a_stopped_run_resumes(tmp_path: Path) -> None:
     settings = folders(tmp_path) | {"metrics": ["psnr"]}
     steps = evaluate(EvaluateConfig(**settings))
     for step in steps:
@@ -95,7 +95,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
             break
     steps.close()
     assert not (tmp_path / "report").exists()
-    made = finish(evaluate(EvaluateConfig(**settings))).evaluation.reused[1]
+    made = finish(evaluate(EvaluateConfig(**settings))).reused[1]
     assert made == 3  # stopped within the second of four pairs
 
 
@@ -114,7 +114,7 @@ def test_the_same_frames_under_another_rate_are_compared_frame_by_frame(tmp_path
     assert text.index("different frame rates") < text.index("| metric |")
 
 
-def test_a_damaged_file_is_named_and_the_rest_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_file_is_named_and_the_rest_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders(tmp_path, suffix=".mp4")
     file = tmp_path / "ours" / "turn.mp4"
     data = bytearray(file.read_bytes())
@@ -197,11 +197,11 @@ def test_the_tiktok_protocol_on_its_layout(tmp_path: Path) -> None:
     assert all(r.values["psnr"] == 100 for r in done.rows)  # both show exactly the real square
     assert len(done.rows) == 12
     shutil.rmtree(tmp_path / "TikTok_dataset" / "00337")
-    assert any("this is not its result" in n for n in run(**settings, protocol="tiktok").notes)
+    assert any("this is not a result of protocol tiktok" in n for n in run(**settings, protocol="tiktok").notes)
 
 
 def test_the_tiktok_protocol_on_frames_of_a_real_video(tmp_path: Path, shared: Callable[[str], Path]) -> None:
-    """The public layout made of a real video; one method shows the square, one saw another crop."""
+    """The public layout, made from a real video; one method shows the square, another a different crop."""
     reader = VideoReader(shared("samples/clear/pose2sim_single_cam01.mp4"))
     small = [cv2.resize(f, (108, 192), interpolation=cv2.INTER_AREA) for f in reader.frames(max_frames=18)]
     for i, n in enumerate(range(335, 341)):
@@ -227,7 +227,7 @@ def test_the_tiktok_protocol_on_frames_of_a_real_video(tmp_path: Path, shared: C
         assert placed.values["psnr"] > max(28, shifted.values["psnr"] + 3)
 
 
-def test_numbers_of_the_field_have_names_of_their_own(tmp_path: Path) -> None:
+def test_conventional_metrics_have_their_own_names(tmp_path: Path) -> None:
     settings = folders(tmp_path) | {"metrics": ["psnr", "ssim", "l1"], "convention": "field"}
     done = run(**settings)
     assert set(done.rows[0].values) == {"psnr_field", "psnr_overflow", "ssim_field", "l1_field"}
@@ -259,21 +259,20 @@ def test_frechet_distance_on_a_network_given_by_path(tmp_path: Path, monkeypatch
     monkeypatch.setattr(summary, "RESAMPLES", 20)
     video(tmp_path / "real" / "short", frames(9, count=3))
     video(tmp_path / "ours" / "short", frames(9, count=3))
-    result = finish(evaluate(EvaluateConfig(**settings)))
-    done = result.evaluation
+    done = finish(evaluate(EvaluateConfig(**settings)))
     cell = done.summary.methods["theirs"]["features"]
     assert (cell.n, cell.low <= cell.value <= cell.high) == (3, True)
     assert any("3 frames are too few for a clip of 4" in n for n in done.notes)
     text = (tmp_path / "report" / "report.md").read_text()
     assert "Frechet distance on colours features (not FVD, FID or FID-VID)" in text
     assert "| FVD" not in text
-    assert done.selection.networks["features"].digest in text
+    assert done.networks["features"].digest in text
     assert run(**settings).reused[1] == 0
     same = run(**settings | {"generated": {"real videos": tmp_path / "real"}})
     assert same.summary.methods["real videos"]["features"].value == pytest.approx(0, abs=1e-6)
 
 
-def test_networks_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_networks(tmp_path: Path) -> None:
     settings = folders(tmp_path)
     for asked, fix in (("fvd", "mimicmotion weights fetch i3d"), ("lpips", "mimicmotion weights fetch lpips-alex")):
         with pytest.raises(WeightsError, match=fix):
@@ -352,7 +351,7 @@ def test_frechet_distance_at_infinitely_many_clips(tmp_path: Path, monkeypatch: 
     settings = folders(tmp_path, ("a", "b", "c")) | {"features": network(tmp_path / "colours.pt")}
     settings |= {"metrics": ["features"], "fd_infinity": True}
     monkeypatch.setattr(selection, "CLIP_FRAMES", 2)
-    done = finish(evaluate(EvaluateConfig(**settings))).evaluation
+    done = finish(evaluate(EvaluateConfig(**settings)))
     plain, cell = (done.summary.methods["theirs"][m] for m in ("features", "features_infinity"))
     assert (cell.n, cell.clips, math.isnan(cell.low)) == (3, 21, True)  # three sequences of seven clips
     assert cell.value != plain.value

@@ -1,4 +1,4 @@
-"""The main job on a model of the real classes with very few channels, with planted poses: fast, and whole."""
+"""The whole main job on a model of the real classes with very few channels and planted poses, to be fast."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from mimicmotion.errors import (
     PoseError,
     WeightsError,
 )
-from mimicmotion.evaluation.metrics.seams import sidecar_fusion
+from mimicmotion.evaluation.metrics.temporal import sidecar_fusion
 from mimicmotion.generate import inputs
 from mimicmotion.generate.demo import demo
 from mimicmotion.generate.job import generate
@@ -194,8 +194,8 @@ def test_other_kinds_of_output(job: GenerateConfig, suffix: str) -> None:
     assert len(frames_of(result.path)) == FRAMES
 
 
-def test_sound_is_taken_along_on_request(job: GenerateConfig) -> None:
-    # the driving video has none: that is no error, but said
+def test_sound_is_copied_on_request(job: GenerateConfig) -> None:
+    # the driving video has none, which is reported but not an error
     result = finish(generate(dataclasses.replace(job, audio=True)))
     assert not open_video(job.output).info.has_audio
     assert "dance.mp4 has no sound, so the result has none" in result.warnings
@@ -217,7 +217,7 @@ def test_sidecar_names_the_weights_that_were_used(job: GenerateConfig, micro_fol
     assert all(name.startswith(str(micro_folder)) for name in named)
 
 
-def test_plan_says_what_would_be_done(job: GenerateConfig, no_long_work: None) -> None:
+def test_plan_reports_what_would_be_done(job: GenerateConfig, no_long_work: None) -> None:
     result = finish(plan(dataclasses.replace(job, output=job.output.with_suffix(".png"))))
     said = result.summary()
     assert f"{FRAMES} frames of {SIZE[1]}x{SIZE[0]}" in said
@@ -318,7 +318,7 @@ def test_openpose_folder_out_and_in(job: GenerateConfig, tmp_path: Path) -> None
     assert result.num_frames == FRAMES
 
 
-# --- bad input: each a typed error before the long work, and nothing left behind ---------------------------------
+# --- bad input: each a typed error before anything slow, and nothing left behind ---------------------------------
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
@@ -412,7 +412,7 @@ def openpose(folder: Path, frames: int, **keys: object) -> Path:
     return folder
 
 
-def test_what_poses_do_not_say_can_be_given(job: GenerateConfig, tmp_path: Path) -> None:
+def test_what_a_pose_file_lacks_can_be_given(job: GenerateConfig, tmp_path: Path) -> None:
     folder = openpose(tmp_path / "json", 12, fps=None)
     config = PosesConfig(video=folder, output=tmp_path / "a.npz", fps=15.0)
     assert len(finish(find_poses(config)).poses) == 12
@@ -448,7 +448,7 @@ def test_the_rate_is_kept_in_openpose_json(tmp_path: Path) -> None:
     assert len(finish(find_poses(PosesConfig(video=tmp_path / "json", output=tmp_path / "b.npz", fps=30.0))).poses) == 3
 
 
-def test_what_the_source_cannot_give_is_said(job: GenerateConfig, tmp_path: Path) -> None:
+def test_what_the_source_cannot_give_is_reported(job: GenerateConfig, tmp_path: Path) -> None:
     folder = openpose(tmp_path / "json", 3, fps=None)
     config = dataclasses.replace(job, video=folder, fps=15.0)
     (note,) = inputs.source_notes(config, inputs.open_driving(config))
@@ -474,7 +474,7 @@ def slow(job: GenerateConfig, tmp_path: Path) -> GenerateConfig:
     return dataclasses.replace(job, video=tmp_path / "slow.mp4", num_inference_steps=1, save_every=0)
 
 
-def test_a_repeated_frame_is_looked_at_once(slow: GenerateConfig, tmp_path: Path) -> None:
+def test_a_repeated_frame_is_analysed_once(slow: GenerateConfig, tmp_path: Path) -> None:
     config = PosesConfig(video=slow.video, output=tmp_path / "poses.npz", fps=15.0)
     reports: list[Progress] = []
     found = finish(find_poses(config), reports.append).poses  # the planted poses change with each frame looked at
@@ -484,7 +484,7 @@ def test_a_repeated_frame_is_looked_at_once(slow: GenerateConfig, tmp_path: Path
 
 def test_frames_can_be_repeated_only_when_written(slow: GenerateConfig, tmp_path: Path) -> None:
     summary = finish(plan(dataclasses.replace(slow, output=tmp_path / "plan.png"))).summary()
-    assert "--fps 5 shows the same movement with less work, --output-fps 15 then repeats frames when" in summary
+    assert "--fps 5 gives the same movement with less work, --output-fps 15 then repeats frames when" in summary
     slow = dataclasses.replace(slow, fps=5.0, side_by_side=True, label="visible")
     once = finish(generate(dataclasses.replace(slow, output=tmp_path / "once")))
     reports: list[Progress] = []
@@ -534,7 +534,7 @@ LATE = ("truncated picture", "4x4 picture", "start behind the end", "not a video
 
 
 @pytest.mark.parametrize("name", LATE)
-def test_inputs_are_looked_at_before_a_model_is_loaded(
+def test_inputs_are_checked_before_a_model_is_loaded(
     name: str, job: GenerateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def loaded(*_: object, **__: object) -> None:
@@ -600,7 +600,7 @@ EARLY: dict[str, tuple[Callable[[GenerateConfig], dict[str, Any]], str]] = {
     "a video twice": (lambda j: {"picture": j.video}, "(?s)it is a video.*fix: pass a picture"),
     "no picture": (lambda j: {"picture": j.video.with_name("no.png")}, "does not exist"),
     "a start behind the end": (lambda j: {"start": 1000}, "has no frame after"),
-    "a person who is not there": (lambda j: {"person": "5"}, "person 5 was never seen; the fullest frame shows 1"),
+    "a person who is not there": (lambda j: {"person": "5"}, "person 5 was never seen; no frame shows more than 1"),
     "a point beside everybody": (lambda j: {"person": "1,1"}, "was never seen"),
     "a pose file with sound": (lambda j: {"video": pose_file(j), "audio": True}, "audio=True with a pose file"),
     "one of one person": (lambda j: {"video": pose_file(j), "person": "1"}, "person=1 with a pose file of one person"),
@@ -615,7 +615,7 @@ def pose_file(job: GenerateConfig) -> Path:
 
 
 class OnePerson:
-    """Sees one person in every frame, and follows whom it was asked to."""
+    """Sees one person in every frame, and follows the one that was asked for."""
 
     source, people = "one person", 1
 
@@ -650,7 +650,7 @@ def test_found_before_a_model_is_loaded(name: str, job: GenerateConfig, monkeypa
 
 
 @pytest.mark.parametrize(("who", "says"), [("picture", "found in the picture .*png"), ("video", "found in .*mp4")])
-def test_nobody_there(
+def test_no_person_found(
     who: str, says: str, job: GenerateConfig, monkeypatch: pytest.MonkeyPatch, no_long_work: None
 ) -> None:
     there = standing(FRAMES)
@@ -680,7 +680,7 @@ def test_only_the_wanted_points_of_the_face_are_drawn(job: GenerateConfig) -> No
 
 
 def right_and_wrong_poses() -> dict[str, tuple[PoseSequence, str]]:
-    """A standing person, and what no body looks like."""
+    """A standing person, and an impossible one."""
 
     def changed(**moved: Any) -> PoseSequence:
         pose = standing(1, (640, 480))
@@ -695,27 +695,27 @@ def right_and_wrong_poses() -> dict[str, tuple[PoseSequence, str]]:
         "foreshortened": (changed(R_ELBOW=lambda xy: xy[2] + 5, R_WRIST=lambda xy: xy[2] + 9), ""),
         "lying": (dataclasses.replace(changed(), xy=changed().xy[..., ::-1] * (1, -1) + (0, 480), size=(480, 640)), ""),
         "limb": (changed(L_WRIST=lambda _: (470, 630)), "a forearm is .* times as long"),
-        "chest": (changed(FACE=lambda xy: xy[FACE] + (0, 130)), "the face is not where the head is"),
+        "chest": (changed(FACE=lambda xy: xy[FACE] + (0, 130)), "the face is not on the head"),
         "head": (changed(NOSE=lambda xy: xy[1] + (0, 60)), "the head is below the shoulders"),
         "sides": (
             changed(R_SHOULDER=lambda _: (288, 173), L_SHOULDER=lambda _: (192, 173)),
-            "shoulders and hips are the wrong way round",
+            "left and right are swapped between shoulders and hips",
         ),
     }
 
 
 @pytest.mark.parametrize("name", right_and_wrong_poses())
-def test_a_pose_that_no_body_has_is_said(name: str, job: GenerateConfig, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_impossible_pose_is_reported(name: str, job: GenerateConfig, caplog: pytest.LogCaptureFixture) -> None:
     pose, says = right_and_wrong_poses()[name]
     made = inputs.fit_inputs(job, np.zeros((*pose.size, 3), np.uint8), pose, pose, SIZE)
     notes = [note for note in made.warnings if "looks wrong" in note]
     assert len(notes) == bool(says)
     if says:
         assert re.search(says, notes[0])
-        assert notes[0] in caplog.messages  # before the long work, too
+        assert notes[0] in caplog.messages  # before anything slow, too
 
 
-def test_several_people_in_the_picture_are_said(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_people_in_the_picture_are_reported(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     crowd = dataclasses.replace(standing(1), people=np.array([2]))
     monkeypatch.setattr(inputs, "find_estimator", planted(crowd, dancing(FRAMES)))
     config = dataclasses.replace(job, output=job.output.with_suffix(".png"))
@@ -725,7 +725,7 @@ def test_several_people_in_the_picture_are_said(job: GenerateConfig, monkeypatch
     assert "the largest is used" not in finish(plan(dataclasses.replace(config, picture_person="0"))).summary()
 
 
-def test_person_missing_in_some_frames_is_said(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_person_missing_in_some_frames_is_reported(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     poses = standing(FRAMES)
     confidence = poses.confidence.copy()
     confidence[3:5] = 0

@@ -32,13 +32,13 @@ def test_goldens_plans_decoding_and_a_training_step(tmp_path: Path) -> None:
     assert parts["lora"][0]["samples_per_second"] > 0
 
 
-def test_the_published_way_beside_ours(tmp_path: Path) -> None:
+def test_the_published_procedure_beside_ours(tmp_path: Path) -> None:
     rows = checked(tmp_path / "checks.json", "exact")["parts"]["exact"]["rows"]
     assert [r["side"] for r in rows] == ["published", "ours, eager", "ours, compiled"]
     assert all(r["seconds"] > 0 for r in rows)
 
 
-def test_a_part_that_fails_is_told_and_the_exit_status_says_so(tmp_path: Path) -> None:
+def test_a_failed_part_is_reported_and_sets_the_exit_status(tmp_path: Path) -> None:
     code = (
         f"import runpy, sys; sys.argv = ['gpu_checks.py']; m = runpy.run_path({str(SCRIPT)!r}, run_name='checks');"
         "s = m['Setup']('cpu', True);"

@@ -32,7 +32,7 @@ from study_clips import ServedStudy, build, result_folders
 KILLS = [1, pytest.param(20, marks=pytest.mark.slow)]
 CLIENTS = 50
 BODY = random.Random(0).randbytes(30_000_000)
-"""Several of the pieces of 10 MB in which huggingface_hub writes."""
+"""A body of several of the 10 MB pieces that huggingface_hub writes."""
 
 
 def start(*arguments: str, **env: str) -> subprocess.Popen[str]:
@@ -88,7 +88,7 @@ def test_no_acknowledged_vote_is_lost(tmp_path: Path, kills: int) -> None:
 
 
 class SlowHub(ThreadingHTTPServer):
-    """Gives one file, in about a second."""
+    """Serves one file in about a second."""
 
     daemon_threads = True
 
@@ -121,7 +121,7 @@ class _Piecemeal(BaseHTTPRequestHandler):
 
     def head(self, first: int) -> None:
         self.send_response(206 if first else 200)
-        self.send_header("ETag", f'"{hashlib.sha256(BODY).hexdigest()}"')  # as of large files: a part can go on
+        self.send_header("ETag", f'"{hashlib.sha256(BODY).hexdigest()}"')  # as for large files
         self.send_header("X-Repo-Commit", "c" * 40)
         self.send_header("Content-Length", str(len(BODY) - first))
         if first:
@@ -137,7 +137,7 @@ def slow_hub() -> Iterator[SlowHub]:
 
 @pytest.mark.slow  # `make test` goes on from a part in test_weights.py
 @pytest.mark.parametrize("kills", [1, 20])
-def test_a_killed_fetch_goes_on_and_ends_with_the_file(slow_hub: SlowHub, tmp_path: Path, kills: int) -> None:
+def test_a_killed_fetch_resumes_and_completes_the_file(slow_hub: SlowHub, tmp_path: Path, kills: int) -> None:
     rng, killed, number = random.Random(2), 0, 0
     while killed < kills:
         number += 1
@@ -149,7 +149,7 @@ def test_a_killed_fetch_goes_on_and_ends_with_the_file(slow_hub: SlowHub, tmp_pa
             "MIMICMOTION_CACHE": str(cache),
         }
         code = -signal.SIGKILL
-        for attempt in range(min(kills, 3) + 1):  # these are killed, if they live so long; the last one ends
+        for attempt in range(min(kills, 3) + 1):  # all but the last are killed unless they finish
             slow_hub.begun.clear()
             process = start("weights", "fetch", "mimicmotion-1.0", **env)
             if attempt < min(kills, 3):

@@ -1,4 +1,4 @@
-"""Results of the job generate with their labels: the same bytes again, shown where asked for, signed, inspected."""
+"""Results of the job generate with their labels: reproducible, visible on request, signed, inspected."""
 
 from __future__ import annotations
 

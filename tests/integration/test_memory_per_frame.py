@@ -1,4 +1,4 @@
-"""What a job holds for each frame is latents and aligned poses, nothing else: `benchmarks/memory.py` in small."""
+"""A job holds only latents and aligned poses for each frame: a small version of `benchmarks/memory.py`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from planted_job import SIZE, dancing, make_job, planted, standing
 
 POSES = (2 * 8 + 4) * NUM_POINTS  # positions in float64, confidence in float32
 LATENTS = 4 * 4 * SIZE[0] * SIZE[1] // 8**2
-BOOKS = 800
-"""Numbers of rows, weights of segments, places in temporary files."""
+OVERHEAD = 800
+"""Allowance for row numbers, weights of segments, and positions in temporary files."""
 
 
 def held(job: GenerateConfig, pipeline: MimicMotionPipeline, frames: int) -> int:
@@ -56,4 +56,4 @@ def test_a_frame_costs_its_latents_and_poses(tmp_path: Path, monkeypatch: pytest
     held(job, pipeline, 9)  # what is loaded once
     growth = (held(job, pipeline, 29) - held(job, pipeline, 9)) / 20
     # Noise becomes latents in place; drawn by numpy, they are counted there and as a tensor.
-    assert POSES + 2 * LATENTS < growth < POSES + 2 * LATENTS + BOOKS
+    assert POSES + 2 * LATENTS < growth < POSES + 2 * LATENTS + OVERHEAD

@@ -1,4 +1,4 @@
-"""Whenever a generate job is killed, with --resume it ends with the same bytes as if it had not been."""
+"""Whenever a generate job is killed, --resume produces the same bytes as an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from planted_job import FRAMES, dancing, left_over, loaded_once, make_job, plant
 TESTS = Path(__file__).parents[1]
 STEPS = 5
 FEW = 3
-ALL_MEMORY = {"sampler": "dpmpp-2m", "guidance_every": 2}  # samplers that remember more than the latents
+ALL_MEMORY = {"sampler": "dpmpp-2m", "guidance_every": 2}  # settings whose state is more than the latents
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def stop_after(config: GenerateConfig, stage: str, done: int) -> None:
         ("write", 1, STEPS),
     ],
 )
-def test_closed_job_goes_on_with_the_same_bytes(
+def test_closed_job_resumes_to_the_same_bytes(
     stage: str, done: int, begins_at: int, job: GenerateConfig, whole: bytes
 ) -> None:
     stop_after(job, stage, done)
@@ -169,7 +169,7 @@ def test_failed_denoising_keeps_the_step_before(
 
 
 def failing(call: int) -> Callable[..., Any]:
-    """In place of the pipeline's denoiser: fails in this call."""
+    """Replaces the pipeline's denoiser by one that fails in this call."""
     unet, calls = pipeline._denoiser, []
 
     def build(*args: Any) -> Any:
@@ -208,7 +208,7 @@ def test_signal_while_frames_are_decoded_stops_at_once(
 
 
 @pytest.mark.parametrize("changes", [{"block_cache": 0.5}, pytest.param({}, marks=pytest.mark.slow)])
-def test_other_ways_to_sample_go_on_too(changes: dict[str, Any], job: GenerateConfig) -> None:
+def test_other_samplers_resume_too(changes: dict[str, Any], job: GenerateConfig) -> None:
     plain = dataclasses.replace(job, sampler=None, guidance_every=None, **changes)
     finish(generate(plain))
     want = job.output.read_bytes()
@@ -277,7 +277,7 @@ def test_changed_settings_and_inputs_are_refused(
     assert {p.name: p.read_bytes() for p in state_path(stopped.output).iterdir()} == before
 
 
-def test_all_that_differs_is_listed(stopped: GenerateConfig, tmp_path: Path) -> None:
+def test_all_differences_are_listed(stopped: GenerateConfig, tmp_path: Path) -> None:
     picture = changed_copy(stopped.picture, tmp_path)
     with pytest.raises(ConfigError) as caught:
         finish(generate(again(stopped, seed=1, tempo=0.5, picture=picture)))
@@ -307,8 +307,8 @@ def test_what_does_not_change_the_result_may_differ(begun: GenerateConfig, tmp_p
     assert side_by_side_path(begun.output).is_file()
 
 
-def test_runs_on_as_it_ran_before(job: GenerateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What memory is free may change between the two; chunks, and with them the last bits, do not."""
+def test_a_resumed_run_keeps_its_plan(job: GenerateConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The free memory may change between the two; chunks, and so the last bits, do not."""
     copy = tmp_path / "copy"
     shutil.copytree(str(job.model), copy)  # a model of its own: one that is loaded already keeps its plan
     own = dataclasses.replace(job, model=str(copy))
@@ -371,7 +371,7 @@ def test_state_of_another_version_is_refused(begun: GenerateConfig, version: int
         finish(generate(again(begun)))
 
 
-def test_full_disk_while_saving_is_only_said(
+def test_full_disk_while_saving_is_only_warned_of(
     job: GenerateConfig, whole: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     write, calls = resume.dump_step, []
@@ -547,7 +547,7 @@ def test_replay_notes_other_versions(finished: GenerateConfig) -> None:
         (json.dumps({"format": outputs.FORMAT, "version": 1, "settings": {}}), "lacks origin, output_sha256"),
     ],
 )
-def test_files_that_are_no_sidecar(text: str, says: str, tmp_path: Path) -> None:
+def test_files_that_are_not_sidecars(text: str, says: str, tmp_path: Path) -> None:
     path = tmp_path / "result.mp4.json"
     path.write_text(text)
     with pytest.raises(ConfigError, match=says):
@@ -618,7 +618,7 @@ def complete(runner: Runner, model: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 def fresh(job: GenerateConfig, name: object) -> GenerateConfig:
-    """The job with an output of its own, every kind of file, and as few steps as have a state between them."""
+    """The job with its own output, every kind of file, and the fewest steps with a state in between."""
     output = job.output.parents[1] / f"out-{name}" / "result.mp4"
     return dataclasses.replace(job, output=output, side_by_side=True, num_inference_steps=FEW)
 
@@ -648,7 +648,7 @@ Run = Callable[[GenerateConfig, float | None], int]
 
 
 def kill_at_random(run: Run, job: GenerateConfig, whole: GenerateConfig, length: float, kills: int) -> None:
-    """Kill runs within `length` seconds until so many were; each is begun again until it is complete."""
+    """Kill runs within `length` seconds until this many were killed; each is restarted until it is complete."""
     rng = np.random.default_rng(7)
     killed = number = 0
     while killed < kills:

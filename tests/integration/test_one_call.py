@@ -1,4 +1,4 @@
-"""One call makes a video: `mimicmotion.animate`, the pipeline from a picture and a video, and diffusers' way."""
+"""Videos from one call: `mimicmotion.animate`, the pipeline with a picture and a video, and diffusers' API."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_unknown_settings_are_refused_before_any_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("thread", [False, True])
-def test_a_cancelled_call_goes_on_to_the_same_bytes(
+def test_a_cancelled_call_resumes_to_the_same_bytes(
     made: Made, tmp_path: Path, pipe: MimicMotionPipeline, thread: bool
 ) -> None:
     def stop(report: Progress) -> None:
@@ -86,7 +86,7 @@ def test_a_cancelled_call_goes_on_to_the_same_bytes(
     assert result.path.read_bytes() == made[0].path.read_bytes()
 
 
-def test_what_the_callback_raises_comes_out(tmp_path: Path, pipe: MimicMotionPipeline) -> None:
+def test_exceptions_of_the_callback_propagate(tmp_path: Path, pipe: MimicMotionPipeline) -> None:
     def fail(report: Progress) -> None:
         raise ZeroDivisionError(report.stage)
 

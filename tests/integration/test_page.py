@@ -12,14 +12,14 @@ import pytest
 
 from browser import OpenPage, chromium, needs_chromium
 from mimicmotion.serve.tokens import Tokens
-from service import Service
+from service import STEPS, Service
 
 pytestmark = [pytest.mark.slow, needs_chromium]
 PATIENCE = 300  # seconds; only a broken page waits so long
 
 
 class Page(OpenPage):
-    """The open page, in words of its elements."""
+    """The open page, addressed by its elements."""
 
     def __init__(self, driver: Any, pictures: Path) -> None:
         super().__init__(driver, PATIENCE)
@@ -142,7 +142,7 @@ def test_plan_mistake_cancel_and_choice(page: Page, service: Service) -> None:
     page.write("duration", 0.2)
     page.click("plan")
     page.until_says("view", "Plan: done")
-    assert "12 passes of the U-Net" in page.text("view")
+    assert f"steps     {STEPS}, so {2 * STEPS} passes of the U-Net" in page.text("view")  # one segment, guided
     assert page.js("return document.querySelector('#view img.plan').naturalWidth") > 0
     assert page.text("notice") == ""
     page.shot("plan")
@@ -195,7 +195,7 @@ def test_a_restart_in_the_middle(page: Page, service: Service) -> None:
     page.click("make")
     page.until_says("view", "Denoising")
     service.kill()
-    time.sleep(3)  # the page asks in vain
+    time.sleep(3)  # the page gets no response
     service.start()
     page.until_done()  # without a reload
     page.driver.refresh()

@@ -1,4 +1,4 @@
-"""Predicted peaks of whole runs, way by way, against what the allocator hands out on a CPU."""
+"""Predicted peaks of whole runs for each plan, against what the allocator hands out on a CPU."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_peaks_are_predicted_within_15_percent(benchmark: ModuleType, way: str, 
     rows = benchmark.compare(pipe, WORK, 2, [way])
     assert [r["stage"] for r in rows] == ["encode", "denoise", "decode"]
     for row in rows:
-        # of the working space alone: the weights, of which nobody doubts, would hide an error
+        # of the working memory alone, since the weights would hide an error
         off, work = row["predicted"] - row["measured"], row["measured"] - weights
         assert abs(off) <= 0.15 * work + SCRATCH, row
 

@@ -22,10 +22,9 @@ from PIL import Image
 
 from fatal_step import dies_on_b
 from mimicmotion import cli
-from mimicmotion.data.prepare import steps as prepare_steps
-from mimicmotion.data.prepare.job import PrepareResult, prepare
+from mimicmotion.data.prepare import job as prepare_job
+from mimicmotion.data.prepare.job import PrepareResult, SourceVideo, prepare, run_steps
 from mimicmotion.data.prepare.plan import video_id
-from mimicmotion.data.prepare.steps import SourceVideo, run_steps
 from mimicmotion.data.shards.shards import open_shards
 from mimicmotion.errors import ConfigError, InputError, MediaError
 from mimicmotion.pose.keypoints import BODY
@@ -62,7 +61,7 @@ def clips(people: dict[int, SynthClip]) -> dict[int, ndarray]:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory, clips: dict[int, ndarray]) -> Path:
-    """One video of everything that can happen."""
+    """One video of each kind of case."""
     place = tmp_path_factory.mktemp("videos")
     both = [*clips[1], *clips[4]]
     write(place / "a" / "two scenes.mp4", both)
@@ -85,7 +84,7 @@ def config(videos: Path, output: Path, **changes: Any) -> PrepareConfig:
 
 @pytest.fixture(scope="module")
 def made(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PrepareResult]:
-    """The result of one undisturbed run."""
+    """The result of one uninterrupted run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIMICMOTION_CACHE", str(tmp_path_factory.mktemp("cache")))
         output = tmp_path_factory.mktemp("made") / "shards"
@@ -128,7 +127,7 @@ def test_every_file_is_accounted_for(made: tuple[Path, PrepareResult]) -> None:
     assert set(found) == set(status)
 
 
-def test_the_summary_says_what_was_passed_over(made: tuple[Path, PrepareResult]) -> None:
+def test_the_summary_reports_what_was_skipped(made: tuple[Path, PrepareResult]) -> None:
     text = made[1].summary()
     for part in ("f corrupt.mp4: unreadable", "b copy.mp4: duplicate", "max_static 1", "report.html"):
         assert part in text
@@ -167,7 +166,7 @@ def test_nothing_new_is_nothing_to_do(
     made: tuple[Path, PrepareResult], videos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {p: p.stat().st_mtime_ns for p in made[0].rglob("*") if p.is_file()}
-    monkeypatch.setattr(prepare_steps, "survey", None)
+    monkeypatch.setattr(prepare_job, "survey", None)
     again = finish(prepare(config(videos, made[0])))
     assert not again.fresh
     assert again.totals == made[1].totals
@@ -192,7 +191,7 @@ def test_other_settings_are_refused_unless_asked_for(
     with pytest.raises(ConfigError, match="max_static was 0.5, is 1.0"):
         finish(prepare(config(videos, copy, max_static=1)))
     assert shards(copy) == shards(made[0])
-    monkeypatch.setattr(prepare_steps, "measure_video", None)  # a threshold changes nothing of what was measured
+    monkeypatch.setattr(prepare_job, "measure_video", None)  # a threshold changes nothing of what was measured
     finish(prepare(config(videos, copy, max_static=1, overwrite=True)))
     assert report(copy)["d static.mp4"]["status"] == "used"
 
@@ -273,7 +272,7 @@ def test_nothing_good_enough(videos: Path, tmp_path: Path) -> None:
         finish(prepare(config(only, tmp_path / "shards")))
     assert (tmp_path / "shards" / "report.html").is_file()
     (only / "i short.mp4").unlink()
-    with pytest.raises(MediaError, match="holds no video"):
+    with pytest.raises(MediaError, match="contains no video"):
         finish(prepare(config(only, tmp_path / "shards")))
 
 

@@ -1,4 +1,4 @@
-"""The lines of the documentation that get and use the published weights, on an empty machine, against a small hub."""
+"""The documented commands that fetch and use the published weights, on an empty machine, against a small hub."""
 
 from __future__ import annotations
 
@@ -161,6 +161,6 @@ def test_without_dwpose_holistic_takes_its_place_and_a_note_says_so(
     line = next(line for line in LINES if line.startswith("mimicmotion generate"))
     made = run(line)
     assert (made["settings"]["estimator"], set(asked)) == ("holistic", {"holistic"})
-    assert any("dwpose, which is not here" in w and "HTTP 404" in w for w in made["warnings"])
+    assert any("dwpose, which is not available" in w and "HTTP 404" in w for w in made["warnings"])
     assert cli.main([*shlex.split(line.replace("generate", "plan", 1).replace("result.mp4", "p.png"))[1:], *SMALL]) == 0
-    assert "note      the model was trained with poses by dwpose, which is not here" in capsys.readouterr().out
+    assert "note      the model was trained with poses by dwpose, which is not available" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The published code's way of working, as the benchmark rebuilds it, and our exact tier give the same video."""
+"""The published code's procedure, as rebuilt by the benchmark, and our exact tier give the same video."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A killed training goes on exactly; processes, batches and accumulated passes can be exchanged for one another."""
+"""A killed training resumes exactly; processes, batches and accumulated passes are interchangeable."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def assert_same(a: Path, b: Path, tolerance: float = 0.0) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_killed_at_random_steps_it_goes_on_bitwise(workers: int, tmp_path: Path) -> None:
+def test_killed_at_random_steps_it_resumes_bitwise(workers: int, tmp_path: Path) -> None:
     whole = recipe(tmp_path / "whole", data=DataConfig(workers=workers))
     want = train_alone(whole, dropout=0.1)
     killed = dataclasses.replace(whole, run=str(tmp_path / "killed"))
@@ -77,7 +77,7 @@ def test_killed_at_random_steps_it_goes_on_bitwise(workers: int, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments_it_goes_on_bitwise(tmp_path: Path) -> None:
+def test_killed_at_twenty_random_moments_it_resumes_bitwise(tmp_path: Path) -> None:
     whole = recipe(tmp_path / "whole")
     begun = time.perf_counter()
     assert train_apart(whole, dropout=0.1) == [0]
@@ -125,7 +125,7 @@ def test_two_processes_are_the_same_training(tmp_path: Path) -> None:
     halves = tuple(dataclasses.replace(p, batch=p.batch // 2) for p in phases)
     want = train_alone(recipe(tmp_path / "one", phases=phases, log_every=1, optim={"accumulation": 2}))
     two = recipe(tmp_path / "two", phases=halves, log_every=1, optim={"accumulation": 2})
-    # killed on the way, as one machine of many is: the other one hears of it from the broken connection
+    # killed midway, like one machine of many; the other one notices the broken connection
     killed = train_apart(two, 2, kill_at=11)
     assert -signal.SIGKILL in killed
     assert 0 not in killed
@@ -136,7 +136,7 @@ def test_two_processes_are_the_same_training(tmp_path: Path) -> None:
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-6)
 
 
-def test_begun_by_one_process_finished_by_two(tmp_path: Path) -> None:
+def test_started_by_one_process_finished_by_two(tmp_path: Path) -> None:
     one = recipe(tmp_path / "one", optim={"batch": 4})
     want = train_alone(one)
     both = recipe(tmp_path / "both", optim={"batch": 4})
@@ -167,7 +167,7 @@ def test_wrong_number_of_processes_says_both_numbers(tmp_path: Path) -> None:
 
 def test_machines_without_a_common_disk_do_not_average_different_weights(tmp_path: Path) -> None:
     config = recipe(tmp_path / "run", optim={"steps": 8})
-    assert train_apart(config, 2, apart=True) == [0, 0]  # nothing to go on from: they begin alike
+    assert train_apart(config, 2, apart=True) == [0, 0]  # nothing to resume, so they start alike
     longer = dataclasses.replace(config, optim=dataclasses.replace(config.optim, steps=20))
     assert train_apart(longer, 2, apart=True) == [3, 3]
     for rank in range(2):
@@ -186,7 +186,7 @@ def test_processes_that_drift_apart_do_not_save(tmp_path: Path) -> None:
     assert [p.name for p in checkpoints(tmp_path / "run")] == ["step-00000004"]
 
 
-def test_no_number_in_one_process_stops_all_and_names_the_sample(tmp_path: Path) -> None:
+def test_nan_in_one_process_stops_all_and_names_the_sample(tmp_path: Path) -> None:
     # sample 22 belongs to the second process in step 5
     config = recipe(tmp_path / "run")
     assert train_apart(config, 2, nan_at=22) == [3, 3]
@@ -198,7 +198,7 @@ def test_no_number_in_one_process_stops_all_and_names_the_sample(tmp_path: Path)
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_asked_to_stop_it_saves_and_tells_how_to_go_on(world: int, tmp_path: Path) -> None:
+def test_asked_to_stop_it_saves_and_tells_how_to_resume(world: int, tmp_path: Path) -> None:
     config = recipe(tmp_path / "run", optim={"steps": 100_000}, save_every=100_000)
     processes = start(config, world)
     log = tmp_path / "run" / "log.jsonl"
@@ -220,7 +220,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from blob_task import BlobTask
-from mimicmotion.training import run
+from mimicmotion.training.job import run
 print(run(sys.argv[1], task=BlobTask()))
 """
 

@@ -1,4 +1,4 @@
-"""The service over HTTP: what it takes, refuses, tells and hands out."""
+"""The service over HTTP: what it accepts, refuses, reports and delivers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def done(service: Service) -> str:
     return service.client.wait(service.submit(seed=5)).id
 
 
-def test_a_job_tells_how_far_it_is_and_gives_what_generate_makes(
+def test_a_job_reports_its_progress_and_gives_what_generate_makes(
     service: Service, tmp_path: Path, one_thread: None
 ) -> None:
     states = list(service.client.progress(service.submit(seed=7, preview=True)))
@@ -78,7 +78,7 @@ def test_the_model_stays_loaded(service: Service, done: str) -> None:
     (worker,) = [w for w in service.workers() if w.memory_info().rss > 300e6]  # the one that has torch
     seen = {s.stage for s in service.client.progress(service.submit(seed=8))}
     assert worker.is_running()
-    assert seen & {"encode", "denoise", "write"}  # stages shorter than the time between two looks are not seen
+    assert seen & {"encode", "denoise", "write"}  # stages shorter than the polling interval are not seen
 
 
 def test_one_process_has_a_data_folder(service: Service) -> None:
@@ -98,7 +98,7 @@ def test_old_jobs_are_deleted_at_a_start(tmp_path: Path, service: Service, done:
         wait_for(lambda: other.left() == [])
 
 
-def test_a_plan_says_what_would_be_done(service: Service, tmp_path: Path) -> None:
+def test_a_plan_reports_what_would_be_done(service: Service, tmp_path: Path) -> None:
     job = service.client.submit(service.picture, service.video, kind="plan")
     assert service.client.wait(job.id).kind == "plan"
     text = "\n".join(service.client.sidecar(job.id)["plan"])
@@ -238,7 +238,7 @@ REFUSED: dict[str, tuple[Parts, int, str]] = {
     "text as a picture": (form(picture=b"hello"), 422, "a picture of an unknown kind"),
     "a video as a picture": (form(picture=b"\0\0\0\x18ftypisom" + bytes(99)), 422, "picture.heic is damaged"),
     "a bomb as a picture": (form(picture=png(60_000, 60_000)), 422, "picture.png: Image size (3600000000 pixels)"),
-    "too many pixels": (form(picture=png(2500, 2000)), 422, "picture.png states 5,000,000 pixels"),
+    "too many pixels": (form(picture=png(2500, 2000)), 422, "picture.png has 5,000,000 pixels"),
     "a truncated picture": (form(picture=png(250, 200)), 422, "picture.png is damaged"),
     "a playlist": (form(video=b"#EXTM3U\nfile:///etc/passwd\n"), 422, "a video of an unknown kind"),
     "a list of files": (form(video=b"ffconcat version 1.0\nfile /etc/passwd"), 422, "a video of an unknown kind"),
@@ -345,7 +345,7 @@ def test_other_hosts_and_other_sites_pages_are_refused(headers: dict[str, str], 
     assert found["x-content-type-options"] == "nosniff"
 
 
-def test_slow_clients_keep_nobody_waiting(service: Service) -> None:
+def test_slow_clients_do_not_block_others(service: Service) -> None:
     slow = []
     for n in range(60):
         connection = socket.create_connection(("127.0.0.1", service.port))
@@ -387,7 +387,7 @@ def test_a_batch_by_a_service(service: Service, tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.slow
 def test_ten_thousand_small_requests(service: Service, done: str) -> None:
-    """Good and bad ones, from eight clients, while a job runs: all are answered, memory stays, nothing is lost."""
+    """Good and bad ones, from eight clients, while a job runs: all are answered, memory is stable, nothing is lost."""
     assert service.process
     server = psutil.Process(service.process.pid)
     before = service.left()
@@ -442,8 +442,8 @@ def test_tokens_see_their_own_jobs_and_a_full_disk_takes_none(tmp_path: Path) ->
         assert service.request("GET", "/v1/metrics", {"Authorization": f"Bearer {secrets['root']}"})[0] == 200
         assert anna.state(job.id).owner == "anna"
         with (service.data / "large").open("wb") as file:
-            file.truncate(200 << 30)  # takes no room
-        with pytest.raises(ServiceError, match="no room for more files"):
+            file.truncate(200 << 30)  # takes no space
+        with pytest.raises(ServiceError, match="no disk space for more files"):
             anna.submit(service.picture, service.video)
         tokens.revoke("anna")
         with pytest.raises(ServiceError, match="no valid token"):
@@ -467,7 +467,7 @@ def test_metrics_version_and_interface(service: Service, done: str) -> None:
     assert set(post["properties"]["settings"]["properties"]) == set(callers_settings())
 
 
-def test_callers_choose_no_file_of_the_machine() -> None:
+def test_callers_cannot_choose_files_of_the_machine() -> None:
     schema = {f: str(GenerateConfig.__dataclass_fields__[f].type) for f in callers_settings()}
     assert not [name for name, kind in schema.items() if "Path" in kind]
     assert "model" in OPERATORS

@@ -1,4 +1,4 @@
-"""No accepted job is lost, whatever is killed, and results have the bytes of an undisturbed run."""
+"""No accepted job is lost, whatever is killed, and results have the bytes of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def results(service: Service, jobs: dict[int, str], folder: Path) -> dict[int, b
 
 
 def kill_at_random(service: Service, draw: random.Random, seconds: float) -> None:
-    """Kill the server or a worker after a random time, the server's workers living on for a moment; start again."""
+    """Kill the server (whose workers live on for a moment) or a worker after a random time; then restart."""
     time.sleep(draw.uniform(0, seconds))
     victims = service.workers()
     if victims and draw.random() < 0.5:
@@ -108,7 +108,7 @@ def test_a_job_accepted_but_not_queued_yet_is_found(tmp_path: Path, plain: dict[
 
 
 @pytest.mark.slow
-def test_a_job_that_kills_its_worker_fails_at_last(tmp_path: Path) -> None:
+def test_a_job_that_kills_its_worker_eventually_fails(tmp_path: Path) -> None:
     with Service(tmp_path) as service:
         job = service.submit(num_inference_steps=1000)
         wait_for(lambda: service.client.state(job).stage == "denoise")

@@ -15,8 +15,7 @@ import pytest
 from browser import OpenPage, chromium, needs_chromium
 from mimicmotion.study.analyse import analyse_votes
 from mimicmotion.study.folder import Key, Study
-from mimicmotion.study.raters import completion_code
-from mimicmotion.study.votes import latest, load_votes
+from mimicmotion.study.votes import completion_code, latest, load_votes
 from mimicmotion.video.picture import write_picture
 from study_clips import BASELINES, OURS, ServedStudy, build, clip, result_folders, serving_study
 
@@ -25,7 +24,7 @@ PATIENCE = 120  # seconds; only a broken page waits so long
 
 
 class Page(OpenPage):
-    """The open page, in words of the study."""
+    """The open page, addressed in terms of the study."""
 
     def __init__(self, driver: Any, pictures: Path) -> None:
         super().__init__(driver, PATIENCE)
@@ -266,7 +265,7 @@ def test_space_pauses_and_never_votes(page: Page, served: Served) -> None:
     page.at("2 / 5")
 
 
-def test_no_motion_for_those_who_asked_for_none(page: Page, served: Served) -> None:
+def test_reduced_motion_is_respected(page: Page, served: Served) -> None:
     media = {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]}
     page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     try:
@@ -312,7 +311,7 @@ def test_a_phone_shows_all_without_scrolling(page: Page, results: Callable[..., 
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_wide_videos_stand_one_above_the_other_on_a_phone(page: Page, tmp_path: Path) -> None:
+def test_wide_videos_are_stacked_on_a_phone(page: Page, tmp_path: Path) -> None:
     config = result_folders(tmp_path, ("walk",))
     for m, method in enumerate((OURS, *BASELINES)):
         clip(tmp_path / method / "walk.mp4", 40 * m, size=(48, 96))
@@ -332,7 +331,7 @@ def test_wide_videos_stand_one_above_the_other_on_a_phone(page: Page, tmp_path: 
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_a_video_that_cannot_be_loaded_is_told_and_tried_again(page: Page, results: Callable[..., Any]) -> None:
+def test_a_video_that_cannot_be_loaded_is_reported_and_retried(page: Page, results: Callable[..., Any]) -> None:
     folder, _, _ = results()
     with serving_study(folder) as server:
         videos = folder / "videos"

@@ -1,4 +1,4 @@
-"""The whole way at micro size by the public command: people, autoencoder, video model, stopped, resumed, generated."""
+"""The whole workflow at micro size with the public commands: people, autoencoder, video model, resuming, generating."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_autoencoder_starts_good_and_keeps_its_encoder(trained: Path) -> None:
     assert any(not np.array_equal(first[k], last[k]) for k in first if k.startswith("decoder."))
 
 
-def test_stopped_training_went_on_and_learned(trained: Path) -> None:
+def test_stopped_training_resumed_and_learned(trained: Path) -> None:
     run = trained / RUN
     steps = log(run, "step")
     assert max(steps) == STEPS
@@ -83,7 +83,7 @@ def test_result_makes_a_video(trained: Path, tmp_path: Path, monkeypatch: pytest
     assert frames.std() > 5
 
 
-def test_a_finished_run_is_not_started_again_unasked(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_not_started_again_by_default(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained)
     assert main(["train", "smoke-denoiser", *SELDOM, "--no-resume"]) == 2
 

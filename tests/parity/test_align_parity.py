@@ -1,4 +1,4 @@
-"""The released retargeting: one straight line for the whole video, and the pictures drawn from its result."""
+"""The released retargeting: one linear fit for the whole video, and the pictures drawn from its result."""
 
 from __future__ import annotations
 

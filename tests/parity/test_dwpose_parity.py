@@ -17,7 +17,7 @@ SIZE = (384, 288)
 
 
 class Replay:
-    """A session that answers with given outputs, and keeps what it was fed."""
+    """A session that returns given outputs and records its inputs."""
 
     def __init__(self, shape: list[int], answers: list[list[ndarray]]) -> None:
         self.shape, self.answers, self.feeds = shape, answers, []
@@ -38,7 +38,7 @@ def data() -> dict[str, ndarray]:
 
 @pytest.fixture(scope="module")
 def more(shared: Callable[[str], Path]) -> dict[str, ndarray]:
-    """What also needs whole pictures."""
+    """Data that includes whole pictures."""
     with np.load(shared("parity/goldens/pose/onnx.npz")) as file:
         return dict(file)
 

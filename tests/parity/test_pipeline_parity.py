@@ -1,7 +1,7 @@
 """The whole pipeline against results of the released code on small random weights.
 
-Three small cases lie in data/, whose README says where the tolerances come from. A larger set, with every intermediate
-result, is used where it is at hand.
+Three small cases are in data/, whose README explains the tolerances. A larger set, with every intermediate result, is
+used if it is available.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ FIGURE = np.array(
 
 
 def dance(frames: int = 12, seed: int = 0, sway: float = 3.0) -> ndarray:
-    """(frames, 134, 2): a figure whose joints all move a little, about a place that does not."""
+    """(frames, 134, 2): a figure whose joints all move a little about a fixed position."""
     random = np.random.default_rng(seed)
     xy = np.full((frames, NUM_POINTS, 2), 50.0)
     xy[:, :18] = FIGURE + random.uniform(-sway, sway, (frames, 18, 2))
@@ -108,7 +108,7 @@ def test_doubtful_points_weigh_less_than_sure_ones() -> None:
 
 
 def test_walking_through_the_frame_does_not_change_the_size() -> None:
-    """A straight line fitted through all frames takes the walk for height: the released way shrinks the figure."""
+    """A linear fit through all frames mistakes the walk for height, so the released method shrinks the figure."""
     driving = still(31) + np.array([0, 40])
     driving[..., 1] += np.linspace(-55, 55, 31)[:, None]
     driving[..., 0] += np.linspace(-20, 20, 31)[:, None]
@@ -120,7 +120,7 @@ def test_walking_through_the_frame_does_not_change_the_size() -> None:
 
 
 @pytest.mark.parametrize(("axis", "reach"), [(0, 30.0), (0, 200.0), (1, 55.0)])
-def test_the_way_of_the_figure_stays_within_the_frame(axis: int, reach: float) -> None:
+def test_the_path_of_the_figure_stays_within_the_frame(axis: int, reach: float) -> None:
     """The picture's person stands near the edge; the driver walks through the frame."""
     driving, place = still(21), np.array([-25.0, -10.0])
     driving[..., axis] += np.linspace(-reach, reach, 21)[:, None]
@@ -142,7 +142,7 @@ def test_an_upper_body_picture_uses_the_joints_that_both_have() -> None:
 
 
 @pytest.mark.parametrize("method", ["weighted", "released", "none"])
-def test_nobody_is_squashed_between_wide_and_tall(method: str) -> None:
+def test_no_one_is_squashed_between_wide_and_tall(method: str) -> None:
     driving = poses(still(5) * 0.5 + (40, 0), size=(108, 192))
     fit = fit_alignment(driving, poses(still(1)), SIZE, method)  # type: ignore[arg-type]
     assert fit.scale[0] == pytest.approx(fit.scale[1])
@@ -165,8 +165,8 @@ def test_frames_without_a_person_do_not_count() -> None:
         assert fit.offset == pytest.approx((0, 0), abs=1e-4)
 
 
-def test_the_released_way_leaves_out_frames_with_two_people() -> None:
-    """In every second frame the person followed sits, with somebody beside."""
+def test_the_released_fit_leaves_out_frames_with_two_people() -> None:
+    """In every second frame, the followed person sits, with someone beside them."""
     driving = still(8)
     driving[::2, :18, 1] = 60 + (driving[::2, :18, 1] - 60) / 2
     counted = dataclasses.replace(poses(driving), people=np.array([2, 1] * 4))
@@ -189,7 +189,7 @@ def test_one_joint_in_common_moves_but_does_not_scale(caplog: pytest.LogCaptureF
 
 @pytest.mark.parametrize("seen", [[2, 5], [0]])
 def test_a_reference_of_one_height_gives_the_released_scale(seen: list[int]) -> None:
-    """numpy's least squares shares one equation out among its two unknowns: half to the scale, half to the offset."""
+    """numpy's least squares splits one equation between its two unknowns: half to the scale, half to the offset."""
     confidence = np.zeros((1, NUM_POINTS))
     confidence[:, seen] = 1
     fit = fit_alignment(poses(still(4)), poses(still(1), confidence), SIZE, "released")
@@ -233,7 +233,7 @@ def test_foreshortening_is_not_shortness() -> None:
     assert fit_alignment(poses(driving), poses(still(1) * 2), SIZE).scale[0] == pytest.approx(2, rel=0.02)
 
 
-def test_shoulders_seen_from_the_side_say_nothing_of_the_size() -> None:
+def test_shoulders_seen_from_the_side_do_not_indicate_the_size() -> None:
     reference = still(1)
     reference[:, [2, 5], 0] = 50 + 0.3 * (reference[:, [2, 5], 0] - 50)
     assert "shoulders" not in part_scales(poses(still(4)), poses(reference))
@@ -244,7 +244,7 @@ OTHER = {"feet": 1.0, "trunk": 1.0, "shoulders": 1.3, "neck": 1.0, "head": 1.0, 
 
 
 def test_limbs_get_the_lengths_of_the_picture() -> None:
-    """The picture's person has other shoulders and arms; the driver dances, its arms never foreshortened."""
+    """The person in the picture has different shoulders and arms; the driver dances without foreshortened arms."""
     driving = dance(20, sway=0)
     turn = np.exp(1j * np.linspace(0, 1, 20))[:, None]  # radians
     for shoulder, arm in ((2, [3, 4]), (5, [6, 7])):

@@ -64,6 +64,6 @@ def test_choice_on_a_cpu(dtype: torch.dtype, recorded: bool, want: str) -> None:
 
 @pytest.mark.parametrize("shape", [(2, 3, 5, 8), (1, 2, 1500, 8)])
 def test_own_kernel_in_a_compiled_graph(shape: tuple[int, int, int, int]) -> None:
-    """Its layout in memory is the one that the compiler was told."""
+    """Its memory layout is the one declared to the compiler."""
     q, k, v = random_heads(*shape, torch.bfloat16)
     library.opcheck(attention._rows_in_graph, (q, k, v))

@@ -55,7 +55,7 @@ def test_where_the_person_stood_is_wall(picture: ndarray) -> None:
     assert np.abs(background - wall).max() <= 12
 
 
-def test_horizon_goes_on_behind_the_person() -> None:
+def test_horizon_continues_behind_the_person() -> None:
     rng = np.random.default_rng(1)
     scene = np.full((140, 120, 3), 200.0)
     scene[70:] = (60, 120, 40)
@@ -72,7 +72,7 @@ def test_horizon_goes_on_behind_the_person() -> None:
     assert 2 < fine.std() < 5  # as grainy as the picture
 
 
-def test_nobody_leaves_the_background_alone(picture: ndarray) -> None:
+def test_without_a_person_the_background_is_unchanged(picture: ndarray) -> None:
     kept, none = KeptBackground(picture, person_at(20)), np.zeros((140, 120), np.uint8)
     np.testing.assert_array_equal(kept.apply(np.full_like(picture, 9), none), kept.background)
     np.testing.assert_array_equal(KeptBackground(picture, none).background, picture)

@@ -1,4 +1,4 @@
-"""The block cache: off is the plain path, what is used again belongs to its pass, and a resumed run goes on equally."""
+"""The block cache: off is the plain path, features are reused only in their pass, and a resumed run is identical."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run(pipe: MimicMotionPipeline, conditioning: Conditioning, **options: Any) -
 
 @pytest.fixture
 def caches(monkeypatch: pytest.MonkeyPatch) -> list[BlockCache]:
-    """The caches that runs make."""
+    """Collect the caches that runs create."""
     made: list[BlockCache] = []
 
     def make(*arguments: Any) -> BlockCache:
@@ -131,7 +131,7 @@ def test_share_of_the_output_in_the_clean_latents() -> None:
 
 
 def independent(frames: int) -> dict[str, Any]:
-    """Segments that have nothing to do with each other."""
+    """Segments that are independent of each other."""
     return {"fusion": FusionConfig(mode="none", segment_frames=4, overlap_frames=0), "reference_slot": False}
 
 
@@ -214,7 +214,7 @@ def test_resumed_run_is_the_uninterrupted_one(
         assert torch.equal(resumed[-1].latents, states[-1].latents), f"after step {state.index + 1}"
 
 
-def test_resuming_wants_the_memory(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
+def test_resuming_requires_the_memory(pipe: MimicMotionPipeline, conditioning: Conditioning) -> None:
     state = run(pipe, conditioning)[1]
     with pytest.raises(InputError, match="no block cache in memory"):
         run(pipe, conditioning, noise=state.latents, start=2)
@@ -232,7 +232,7 @@ def test_memory_is_as_stated(pipe: MimicMotionPipeline, conditioning: Conditioni
     kept = sum(e.deep.nbytes + e.inside.nbytes for e in caches[0].entries.values())
     assert kept == 2 * len(recipe.plan.segments) * one
     states.close()  # type: ignore[attr-defined]
-    assert not caches[0].entries  # given up: nothing stays either
+    assert not caches[0].entries  # closed early: nothing is kept either
 
 
 def test_memory_of_the_large_model() -> None:
@@ -252,15 +252,13 @@ def test_wrong_budgets(pipe: MimicMotionPipeline, budget: float) -> None:
         pipe.recipe(4, reference_slot=True, block_cache=budget)
 
 
-def test_the_cache_is_the_same_where_blocks_wait_on_the_host(
-    conditioning: Conditioning, caches: list[BlockCache]
-) -> None:
+def test_the_cache_is_the_same_with_offloaded_blocks(conditioning: Conditioning, caches: list[BlockCache]) -> None:
     pipe = micro_pipeline()
     plain = run(pipe, conditioning, block_cache=5.0)[-1].latents
     recipe = pipe.recipe(FRAMES, reference_slot=True, num_inference_steps=STEPS, block_cache=5.0)
     states = pipe.denoise(conditioning, pipe.draw_noise(recipe, SIZE, seed=3).latents, recipe)
     next(states)
-    pipe.backbone.configure(ExecutionPlan(offload="blocks"))  # as if the memory had gone while the run was on
+    pipe.backbone.configure(ExecutionPlan(offload="blocks"))  # as if memory had run out during the run
     *_, last = states
     assert torch.equal(last.latents, plain)
     assert caches[0].light == caches[1].light > 0

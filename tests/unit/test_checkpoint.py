@@ -336,7 +336,7 @@ def test_numbers_that_are_not_finite_are_refused(model: Components, svd: Path, t
     with torch.no_grad():
         next(getattr(parts, part).parameters()).view(-1)[-1] = torch.nan
     save_components(parts, tmp_path / "bad")
-    with pytest.raises(WeightsError, match="holds NaN or infinity") as e:
+    with pytest.raises(WeightsError, match="contains NaN or infinity") as e:
         load_components(tmp_path / "bad")
     assert f"{part}/" in str(e.value)
 
@@ -345,7 +345,7 @@ def test_numbers_too_large_for_the_number_format_are_refused(svd: Path, tmp_path
     tensors = checkpoint_of(make(1))
     tensors["unet.conv_in.bias"][0] = 1e6  # float16 ends at 65504
     save_file(tensors, tmp_path / "c.safetensors")
-    with pytest.raises(WeightsError, match="unet: conv_in.bias holds NaN or infinity"):
+    with pytest.raises(WeightsError, match="unet: conv_in.bias contains NaN or infinity"):
         load_components(svd, tmp_path / "c.safetensors", dtype=torch.float16)
     load_components(svd, tmp_path / "c.safetensors", dtype=torch.bfloat16)
 
@@ -431,7 +431,7 @@ def rename(tensors: dict, old: str, new: str) -> dict:
         (lambda t: t | {"unet.more": torch.zeros(1)}, ["1 unexpected: unet.more"]),
         (
             lambda t: t | {"unet.conv_in.bias": torch.zeros(7)},
-            ["1 misshapen: unet.conv_in.bias [7] instead of [32]", "other size or kind"],
+            ["1 with the wrong shape: unet.conv_in.bias [7] instead of [32]", "other size or kind"],
         ),
         (lambda t: {"step": torch.zeros(1)}, ["MimicMotion_1-1.pth"]),
     ],
@@ -477,7 +477,7 @@ def test_missing_things(svd: Path, folder: Path, tmp_path: Path) -> None:
         load_components(folder / "model_index.json")
     with pytest.raises(WeightsError, match="no checkpoint"):
         load_components(svd, tmp_path / "none.pth")
-    with pytest.raises(WeightsError, match="holds 0 checkpoints"):
+    with pytest.raises(WeightsError, match="has 0 checkpoints"):
         load_components(svd, tmp_path)
     (svd / "vae/config.json").write_text("{")
     with pytest.raises(WeightsError, match="readable JSON"):

@@ -142,11 +142,11 @@ UNUSED: list[tuple[type, dict[str, Any], str]] = [
     (PosesConfig, {"stride": 3}, "stride=3 with sampling=time"),
     (MaskConfig, {"sampling": "released", "tempo": 2}, "tempo=2.0 with sampling=released"),
     (GenerateConfig, {"fusion": "none", "overlap_frames": 4}, "overlap_frames=4 with fusion=none"),
-    (GenerateConfig, {"audio": True, "output": "a.gif"}, "audio=True with an output that holds no sound"),
+    (GenerateConfig, {"audio": True, "output": "a.gif"}, "audio=True with an output that has no sound"),
     (
         GenerateConfig,
         {"guidance_scale": 2, "min_guidance_scale": 1, "max_guidance_scale": 3},
-        "guidance_scale=2.0 with the guidance of the first and last frame",
+        "guidance_scale=2.0 with min_guidance_scale and max_guidance_scale",
     ),
     (PrepareConfig, {"detector": "a.onnx"}, "detector=a.onnx with estimator=holistic"),
     (EvaluateConfig, {"identity": "r", "metrics": ["psnr"]}, "identity=r without the metric identity"),

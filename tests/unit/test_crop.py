@@ -52,7 +52,7 @@ def test_the_bundled_model_has_sizes_of_its_own(picture: Size, wanted: Size) -> 
     assert choose_size(small, "released", (224, 128), 32) == (224, 128)
 
 
-def test_the_person_has_a_say_in_the_size() -> None:
+def test_the_person_influences_the_size() -> None:
     """896 x 640 cuts 3% of the width of this picture, so the hands; 832 x 704 cuts above and below instead."""
     wide = person((1200, 900), 300, 900, 0, 900)
     assert choose_size(wide, "auto", None, 64) == (832, 704)
@@ -61,7 +61,7 @@ def test_the_person_has_a_say_in_the_size() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 96), (96, 64)])
-def test_a_crop_keeps_whom_it_can_keep(size: Size) -> None:
+def test_a_crop_keeps_a_person_who_fits(size: Size) -> None:
     rng = np.random.default_rng(0)
     for _ in range(50):
         height, width = rng.integers(80, 300, 2)
@@ -73,7 +73,7 @@ def test_a_crop_keeps_whom_it_can_keep(size: Size) -> None:
         assert (fitted == 255).all()  # without bars
 
 
-def test_who_fits_into_no_crop_gets_bars_or_keeps_the_head() -> None:
+def test_a_person_too_large_for_any_crop_gets_bars_or_keeps_the_head() -> None:
     tall = person((300, 100), 3, 297, 30, 70)
     whole, fitted = shown(tall, (64, 64), "auto")
     assert whole

@@ -1,4 +1,4 @@
-"""Whatever bits a file holds: it is read, or refused by an error of ours that names it. Seeded, so always the same."""
+"""Whatever bits a file contains, it is read or refused by one of our errors that names it. Seeded and reproducible."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ KINDS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
 
 
 def harmed(data: bytes, rng: random.Random) -> bytes:
-    """A few flipped bits, mostly in the head, where sizes stand; and sometimes the end, or a middle part, cut off."""
+    """Flip a few bits, mostly in the header, which contains sizes; sometimes cut off the end or a middle part."""
     out = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 8))):
         place = rng.randrange(min(len(out), 200) if rng.random() < 0.5 else len(out))
@@ -102,7 +102,7 @@ def test_flipped_bits_are_refused_or_read(
         '{"people": [{"pose_keypoints_2d": ' + "[" * 500 + "]" * 500 + "}]}",
     ],
 )
-def test_senseless_json_is_refused(tmp_path: Path, text: str) -> None:
+def test_invalid_json_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
     with pytest.raises(PoseError, match=r"a\.json"):
@@ -123,7 +123,7 @@ def test_yaml_that_stands_for_gigabytes_is_refused_at_once(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["pose_flipped_bits.npz", "pose_version_inf.npz"])
-def test_damaged_poses_in_the_cache_are_made_anew(shared: Callable[[str], Path], tmp_path: Path, name: str) -> None:
+def test_damaged_poses_in_the_cache_are_made_again(shared: Callable[[str], Path], tmp_path: Path, name: str) -> None:
     source = shared(f"cases/{name}")
     with pytest.raises(PoseError, match=name):
         load_poses(source)
@@ -135,7 +135,7 @@ def test_damaged_poses_in_the_cache_are_made_anew(shared: Callable[[str], Path],
     assert len(cache.get(video, {}, some_poses)) == len(load_poses(path)) == 2
 
 
-def test_a_pose_file_of_a_later_or_senseless_version_is_refused(tmp_path: Path) -> None:
+def test_a_pose_file_of_a_later_or_invalid_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     save_poses(some_poses(), path)
     with np.load(path) as data:
@@ -160,7 +160,7 @@ def test_the_boundary_names_file_and_cause() -> None:
 
 
 def opencv_without_memory() -> Exception:
-    """As OpenCV raises it, from an array that fits into no memory."""
+    """An error as OpenCV raises it, from an array that is too large for any memory."""
     import cv2
 
     with pytest.raises(cv2.error) as e:
@@ -178,7 +178,7 @@ FULL = [
 
 
 @pytest.mark.parametrize("cause", FULL, ids=lambda e: str(e)[:20])
-def test_low_memory_is_called_low_memory(
+def test_low_memory_is_reported_as_such(
     cause: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def job() -> Iterator[Progress]:
@@ -224,7 +224,7 @@ def test_no_traceback_reaches_a_user(
 
 
 @pytest.mark.parametrize("option", [["--fps", "1e-9"], ["--tempo", "1e-9"], ["--start", "nan"], ["--duration", "nan"]])
-def test_senseless_times_are_refused(option: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_invalid_times_are_refused(option: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     frames = tmp_path / "a.npz"
     save_poses(some_poses(), frames)
     assert main(["poses", str(frames), "-o", str(tmp_path / "b.npz"), *option]) == 2

@@ -1,4 +1,4 @@
-"""Shards of synthetic people: what is in them, and that interruptions and processes leave no trace."""
+"""Shards of synthetic people: their contents, which do not depend on interruptions or the number of processes."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_ended_and_begun_again(tmp_path: Path, how: signal.Signals | None, proce
         assert not parts
     before = len(list(out.glob("train-*.tar")))
     assert before >= 1
-    # ends with the same files as one that nobody disturbed
+    # ends with the same files as an uninterrupted one
     reused = finish(render(out, 4)).written.reused
     assert reused == before
     finish(render(tmp_path / "whole", 4))

@@ -1,4 +1,4 @@
-"""The detail network: what it starts as, what it can show, and its way through pipeline and files."""
+"""The detail network: its initial state, its possible results, and its use in pipeline and files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PAINTED = CANDIDATES.index("painted")
 
 
 def small(seed: int = 0, *, silent: bool = False) -> DetailNet:
-    """A small network; unless `silent`, its last layer says something."""
+    """A small network; unless `silent`, its last layer is not zero."""
     torch.manual_seed(seed)
     net = DetailNet(**SMALL).eval()
     if not silent:
@@ -66,7 +66,7 @@ def inputs(frames: int = 5) -> dict:
 
 
 def choose(net: DetailNet, candidate: int) -> None:
-    """Let the network show this candidate everywhere."""
+    """Make the network choose this candidate everywhere."""
     with torch.no_grad():
         net.out.weight.zero_()
         net.out.bias.zero_()
@@ -127,7 +127,7 @@ def test_moved_takes_each_pixel_from_where_it_is_told(x: float, y: float) -> Non
     torch.testing.assert_close(got[1], (ramp[1] + y).clamp(0, 15), rtol=0, atol=1e-3)
 
 
-def test_a_lean_counts_when_the_network_is_used_but_not_while_it_learns() -> None:
+def test_a_lean_applies_in_use_but_not_in_training() -> None:
     shown, still = pictures(0), SMALL | {"dropout": 0.0}
     plain, leaning = small(silent=True), DetailNet(**still, sharp_lean=60.0)
     with torch.no_grad():
@@ -218,7 +218,7 @@ def test_streamed_frames_are_those_of_the_whole_and_show_the_warped_picture() ->
     assert np.array_equal(np.stack(list(pipe.decode(latents, decode_chunk_size=5))), plain)
 
 
-def test_the_published_way_of_decoding_leaves_the_reference_slot_out_of_it() -> None:
+def test_the_published_decoding_leaves_the_reference_slot_alone() -> None:
     pipe = detailed_pipeline(small())
     fusion = FusionConfig(mode="released", segment_frames=6, overlap_frames=3)
     given_inputs = inputs(8)

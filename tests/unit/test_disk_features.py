@@ -19,7 +19,7 @@ def test_the_file_goes_with_the_object() -> None:
     assert file.closed
 
 
-def test_a_full_disk_is_reported_with_a_cure() -> None:
+def test_a_full_disk_is_reported_with_a_fix() -> None:
     class Full:
         def write(self, data: memoryview) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")

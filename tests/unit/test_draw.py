@@ -38,13 +38,13 @@ def person(size: tuple[int, int], confidence: float = 1.0) -> tuple[ndarray, nda
     return xy * np.array(size[::-1]) / 100, np.full(NUM_POINTS, confidence)
 
 
-def test_released_look_is_as_it_was(golden: Callable[..., None]) -> None:
+def test_released_style_is_unchanged(golden: Callable[..., None]) -> None:
     xy, confidence = person((160, 96))
     ramp = np.linspace(0.2, 1, NUM_POINTS)
     golden("draw_released", atol=1, full=draw_pose(xy, confidence, (160, 96)), ramp=draw_pose(xy, ramp, (160, 96)))
 
 
-def test_direct_look_is_as_it_was(golden: Callable[..., None]) -> None:
+def test_direct_style_is_unchanged(golden: Callable[..., None]) -> None:
     xy, confidence = person((112, 64))
     golden("draw_direct", atol=1, full=draw_pose(xy, confidence, (112, 64), canvas_short_side=None))
 
@@ -97,7 +97,7 @@ def test_without_confidence_points_above_the_threshold_are_bright() -> None:
 
 
 def test_direct_drawing_looks_like_the_released_one() -> None:
-    """At the size the weights know, both ways have the same mean brightness and differ little where smoothed."""
+    """At the size of the published weights, both styles are equally bright and differ little after smoothing."""
     import cv2
 
     size = (1024, 576)
@@ -143,7 +143,7 @@ def test_any_finite_pose_can_be_drawn(points: list[tuple[float, float]], scale: 
     [{"size": (0, 5)}, {"stroke": 2.0}, {"stroke": 0.0, "canvas_short_side": None}, {"threshold": 1.0}],
     ids=str,
 )
-def test_senseless_settings_are_refused(settings: dict) -> None:
+def test_invalid_settings_are_refused(settings: dict) -> None:
     with pytest.raises(PoseError, match="expected"):
         PoseDrawer(**{"size": (64, 64)} | settings)
 

@@ -1,4 +1,4 @@
-"""Pose frames drawn when they are asked for: the same pictures whichever thread draws them."""
+"""Pose frames drawn on demand: the same pictures whichever thread draws them."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def test_several_threads_draw(poses: PoseSequence, monkeypatch: pytest.MonkeyPat
     assert threading.current_thread() not in seen
 
 
-def test_a_twin_has_a_canvas_of_its_own(poses: PoseSequence) -> None:
+def test_a_clone_has_its_own_canvas(poses: PoseSequence) -> None:
     drawer = PoseDrawer(SIZE, canvas_short_side=None, stroke=2.0)
-    twin = drawer.twin()
+    clone = drawer.clone()
     picture = drawer.draw(poses.xy[0], poses.confidence[0])
-    assert np.array_equal(twin.draw(poses.xy[0], poses.confidence[0]), picture)
-    assert not np.shares_memory(twin._canvas, drawer._canvas)
+    assert np.array_equal(clone.draw(poses.xy[0], poses.confidence[0]), picture)
+    assert not np.shares_memory(clone._canvas, drawer._canvas)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system does not say which cores may be used")

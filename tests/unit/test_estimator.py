@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mimicmotion.errors import ConfigError, PoseError
-from mimicmotion.pose.estimators.base import PoseEstimator, nobody
+from mimicmotion.pose.estimators.base import PoseEstimator, no_person
 from mimicmotion.pose.estimators.open import open_estimator
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from static_pose import StaticPose
@@ -56,7 +56,7 @@ def test_frames_of_two_sizes_and_no_frames_are_refused() -> None:
 
 
 def test_nobody_has_no_confidence() -> None:
-    xy, confidence = nobody()
+    xy, confidence = no_person()
     assert len(PoseSequence(xy[None], confidence[None], (4, 4))) == 1
     assert not confidence.any()
 
@@ -66,6 +66,6 @@ def test_nobody_has_no_confidence() -> None:
     [{"name": "openpose"}, {"device": "tpu"}, {"pose_path": "x.onnx"}, {"name": "dwpose"}, {"person": "tallest"}],
     ids=str,
 )
-def test_senseless_arguments_are_refused(arguments: dict) -> None:
+def test_invalid_arguments_are_refused(arguments: dict) -> None:
     with pytest.raises(ConfigError, match="fix"):
         open_estimator(**arguments)

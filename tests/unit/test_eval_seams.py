@@ -1,4 +1,4 @@
-"""Where segments meet, by the plan of sampling or by what a result's sidecar says; and the streamed seam score."""
+"""Where segments meet, by the sampling plan or a result's sidecar; and the streamed seam score."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from evaluation_clips import frames
 from mimicmotion.evaluation.metrics import measures, temporal
-from mimicmotion.evaluation.metrics.seams import has_sidecars, segment_borders, sidecar_fusion
+from mimicmotion.evaluation.metrics.temporal import has_sidecars, segment_borders, sidecar_fusion
 from mimicmotion.settings import FusionConfig, parse
 
 

@@ -1,4 +1,4 @@
-"""Rows of any source side by side, and published numbers that are labelled as such."""
+"""Rows of any source in one table, and published numbers labelled as such."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_long_and_wide_tables_and_reports(tmp_path: Path) -> None:
         assert len(list(csv.DictReader(f))) == sum(len(e.cells) for e in got.entries)
 
 
-def test_reports_of_unlike_protocols_are_told(tmp_path: Path) -> None:
+def test_reports_of_different_protocols_are_noted(tmp_path: Path) -> None:
     paths = [str(report(tmp_path / f"r{i}", "m", size)) for i, size in enumerate((None, None, 64))]
     assert compare(paths[:2], with_published=False).notes == []
     assert compare(paths, with_published=False).notes == ["r2 and r0 differ in protocol: do not compare their rows"]
@@ -75,7 +75,7 @@ def test_reports_of_unlike_protocols_are_told(tmp_path: Path) -> None:
         ("a.csv", "method,psnr\na,high\n", "psnr in line 2: 'high'"),
         ("a.csv", "method,psnr\na,1,2\n", "line 2"),
         ("a.csv", "method,psnr\na,nan\n", "no number"),
-        ("a.json", "{}", "holds no number"),
+        ("a.json", "{}", "contains no number"),
         ("a.json", "[", "is damaged or truncated"),
         ("a.json", '{"methods": {"a": {"psnr": 3}}}', "a, psnr: 3"),
     ],

@@ -42,7 +42,7 @@ def test_a_method_that_was_shown_a_crop_is_compared_there() -> None:
         assert "only 24 x 30 at (4, 6)" in fits.notes[0]
 
 
-def test_other_shapes_are_stretched_and_said_so_or_centred() -> None:
+def test_other_shapes_are_stretched_with_a_note_or_centred() -> None:
     fits = plan_fits(Protocol(), "ours", (60, 40), (30, 30))
     assert fits.generated.target == (60, 40)
     assert "stretched" in fits.notes[0]

@@ -26,7 +26,7 @@ def sets(methods: dict[str, float], counts: tuple[int, ...]) -> Sets:
     }
 
 
-def test_nan_is_left_out_and_said_and_differences_are_paired() -> None:
+def test_nan_is_left_out_and_reported_and_differences_are_paired() -> None:
     rows = [Row(s, "a", 8, {"l1": v}) for s, v in (("x", 1.0), ("y", 2.0), ("z", NAN))]
     rows += [Row(s, "b", 8, {"l1": v}) for s, v in (("x", 2.0), ("y", 3.0), ("w", 50.0))]
     got = summarise_rows(rows, ["a", "b"])
@@ -37,7 +37,7 @@ def test_nan_is_left_out_and_said_and_differences_are_paired() -> None:
     assert difference.interval.low == difference.interval.high == 1.0
 
 
-def test_numbers_of_the_field_weigh_frames() -> None:
+def test_conventional_metrics_weigh_frames() -> None:
     rows = [Row("x", "a", 30, {"psnr_field": 10.0}), Row("y", "a", 10, {"psnr_field": 20.0})]
     assert summarise_rows(rows, ["a"]).methods["a"]["psnr_field"].value == pytest.approx(12.5)
 
@@ -71,16 +71,16 @@ def test_one_sequence_has_no_interval_and_one_clip_no_distance() -> None:
     one = add(sets({"a": 0.0}, (9,)))
     assert math.isfinite(one.methods["a"]["fvd"].value)
     assert math.isnan(one.methods["a"]["fvd"].low)
-    assert "rests on one sequence" in one.notes[0]
+    assert "is based on one sequence" in one.notes[0]
     none = add(sets({"a": 0.0}, (1,)))
     assert none.methods == {"a": {}}
     assert "the Frechet distance is undefined" in none.notes[0]
     assert add({"a": {}}).methods == {"a": {}}
 
 
-def test_few_clips_are_said() -> None:
+def test_few_clips_are_reported() -> None:
     (note,) = [n for n in add(sets({"a": 0.0}, (1, 2))).notes if "clips" in n]
-    assert note.startswith("a: fvd rests on 3 clips, no more than the 3 features")
+    assert note.startswith("a: fvd is based on 3 clips, no more than its 3 features")
 
 
 def test_equal_numbers_of_clips() -> None:

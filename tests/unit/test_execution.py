@@ -226,7 +226,7 @@ def test_compiled_parts(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, tmp
     assert functions.hits > functions.misses > 0
 
 
-def test_compiling_wants_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(ConfigError, match=r"C\+\+ compiler"):

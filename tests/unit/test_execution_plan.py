@@ -1,4 +1,4 @@
-"""The planner, running by a plan, and going on when memory is full."""
+"""The planner, running with a plan, and recovery when memory is full."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_no_plan_changes_anything_at_any_length(
 
 
 @pytest.mark.parametrize("failures", [[0], [0, 3, 4]])
-def test_out_of_memory_goes_on_with_the_same_pass(plain: torch.Tensor, failures: list[int]) -> None:
+def test_out_of_memory_continues_with_the_same_pass(plain: torch.Tensor, failures: list[int]) -> None:
     pipe = micro_pipeline()
     calls: list[int] = []
 
@@ -110,7 +110,7 @@ def test_out_of_memory_at_the_last_level_says_what_to_do() -> None:
         latents(pipe)
 
 
-def test_other_errors_are_not_taken_for_it() -> None:
+def test_other_errors_are_not_taken_for_low_memory() -> None:
     pipe = micro_pipeline()
 
     def broken(*_: object) -> None:
@@ -121,7 +121,7 @@ def test_other_errors_are_not_taken_for_it() -> None:
         latents(pipe)
 
 
-def test_decoding_goes_on_in_chunks() -> None:
+def test_decoding_continues_in_chunks() -> None:
     pipe = micro_pipeline()
     z = torch.randn(4, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     wanted = list(pipe.decode(z, decode_chunk_size=4))
@@ -139,7 +139,7 @@ def test_decoding_goes_on_in_chunks() -> None:
 
 
 @pytest.mark.parametrize("offload", ["modules", "blocks"])
-def test_weights_that_wait_on_the_host_change_nothing(offload: Any, plain: torch.Tensor) -> None:
+def test_offloaded_weights_change_nothing(offload: Any, plain: torch.Tensor) -> None:
     pipe = micro_pipeline()
     pipe.backbone.configure(ExecutionPlan(offload=offload))
     assert torch.equal(latents(pipe), plain)

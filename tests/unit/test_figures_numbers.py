@@ -1,4 +1,4 @@
-"""Diagram of fusion and bars of metrics: the tables hold the plan's and the report's own numbers."""
+"""Fusion diagram and metric bars: their tables contain the numbers of the plan and the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.evaluation.figures import bars, job
 from mimicmotion.evaluation.figures.specs import BarsSpec, FusionSpec
 from mimicmotion.evaluation.metrics.intervals import mean_interval
-from mimicmotion.evaluation.results import load_results
+from mimicmotion.evaluation.reports.compare import load_results
 from mimicmotion.runtime.progress import finish
 from mimicmotion.settings import FusionConfig
 from mimicmotion.settings.metrics import describe
@@ -50,7 +50,7 @@ def test_weights_of_the_paper(tmp_path: Path) -> None:
         ({"frames": 0}, "num_frames=0"),
     ],
 )
-def test_plans_that_cannot_be(settings: dict, found: str, tmp_path: Path) -> None:
+def test_impossible_plans(settings: dict, found: str, tmp_path: Path) -> None:
     with pytest.raises((ConfigError, InputError), match=found):
         finish(job.make(FusionSpec(output=tmp_path / "f.png", **settings)))
     assert not list(tmp_path.iterdir())
@@ -114,7 +114,7 @@ def test_arrows(metric: str, arrow: str) -> None:
         ("metrics.csv", "", "no rows"),
     ],
 )
-def test_reports_that_are_none(name: str, text: str, found: str, tmp_path: Path) -> None:
+def test_files_that_are_not_reports(name: str, text: str, found: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=found):
         finish(job.make(BarsSpec(report=tmp_path, output=tmp_path / "b.png")))

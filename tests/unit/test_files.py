@@ -43,7 +43,7 @@ def test_a_folder_that_is_replaced_holds_no_input(tmp_path: Path) -> None:
     source = tmp_path / "frames" / "frame_000000.png"
     source.parent.mkdir()
     source.write_bytes(b"picture")
-    with pytest.raises(ConfigError, match="holds the input"):
+    with pytest.raises(ConfigError, match="contains the input"):
         check_not_inputs([source], [source.parent])
     check_not_inputs([source, "a/hub-id"], [source.with_name("new.mp4"), tmp_path / "new"])
 

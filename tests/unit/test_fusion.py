@@ -137,7 +137,7 @@ def test_short_video_shrinks_the_segment_and_one_frame_works() -> None:
     assert make_plan(1, FusionConfig(mode="released")).segments == ((0, 1),)
 
 
-def test_bad_plans_are_refused_with_a_cure() -> None:
+def test_bad_plans_are_refused_with_a_fix() -> None:
     with pytest.raises(InputError, match="num_frames=0"):
         plan_segments(0, FusionConfig())
     for mode in ("progressive", "released"):
@@ -150,7 +150,7 @@ def test_bad_plans_are_refused_with_a_cure() -> None:
 def _naive_paper_step(
     z: Tensor, sigma: float, sigma_next: float, segment: int, overlap: int, denoise: object
 ) -> Tensor:
-    """The paper's algorithm as it stands: step each segment alone, then merge with z = j*l*z_next + (1-j*l)*z_prev."""
+    """The paper's algorithm, literally: step each segment alone, then merge with z = j*l*z_next + (1-j*l)*z_prev."""
     merged: list[Tensor] = []
     start = 0
     lam = 1 / (overlap + 1)

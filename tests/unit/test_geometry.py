@@ -1,4 +1,4 @@
-"""The one transform: what it does to a pixel it does to a keypoint."""
+"""The transform maps pixels and keypoints alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which steps are guided, and guidance that uses the last difference again."""
+"""Which steps are guided, and guidance that reuses the last difference."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_each_segment_keeps_its_own_difference(pipe: MimicMotionPipeline, condit
 
 
 @pytest.mark.parametrize("sampler", [pytest.param("euler", marks=pytest.mark.slow), "dpmpp-2m"])  # which keeps more
-def test_a_run_goes_on_from_any_step_bit_by_bit(
+def test_a_run_resumes_from_any_step_bit_by_bit(
     pipe: MimicMotionPipeline, conditioning: Conditioning, sampler: Any
 ) -> None:
     recipe = pipe.recipe(
@@ -194,7 +194,7 @@ def test_resuming_without_the_difference_is_refused(pipe: MimicMotionPipeline, c
         *(pytest.param("dpmpp-2m", mode, marks=pytest.mark.slow) for mode in ("progressive", "released", "none")),
     ],
 )
-def test_memory_saving_ways_change_no_bit(
+def test_memory_saving_options_change_no_bit(
     pipe: MimicMotionPipeline, conditioning: Conditioning, mode: Any, sampler: Any
 ) -> None:
     fusion = FusionConfig(mode=mode, segment_frames=6, overlap_frames=3)

@@ -86,7 +86,7 @@ def test_padding_and_threshold(frames: list[tuple[Hand, Hand]], padding: float, 
 
 @given(hands_on(0.25), st.sampled_from([0, 1]))
 def test_a_doubtful_second_hand_erases_nothing(hand: Hand, second: int) -> None:
-    """In the same box: as if it were not there at all."""
+    """In the same box, it has no effect."""
     box = hand[0]
     sure, doubtful = (box, [0.95] * 21), (box, [0.2] * 21)
     pair = (doubtful, sure) if second else (sure, doubtful)

@@ -66,7 +66,7 @@ def test_without_reliable_hands_the_mask_is_empty() -> None:
     assert not hand_masks(poses(hands((0, 0, 40, 40), (0, 0, 40, 40)), np.zeros(NUM_POINTS)), GRID).any()
 
 
-def test_senseless_settings_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     for wrong in ({"threshold": 1.2}, {"padding": -0.1}):
         with pytest.raises(ConfigError, match="threshold"):
             hand_masks(poses(hands((0, 0, 1, 1), (0, 0, 1, 1))), GRID, **wrong)

@@ -1,4 +1,4 @@
-"""The holistic estimator on small pictures of the repository: people found, nobody invented, bad input refused."""
+"""The holistic estimator on small pictures of the repository: people found, no false positives, bad input refused."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def drawn_girl() -> ndarray:
 
 @pytest.mark.parametrize("part", [slice(None), slice(20, 330)])
 def test_a_flat_drawing_shows_nobody(part: slice) -> None:
-    """Better than points that miss it; the user is told to take another picture."""
+    """Better than points that miss it; the user is asked for another picture."""
     confidence = HolisticEstimator(threads=1, static=True).estimate([drawn_girl()[part]]).confidence
     assert not confidence.any()
 
@@ -274,7 +274,7 @@ def test_bundled_files_are_as_their_origin_says() -> None:
         assert hashlib.sha256(folder.joinpath(name).read_bytes()).hexdigest() == entry["sha256"]
 
 
-def test_the_lost_one_is_waited_for(estimator: HolisticEstimator) -> None:
+def test_a_lost_person_is_waited_for(estimator: HolisticEstimator) -> None:
     body = next(estimator._follow([read("two")]))[0].body  # type: ignore[union-attr]
     here = body.next_roi
     other = replace(body, next_roi=replace(here, x=here.x + 3 * here.size))
@@ -303,8 +303,8 @@ def test_the_chosen_person_is_waited_for(person: Person) -> None:
     assert (np.abs(neck - (both.shape[1] - 170 if person == 1 else 170)) < 30).all()
     assert pose.people[:2].tolist() == [1, 1]
     assert pose.people[2] > 1
-    assert pose.people[3] == 0  # nobody is counted while somebody is followed
-    with pytest.raises(PoseError, match="never seen; the fullest frame shows 1"):
+    assert pose.people[3] == 0  # people are not counted while someone is followed
+    with pytest.raises(PoseError, match="never seen; no frame shows more than 1"):
         HolisticEstimator(person=person, threads=1).estimate([alone] * 2)
 
 
@@ -320,7 +320,7 @@ def test_missing_cuda_and_missing_network_are_explained(monkeypatch: pytest.Monk
 
 @pytest.mark.whole
 def test_people_in_a_picture_are_told_from_parts_of_people(balance: list[ndarray]) -> None:
-    """A man with a woman far behind him, who is cut off by the edge: a closer look also takes his legs for somebody."""
+    """A man with a woman far behind him, cut off by the edge: searching the tiles also finds his legs as a person."""
     pictures = find_estimator(PoseOptions(), threads=1)(static=True)
     assert pictures.estimate(balance).people.tolist() == [2] * len(balance)
     behind = HolisticEstimator(threads=1, static=True, person=0).estimate(balance[:1])

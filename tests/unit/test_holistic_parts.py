@@ -109,7 +109,7 @@ def test_decode_places_boxes_at_their_anchors() -> None:
     assert decode(raw, np.array([-9.0, -9.0], np.float32), anchors, 100, threshold=0.5) == []
 
 
-def test_suppression_averages_by_score_and_keeps_the_apart() -> None:
+def test_suppression_averages_by_score_and_keeps_distant_boxes() -> None:
     boxes = np.array([[0, 0, 1, 1], [0.1, 0, 1.1, 1], [5, 5, 6, 6]], float)
     marks = np.array([[[0.0, 0]], [[1.0, 0]], [[5.0, 5]]])
     near, far = suppress(boxes, marks, np.array([0.9, 0.6, 0.5]))
@@ -146,21 +146,21 @@ def swapped(xy: np.ndarray) -> np.ndarray:
     return xy[order]
 
 
-def test_sides_undo_a_short_mistake_and_believe_a_lasting_one() -> None:
+def test_sides_undo_a_short_mistake_and_trust_a_lasting_one() -> None:
     good, bad = standing(), swapped(standing())
     sides = Sides()
-    out = [sides.steady(body_at(xy)).xy for xy in [good] * 12 + [bad] * 8 + [good] * 5 + [bad] * 100]
+    out = [sides.corrected(body_at(xy)).xy for xy in [good] * 12 + [bad] * 8 + [good] * 5 + [bad] * 100]
     for xy in out[:25]:
         np.testing.assert_array_equal(xy, good)
     np.testing.assert_array_equal(out[-1], bad)
 
 
-def test_sides_judge_arms_and_legs_apart() -> None:
+def test_sides_treat_arms_and_legs_separately() -> None:
     good = standing()
     legs_wrong = good.copy()
     legs_wrong[23:] = swapped(good)[23:]
     sides = Sides()
-    out = [sides.steady(body_at(xy)).xy for xy in [good, good, good, legs_wrong, legs_wrong, good]]
+    out = [sides.corrected(body_at(xy)).xy for xy in [good, good, good, legs_wrong, legs_wrong, good]]
     for xy in out:
         np.testing.assert_array_equal(xy, good)
 

@@ -1,4 +1,4 @@
-"""CLIP's vision tower against transformers' class, and the picture prepared for it against diffusers' pipeline."""
+"""CLIP's vision tower against transformers' class, and its preprocessing against diffusers' pipeline."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_new_weights_are_as_wide_as_theirs() -> None:
         ({"model_type": "siglip_vision_model"}, "model_type"),
     ],
 )
-def test_what_it_would_not_honour_is_refused(change: dict[str, Any], words: str) -> None:
+def test_unsupported_settings_are_refused(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         ImageEncoder(SMALL | change)
 

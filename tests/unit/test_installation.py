@@ -21,7 +21,7 @@ INDEX = "https://download.pytorch.org/whl/cpu"
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Path:
-    """Programs of a Linux machine without a GPU and without uv, whose pip has no settings."""
+    """Programs of a Linux machine without GPU, uv and pip settings."""
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
     program(tmp_path, "uname", "echo Linux")
@@ -35,7 +35,7 @@ def program(folder: Path, name: str, does: str) -> None:
 
 
 def commands(machine: Path, target: str, *settings: str) -> list[str]:
-    """What make would run on that machine, in a folder of its own."""
+    """Commands that make would run on that machine, in a new folder."""
     make = [
         shutil.which("make") or "make",
         "-n",
@@ -88,12 +88,12 @@ def test_make_uses_uv_unless_pip_has_settings_that_uv_does_not_see(machine: Path
 
 
 def test_an_index_out_of_reach_leaves_torch_to_the_usual_one(machine: Path, tmp_path: Path) -> None:
-    """The line itself, run: it succeeds, and installs nothing."""
+    """Run the line itself: it succeeds and installs nothing."""
     (tmp_path / "venv/bin").mkdir(parents=True)
     program(tmp_path / "venv/bin", "python", 'case "$1" in -c) exit 1;; *) echo installed;; esac')
     line = next(line for line in commands(machine, "demo") if "--index-url" in line)
     done = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)
-    assert done.stdout == f"torch comes from the usual index: {INDEX} is out of reach, or has no such version\n"
+    assert done.stdout == f"installing torch from the default index: {INDEX} cannot be reached or lacks this version\n"
     program(tmp_path / "venv/bin", "python", 'case "$1" in -c) ;; *) echo installed;; esac')
     done = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)
     assert done.stdout == "installed\n"

@@ -1,4 +1,4 @@
-"""What results say of themselves: in every kind of file, to the eye, and signed."""
+"""Labels of results: in the metadata of every kind of file, visible, and signed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Latents on disk: made once, right for their frames, whole whatever happens."""
+"""Latents on disk: computed once, matching their frames, and never partial."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_samples_hold_latents_instead_of_frames(tmp_path: Path, slot: bool) -> N
     ("wanted", "frames", "kept"),
     [(None, 100_000, True), (None, 2_670_000, False), (True, 2_670_000, True), (False, 10, False)],
 )
-def test_latents_of_much_data_are_not_kept_unasked(
+def test_latents_of_large_data_are_not_kept_by_default(
     wanted: bool | None, frames: int, kept: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shards: Any = FakeShards((17,), size=(576, 1024))

@@ -1,4 +1,4 @@
-"""Each way of a layer gives the plain layer's numbers, and stays away from where it does not belong."""
+"""Each implementation of a layer gives the plain layer's numbers, and is not used where it is not supported."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from mimicmotion.backbones.svd.layers import (
     linear_add,
     linear_gated,
     map_chunks,
-    onednn_takes,
+    onednn_supports,
     sinusoids,
 )
 
 BOUND = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 dtypes = st.sampled_from([torch.float32, torch.bfloat16])
-needs_onednn = pytest.mark.skipif(not onednn_takes(torch.float32), reason="this PyTorch has no oneDNN")
+needs_onednn = pytest.mark.skipif(not onednn_supports(torch.float32), reason="this PyTorch has no oneDNN")
 
 
 def as_exact(got: Tensor, usual: Tensor, want: Tensor) -> None:
-    """Got is as near to the result in float64 as the plain layer's own."""
+    """Check that the result is as close to float64 as the plain layer's own."""
     assert (got.dtype, got.shape) == (usual.dtype, want.shape)
     scale = float(want.abs().max()) + 1e-6
     theirs = float((usual.double() - want).abs().max()) / scale
@@ -115,14 +115,14 @@ def both(layer: Linear, x: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.usefixtures("no_fused")
 @pytest.mark.parametrize(("dtype", "device"), [(torch.float64, "cpu"), (torch.float16, "cpu"), (torch.float32, "meta")])
-def test_what_onednn_does_not_do_goes_the_plain_way(dtype: torch.dtype, device: str) -> None:
+def test_what_onednn_does_not_support_uses_the_plain_layer(dtype: torch.dtype, device: str) -> None:
     with torch.inference_mode():
         out = both(Linear(6, 8).to(device, dtype), torch.ones(2, 6, device=device, dtype=dtype))
     assert [o.shape for o in out] == [(2, 8), (2, 4)]
 
 
 @pytest.mark.usefixtures("no_fused")
-def test_weights_of_another_kind_and_gradients_go_the_plain_way() -> None:
+def test_other_weight_classes_and_gradients_use_the_plain_layer() -> None:
     class Quantised(torch.Tensor):
         pass
 
@@ -137,7 +137,7 @@ def test_weights_of_another_kind_and_gradients_go_the_plain_way() -> None:
 
 @needs_onednn
 @pytest.mark.usefixtures("no_fused")
-def test_plain_weights_take_the_fused_way() -> None:
+def test_plain_weights_use_the_fused_operator() -> None:
     with torch.inference_mode(), pytest.raises(TypeError, match="not callable"):
         Linear(6, 8)(torch.ones(2, 6))
 
@@ -202,7 +202,7 @@ def test_norms(frames: int, channels: int, size: tuple[int, int], dtype: torch.d
 
 
 def test_norm_of_channels_last_without_gradient_of_its_input() -> None:
-    """PyTorch 2.13 ends the process there."""
+    """PyTorch 2.13 crashes the process in this case."""
     norm, x = GroupNorm(32, 64), torch.randn(2, 64, 3, 5).contiguous(memory_format=torch.channels_last)
     norm(x).square().sum().backward()
     weight = norm.weight.detach().clone().requires_grad_()

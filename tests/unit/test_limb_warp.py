@@ -114,7 +114,7 @@ def test_a_head_is_one_rigid_piece(clip: SynthClip) -> None:
 
 
 def test_a_bowed_head_stays_on_its_neck(clip: SynthClip) -> None:
-    """A turned head leaves no gap: the neck goes with both pieces. Colour that only the person has tells."""
+    """A turned head leaves no gap: the neck moves with both pieces. Checked by a colour that only the person has."""
     still = cut(clip.reference_frame, clip.reference_pose)
     xy = clip.reference_pose.xy[0].astype(float)
     turn = np.array([[0.9, -0.44], [0.44, 0.9]])

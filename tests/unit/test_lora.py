@@ -1,4 +1,4 @@
-"""LoRA on the U-Net: starts as nothing, learns as by peft, is merged exactly, and peft reads the adapter."""
+"""LoRA on the U-Net: starts without effect, learns like peft's, is merged exactly, and is readable by peft."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def shown_to(task: DenoiserTask) -> NetworkInput:
 
 
 def moved(task: DenoiserTask) -> dict[str, torch.Tensor]:
-    """Trained weights away from their start, so that the additions are not zero."""
+    """Move the trained weights away from their start, so that the adapters have an effect."""
     g = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for p in task.parameters().values():
@@ -52,7 +52,7 @@ def test_targets_are_the_projections_that_matter() -> None:
     assert len(names) % 6 == 0, "four of self- and two of cross-attention"
 
 
-def test_merged_model_answers_as_the_one_with_adapters(tmp_path: Path) -> None:
+def test_merged_model_matches_the_one_with_adapters(tmp_path: Path) -> None:
     task = micro_task(tmp_path, trained=LORA)
     shown = shown_to(task)
     with torch.no_grad():

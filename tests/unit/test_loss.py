@@ -27,7 +27,7 @@ def _latents(seed: int, batch: int = 3) -> torch.Tensor:
 
 
 def _x0_from_v(x: torch.Tensor, v: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """As inference makes clean latents of the network's answer."""
+    """Clean latents, computed from the network's output as in inference."""
     found = [precondition_v(lambda *_, i=i: v[i])(x[i], s, []) for i, s in enumerate(sigma)]  # type: ignore[misc]
     return torch.stack(found)
 

@@ -1,4 +1,4 @@
-"""The person's pixels: the network as MediaPipe runs it, the pose's say, files of masks and the job."""
+"""Person masks: the network as MediaPipe runs it, the influence of the pose, mask files and the job."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ def test_limbs_that_the_pose_loses_are_left_to_the_network(
     assert (mask[125:250, 85:115] >= 128).all()
 
 
-def test_feet_without_small_toes_are_the_persons(segmenter: SelfieSegmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_feet_without_small_toes_belong_to_the_person(
+    segmenter: SelfieSegmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pose, frame = upright(), np.zeros((260, 200, 3), np.uint8)
     monkeypatch.setattr(segmenter._networks, "person", lambda crop: np.zeros(crop.shape[:2], np.float32))
     pose.confidence[0, [19, 22]] = 0
@@ -170,7 +172,7 @@ def test_job_refuses_poses_and_unknown_suffixes(config: MaskConfig, tmp_path: Pa
     from mimicmotion.pose.files import save_poses
 
     save_poses(standing(2), tmp_path / "poses.npz")
-    with pytest.raises(MediaError, match="holds poses"):
+    with pytest.raises(MediaError, match="contains poses"):
         finish(mask_job(dataclasses.replace(config, video=tmp_path / "poses.npz")))
     with pytest.raises(InputError, match="xyz"):
         finish(mask_job(dataclasses.replace(config, output=tmp_path / "masks.xyz")))

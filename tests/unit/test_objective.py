@@ -1,6 +1,6 @@
 """The objective on a batch, with a test for each mistake that other people's training code made.
 
-A recording network stands in for the U-Net: it keeps what it is shown and answers with fixed numbers.
+A recording network stands in for the U-Net: it records its inputs and returns fixed numbers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SCALE = 0.18215
 
 
 class Recorder:
-    """Answers with fixed noise and remembers what it was shown."""
+    """Returns fixed noise and records its inputs."""
 
     def __init__(self, seed: int = 9) -> None:
         self.shown: list[NetworkInput] = []
@@ -113,7 +113,7 @@ def test_hand_scale_of_1_is_the_plain_loss_exactly() -> None:
 
 @pytest.mark.parametrize("name", ["hand_weights", "weighted_mse", "choose_dropped", "v_target", "network_input"])
 def test_training_uses_the_formulas_of_the_loss(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who edits a formula of `diffusion.loss` changes what is trained."""
+    """Editing a formula of `diffusion.loss` changes the training."""
     config = ObjectiveConfig(condition_dropout=0.5)
     before, shown = run(config, [0, 1, 2, 3], encoded())
     formula = getattr(paper, name)
@@ -250,7 +250,7 @@ def test_inputs_of_a_batch_of_four_equal_two_batches_of_two_bitwise() -> None:
             assert torch.equal(want, torch.cat([getattr(h, field.name) for h in halves])), field.name
 
 
-def test_log_tells_the_error_per_noise_band() -> None:
+def test_log_reports_the_error_per_noise_band() -> None:
     errors = torch.tensor([1.0, 2.0, 4.0, 8.0])
     assert band_log(torch.tensor([0.1, 0.2, 9.0, 3.0]), errors) == {"v_0": 1.5, "v_2": 8.0, "v_3": 4.0}
 

@@ -1,4 +1,4 @@
-"""Weights that wait on the host: which are on the device when, and that nothing changes a result."""
+"""Offloaded weights: when each is on the device, and that results do not change."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ X = torch.ones(2, 4)
 
 
 def watched(net: Any) -> tuple[ParkedBlocks, list[list[int]]]:
-    """The blocks parked, and a list that grows by those that are there as each block computes."""
+    """The parked blocks, and a list that records which are loaded while each block computes."""
     parked = ParkedBlocks(net, list(net.blocks), CPU)
     seen: list[list[int]] = []
     for block in net.blocks:
@@ -156,7 +156,7 @@ def test_released_blocks_no_longer_come() -> None:
 
 
 class Late(Parked):
-    """Copies as a second stream makes them: they are there only after they were waited for."""
+    """Copies like those of a second stream, which are complete only after waiting for them."""
 
     missing: Callable[[], None] | None = None
 

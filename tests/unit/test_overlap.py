@@ -1,4 +1,4 @@
-"""Reading ahead and working behind on threads: order, bounds, errors, stopping, and no thread left."""
+"""Prefetching and background work on threads: order, limits, errors, stopping, and no leaked threads."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_an_error_of_the_work_is_raised_to_the_caller() -> None:
             send(i)
 
 
-def test_a_caller_who_goes_on_after_an_error_is_told_again() -> None:
+def test_a_caller_who_continues_after_an_error_gets_it_again() -> None:
     def fail(_: int) -> None:
         raise PlantedError
 

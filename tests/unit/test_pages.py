@@ -1,4 +1,4 @@
-"""The documentation as a whole: what is named exists, pages stay short, the Chinese README keeps step."""
+"""The documentation as a whole: everything it names exists, pages are short, the Chinese README is in step."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_the_chinese_readme_keeps_step() -> None:
 
 
 def test_errors_that_troubleshooting_quotes_exist() -> None:
-    """Each quoted part of a message stands in the source, so that a search for it finds the page."""
+    """Each quoted part of a message is in the source, so that a search for the message finds the page."""
     source = "\n".join(read(p) for p in (ROOT / "src").rglob("*.py"))
     source = re.sub(r'"\s*\n\s*f?"', "", source)
     for quoted in QUOTED:
@@ -115,7 +115,7 @@ def test_errors_that_troubleshooting_quotes_exist() -> None:
 
 QUOTED = (
     "is not installed",
-    "of this kind",
+    "this machine has",
     "this onnxruntime cannot use it: poses are computed on the CPU",
     "device 'cuda' for poses",
     "onnxruntime could not start CUDA",

@@ -162,7 +162,7 @@ def test_cmyk(tmp_path: Path) -> None:
 
 
 def test_embedded_profile_is_used(tmp_path: Path) -> None:
-    """Linear light by its ICC profile: 0.2158 of the light is sRGB 128. A useless profile is left aside."""
+    """Linear light by its ICC profile: 0.2158 of the light is sRGB 128. An unusable profile is ignored."""
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
     Image.new("RGB", (8, 8), (10, 20, 30)).save(tmp_path / "lab.png", icc_profile=lab)
     assert read_picture(tmp_path / "lab.png")[0, 0].tolist() == [10, 20, 30]
@@ -252,7 +252,7 @@ def test_bad_pictures(tmp_path: Path, scene: ndarray, make: Callable[[Path, ndar
 def test_heic_without_pillow_heif(
     shared: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FFmpeg reads what is one picture; of tiles, the error names the package that puts them together."""
+    """FFmpeg reads single pictures; for tiles, the error names the package that assembles them."""
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     monkeypatch.setattr("PIL.Image.open", _no_heif(Image.open))
     path = shared("cases/picture.heic")
@@ -271,7 +271,7 @@ def test_heic_without_pillow_heif(
 
 
 def _no_heif(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Pillow as it is without the plugin, whatever other tests have loaded."""
+    """Pillow without the plugin, even if other tests have loaded it."""
     return lambda *args, **options: plain(*args, **options | {"formats": PICTURE_FORMATS})
 
 

@@ -339,7 +339,7 @@ def test_networks_that_do_not_fit_are_refused(pipe: MimicMotionPipeline) -> None
         ("vae.decoder", "the decoded frames 0 to 2"),
     ],
 )
-def test_each_network_that_says_nan_is_named(network: str, says: str) -> None:
+def test_each_network_that_returns_nan_is_named(network: str, says: str) -> None:
     pipe = micro_pipeline()
     module = pipe.backbone
     for name in network.split("."):

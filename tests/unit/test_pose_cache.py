@@ -54,7 +54,7 @@ def test_content_and_settings_decide_and_names_do_not(tmp_path: Path, video: Pat
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage", None], ids=["empty", "garbage", "cut"])
-def test_a_damaged_entry_is_made_anew(
+def test_a_damaged_entry_is_made_again(
     tmp_path: Path, video: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache, estimate = PoseCache(tmp_path / "cache"), Counter()

@@ -212,7 +212,7 @@ def figure(left: float, width: float) -> dict[str, Any]:
     return {"pose_keypoints_2d": points.ravel().tolist()}
 
 
-def test_one_of_several_persons_is_followed_whatever_their_order(tmp_path: Path) -> None:
+def test_one_of_several_people_is_followed_whatever_their_order(tmp_path: Path) -> None:
     for i in range(4):
         people = [figure(10 + i, 30), figure(120 + i, 50)]
         write_json(tmp_path / f"v_{i:03d}_keypoints.json", *people[:: 1 if i % 2 else -1])

@@ -10,13 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicmotion.data.prepare.analysis import Survey
+from mimicmotion.data.prepare.analysis import SceneMeasures, Survey, sharpness
 from mimicmotion.data.prepare.crop import person_boxes, plan_crop
 from mimicmotion.data.prepare.duplicates import Fingerprint, fingerprint_distance, near_duplicates, picture_hash
 from mimicmotion.data.prepare.filters import Judgement, judge, judge_length
-from mimicmotion.data.prepare.measure import SceneMeasures, sharpness
 from mimicmotion.data.prepare.plan import SceneReport, VideoReport, find_videos, plan_set, split_of, video_id
-from mimicmotion.data.prepare.scenes import CutFinder, SceneRange, find_peaks, plan_scenes
+from mimicmotion.data.prepare.scenes import CutFinder, find_peaks, plan_scenes
 from mimicmotion.errors import ConfigError, MediaError
 from mimicmotion.pose.keypoints import BODY, NUM_POINTS, PoseSequence
 from mimicmotion.settings import parse
@@ -60,7 +59,7 @@ def test_peaks(changes: list[float], cuts: list[int]) -> None:
 
 
 def moving(colour: tuple[int, int, int], count: int) -> list[np.ndarray]:
-    """A light square that moves over a coloured ground."""
+    """A light square that moves over a coloured background."""
     frames = [np.full((180, 120, 3), colour, np.uint8) for _ in range(count)]
     for i, frame in enumerate(frames):
         frame[40:80, 5 * i : 5 * i + 40] = 230
@@ -299,7 +298,7 @@ def test_videos_are_found_in_order(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_videos(tmp_path: Path) -> None:
-    with pytest.raises(MediaError, match="holds no video"):
+    with pytest.raises(MediaError, match="contains no video"):
         find_videos(tmp_path, tmp_path / "out")
     with pytest.raises(MediaError, match="is not a folder"):
         find_videos(tmp_path / "missing", tmp_path)
@@ -333,7 +332,7 @@ def test_a_split_has_about_its_share_and_depends_on_the_video_alone() -> None:
 
 def video(name: str, lengths: list[int], refused: set[int] | None = None) -> VideoReport:
     edges = np.cumsum([0, *lengths]).tolist()
-    scenes = [SceneRange(a, b) for a, b in pairwise(edges)]
+    scenes = [range(a, b) for a, b in pairwise(edges)]
     survey = Survey((256, 128), 10.0, 10.0, 9.0, edges[-1], False, scenes, np.zeros((1, 32), np.uint8))
     judged = [Judgement({}, {"min_body": "no"} if i in (refused or set()) else {}) for i in range(len(scenes))]
     reports = tuple(SceneReport(i, s, j, None) for i, (s, j) in enumerate(zip(scenes, judged, strict=True)))

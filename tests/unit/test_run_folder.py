@@ -1,4 +1,4 @@
-"""The kit of runs that are killed and go on: whole folders, leftovers, locks, and what differs."""
+"""Tools for runs that are killed and resumed: atomic folders, leftovers, locks, and differences."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_folder_is_there_when_it_is_complete_and_replaces_its_own_kind_alone(t
             assert not (path / f"{text}.txt").exists()
     assert names(path) == ["b.txt"]
     (path / "other").touch()
-    with pytest.raises(OutputError, match="already holds other"), atomic_folder(path, "*.txt"):
+    with pytest.raises(OutputError, match="already contains other"), atomic_folder(path, "*.txt"):
         raise AssertionError
     with pytest.raises(OutputError, match="is a file"), atomic_folder(path / "other"):
         raise AssertionError

@@ -18,8 +18,7 @@ from numpy import ndarray
 
 from fake_shards import FakeShards, write_records
 from mimicmotion.data.samples.batch import Sample, collate
-from mimicmotion.data.samples.choice import FrameChoice, choose
-from mimicmotion.data.samples.sample import SampleMaker
+from mimicmotion.data.samples.sample import FrameChoice, SampleMaker
 from mimicmotion.data.shards.shards import open_shards
 from mimicmotion.data.shards.writing import RecordData, ShardSettings
 from mimicmotion.errors import ConfigError, InputError
@@ -39,7 +38,7 @@ def maker(shards: Any = None, seed: int = 0, **config: Any) -> SampleMaker:
 
 def choices(make: SampleMaker, number: int) -> FrameChoice:
     rng = np.random.default_rng([make.seed, number])
-    return choose(rng, make.config, make.timelines, make.usable(make.config), make.siblings)
+    return make.choose(rng, make.config)
 
 
 def find(shards: FakeShards, picture: ndarray) -> tuple[int, int]:
@@ -193,7 +192,7 @@ def test_reference_of_the_clip_stays_in_it_and_stills_are_references_only() -> N
 
 
 def test_switches_of_the_look_keep_the_frames() -> None:
-    """The trainings of an ablation differ in nothing else."""
+    """The training runs of an ablation differ in nothing else."""
     plain = maker()
     for change in ({"guidance": "threshold"}, {"detector_noise": 1.0}, {"hand_threshold": 0.5}):
         for number in range(5):
@@ -249,7 +248,7 @@ def test_single_pictures_are_samples_too() -> None:
 
 
 def test_threshold_guidance_shows_all_or_nothing() -> None:
-    """Above the threshold as if certain, below it as if unseen; the hand mask still sees the confidence."""
+    """Above the threshold as if certain, below it as if unseen; the hand mask still uses the confidence."""
     shards = FakeShards(size=(64, 48))
     on, off = maker(shards, guidance="threshold"), maker(shards)
     sample, plain = on(1), off(1)
@@ -315,12 +314,12 @@ def test_samples_of_shards_on_disk_are_those_in_memory(tmp_path: Path) -> None:
         ({"frames": 3}, "did you mean num_frames"),
     ],
 )
-def test_senseless_settings_are_refused(setting: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse(SampleConfig, setting)
 
 
-def test_senseless_makers_are_refused() -> None:
+def test_invalid_makers_are_refused() -> None:
     shards = FakeShards(size=(36, 16))
     with pytest.raises(ConfigError, match="36x16"):
         maker(shards)

@@ -75,7 +75,7 @@ def test_schedule_may_end_above_zero() -> None:
     torch.testing.assert_close(last.latents, _start() / 100)
 
 
-def test_nan_stops_sampling_with_a_cure() -> None:
+def test_nan_stops_sampling_with_a_fix() -> None:
     def broken(x: Tensor, sigma: Tensor, frames: Sequence[int]) -> Tensor:
         return x * float("nan") if sigma < 100 else x
 

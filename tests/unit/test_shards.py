@@ -1,4 +1,4 @@
-"""Shards: what is written comes back, the same bytes each time, and what is wrong is named."""
+"""Shards: reading returns what was written, bytes are reproducible, and errors name what is wrong."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from numpy import ndarray
 from fake_shards import write_records
 from http_server import serving
 from mimicmotion.data.shards import index as index_module
-from mimicmotion.data.shards import storage
+from mimicmotion.data.shards import shards as shards_module
 from mimicmotion.data.shards.index import make_index, save_index, scan_shard, shard_files
 from mimicmotion.data.shards.shards import Shards, open_shards
 from mimicmotion.data.shards.writing import RecordData, ShardSettings, plan_shards, write_shards
@@ -38,7 +38,7 @@ PNG = ShardSettings(size=SIZE, store="png", settings={"made": "for the test"})
 
 
 def picture(seed: int, frames: int, size: tuple[int, int] = SIZE) -> ndarray:
-    """Smooth colours that change slowly, so that lossy stores stay near; the mean tells seed and frame."""
+    """Smooth colours that change slowly, so that lossy storage stays close; the mean identifies seed and frame."""
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
     t = np.arange(frames, dtype=np.float32)[:, None, None]
     planes = [40 + 3 * t + seed % 50 + y, 60 + 2 * t + x, 200 - 4 * t + 0 * x]
@@ -311,7 +311,7 @@ def test_wrong_store(tmp_path: Path, store: str, size: tuple[int, int], match: s
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no records of split 'val'(.|\n)*train \(5\)"):
+    with pytest.raises(InputError, match=r"no records in split 'val'(.|\n)*train \(5\)"):
         open_shards(fill(tmp_path), "val")
 
 
@@ -476,7 +476,7 @@ def test_shards_behind_http(server: str, tmp_path: Path, end: str) -> None:
 def test_shards_in_an_object_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fsspec
 
-    monkeypatch.setattr(storage, "SCHEMES", ("memory",))
+    monkeypatch.setattr(shards_module, "SCHEMES", ("memory",))
     there, store = fill(tmp_path / "there", per_shard=2), fsspec.filesystem("memory")
     for path in there.iterdir():
         store.pipe(f"/bucket/set/{path.name}", path.read_bytes())

@@ -1,4 +1,4 @@
-"""Poses over time: what smoothing takes out, and what it leaves."""
+"""Poses over time: what smoothing removes, and what it keeps."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_points_out_of_line_come_back_between_their_neighbours(run: int) -> None
 
 
 @pytest.mark.parametrize("frames", [slice(0, 3), slice(10, 11), slice(12, 19), slice(27, 30)])
-def test_sides_that_are_swapped_for_a_while_are_put_right(frames: slice) -> None:
+def test_sides_that_are_swapped_for_a_while_are_corrected(frames: slice) -> None:
     right, wrong = standing(30), standing(30)
     right_side, left_side = [R_SHOULDER, R_ELBOW, R_WRIST, *range(RIGHT_HAND.start, RIGHT_HAND.stop)], [
         L_SHOULDER, L_ELBOW, L_WRIST, *range(LEFT_HAND.start, LEFT_HAND.stop),
@@ -113,8 +113,8 @@ def test_sides_that_are_swapped_for_a_while_are_put_right(frames: slice) -> None
     np.testing.assert_allclose(smooth(sequence(wrong)).xy, right, atol=0.01)
 
 
-def test_sides_that_stay_are_believed() -> None:
-    """Somebody turns: both sides meet and part again crossed, which is no swap."""
+def test_lasting_sides_are_trusted() -> None:
+    """A person turns: both sides meet and separate crossed, which is not a swap."""
     turning = standing(30)
     across = np.cos(np.linspace(0, np.pi, 30))
     for point in (R_SHOULDER, R_ELBOW, R_WRIST, L_SHOULDER, L_ELBOW, L_WRIST):
@@ -144,7 +144,7 @@ def test_a_point_that_is_hardly_ever_found_does_not_move_the_others() -> None:
     )
 
 
-def test_short_clips_and_nobody() -> None:
+def test_short_clips_and_no_person() -> None:
     short = sequence(standing(2))
     assert smooth(short) is short
     nobody = sequence(np.zeros((5, NUM_POINTS, 2)), 0.0)

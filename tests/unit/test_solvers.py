@@ -101,7 +101,7 @@ def test_first_step_and_the_step_to_zero_are_eulers() -> None:
 
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_run_goes_on_from_any_step_bit_by_bit(sampler: Sampler, in_place: bool) -> None:
+def test_a_run_resumes_from_any_step_bit_by_bit(sampler: Sampler, in_place: bool) -> None:
     sigmas = karras_sigmas(6)
     steps = list(sample(DENOISER, _start(), sigmas, sampler))
     assert [set(s.memory) for s in steps] == [set() if sampler == "euler" else {"x0"}] * 6

@@ -1,4 +1,4 @@
-"""Tiers: what they are made of, what is set by hand, and that none makes a model slower."""
+"""Tiers: their contents, explicit settings, and that none makes a model slower."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What votes say: the paper's percentages, intervals, exclusion, consistency, sides and agreement."""
+"""Analysis of votes: the paper's percentages, intervals, exclusion, consistency, sides and agreement."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from hypothesis import strategies as st
 from mimicmotion import cli
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.settings.study import Exclusion
-from mimicmotion.study.analyse import Analysis, analyse_votes, share
+from mimicmotion.study.analyse import Analysis, analyse_votes, markdown, save_report, share
 from mimicmotion.study.folder import Key, KeyPair, KeyVideo, Study, StudyPair
-from mimicmotion.study.raters import completion_code
-from mimicmotion.study.report import markdown, save_report
-from mimicmotion.study.votes import Vote, VoteStore
+from mimicmotion.study.votes import Vote, VoteStore, completion_code
 from study_clips import build, result_folders, vote
 
 PAPER = {"MagicPose": 208, "Moore": 213, "MuseV": 163}  # of 216 = 36 people x 6 pairs
@@ -109,7 +107,7 @@ def test_repetitions_tell_consistency_and_count_in_nothing_else() -> None:
     assert [r.name for r in kept.kept] == ["same"]
     assert kept.preferences[0].votes.n == 4
     assert kept.consistency.share == 1
-    assert kept.raters[1].excluded == "0 of 4 repeated pairs answered alike"
+    assert kept.raters[1].excluded == "0 of 4 repeated pairs answered consistently"
     assert {row["excluded"] for row in kept.rows if row["rater"] == "turned"} == {1}
 
 

@@ -1,4 +1,4 @@
-"""The folder of a study: what is copied, what is encoded, what stays blind, what is refused."""
+"""The folder of a study: copying, encoding, blinding, and refused inputs."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_a_study_is_never_overwritten(tmp_path: Path) -> None:
     config = result_folders(tmp_path, ("walk",))
     build(config)
     before = (config.output / "key.json").read_text()
-    with pytest.raises(OutputError, match="already holds"):
+    with pytest.raises(OutputError, match="already contains"):
         build(config)
     assert (config.output / "key.json").read_text() == before
 
@@ -200,10 +200,10 @@ def test_ids_are_fresh_each_time_unless_seeded(tmp_path: Path) -> None:
     assert not set(made[0].videos) & set(made[2].videos)
 
 
-def test_unequal_lengths_are_told(tmp_path: Path) -> None:
+def test_unequal_lengths_are_reported(tmp_path: Path) -> None:
     config = result_folders(tmp_path, ("walk",))
     clip(tmp_path / BASELINES[0] / "walk.mp4", 10, frames=4)
-    assert "waits on its last frame" in finish(build_study(config)).summary()
+    assert "stops on its last frame" in finish(build_study(config)).summary()
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"format": "other"}', '{"format": "mimicmotion-study", "version": 1}'])

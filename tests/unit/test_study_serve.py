@@ -1,4 +1,4 @@
-"""A study on the service: who may vote, what is kept, what is given and what is refused."""
+"""A study on the service: who may vote, what is stored, served and refused."""
 
 from __future__ import annotations
 
@@ -23,8 +23,17 @@ from mimicmotion.errors import InputError, OutputError
 from mimicmotion.serve.study import MAX_BODY, RunningStudy
 from mimicmotion.settings.study import StudyConfig
 from mimicmotion.study.folder import Key, Study, StudyPair
-from mimicmotion.study.raters import completion_code, plan_trials, sign, verify, williams
-from mimicmotion.study.votes import Vote, VoteStore, latest, load_votes
+from mimicmotion.study.votes import (
+    Vote,
+    VoteStore,
+    completion_code,
+    latest,
+    load_votes,
+    plan_trials,
+    sign,
+    verify,
+    williams,
+)
 from study_clips import ServedStudy, build, result_folders, serving_study, vote
 
 
@@ -46,7 +55,7 @@ def served(config: StudyConfig) -> Iterator[ServedStudy]:
 
 @pytest.fixture(scope="module")
 def refusing(config: StudyConfig, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedStudy]:
-    """One for all that is refused: nothing of it is kept."""
+    """A study for refused requests, of which nothing is stored."""
     study = tmp_path_factory.mktemp("refusing") / "study"
     shutil.copytree(config.output, study, ignore=shutil.ignore_patterns("votes.*"))
     with serving_study(study) as served:
@@ -298,7 +307,7 @@ def test_databases_of_several_machines_are_read_together(tmp_path: Path) -> None
     with pytest.raises(InputError, match="does not exist"):
         load_votes(config.output, study)
     VoteStore(tmp_path / "other.sqlite", replace(study, study="s0"))
-    with pytest.raises(InputError, match="holds votes of the study s0"):
+    with pytest.raises(InputError, match="contains votes of the study s0"):
         VoteStore(tmp_path / "other.sqlite", study)
     (tmp_path / "bad.sqlite").write_bytes(b"no database at all, but long enough to be looked at " * 9)
     with pytest.raises(InputError, match="not a database"):

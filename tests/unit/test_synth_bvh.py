@@ -8,12 +8,11 @@ import pytest
 from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.synth import load_bvh, render_clip
-from mimicmotion.synth.clip import _render
+from mimicmotion.synth.clip import _render, make_scene
 from mimicmotion.synth.figure import ARM, LEG, YAW
 from mimicmotion.synth.motion import motion_params
 from mimicmotion.synth.recordings import lift_poses
 from mimicmotion.synth.rig import pose_bones
-from mimicmotion.synth.scene import make_scene
 
 LIMB = """JOINT {0}UpLeg {{ OFFSET {1}2 -1 0 CHANNELS 3 Zrotation Xrotation Yrotation
  JOINT {0}Leg {{ OFFSET 0 -8 0 CHANNELS 3 Zrotation Xrotation Yrotation
@@ -51,9 +50,9 @@ def test_t_pose_turn_and_raised_arm(tmp_path: Path) -> None:
     np.testing.assert_allclose(q[2, ARM[0] : ARM[0] + 3], (0, 1, 0), atol=1e-6)
     np.testing.assert_allclose(q[2, ARM[1] : ARM[1] + 3], (1, 0, 0), atol=1e-6)
     np.testing.assert_allclose(q[3], q[0] * 1.0, atol=1e-6)  # walking away does not leave the picture
-    skeleton = make_scene(0, (48, 32), "full").figure.skeleton
-    heads = pose_bones(skeleton, q).head
-    left, right, head = (skeleton.index(name) for name in ("wrist.L", "wrist.R", "head"))
+    body = make_scene(0, (48, 32), "full").figure.body
+    heads = pose_bones(body, q).head
+    left, right, head = (body.index(name) for name in ("wrist.L", "wrist.R", "head"))
     assert heads[0, left, 0] > 4 > -4 > heads[0, right, 0]  # decimetres out to the person's left and right
     assert heads[2, left, 1] > heads[2, head, 1]
 

@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import FACE, L_WRIST, LEFT_HAND, NECK, R_HIP, R_SHOULDER, RIGHT_HAND
 from mimicmotion.synth import SynthClip, render_clip
-from mimicmotion.synth.clip import _render
+from mimicmotion.synth.clip import Scene, _render, make_scene, render_moment
 from mimicmotion.synth.figure import LEG, YAW
-from mimicmotion.synth.keyposes import neutral, set_arm
-from mimicmotion.synth.motion import MOTIONS, motion_params
+from mimicmotion.synth.motion import MOTIONS, motion_params, neutral, set_arm
 from mimicmotion.synth.rig import pose_bones
-from mimicmotion.synth.scene import Scene, make_scene, render_moment
 
 pytestmark = pytest.mark.usefixtures("scenes_are_made_once")
 SMALL = (80, 48)
@@ -106,14 +104,14 @@ def test_keypoints_sit_on_their_part(seed: int) -> None:
 
 
 def test_bones_keep_their_length_and_feet_the_floor() -> None:
-    skeleton = make_scene(4, SMALL, "full").figure.skeleton
+    body = make_scene(4, SMALL, "full").figure.body
     ends = {"upperarm01": "lowerarm01", "lowerarm01": "wrist", "upperleg01": "lowerleg01", "lowerleg01": "foot"}
     for name in MOTIONS:
-        pose = pose_bones(skeleton, motion_params(name, np.random.default_rng(1), np.arange(30) / 15))
+        pose = pose_bones(body, motion_params(name, np.random.default_rng(1), np.arange(30) / 15))
         for side in "LR":
             for start, end in ends.items():
-                a, b = (skeleton.index(f"{bone}.{side}") for bone in (start, end))
-                length = np.linalg.norm(skeleton.heads[b] - skeleton.heads[a])
+                a, b = (body.index(f"{bone}.{side}") for bone in (start, end))
+                length = np.linalg.norm(body.heads[b] - body.heads[a])
                 np.testing.assert_allclose(
                     np.linalg.norm(pose.head[:, b] - pose.head[:, a], axis=-1), length, rtol=1e-6
                 )
@@ -163,7 +161,7 @@ def test_shadow_under_the_feet_goes_where_the_feet_go() -> None:
     scene = make_scene(2, (160, 96), "full")
     q = np.stack([neutral()] * 2)
     q[1, LEG[0] + 1] = 0.4
-    pose = pose_bones(scene.figure.skeleton, q)
+    pose = pose_bones(scene.figure.body, q)
     standing, lifted = (render_moment(scene, pose, k, {}, np.zeros(2)) for k in (0, 1))
     assert (standing.picture[standing.cover == 0] <= standing.background[standing.cover == 0] + 1e-6).all()
     x, y = np.mean([standing.points[i, :2] for i in (18, 20)], 0).astype(int)  # left toe and heel

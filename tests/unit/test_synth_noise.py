@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import ndtr
 
 from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import FACE, L_WRIST, LEFT_HAND, R_WRIST, RIGHT_HAND, PoseSequence
 from mimicmotion.synth import noise, perturb_poses, render_clip
-from mimicmotion.synth.noise import FIT, GROUPS, SMALL_TOES, Z, load_fit, normal_cdf, normal_position, torso
+from mimicmotion.synth.noise import FIT, GROUPS, SMALL_TOES, Z, load_fit, normal_position, torso
 from scripts_of_repository import load
 
 measures = load("scripts/noise_measure.py")
@@ -47,7 +48,7 @@ def fitted(group: str) -> dict:
 def test_body_confidences_have_the_measured_distribution(group: str) -> None:
     points = [p for p in GROUPS[group] if p not in SMALL_TOES]
     values = np.concatenate([p.confidence[:, points][p.confidence[:, points] > 0] for p in imitated()])
-    want, share = np.array(fitted(group)["found"]), normal_cdf(Z)
+    want, share = np.array(fitted(group)["found"]), ndtr(Z)
     # rank of the measured deciles among the imitated: immune to steep places of the distribution
     got = (values[:, None] <= want + 1e-6).mean(0)
     assert np.abs(got - share)[2:9].max() < 0.12
@@ -207,8 +208,8 @@ def test_measures_find_what_was_put_in() -> None:
     assert np.abs(slow - smooth[2:-2]).max() < 0.1
     a, b, most = measures.fit_spread(np.array([[0.9, 0.01 + 0.1 * 0.01, 50], [0.5, 0.01 + 0.1 * 0.25, 50]]))
     assert (a, b, most) == pytest.approx((0.01, 0.1, 0.035))
-    np.testing.assert_allclose(normal_cdf(np.array([-1.96, 0.0, 1.0])), [0.025, 0.5, 0.84134], atol=1e-4)
-    np.testing.assert_allclose(normal_position(normal_cdf(Z)), Z, atol=1e-3)
+    np.testing.assert_allclose(normal_position(np.array([0.025, 0.5, 0.84134])), [-1.96, 0.0, 1.0], atol=1e-4)
+    np.testing.assert_allclose(normal_position(ndtr(Z)), Z, atol=1e-3)
     normal = rng.normal(size=20000)
     np.testing.assert_allclose(measures.quantiles(normal)[2:-2], Z[2:-2], atol=0.06)
     np.testing.assert_allclose(measures.to_normal(np.array([0.0, 1.0]), normal), [0, 1], atol=0.05)
@@ -230,7 +231,7 @@ def test_persistence_is_measured_as_it_is_made(still: float, time: float) -> Non
 
 
 def test_odd_poses() -> None:
-    """Nobody seen, one frame, no rate: as exact poses as any."""
+    """No person, one frame, or no frame rate: handled like any exact poses."""
     poses = rendered(1)
     nobody = dataclasses.replace(poses, confidence=np.zeros_like(poses.confidence))
     assert not perturb_poses(nobody, 1).confidence.any()

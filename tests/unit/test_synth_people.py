@@ -14,16 +14,15 @@ import pytest
 from mimicmotion.errors import InputError
 from mimicmotion.synth import render_clip
 from mimicmotion.synth.assets import Assets, default_path, load_assets
-from mimicmotion.synth.body import Genes, random_genes, shape_vertices, shape_weights
-from mimicmotion.synth.clothes import Cut, Measures, from_tights, hidden
-from mimicmotion.synth.faces import face_actions, gaze
+from mimicmotion.synth.body import Body, Genes, random_genes, shape_vertices, shape_weights
+from mimicmotion.synth.clothes import Cut, from_tights, hidden
 from mimicmotion.synth.figure import HEAD_YAW, MOUTH
 from mimicmotion.synth.hair import HairStyle, scalp_hair
-from mimicmotion.synth.keyposes import neutral
 from mimicmotion.synth.light import CLOTH, KIND, SKIN
+from mimicmotion.synth.motion import face_actions, gaze, neutral
 from mimicmotion.synth.people import make_figure
 from mimicmotion.synth.place import KINDS, make_place
-from mimicmotion.synth.rig import Skeleton, pose_bones
+from mimicmotion.synth.rig import pose_bones
 from mimicmotion.synth.view import choose_view
 
 SIZE = (192, 112)
@@ -34,12 +33,6 @@ ADULT = Genes(0.0, 25.0, (0.0, 0.0, 1.0), 0.5, 0.5, 0.0)
 @pytest.fixture(scope="module")
 def assets() -> Assets:
     return load_assets()
-
-
-def skeleton_of(assets: Assets, vertices: np.ndarray) -> Skeleton:
-    from mimicmotion.synth.body import joint_positions
-
-    return Skeleton.of(assets, joint_positions(assets, vertices), float(vertices[:13380, 1].min()), (1.5, 1.2))
 
 
 def test_the_tests_file_is_the_one_its_note_names() -> None:
@@ -83,34 +76,34 @@ def test_bodies_differ_by_age_sex_and_chance(assets: Assets) -> None:
 
 def test_the_rest_pose_is_kept_by_a_pose_that_is_like_it(assets: Assets) -> None:
     """Hands, feet and head of the posed skeleton are where the parameters say, and sides mirror each other."""
-    skeleton = skeleton_of(assets, shape_vertices(assets, ADULT))
-    pose = pose_bones(skeleton, neutral()[None])
+    body = Body(assets, shape_vertices(assets, ADULT))
+    pose = pose_bones(body, neutral()[None])
     mirror = np.array([-1, 1, 1])
     for name in ("wrist", "finger3-3", "foot", "lowerleg01", "upperarm01"):
-        left, right = (pose.head[0, skeleton.index(f"{name}.{s}")] for s in "LR")
+        left, right = (pose.head[0, body.index(f"{name}.{s}")] for s in "LR")
         np.testing.assert_allclose(left, right * mirror, atol=0.05)  # the base mesh is not quite symmetric
-    assert pose.head[0, skeleton.index("foot.L"), 1] == pytest.approx(skeleton.ankle, abs=1e-6)
+    assert pose.head[0, body.index("foot.L"), 1] == pytest.approx(body.ankle, abs=1e-6)
 
 
 def test_a_garment_ends_where_it_is_cut_and_hides_the_skin_under_it(assets: Assets) -> None:
-    vertices = shape_vertices(assets, ADULT)
-    m = Measures.of(assets, skeleton_of(assets, vertices), vertices)
-    top = from_tights(assets, m, Cut(99.0, m.level["hip"], 0.7 * m.elbow, "crew"), 0, loose=0.15)
+    body = Body(assets, shape_vertices(assets, ADULT))
+    vertices, level = body.vertices, body.level
+    top = from_tights(body, Cut(99.0, level["hip"], 0.7 * body.elbow, "crew"), 0, loose=0.15)
     seen = top.mesh.vertices[top.mesh.cut > 0]
-    assert seen[:, 1].min() > m.level["hip"] - 0.5
+    assert seen[:, 1].min() > level["hip"] - 0.5
     assert np.abs(seen[:, 0]).max() < np.abs(vertices[:13380, 0]).max() - 1
-    under = hidden([top], len(vertices))
-    chest = (m.arm < 0.1) & (vertices[:, 1] > m.level["waist"]) & (vertices[:, 1] < m.level["armpit"])
+    under = hidden([top])
+    chest = (body.arm < 0.1) & (vertices[:, 1] > level["waist"]) & (vertices[:, 1] < level["armpit"])
     assert under[chest].all()
-    assert not under[vertices[:, 1] > m.level["neck"] + 0.5].any()
+    assert not under[vertices[:, 1] > level["neck"] + 0.5].any()
     away = np.sqrt(((seen[:, None, :] - vertices[under][None, ::7]) ** 2).sum(-1)).min(1)
     assert away.mean() > 0.08  # decimetres between cloth and skin
 
 
 def test_hair_grows_on_the_scalp(assets: Assets) -> None:
-    vertices = shape_vertices(assets, ADULT)
-    long, short = (scalp_hair(assets, vertices, HairStyle(n), 0) for n in (0.8, 0.1))
-    crown = float(vertices[:13380, 1].max())
+    body = Body(assets, shape_vertices(assets, ADULT))
+    long, short = (scalp_hair(body, HairStyle(n), 0) for n in (0.8, 0.1))
+    crown = body.level["crown"]
     heights = [max(float(mesh.vertices[mesh.cut > 0, 1].max()) for mesh in layers) for layers in (long, short)]
     assert heights[0] > heights[1] > crown
     assert heights[0] - crown == pytest.approx(0.83, abs=0.3)
@@ -124,7 +117,7 @@ def test_a_figure_can_be_any_size_and_opens_its_mouth(assets: Assets) -> None:
     kinds = set(figure.table[figure.mesh.material, KIND].astype(int))
     assert {SKIN, CLOTH} <= kinds
     assert 0.25 <= figure.occlusion.min() < 0.6 < figure.occlusion.max() <= 1
-    pose = pose_bones(figure.skeleton, neutral()[None])
+    pose = pose_bones(figure.body, neutral()[None])
     shut, wide = (figure.place(pose, 0, {"jawOpen": w}) for w in (0.0, 1.0))
     moved = np.linalg.norm(wide - shut, axis=1)
     assert 0.15 < moved.max() < 1.0

@@ -1,4 +1,4 @@
-"""The benchmark of the tiers: it makes what the pipeline makes, and puts its tables into the documentation."""
+"""The benchmark of the tiers: it makes what the pipeline makes, and inserts its tables into the documentation."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def test_basis_is_the_projection_of_patches() -> None:
     patches = frames.reshape(-1, 8, 8, 4, 8, 3).transpose(0, 1, 3, 5, 2, 4).reshape(-1, 192)
     latents = (patches - mean.ravel()) @ filters.T
     assert 0.8 < latents.std() < 1.2
-    # three colours and a slope that never changes: three components tell everything
+    # three colours and a constant slope, so three components explain everything
     back = latents @ (filters / np.square(filters).sum(1, keepdims=True)) + mean.ravel()
     assert np.abs(back - patches).max() < 1e-6
     again = patch_basis(shards, 8, 3, samples=60)  # type: ignore[arg-type]

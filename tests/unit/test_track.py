@@ -38,13 +38,13 @@ def test_a_person_can_be_chosen_by_index_from_the_left_or_by_a_point() -> None:
     assert run(PersonTracker(), frames) == [2] * 3
 
 
-def test_an_index_waits_for_the_first_frame_with_so_many_persons() -> None:
+def test_an_index_waits_for_the_first_frame_with_enough_people() -> None:
     frames = [[], [figure(50)], [figure(50), figure(200)], [figure(200)]]
     tracker = PersonTracker(1)
     assert run(tracker, frames) == [None, None, 1, 0]
 
 
-def test_a_choice_is_of_the_one_it_is_true_of_or_of_nobody() -> None:
+def test_a_choice_matches_one_person_or_none() -> None:
     boxes = [np.array(b, float) for b in ([300, 50, 350, 150], [20, 40, 80, 160], [60, 60, 110, 140])]
     assert [choose_person(boxes, n) for n in range(4)] == [1, 2, 0, None]
     assert choose_person(boxes, (75.0, 100.0)) == 2  # within two boxes: the nearer middle
@@ -106,7 +106,7 @@ def test_a_person_who_never_comes_is_an_error_at_the_end() -> None:
     tracker.check_found()  # nobody at all is for the caller to judge
 
 
-def test_ghosts_without_confident_points_are_nobody() -> None:
+def test_ghosts_without_confident_points_are_no_one() -> None:
     tracker = PersonTracker()
     assert tracker.choose(figure(50)[None], np.full((1, 18), 0.2)) is None
     assert person_box(figure(50), np.zeros(18)) is None
@@ -121,6 +121,6 @@ def test_box_overlap() -> None:
 
 
 @pytest.mark.parametrize("person", ["smallest", -1, 1.5, True, (1, 2, 3), (5, 5, 4, 9), ("a", "b"), None])
-def test_senseless_choices_are_refused(person: object) -> None:
+def test_invalid_choices_are_refused(person: object) -> None:
     with pytest.raises(ConfigError, match="largest"):
         PersonTracker(person)  # type: ignore[arg-type]

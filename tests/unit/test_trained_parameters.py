@@ -1,4 +1,4 @@
-"""What learns and what stays, the wrapper module, gradient checkpointing, and what the frozen networks make."""
+"""Trained and frozen parameters, the wrapper module, gradient checkpointing, and outputs of the frozen networks."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def test_gradient_of_a_batch_is_the_mean_of_its_halves(tmp_path: Path) -> None:
         torch.testing.assert_close((left[name] + right[name]) / 2, want, rtol=1e-4, atol=1e-5)
 
 
-def test_one_clip_for_ever_under_changing_noise(tmp_path: Path) -> None:
+def test_one_clip_forever_under_changing_noise(tmp_path: Path) -> None:
     task = micro_task(tmp_path, overfit_one_clip=True)
     a, b = task.batch(0, [0, 1]), task.batch(7, [14, 15])
     assert a.frames is not None

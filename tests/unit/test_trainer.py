@@ -1,4 +1,4 @@
-"""The trainer's parts and its refusals: what it does when the disk, the data or the settings are bad."""
+"""The trainer's parts and its errors: what it does if the disk, the data or the settings are bad."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from blob_task import BlobTask, train_alone, train_apart
-from mimicmotion import cli, training
+from mimicmotion import cli
 from mimicmotion.errors import ConfigError, MediaError, OutputError, TrainingError, WeightsError
 from mimicmotion.settings import parse
 from mimicmotion.settings.training import (
@@ -33,7 +33,9 @@ from mimicmotion.settings.training import (
     as_dict,
     load_config,
 )
+from mimicmotion.training import job
 from mimicmotion.training.loop import Trainer, bad_samples
+from mimicmotion.training.processes import Strategy, build_optimizer
 from mimicmotion.training.state import (
     Average,
     check_identity,
@@ -47,7 +49,6 @@ from mimicmotion.training.state import (
     sample_numbers,
     save_checkpoint,
 )
-from mimicmotion.training.strategy import Strategy, build_optimizer
 from mimicmotion.training.task import StepResult, Validation
 from mimicmotion.training.tracking import Log, Means, check_trackers
 
@@ -93,8 +94,9 @@ def test_a_step_sees_the_same_samples_however_it_is_divided(
     step: int, world: int, batch: int, accumulation: int, parts: int
 ) -> None:
     def all_of(world: int, batch: int, accumulation: int) -> list[int]:
-        first = step * world * batch * accumulation
-        return sorted(n for r in range(world) for n in sample_numbers(r, world, batch, accumulation, first))
+        config = TrainConfig(run="x", optim=OptimConfig(batch=batch, accumulation=accumulation))
+        passes = range(step * accumulation, (step + 1) * accumulation)
+        return sorted(n for r in range(world) for i in passes for n in sample_numbers(config, i, r, world))
 
     total = world * batch * accumulation
     assert all_of(world, batch, accumulation) == list(range(step * total, (step + 1) * total))
@@ -268,7 +270,7 @@ def test_dry_run_touches_nothing(recipe: Recipe, tmp_path: Path) -> None:
 # bad data, full disks
 
 
-def test_loss_that_is_no_number_stops_before_the_weights(recipe: Recipe) -> None:
+def test_a_nan_loss_stops_before_the_weights_change(recipe: Recipe) -> None:
     task = BlobTask(nan_at=9)
     trainer = Trainer(recipe(), task)
     with pytest.raises(TrainingError, match=r"loss nan at step 4, samples blob-9; .*step-00000004"):
@@ -280,7 +282,7 @@ def test_loss_that_is_no_number_stops_before_the_weights(recipe: Recipe) -> None
     assert train_alone(recipe()).name == "step-00000008"
 
 
-def test_gradient_that_is_no_number_stops_with_all_samples(recipe: Recipe) -> None:
+def test_a_nan_gradient_stops_and_names_all_samples(recipe: Recipe) -> None:
     class Steep(BlobTask):
         def loss(self, model: nn.Module, batch: Any, step: int) -> StepResult:
             result = super().loss(model, batch, step)
@@ -474,7 +476,7 @@ def test_batch_may_be_divided_otherwise_but_not_changed(tmp_path: Path) -> None:
         check_identity(tmp_path, who(2, 2, 2), who(3, 2, 1), allow_changes=False)
 
 
-def test_a_run_that_exists_is_not_overwritten_unasked(recipe: Recipe) -> None:
+def test_an_existing_run_is_not_overwritten_by_default(recipe: Recipe) -> None:
     train_alone(recipe())
     with pytest.raises(ConfigError, match="step-00000008 exists"):
         Trainer(recipe(), BlobTask(), resume=False)
@@ -493,7 +495,7 @@ def test_impossible_settings_of_a_machine(recipe: Recipe, monkeypatch: pytest.Mo
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_two_trainings_do_not_share_a_folder(recipe: Recipe, tmp_path: Path) -> None:
+def test_two_training_runs_do_not_share_a_folder(recipe: Recipe, tmp_path: Path) -> None:
     steps = Trainer(recipe(), BlobTask()).steps()
     next(steps)
     assert train_apart(recipe()) == [3]
@@ -512,7 +514,7 @@ def test_strategies_that_do_not_work_are_refused(kind: str) -> None:
 def test_without_accelerate_the_extra_is_named(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(ConfigError, match=r"\[train\]"):
-        training.open_trainer(recipe(), task=BlobTask())
+        job.open_trainer(recipe(), task=BlobTask())
 
 
 def test_two_frames_in_bfloat16_on_a_cpu(recipe: Recipe) -> None:
@@ -566,7 +568,7 @@ def test_means_of_processes_count_samples() -> None:
     assert Means.of([Means.joined([a.sums, b.sums])]) == Means.of([a.sums, b.sums])
 
 
-def test_trackers_that_are_not_here(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_trackers(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     import importlib.util
 
     with pytest.raises(ConfigError, match="tensorbord"):
@@ -587,7 +589,7 @@ def test_trackers_that_are_not_here(monkeypatch: pytest.MonkeyPatch, caplog: pyt
 def recipe_file(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import yaml
 
-    monkeypatch.setattr(training, "open_task", lambda config: BlobTask(config.seed))
+    monkeypatch.setattr(job, "open_task", lambda config: BlobTask(config.seed))
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(json.loads(json.dumps(as_dict(recipe())))))
     return path
@@ -624,7 +626,7 @@ def test_module_for_launchers(recipe_file: Path, tmp_path: Path, caplog: pytest.
     assert names(tmp_path / "run")[-1] == "step-00000004"
 
 
-def test_ctrl_c_ends_with_the_command_to_go_on(
+def test_ctrl_c_ends_with_the_command_to_resume(
     recipe_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import signal
@@ -635,7 +637,7 @@ def test_ctrl_c_ends_with_the_command_to_go_on(
                 signal.raise_signal(signal.SIGINT)
             return super().loss(model, batch, step)
 
-    monkeypatch.setattr(training, "open_task", lambda config: Interrupted(config.seed))
+    monkeypatch.setattr(job, "open_task", lambda config: Interrupted(config.seed))
     before = signal.getsignal(signal.SIGINT)
     assert cli.main(["train", str(recipe_file)]) == 130
     text = capsys.readouterr().err
@@ -643,6 +645,6 @@ def test_ctrl_c_ends_with_the_command_to_go_on(
     assert f"mimicmotion train {tmp_path}/run/config.yaml" in text
     assert names(tmp_path / "run")[-1] == "step-00000005"
     assert signal.getsignal(signal.SIGINT) is before
-    monkeypatch.setattr(training, "open_task", lambda config: BlobTask(config.seed))
+    monkeypatch.setattr(job, "open_task", lambda config: BlobTask(config.seed))
     assert cli.main(["train", f"{tmp_path}/run/config.yaml"]) == 0
     assert names(tmp_path / "run")[-1] == "step-00000008"

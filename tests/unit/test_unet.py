@@ -1,4 +1,4 @@
-"""Our U-Net against diffusers': the same names, numbers and gradients, and files that either opens."""
+"""Our U-Net against diffusers': the same names, numbers and gradients, and files that both open."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_patches_are_folded_into_channels(tmp_path: Path) -> None:
         ({"_class_name": "AutoencoderKL"}, "class AutoencoderKL"),
     ],
 )
-def test_what_it_would_not_honour_is_refused(change: dict[str, Any], words: str) -> None:
+def test_unsupported_settings_are_refused(change: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Autoencoder(SMALL | change)
     assert Autoencoder(SMALL | {"sample_size": 768}).config.sample_size == 768

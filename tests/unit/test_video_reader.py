@@ -13,7 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from numpy import ndarray
 from PIL import Image
@@ -27,7 +27,7 @@ COLOUR = (200, 40, 90)
 
 
 def numbered(i: int, height: int = 48, width: int = 64) -> ndarray:
-    """A frame that says its number in 8 black or white stripes, robust against any codec."""
+    """A frame that encodes its number in 8 black or white stripes, robust against any codec."""
     frame = np.full((height, width, 3), 128, np.uint8)
     for bit in range(8):
         frame[: height // 2, bit * width // 8 : (bit + 1) * width // 8] = 255 * (i >> bit & 1)
@@ -89,7 +89,7 @@ def clip(tmp_path: Path) -> Path:
 def test_every_frame_in_order(clip: Path) -> None:
     video = open_video(clip)
     assert [number_of(f) for f in video] == list(range(60))
-    assert [number_of(f) for f in video.frames()] == list(range(60))  # a second walk starts anew
+    assert [number_of(f) for f in video.frames()] == list(range(60))  # a second iteration starts over
     info = video.info
     assert (info.size, info.fps, info.num_frames, info.codec) == ((48, 64), 30.0, 60, "h264")
     assert info.duration == pytest.approx(2.0)
@@ -157,6 +157,7 @@ rates = st.sampled_from([8, 10, 15, 16, 23.976, 24, 25, 29.97, 30, 50, 59.94, 60
 
 
 @given(source=rates, wanted=rates, num=st.integers(1, 200), milliseconds=st.booleans())
+@example(source=50, wanted=8, num=39, milliseconds=False)
 def test_resampling_keeps_the_duration(source: float, wanted: float, num: int, milliseconds: bool) -> None:
     step = 1 / exact_rate(source)
     times = [Fraction(round(i * step * 1000), 1000) if milliseconds else i * step for i in range(num)]
@@ -440,7 +441,7 @@ def test_damage_in_the_middle_is_survived(tmp_path: Path, caplog: pytest.LogCapt
 
 
 def paused(path: Path, milliseconds: int = 3000, frames: int = 24) -> Path:
-    """A recording at 30 a second that stands still after its half: half the frames that its rate would give."""
+    """A recording at 30 fps that stands still after half of its length: half the frames that its rate implies."""
     times = [33 * i + (milliseconds if i >= frames // 2 else 0) for i in range(frames)]
     return encode(path, [numbered(i) for i in range(frames)], times=times)
 
@@ -502,7 +503,7 @@ def test_times_that_jump_by_a_day_are_refused(tmp_path: Path, monkeypatch: pytes
     path = paused(tmp_path / "a.mkv", milliseconds=86_400_000)
     with pytest.raises(MediaError, match=r"a\.mkv.* between two frames(?s:.*)MIMICMOTION_MAX_GAP"):
         open_video(path)
-    long = paused(tmp_path / "b.mkv", 86_400_000, frames=600)  # the jump lies behind what is looked at first
+    long = paused(tmp_path / "b.mkv", 86_400_000, frames=600)  # the jump is beyond the packets that are probed
     with pytest.raises(MediaError, match="seconds"):
         open_video(long)
     monkeypatch.setenv("MIMICMOTION_MAX_GAP", "1e6")
@@ -539,14 +540,14 @@ def test_readers_are_chosen_by_content(tmp_path: Path) -> None:
 def test_too_many_pixels_are_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = encode(tmp_path / "a.mp4", [numbered(0)])
     monkeypatch.setenv("MIMICMOTION_MAX_VIDEO_PIXELS", "3000")
-    with pytest.raises(MediaError, match="states 3,072 pixels a frame(?s:.*)MIMICMOTION_MAX_VIDEO_PIXELS"):
+    with pytest.raises(MediaError, match="has 3,072 pixels a frame(?s:.*)MIMICMOTION_MAX_VIDEO_PIXELS"):
         open_video(path)
     monkeypatch.setenv("MIMICMOTION_MAX_VIDEO_PIXELS", "many")
     with pytest.raises(ConfigError, match="MIMICMOTION_MAX_VIDEO_PIXELS='many'"):
         open_video(path)
 
 
-def test_low_memory_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_low_memory_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     video = open_video(encode(tmp_path / "a.mp4", [numbered(0)]))
 
     def full(*_: object) -> ndarray:

@@ -319,7 +319,7 @@ def sound_of(path: Path) -> tuple[float, float, str]:
         ("s.mp4", "aac", "a.mkv", "aac"),
     ],
 )
-def test_sound_is_taken_along_and_cut(tmp_path: Path, source: str, codec: str, result: str, kept: str) -> None:
+def test_sound_is_copied_and_cut(tmp_path: Path, source: str, codec: str, result: str, kept: str) -> None:
     driving = with_sound(tmp_path / source, codec)
     write(tmp_path / result, num=15, fps=15, audio_from=driving)
     seconds, tone, name = sound_of(tmp_path / result)
@@ -411,7 +411,7 @@ def test_sound_that_ends_before_the_picture_is_silent_then(tmp_path: Path) -> No
     assert end == pytest.approx(31 / 15, abs=1024 / 48000 + 0.001)
 
 
-def test_sound_from_where_there_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_sound_from_a_source_without_any(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path / "silent.mp4")
     write(tmp_path / "a.mp4", audio_from=tmp_path / "silent.mp4")
     write(tmp_path / "b.mp4", audio_from=tmp_path)  # a folder of pictures

@@ -1,4 +1,4 @@
-"""The warped picture as a condition: what is painted, and that training and inference show the network the same."""
+"""The warped picture as a condition: what is painted, and that training and inference give the network the same."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_warped_latents_that_do_not_fit_are_kept_in_a_file(monkeypatch: pytest.M
         assert torch.equal(spooled.latent_slots(rows, True), kept.latent_slots(rows, True))
 
 
-def test_missing_and_misshapen_warped_frames_are_refused() -> None:
+def test_missing_and_mismatched_warped_frames_are_refused() -> None:
     pipe = warped_pipeline()
     image, poses, reference = random_frames(1, 32, 32, 3), random_frames(2, 3, 32, 32, 3), random_frames(3, 32, 32, 3)
     with pytest.raises(InputError, match="without the warped picture"):
@@ -149,7 +149,7 @@ def test_shifting_moves_a_denoiser_along_with_its_data() -> None:
     torch.testing.assert_close(moved(x + known, sigma, [1, 4]), known + inner(x, sigma, [1, 4]))
 
 
-def test_points_that_were_not_found_have_no_say(clip) -> None:
+def test_points_that_were_not_found_have_no_influence(clip) -> None:
     """Estimators give them zeros: a lost hand goes with its forearm, a head without face points with eyes and ears."""
     puppet = cut(clip.reference_frame, clip.reference_pose)
     xy, confidence = clip.poses.xy[0], np.ones(NUM_POINTS, np.float32)

@@ -1,4 +1,4 @@
-"""The warp network: where it starts, what it may say, and how the small model shows what it makes."""
+"""The warp network: its initial state, its possible outputs, and their use in the small model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ways to run that meet: executions, narrow weights, compiled blocks and weights that come and go."""
+"""Combined ways to run: execution options, quantised weights, compiled blocks and offloaded weights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def difference(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["int8", "fp8"])
-def test_narrow_weights_run_in_any_way(format: Any) -> None:
+def test_quantised_weights_run_in_any_way(format: Any) -> None:
     pytest.importorskip("torchao", reason="torchao is not installed (extra 'fast')")
     pipe, other = micro_pipeline(), micro_pipeline()
     exact, wide = latents(pipe), weight_bytes(pipe.backbone.unet)
@@ -62,7 +62,7 @@ def test_narrow_weights_run_in_any_way(format: Any) -> None:
     assert difference(latents(other), narrow) < 1e-4
 
 
-def test_a_given_pipeline_is_not_narrowed() -> None:
+def test_a_given_pipeline_is_not_quantised() -> None:
     pipe = micro_pipeline()
     config = GenerateConfig(picture=Path("a.png"), video=Path("b.mp4"), output=Path("c.mp4"), quantize="int8")
     before = weight_bytes(pipe.backbone.unet)

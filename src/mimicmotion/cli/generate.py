@@ -35,7 +35,7 @@ def generate(settings: GenerateConfig) -> None:
     try:
         frames = itertools.islice(result.frames, 0, None, max(1, result.num_frames // FACES))
         alike = likeness(settings.picture, frames, person_choice(settings.picture_person))
-    except MimicMotionError as e:  # the video is made
+    except MimicMotionError as e:  # the video itself is complete
         logger.warning("face similarity not measured: %s", e.got)
         return
     if alike is not None:

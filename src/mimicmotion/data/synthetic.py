@@ -61,46 +61,30 @@ def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
         ("val", HELD_OUT_SEED, config.held_out),
     ):
         plan += plan_shards(range(first, first + count), config.records_per_shard, split)
-    load_assets()  # fails before the long work if they are missing
+    load_assets()  # fails early if they are missing
     files = sorted(config.mocap.glob("*")) if config.mocap else []
     recordings = tuple(p for p in files if p.suffix in (".bvh", ".npz", ".json"))
     if config.mocap and not recordings:
-        got = f"{config.mocap} holds no recorded motion"
+        got = f"{config.mocap} contains no recorded motion"
         raise InputError(got, "BVH files or pose files", "choose another folder")
     settings = {
         "source": SOURCE, "frames": config.frames, "camera_motion": config.camera_motion, "fps": list(FRAME_RATES),
         "people": sha256_file(default_path()), "mocap": [p.name for p in recordings], "truth": config.truth,
     }  # fmt: skip
-    size = config.height, config.width
-    make = functools.partial(
-        synthetic_records,
-        frames=config.frames,
-        size=size,
-        camera_motion=config.camera_motion,
-        recordings=recordings,
-        truth=config.truth,
-    )
-    shared = ShardSettings(size=size, store=config.store, settings=settings)
+    make = functools.partial(synthetic_records, config, recordings)
+    shared = ShardSettings(size=(config.height, config.width), store=config.store, settings=settings)
     written = yield from write_shards(config.output, plan, make, shared, processes=config.processes, stage="render")
     return SyntheticResult(written, time.perf_counter() - start)
 
 
-def synthetic_records(
-    seed: int,
-    *,
-    frames: int,
-    size: tuple[int, int],
-    camera_motion: float,
-    recordings: tuple[Path, ...] = (),
-    truth: bool = False,
-) -> Iterator[RecordData]:
-    """The single record of a seed."""
+def synthetic_records(config: SyntheticConfig, recordings: tuple[Path, ...], seed: int) -> Iterator[RecordData]:
+    """The single record of a seed; a third of the clips use one of the recorded motions."""
     fps = FRAME_RATES[seed % len(FRAME_RATES)]
     rng = np.random.default_rng([seed, 7])
-    moving = bool(rng.random() < camera_motion)
+    moving, size = bool(rng.random() < config.camera_motion), (config.height, config.width)
     recording = recordings[rng.integers(len(recordings))] if recordings and rng.random() < RECORDED_SHARE else None
     motion = load_recording(recording) if recording else None
-    clip = render_clip(seed, frames, size, fps=fps, motion=motion, camera_motion=moving)
+    clip = render_clip(seed, config.frames, size, fps=fps, motion=motion, camera_motion=moving)
     poses = PoseSequence(
         np.concatenate([clip.reference_pose.xy, clip.poses.xy]),
         np.concatenate([clip.reference_pose.confidence, clip.poses.confidence]),
@@ -117,7 +101,7 @@ def synthetic_records(
         poses=poses,
         stills=1,
         meta=meta | {"motion": recording.name if recording else None},
-        truth=pack_truth(clip.truth) if truth else None,
+        truth=pack_truth(clip.truth) if config.truth else None,
     )
 
 

@@ -147,7 +147,7 @@ def fuse(inner: Denoiser, plan: FusionPlan, device: torch.device | str | None = 
     Args:
         inner: denoiser of segments.
         plan: fusion plan of the video.
-        device: device that segments are denoised on; None uses that of the latents.
+        device: device that segments are denoised on; None uses the latents' device.
     """
 
     def denoise(x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:

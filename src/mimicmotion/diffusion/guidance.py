@@ -52,7 +52,7 @@ class Differences:
     Args:
         segments: rows of each segment.
         device: device that stores the differences.
-        dtype: dtype of the stored differences; None uses that of the latents. Half precision is sufficient if the
+        dtype: dtype of the stored differences; None uses the latents' dtype. Half precision is sufficient if the
             network itself computes in half precision.
     """
 
@@ -71,7 +71,7 @@ class Differences:
     def get(self, frames: Sequence[int], like: Latents) -> Latents:
         """The difference of the segment with these rows, on the device and in the dtype of `like`."""
         if not self.stored:
-            raise InputError("no difference is stored", "a step with both passes before", "start where both passes run")
+            raise InputError("no difference is stored", "an earlier step with both passes", "start at such a step")
         return self.stored[self.names[tuple(frames)]].to(like)
 
     def restore(self, memory: Mapping[str, Tensor]) -> None:

@@ -54,7 +54,7 @@ def hand_weights(
     """Loss weight M = 1 + (scale - 1) * m per latent (hand region enhancement, paper section 3.4).
 
     Args:
-        mask: m, the share of each latent inside the box of a reliable hand, 0 to 1 (`pose.hands.hand_masks`).
+        mask: m, the fraction of each latent inside the box of a reliable hand, 0 to 1 (`pose.hands.hand_masks`).
         scale: weight inside a hand box (MimicMotion: 10).
         reference_slot: whether frame 0 is the reference picture, which is given, not generated, and keeps weight 1.
     """
@@ -86,8 +86,8 @@ def choose_dropped(
     Args:
         uniform: numbers in [0, 1). The first column decides about all conditions of a sample together, each of the
             others about a single one.
-        together: share of samples that lose all conditions.
-        apart: for each condition, the additional share of samples that lose only this one.
+        together: fraction of samples that lose all conditions.
+        apart: for each condition, the additional fraction of samples that lose only this one.
     """
     return torch.from_numpy((uniform[:, 1:] < np.array(apart)) | (uniform[:, :1] < together))
 

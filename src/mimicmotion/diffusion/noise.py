@@ -35,7 +35,7 @@ def frame_noise(seed: int, frame_indices: Iterable[int], shape: tuple[int, ...])
 def periodic_noise(
     noise: Float[Tensor, "batch period ..."], num_frames: int
 ) -> Float[Tensor, "batch {num_frames} ..."]:
-    """The published code's noise: that of one segment, repeated along time, noise(f) = n[f mod period].
+    """The published code's noise: one segment's noise, repeated along time, noise(f) = n[f mod period].
 
     If `noise` covers all frames, the result is a view of it.
     """
@@ -62,7 +62,7 @@ def added_time_ids(fps: float, motion_bucket: float, noise_aug: float) -> Float3
 def released_noise(
     generator: torch.Generator, picture: tuple[int, int], latent: tuple[int, int, int], period: int
 ) -> tuple[Float32[Tensor, "1 3 height width"], Float32[Tensor, "1 {period} channels h w"]]:
-    """Draw noise in the published code's order: first the picture's (even if unused), then that of one segment.
+    """Draw noise in the published code's order: first the picture's (even if unused), then one segment's.
 
     Args:
         generator: generator on the same device as in the published code, whose results depend on it.

@@ -33,8 +33,7 @@ class Step:
         sigma: current noise level of `latents`.
         latents: the noisy latents that step `index + 1` continues from.
         x0: the clean latents predicted in this step, for previews; None if they were not kept.
-        memory: other tensors that the next step needs, by name (may share those of `x0`); empty for Euler's method
-            with plain guidance.
+        memory: other tensors that the next step needs (may share those of `x0`); empty for Euler with plain guidance.
     """
 
     index: int

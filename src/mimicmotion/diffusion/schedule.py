@@ -47,8 +47,7 @@ def explicit_sigmas(values: Sequence[float]) -> Float64[Tensor, " levels"]:
     """Validate a custom schedule. n levels give n - 1 steps; sampling stops at the last level.
 
     Raises:
-        ConfigError: there are fewer than two levels, they do not decrease strictly, or a level before the last is not
-            positive.
+        ConfigError: there are fewer than two levels, they do not decrease, or one before the last is not positive.
     """
     sigmas = torch.tensor([float(v) for v in values], dtype=torch.float64)
     falls = bool((sigmas[1:] < sigmas[:-1]).all()) and bool(torch.isfinite(sigmas).all())

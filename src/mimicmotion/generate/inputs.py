@@ -1,4 +1,4 @@
-"""Load the inputs of a job: estimate poses, and fit picture and poses to the result."""
+"""Load the inputs of a job: estimate the poses, and fit them and the picture to the result."""
 
 from __future__ import annotations
 
@@ -116,10 +116,10 @@ def find(config: GenerateConfig) -> Job[Found]:
 
 
 def prepare(config: GenerateConfig, found: Found, size: tuple[int, int]) -> Inputs:
-    """Fit picture and poses to the result's `size` = (height, width).
+    """Fit the picture and the poses to the result's `size` = (height, width).
 
     Raises:
-        InputError: picture and video show no joint in common.
+        InputError: the picture and the video show no joint in common.
     """
     inputs = fit_inputs(config, read_picture(config.picture), found.reference, found.driving, size)
     return dataclasses.replace(inputs, warnings=[*found.notes, *inputs.warnings])
@@ -137,7 +137,7 @@ def fit_inputs(
     Args:
         config: settings of the job.
         picture: the original picture.
-        pose: pose of the person in it, in its pixels, one frame.
+        pose: pose of the person in the picture, one frame, in its pixels.
         driving: poses of the video, in its pixels.
         size: (height, width) of the result.
     """
@@ -160,7 +160,7 @@ def fit_inputs(
 
 
 def input_files(config: PoseJob) -> list[str | Path]:
-    """All files that a job reads; those of a folder of frames are listed one by one."""
+    """All files that a job reads, including each file in a folder of frames."""
     names = ("picture", "video", "detector", "pose_model", "model", "checkpoint", "signer")
     found = [path for name in names if (path := getattr(config, name, None))]
     return [*found, *(config.video.iterdir() if config.video.is_dir() else ())]
@@ -226,7 +226,7 @@ def source_notes(config: DrivingOptions, source: VideoReader | PoseSequence) -> 
     elif config.sampling == "time" and slowed < 0.95 * shown:
         notes.append(
             f"the source has {slowed:g} frames per second, the result {shown:g}: frames are repeated; --fps {slowed:g} "
-            "shows the same movement with less work"
+            "gives the same movement with less work"
         )
         if isinstance(config, GenerateConfig):
             notes[-1] += f", --output-fps {shown:g} then repeats frames when they are written"
@@ -236,7 +236,7 @@ def source_notes(config: DrivingOptions, source: VideoReader | PoseSequence) -> 
 
 
 def check_inputs(config: GenerateConfig) -> None:
-    """Check picture and video as far as possible without estimating poses.
+    """Check the picture and the video as far as possible without estimating poses.
 
     Raises:
         InputError: as in `find`.
@@ -449,15 +449,15 @@ def doubt_pose(pose: PoseSequence) -> list[str]:
     )
     for name, others, least in (("hips", hips, 0.04), ("eyes", eyes, 0.012)):  # a third of their widths from the front
         if shoulders * others < 0 and abs(shoulders) > 0.07 and abs(others) > least:
-            found.append(f"shoulders and {name} are the wrong way round to each other")
+            found.append(f"left and right are swapped between shoulders and {name}")
     face = xy[FACE][seen[FACE]]
     if len(face) and seen[NOSE] and np.hypot(*(face.mean(0) - xy[NOSE])) > 0.6 * np.ptp(face, axis=0).max():
-        found.append("the face is not where the head is")
+        found.append("the face is not on the head")
     return found
 
 
 def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: PoseSequence, video: Path) -> list[str]:
-    """Warnings about frames without a person, legs missing from picture or video, and movement out of the frame."""
+    """Warnings about frames without a person, legs missing from the picture or video, and movement out of the frame."""
     found = []
     if missing := int((~driving.confidence.any(1)).sum()):
         frames = f"{missing} of {len(driving)} frames of {video.name}"
@@ -466,16 +466,16 @@ def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: P
     shows = {"picture": reference.confidence[:, legs], "video": aligned.confidence[:, legs]}
     sees = {k: float((v > VISIBLE).mean()) > 0.25 for k, v in shows.items()}
     if sees["video"] and not sees["picture"]:
-        found.append("the video shows legs, the picture does not: they will be left out of the frame or made up")
+        found.append("the video shows legs but the picture does not: they will be cut off or invented by the model")
     if sees["picture"] and not sees["video"]:
-        found.append("the picture shows legs, the video does not: they will be made up")
+        found.append("the picture shows legs but the video does not: they will be invented by the model")
     height, width = aligned.size
     xy, seen = aligned.xy[:, BODY], aligned.confidence[:, BODY] > VISIBLE
     outside = ((xy < 0) | (xy > (width, height))).any(-1) & seen
     if seen.any() and (share := outside.sum() / seen.sum()) > 0.1:
         found.append(
-            f"{share:.0%} of the driving body points lie outside the frame after alignment: a picture with more room "
-            "around the person, or a larger --height and --width with --fit letterbox, shows them"
+            f"{share:.0%} of the driving body points are outside the frame after alignment: use a picture with more "
+            "room around the person, or a larger --height and --width with --fit letterbox"
         )
     return found
 

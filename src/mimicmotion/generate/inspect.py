@@ -24,7 +24,7 @@ class Inspection:
         label: fields of the metadata label (`AIGC`); empty without one.
         signature: state of the C2PA manifest, see `video.labels.signature`.
         signer: name of the signer.
-        sidecar: result of `replay.compare` for the file and the sidecar beside it.
+        sidecar: result of `replay.compare` for the file and the sidecar next to it.
     """
 
     label: dict[str, str]
@@ -44,7 +44,7 @@ class Inspection:
         signatures = {
             "none": "none",
             "unknown": f"not checked: {install_command('c2pa')}",
-            "valid": f"unchanged since it was signed; the signer ({self.signer}) is on no trust list",
+            "valid": f"unchanged since it was signed; the signer ({self.signer}) is not on any trust list",
             "trusted": f"unchanged since it was signed by {self.signer}",
             "changed": "CHANGED since it was signed",
         }
@@ -68,7 +68,7 @@ def inspect(path: Path) -> Inspection:
 
     Raises:
         MediaError: it cannot be read.
-        ConfigError: the file beside it is not a sidecar.
+        ConfigError: the file next to it is not a sidecar.
     """
     file = next(iter(sorted(path.glob(FRAME_PATTERN))), path) if path.is_dir() else path
     if file.is_dir():

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TINY_LIMITS = (
-    "the bundled model is a small one for trying out: it was trained on rendered people at 224x128, so hands and "
-    "what the picture hides come out as rough shapes; use --model and --checkpoint for full quality"
+    "the bundled model is small and only for demonstration: it was trained on rendered people at 224x128, so hands "
+    "and whatever the picture hides become rough shapes; use --model and --checkpoint for full quality"
 )
 
 
@@ -77,7 +77,7 @@ def generate(
 ) -> Job[GenerateResult]:
     """Generate the video.
 
-    While it runs, its state is saved beside the output (see `generate.run_state`). After an interrupt or a kill,
+    While it runs, its state is saved next to the output (see `generate.run_state`). After an interrupt or a kill,
     `config.resume` continues from it.
 
     Args:
@@ -86,8 +86,8 @@ def generate(
         expected: provenance of an earlier result (`generate.provenance`); this run must have the same inputs and model.
 
     Raises:
-        InputError: the inputs or settings are invalid, or are not those of the interrupted run or of `expected`;
-            raised before any long work.
+        InputError: the inputs or settings are invalid, or do not match the interrupted run or `expected`; raised before
+            the model runs.
         WeightsError: the model cannot be loaded.
         OutputError: the result cannot be written; no partial file is left.
         Stopped: on Ctrl-C or SIGTERM; the message says what was saved.
@@ -189,7 +189,7 @@ def _denoise(
     steps = pipe.denoise(
         conditioning, latents, recipe, start=start, memory=memory, keep_x0=config.preview, in_place=True
     )
-    notice = "this step is finished and saved, then the job stops; Ctrl-C again stops at once"
+    notice = "stopping once this step is finished and saved; press Ctrl-C again to stop at once"
     with interrupts.patiently(notice) if record.state.enabled else contextlib.nullcontext():
         for step in steps:
             if step.x0 is not None:

@@ -23,7 +23,7 @@ from mimicmotion.video.writer import check_output, open_writer
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of the segmentation method; part of the cache key
+VERSION = 1  # version of the segmentation method, part of the cache key
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class MaskResult:
         """A short summary for the user."""
         return "\n".join(
             [
-                f"{self.frames} masks of {self.size[1]}x{self.size[0]}; {self.share:.1%} of the pixels are person",
+                f"{self.frames} masks of {self.size[1]}x{self.size[0]}; {self.share:.1%} of the pixels show the person",
                 "seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in self.seconds.items()),
                 f"masks: {self.output}",
             ]
@@ -74,7 +74,7 @@ def _mask(config: MaskConfig) -> Job[tuple[PoseSequence, float]]:
     for note in inputs.source_notes(config, source):
         logger.warning("%s", note)
     if isinstance(source, PoseSequence):
-        raise MediaError(f"{config.video} holds poses", "a video: masks need its pixels", "pass the video itself")
+        raise MediaError(f"{config.video} contains poses", "a video: masks need its pixels", "pass the video itself")
     poses = yield from inputs.driving_poses(config, source, inputs.find_estimator(config))
     total = 0.0
     for done, one in enumerate(_saved(_masks(config, source, poses), config.output, poses), 1):

@@ -119,11 +119,11 @@ def state_path(output: Path) -> Path:
 
 
 def check_outputs(config: GenerateConfig, *inputs: Path) -> None:
-    """Check, before any long work, that all outputs can be written and that none is an input.
+    """Check in advance that all outputs can be written and that none is an input.
 
     Args:
         config: settings of the job.
-        inputs: further files that must not be overwritten.
+        inputs: more files that must not be overwritten.
 
     Raises:
         ConfigError: an output is an input, or has an unknown suffix.
@@ -158,7 +158,7 @@ def write_video(
 
     Args:
         config: settings of the job; with `output_fps`, frames are repeated here.
-        inputs: picture and poses.
+        inputs: the picture and the poses.
         poses: drawn poses.
         frames: frames of the result.
         about: id of the result, for its label.
@@ -214,7 +214,7 @@ def with_background(config: GenerateConfig, inputs: Inputs, frames: Iterator[Fra
         return frames
     segmenter = SelfieSegmenter(device=config.pose_device)
     (person,) = segmenter.masks([inputs.picture], inputs.reference)
-    frames, seen = itertools.tee(frames)  # consumed in step, so at most one frame is held
+    frames, seen = itertools.tee(frames)  # consumed in lockstep, so at most one frame is buffered
     return keep_background(inputs.picture, person, frames, segmenter.masks(seen, inputs.aligned))
 
 

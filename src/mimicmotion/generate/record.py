@@ -103,7 +103,7 @@ class RunRecord:
 
     def _compare(self) -> None:
         if self.expected:
-            fix = "give the original files (see --help); for another result use `mimicmotion generate`"
+            fix = "give the original files (see --help); for a different result, use `mimicmotion generate`"
             check_same("what the sidecar describes", self.expected, self._origin, fix, CONTENTS)
         if self.saved:
             fix = f"restore it, or leave out --resume to start over (or delete {self.state.folder})"

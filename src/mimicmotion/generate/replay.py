@@ -53,12 +53,12 @@ def replay(sidecar: Path, output: Path | None = None, *, resume: bool = False, *
 
     Args:
         sidecar: OUTPUT.json written by `generate`.
-        output: the new result; None means OUTPUT-replay beside the sidecar.
+        output: the new result; None means OUTPUT-replay next to the sidecar.
         resume: continue an interrupted replay.
-        paths: new paths of files in `MOVABLE`. Missing inputs are also looked for beside the sidecar.
+        paths: new paths of files in `MOVABLE`. Missing inputs are also looked for next to the sidecar.
 
     Raises:
-        ConfigError: the file is not a sidecar of this version, or inputs or model do not match it.
+        ConfigError: the file is not a sidecar of this version, or the inputs or the model do not match it.
         InputError: as in `generate`.
         OutputError: as in `generate`.
     """

@@ -1,8 +1,8 @@
-"""The state of an unfinished generate job, saved beside its output so that a killed run can be resumed.
+"""The state of an unfinished generate job, saved next to its output so that a killed run can be resumed.
 
-OUTPUT.state/ holds `state.json` and the two files it names: `inputs-*.npz` (fitted picture and poses) and
+OUTPUT.state/ contains `state.json` and the two files it names: `inputs-*.npz` (the fitted picture and poses) and
 `step-*.safetensors` (latents and the sampler's memory). Each file has a new name and is flushed to disk before
-`state.json`, which is replaced atomically, names it. Whenever the process dies, the folder holds either the previous
+`state.json`, which is replaced atomically, names it. Whenever the process dies, the folder contains either the previous
 state or the new one.
 """
 
@@ -51,7 +51,7 @@ class Saved:
 
     Attributes:
         origin: settings, checksums and versions, see `mimicmotion.generate.provenance`.
-        inputs: fitted picture and poses.
+        inputs: the fitted picture and poses.
         step: the last saved step, on the CPU and without `x0`; None if no step was saved yet.
         facts: facts about the run for the sidecar: seconds, peak memory, when it was resumed.
     """
@@ -124,7 +124,7 @@ class RunState:
             raise DamagedError(f"{path.name}: {e}") from e
         if (version := data["version"]) != VERSION:
             fix = "resume with the version of mimicmotion that wrote it, or delete the folder to start over"
-            raise ConfigError(f"{self.folder} is of version {version}", f"version {VERSION}", fix)
+            raise ConfigError(f"{self.folder} has version {version}", f"version {VERSION}", fix)
         return data
 
     def _checked(self, part: str) -> Path:
@@ -143,7 +143,7 @@ class RunState:
         """Raise ConfigError if there is a state, of an interrupted run or of another process."""
         if self.exists:
             self._claim()
-            got, fix = f"{self.folder} has the state of an interrupted run", "or delete the folder to start over"
+            got, fix = f"{self.folder} contains the state of an interrupted run", "or delete the folder to start over"
             raise ConfigError(got, "--resume, which continues it", f"add --resume, {fix}")
 
     def save_inputs(self, inputs: Inputs, facts: Mapping[str, Any]) -> None:
@@ -269,7 +269,7 @@ def dump_step(step: Step, path: Path) -> None:
 
 
 def _compact(tensor: Tensor) -> Tensor:
-    """A contiguous tensor on the CPU with a storage of its own, as safetensors requires."""
+    """A contiguous tensor on the CPU with its own storage, as safetensors requires."""
     tensor = tensor.detach().cpu().contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 

@@ -96,7 +96,7 @@ def recipe_for(config: GenerateConfig, pipe: MimicMotionPipeline, frames: int) -
     fusion = fusion_config(config, parse(FusionConfig, model.get("fusion", {})))
     asked, trained = config.segment_frames, model.get("trained_frames")
     if asked and trained and asked != trained:
-        logger.warning("segments of %d frames for a model that was trained on clips of %d", asked, trained)
+        logger.warning("using segments of %d frames, but the model was trained on clips of %d", asked, trained)
     return recipe.make_recipe(frames, config, model, reference_slot=True, fusion=fusion)
 
 

@@ -52,7 +52,7 @@ class MimicMotionPipeline(DiffusionPipeline):
         """Generate a video. Takes the arguments of `mimicmotion.MimicMotionPipeline`.
 
         Returns:
-            `frames` as in diffusers: a list of one list of PIL pictures, or with "np" an array (1, frames, height,
+            `frames` as in diffusers: a list of one list of PIL images, or with "np" an array (1, frames, height,
             width, 3) in 0..1.
         """
         frames = self.model(image, video=video, output_type=output_type, **settings).frames  # type: ignore[arg-type]

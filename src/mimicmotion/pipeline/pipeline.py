@@ -76,7 +76,7 @@ class MimicMotionPipeline:
                 bundled tiny model.
             checkpoint: MimicMotion weights (.pth, .safetensors or hub id) to load on top of the base.
             device: device of the networks.
-            dtype: number format of the networks.
+            dtype: data type of the networks.
             edition: edition of published weights, "1.0" (segments of 16 frames) or "1.1" (72); None detects it.
 
         Raises:
@@ -124,7 +124,7 @@ class MimicMotionPipeline:
         """Estimate and align the poses, and fit the picture to the video size, as `mimicmotion generate` does.
 
         Args:
-            image: picture of the person: a path, a PIL picture or a uint8 array (height, width, 3), of any size.
+            image: picture of the person: a path, a PIL image or a uint8 array (height, width, 3), of any size.
             video: driving video: a path (sampled at 15 frames per second), a sequence of frames in the formats of
                 `image` (all are used), or a `PoseSequence`.
             height: height of the result in pixels; None chooses a size for the model from the picture's aspect ratio.
@@ -171,7 +171,7 @@ class MimicMotionPipeline:
         image_noise: Float[Tensor, "1 3 height width"] | None = None,
         **settings: Any,
     ) -> Conditioning:
-        """First stage: encode picture and poses once. Takes the arguments of the pipeline.
+        """First stage: encode the picture and the poses once. Takes the arguments of the pipeline.
 
         Raises:
             PoseError: pose frames differ from the picture in size or type.
@@ -210,7 +210,7 @@ class MimicMotionPipeline:
     ) -> Iterator[Step]:
         """Second stage: denoise, yielding after every step so that the caller can show progress, stop or resume.
 
-        The latents of a step are those of all rows of `recipe.plan`, the reference slot first if there is one.
+        The latents of a step cover all rows of `recipe.plan`, the reference slot first if there is one.
 
         Args:
             conditioning: conditioning of the video.
@@ -286,7 +286,7 @@ class MimicMotionPipeline:
         Args:
             step: the last step.
             recipe: recipe of the video.
-            request: request of the video, for models whose decoder also uses picture and poses.
+            request: request of the video, for models whose decoder also uses the picture and the poses.
         """
         sampling, released = recipe.sampling, recipe.fusion.mode == "released"
         # The published code also decodes the reference slot and drops its frame, so chunks start one frame earlier.
@@ -321,7 +321,7 @@ class MimicMotionPipeline:
         With `poses`, pass lists to generate one video per item.
 
         Args:
-            image: picture of the person. With `video`, see `prepare`; with `poses`, a PIL picture or uint8 array
+            image: picture of the person. With `video`, see `prepare`; with `poses`, a PIL image or uint8 array
                 (height, width, 3) at the size of the video, or a list of these.
             poses: drawn poses as returned by `guide`: uint8 (frames, height, width, 3), or a sequence whose slices are
                 such arrays, to draw frames on demand; or a list of these.
@@ -343,7 +343,7 @@ class MimicMotionPipeline:
         sampling = from_keywords(SamplingSettings, sampling, settings)
         if (poses is None) == (video is None):
             got = "poses and video" if video is not None else "neither poses nor video"
-            raise ConfigError(got, "one of the two", "pass either 'video' or 'poses'")
+            raise ConfigError(got, "only one of the two", "pass either 'video' or 'poses'")
         height, width, num_frames = sampling.height, sampling.width, sampling.num_frames
         if video is not None:
             image, poses, reference_pose = self.prepare(image, video, height=height, width=width, num_frames=num_frames)
@@ -391,7 +391,7 @@ class MimicMotionPipeline:
 
 
 def _denoiser(network: ConditionedNetwork, recipe: Recipe, differences: Differences) -> Denoiser:
-    """Build the denoiser, which guides each step as the recipe says."""
+    """Build the denoiser, which guides each step according to the recipe."""
     scale, passes = recipe.guidance, recipe.passes
     networks = {
         "none": network.conditional,
@@ -409,7 +409,7 @@ def _denoiser(network: ConditionedNetwork, recipe: Recipe, differences: Differen
 def _steps(
     run: Iterator[Step], recipe: Recipe, differences: Differences, network: ConditionedNetwork
 ) -> Iterator[Step]:
-    """Add the memory of guidance and network to the sampler's steps, and close the network at the end."""
+    """Add the memory of the guidance and the network to the sampler's steps, and close the network at the end."""
     passes = (*recipe.passes, "none")
     try:
         for step in run:

@@ -1,4 +1,4 @@
-"""Validation of the pipeline's inputs, before any long work."""
+"""Validation of the pipeline's inputs, before any network runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def picture_array(image: Any) -> Frame:
-    """Convert a picture to an array. Accepts PIL pictures of any mode and uint8 arrays.
+    """Convert a picture to an array. Accepts PIL images of any mode and uint8 arrays.
 
     Raises:
         InputError: `image` is neither.
@@ -35,7 +35,7 @@ def picture_array(image: Any) -> Frame:
         image = np.asarray(image.convert("RGB"))
     if not isinstance(image, ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         what = f"{image.dtype} of shape {image.shape}" if isinstance(image, ndarray) else type(image).__name__
-        raise InputError(f"image: {what}", "a PIL picture or a uint8 array (height, width, 3)", "convert the picture")
+        raise InputError(f"image: {what}", "a PIL image or a uint8 array (height, width, 3)", "convert the picture")
     return image
 
 
@@ -45,7 +45,7 @@ def find_poses(
     """Estimate the poses of the picture and the driving video, and return both with the picture.
 
     Args:
-        image: a path, a PIL picture or a uint8 array (height, width, 3).
+        image: a path, a PIL image or a uint8 array (height, width, 3).
         video: a path (sampled at 15 frames per second), a sequence of frames (all are used), or a `PoseSequence`.
         num_frames: number of video frames to use, from the start; None uses all.
         trained_with: pose estimator that the model was trained with.

@@ -44,9 +44,9 @@ RIGID = ("head", "shoulders", "trunk")  # foreshortened less than limbs, so they
 FARTHEST = 2.0  # a part whose scale differs from the body's by more than this factor was badly detected
 LONGEST = 0.7  # quantile over time taken as the full length of a part, which is often foreshortened
 TURNED = 0.35  # ratio of shoulders to trunk below which the person is seen from the side: ignore widths
-LIFTED = 0.05  # of the body's height: a foot this much higher than the other is off the ground
+LIFTED = 0.05  # a foot this much higher than the other, relative to the body's height, is off the ground
 SAME_LIMB = 1.25  # ratio of two bones' scales up to which both are trusted
-STEP = 0.08  # of the body's height: with feet this far to the side of those in the picture, the person is walking
+STEP = 0.08  # the person walks if the feet are this far to the side of the picture's, relative to body height
 # For each part, the deviation from the body's scale that perspective, the picture's pose and the detector can explain.
 ALIKE = {"trunk": 1.1, "shoulders": 1.12, "neck": 1.1, "head": 1.15, "arms": 1.2, "feet": 1.0}
 DISAGREE = 1.15  # ratio of two parts' scales above which body proportions differ
@@ -91,10 +91,10 @@ def fit_alignment(
         reference: pose in the reference picture; only the first frame is used. Scaled to `size` if its own differs.
         size: (height, width) of the output.
         method: "weighted" uses one scale, from head, shoulders and trunk (`body_scale`), and one offset, from joints
-            visible in both, weighted by confidence in video and picture; it keeps the person inside the frame.
-            "limbs" also adapts the driving person's proportions to the picture (`limb_scales`) and aligns standing
-            feet with the ground. "released" is the published code's linear fit of the joints' heights in all frames
-            with one person, regardless of confidence. "none" only scales the video to fill the output, centred.
+            visible in both, weighted by confidence in the video and the picture; it keeps the person inside the frame.
+            "limbs" also adapts the driving person's proportions to the picture (`limb_scales`) and aligns standing feet
+            with the ground. "released" is the published code's linear fit of the joints' heights in all frames with one
+            person, regardless of confidence. "none" only scales the video to fill the output, centred.
 
     Raises:
         PoseError: the picture or the video shows no person, or no joint is visible in both.
@@ -124,7 +124,9 @@ def fit_alignment(
     scale, limbs = body_scale(parts), {}
     if scale is None:
         scale = _fill(driving.size, size).scale[0]
-        logger.warning("too few joints are visible in both the picture and the video to fit the body size: it is kept")
+        logger.warning(
+            "too few joints are visible in both the picture and the video to fit the body size, so it is kept"
+        )
     elif method == "limbs":
         scale, limbs = limb_scales(parts, scale)
     sized = Alignment((scale, scale), (0.0, 0.0), size, limbs).apply(driving)

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32, Float64
 from numpy import ndarray
 
 from mimicmotion.errors import OutputError, PoseError
-from mimicmotion.pose.estimators.base import Person, PosePoints, nobody
+from mimicmotion.pose.estimators.base import Person, PosePoints, no_person
 from mimicmotion.pose.estimators.track import PersonTracker
 from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
@@ -84,7 +84,7 @@ def parse_poses(file: IO[bytes], path: Path | str) -> PoseSequence:
         with np.load(file, allow_pickle=False) as data:
             check_limit("bytes", sum(member.file_size for member in data.zip.infolist()), path, PoseError)
             if "format" not in data.files or str(data["format"]) != FORMAT:
-                raise PoseError(f"{path} holds {', '.join(data.files) or 'nothing'}", "a pose file", MAKE_POSES)
+                raise PoseError(f"{path} contains {', '.join(data.files) or 'nothing'}", "a pose file", MAKE_POSES)
             if int(data["version"]) > VERSION:
                 raise PoseError(
                     f"{path} has version {int(data['version'])}", f"version {VERSION} or older", "update mimicmotion"
@@ -135,7 +135,7 @@ def load_openpose(
         check_limit("frames", len(points) + 1, path, PoseError)
         xy = np.array([p[0] for p in people]).reshape(-1, NUM_POINTS, 2)
         chosen = tracker.choose(xy, np.array([p[1] for p in people]).reshape(-1, NUM_POINTS))
-        points.append(nobody() if chosen is None else people[chosen])
+        points.append(no_person() if chosen is None else people[chosen])
         counts.append(len(people))
     tracker.check_found()
     if size is None:
@@ -157,13 +157,13 @@ def save_openpose(poses: PoseSequence, folder: Path | str) -> None:
     The mid-hip and the pupils, which our layout lacks, are means of their neighbours.
 
     Raises:
-        OutputError: a file cannot be written, or the folder contains JSON files that would be read as further frames.
+        OutputError: a file cannot be written, or the folder contains JSON files that would be read as more frames.
     """
     folder = Path(folder)
     names = [f"{folder.name}_{i:012d}_keypoints.json" for i in range(len(poses))]
     if others := {p.name for p in folder.glob("*.json")} - set(names):
         raise OutputError(
-            f"{folder} holds {len(others)} other JSON files, such as {min(others)}",
+            f"{folder} contains {len(others)} other JSON files, such as {min(others)}",
             "a new folder, or one with these frames only",
             "choose another folder or empty this one",
         )
@@ -193,7 +193,7 @@ def _openpose_files(path: Path) -> list[Path]:
         return [path]
     files = [p for p in path.glob("*.json") if not p.name.startswith(".")] if path.is_dir() else []
     if not files:
-        raise PoseError(f"{path} holds no *.json", "a folder of OpenPose JSON files", fix)
+        raise PoseError(f"{path} contains no *.json", "a folder of OpenPose JSON files", fix)
     digits = {file: [int(n[-18:]) for n in re.findall(r"\d+", file.stem)][::-1] for file in files}
     for place in range(min(map(len, digits.values()))):  # from the last number of a name to its first
         numbered = {numbers[place]: file for file, numbers in digits.items()}

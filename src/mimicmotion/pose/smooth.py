@@ -18,11 +18,11 @@ from mimicmotion.pose import keypoints as kp
 from mimicmotion.pose.align import part_lengths
 from mimicmotion.pose.keypoints import PoseSequence
 
-FPS = 15.0  # of poses without a frame rate
+FPS = 15.0  # assumed for poses without a frame rate
 KEPT_HZ = 3.0  # movements up to this frequency keep 97% of their amplitude
 BAND_WEIGHT = 150.0  # weight of amplitude lost in the passband, relative to remaining jitter
 REACH = 0.5  # half-width of the filter in seconds
-NOISE = 0.016  # of a point, above the passband, in torso lengths: at confidence 1; three times as much at 0
+NOISE = 0.016  # noise of a point above the passband, in torso lengths, at confidence 1; three times as much at 0
 COMMON_NOISE = 0.0032  # the same for the mean of all body points
 AROUND = 0.1  # half-width in seconds of the window that separates fast movements from noise
 SWAP_COST = 0.04  # torso lengths per frame: the weight of the estimator's own left and right
@@ -61,7 +61,7 @@ def smooth(poses: PoseSequence) -> PoseSequence:
             off = OFF_LINE[point] * (0.25 + 0.75 * confidence[seen, point] ** 2) * (FPS / fps) ** 2
             good = seen[~outliers(xy[seen, point], unit * (JUMP + off))]
             found[:, point] = np.stack([np.interp(every, good, xy[good, point, axis]) for axis in (0, 1)], 1)
-    often = (confidence > 0).sum(0) > 2  # the others have no movement to filter, and must not move the mean
+    often = (confidence > 0).sum(0) > 2  # other points have no movement to filter, and must not move the mean
     calm = filtered(found, confidence * often, unit, fps)
     known = (confidence > 0) & often
     return dataclasses.replace(poses, xy=np.where(known[..., None], calm, xy), confidence=confidence)
@@ -158,7 +158,7 @@ def band_kernel(fps: float) -> Float64[ndarray, " taps"]:
     """
     turn = np.linspace(0, np.pi, 400)  # radians per frame
     taps = np.arange(1, max(2, round(REACH * fps)) + 1)
-    change = 2 * np.cos(turn[:, None] * taps) - 2  # of the response, by each pair of taps
+    change = 2 * np.cos(turn[:, None] * taps) - 2  # change of the response by each pair of taps
     jerky, band = (2 - 2 * np.cos(turn))[:, None], (turn <= 2 * np.pi * KEPT_HZ / fps)[:, None]
     a = np.concatenate([jerky * change, BAND_WEIGHT * band * change])
     b = np.concatenate([-jerky, np.zeros_like(jerky)])[:, 0]

@@ -1,4 +1,4 @@
-"""Devices and number formats by name, and available memory."""
+"""Devices and dtypes by name, and available memory."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 DEVICE_SHARE, DEVICE_RESERVE = 0.92, 0.5 * GIB
-"""Usable share of a GPU's free memory, and bytes left for fragmentation and workspaces."""
+"""Usable fraction of a GPU's free memory, and bytes left for fragmentation and workspaces."""
 HOST_SHARE = 0.85
-"""Usable share of the host's free memory, which is shared with other processes."""
+"""Usable fraction of the host's free memory, which is shared with other processes."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -38,7 +38,8 @@ def choose_device(name: str) -> torch.device:
     here = count.get(device.type, 0)
     if (device.index or 0) >= here:
         fix = "use 'auto' or 'cpu', or see `mimicmotion doctor`"
-        raise ConfigError(f"device={name!r}", f"a device of this machine, which has {here} of this kind", fix)
+        expected = f"an available device; this machine has {here} of type {device.type}"
+        raise ConfigError(f"device={name!r}", expected, fix)
     return device
 
 

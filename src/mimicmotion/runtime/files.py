@@ -1,4 +1,4 @@
-"""Atomic writes, checks of paths before long work, and checksums."""
+"""Atomic writes, early checks of paths, and checksums."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAILED_WRITE = re.compile(r"inline_container|PytorchStreamWriter|file write fail
 
 
 def check_writable(path: str | os.PathLike[str]) -> Path:
-    """Check, before long work, that `path` can be written later; leaves no files.
+    """Check in advance that `path` can be written; leaves no files.
 
     Missing parent folders are fine, because they are created before writing.
 
@@ -69,7 +69,7 @@ def check_not_inputs(inputs: Iterable[str | os.PathLike[str] | None], outputs: I
     written: dict[str, Path] = {}
     for path in outputs:
         if path.exists() and (source := read.get(_identity(path))) is not None:
-            what = "is" if path.samefile(source) else "holds"
+            what = "is" if path.samefile(source) else "contains"
             raise ConfigError(f"{path} {what} the input {source}", "a different path", "choose another output")
         if written.setdefault(os.path.realpath(path), path) is not path:
             raise ConfigError(f"two outputs are {path}", "different paths", "choose another output")
@@ -103,7 +103,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, renamed to `path` on success and removed on any error or Ctrl-C.
+    """Yield a temporary path next to `path`, renamed to `path` on success and removed on any error or Ctrl-C.
 
     Creates parent folders. An existing file is replaced only when the new one is complete. Errors of the body are not
     converted.

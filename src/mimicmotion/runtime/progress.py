@@ -21,7 +21,7 @@ class Progress:
         stage: current stage: poses, load, encode, denoise, write, train.
         done: number of finished units (frames or steps).
         total: total number of units; None if unknown.
-        note: text to show beside the progress, such as a loss.
+        note: text to show next to the progress, such as a loss.
     """
 
     stage: str
@@ -34,7 +34,7 @@ Job = Generator[Progress, None, T]
 
 
 def finish(job: Job[T], on_progress: Callable[[Progress], object] | None = None) -> T:
-    """Run a job to its end and return its result.
+    """Run a job to completion and return its result.
 
     Args:
         job: the job.

@@ -49,8 +49,8 @@ def check_limit(name: Limit, value: float, what: object, kind: type[MimicMotionE
         except ValueError as e:
             raise ConfigError(f"{variable}={text!r}", "a number", "correct the environment variable") from e
     if not value <= highest:
-        fix = f"check the file; if it is sound, set the environment variable {variable} to a higher number"
-        raise kind(f"{what} states {value:,.12g} {unit}", f"at most {highest:,.12g}", fix)
+        fix = f"check the file; if it is fine, set the environment variable {variable} to a higher number"
+        raise kind(f"{what} has {value:,.12g} {unit}", f"at most {highest:,.12g}", fix)
 
 
 @contextlib.contextmanager

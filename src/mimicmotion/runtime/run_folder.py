@@ -45,13 +45,13 @@ def durable_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str], pattern: str = "*") -> Iterator[Path]:
-    """Yield a hidden folder beside `path`, renamed to `path` on success and removed on any error or Ctrl-C.
+    """Yield a hidden folder next to `path`, renamed to `path` on success and removed on any error or Ctrl-C.
 
     Creates parent folders. An existing folder is replaced only when the new one is complete and on disk, and only if it
-    holds nothing but `pattern` files. Errors of the body are not converted.
+    contains nothing but `pattern` files. Errors of the body are not converted.
 
     Raises:
-        OutputError: the folder cannot be written, or `path` holds other files.
+        OutputError: the folder cannot be written, or `path` contains other files.
     """
     path = Path(path)
     part, old = (path.with_name(f".{path.name}.{secrets.token_hex(4)}.{kind}") for kind in ("part", "old"))
@@ -83,7 +83,7 @@ def check_replaceable_folder(path: Path, pattern: str) -> None:
     if path.is_dir():
         foreign = next((p.name for p in sorted(path.iterdir()) if not p.match(pattern)), None)
         if foreign is not None:
-            raise OutputError(f"{path} already holds {foreign}", "a new or empty folder", "choose another folder")
+            raise OutputError(f"{path} already contains {foreign}", "a new or empty folder", "choose another folder")
 
 
 def clear_leftovers(folder: Path, names: Container[str] | None = None) -> None:

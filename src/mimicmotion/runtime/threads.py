@@ -59,8 +59,7 @@ def behind(work: Callable[[T], object], depth: int = 2) -> Iterator[Callable[[T]
     """Run `work(item)` on a thread for each submitted item, in order.
 
     Use it as `with behind(writer.write) as write: write(frame)`. Leaving the block waits for all items; an error of the
-    work is raised in the block or at its end. If the block fails, the current item is finished and the others are
-    dropped.
+    work is raised in the block or at its end. If the block fails, the current item is finished and the rest dropped.
 
     Args:
         work: called on the thread, with one item at a time.

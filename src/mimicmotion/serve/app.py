@@ -100,7 +100,7 @@ class Guard:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or _hostname(f"//{hosts[0]}") not in self.hosts:
             got, fix = f"the host {', '.join(hosts)[:200]!r}", "if it is yours, add it to --allowed-hosts"
-            raise RefusedError(421, got, "a name of this service", fix)
+            raise RefusedError(421, got, "a host name of this service", fix)
         # a page of another site can make a browser send forms to this computer; the origin tells
         for origin in headers.getlist("origin"):
             if _hostname(origin) not in self.hosts:

@@ -141,7 +141,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
         check_limit("bytes", path.stat().st_size, path, ConfigError)
         data = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds {type(data).__name__}", "a mapping of settings", "write 'name: value' lines")
+        raise ConfigError(f"{path} contains {type(data).__name__}", "a mapping of settings", "use 'name: value' lines")
     return data
 
 
@@ -221,5 +221,5 @@ def from_keywords(cls: type[T], settings: T | None, keywords: Mapping[str, Any])
     for name in given:
         if getattr(settings, name) != fields[name]:
             got = f"{name} as a keyword and in {cls.__name__}"
-            raise ConfigError(got, "one of the two", f"leave out the keyword {name!r}")
+            raise ConfigError(got, "only one of the two", f"remove the keyword argument {name!r}")
     return dataclasses.replace(settings, **given)  # type: ignore[type-var]

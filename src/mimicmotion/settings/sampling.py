@@ -50,7 +50,7 @@ class SamplingOptions(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.min_guidance_scale is not None and self.max_guidance_scale is not None:
-            refuse_unused(self, ["guidance_scale"], "with the guidance of the first and last frame")
+            refuse_unused(self, ["guidance_scale"], "with min_guidance_scale and max_guidance_scale")
         if self.guidance_interval is not None:
             low, high = self.guidance_interval
             if not 0 <= low < high:
@@ -84,7 +84,7 @@ class SamplingSettings(SamplingOptions):
         for name, value in given.items():
             if self.sigmas is not None and value not in (None, len(self.sigmas) - 1):
                 got = f"{name}={value!r} with {len(self.sigmas)} sigmas"
-                raise ConfigError(got, "one of the two", "leave one out")
+                raise ConfigError(got, "only one of the two", "remove one of them")
 
 
 TIERS: dict[Speed, dict[str, Any]] = {

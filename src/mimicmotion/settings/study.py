@@ -79,8 +79,8 @@ class Exclusion(Settings):
     def rule(self) -> str:
         """The rule in words."""
         parts = [
-            (self.min_consistency > 0, f"fewer than {self.min_consistency:.0%} of repeated pairs answered alike"),
-            (self.min_caught > 0, f"fewer than {self.min_caught:.0%} of catch pairs answered correctly"),
+            (self.min_consistency > 0, f"less than {self.min_consistency:.0%} of repeated pairs answered consistently"),
+            (self.min_caught > 0, f"less than {self.min_caught:.0%} of catch pairs answered correctly"),
         ]
         return "; ".join(text for used, text in parts if used) or "none excluded"
 

@@ -1,8 +1,7 @@
-"""Body shapes blended from MakeHuman's targets, joint positions, and skinning."""
+"""Body shapes blended from MakeHuman's targets, their joints and measurements, and skinning."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from mimicmotion.synth.zbuffer import kernel
 AGES = {"baby": 0.0, "child": 9.0, "young": 25.0, "old": 80.0}  # ages of MakeHuman's targets in years
 RACES = ("african", "asian", "caucasian")
 FACE_FOLDERS = ("head", "nose", "mouth", "chin", "cheek", "eyes", "forehead", "ears", "eyebrows", "neck")
+ARM_BONES = ("upperarm", "lowerarm", "wrist", "metacarpal", "finger")
 BODY_FOLDERS = ("torso", "hip", "stomach", "buttocks", "pelvis", "breast", "arms", "legs", "hands")
 
 
@@ -103,9 +103,80 @@ def shape_vertices(assets: Assets, genes: Genes) -> Float64[ndarray, "vertices 3
     return vertices
 
 
-def joint_positions(assets: Assets, vertices: Float64[ndarray, "vertices 3"]) -> Float64[ndarray, "joints 3"]:
-    """Head positions of all bones, followed by the ends of `assets.tips`."""
-    return np.array([vertices[v].mean(0) for v in assets.joints])
+class Body:
+    """A body in the rest pose; lengths in decimetres.
+
+    Attributes:
+        assets: MakeHuman's data.
+        vertices: (n, 3) the base mesh with the shape of this body.
+        heads: (bones, 3) heads of the bones.
+        tips: (tips, 3) ends of fingers and toes.
+        tip_bones: bone of each tip.
+        arm: (n,) weight with which each vertex follows an arm, 0..1.
+        reach: (n,) distance of each vertex from the shoulder along the arm.
+        elbow: reach of the elbow.
+        wrist: reach of the wrist.
+        level: heights of the floor, ankle, knee, crotch, hip, waist, armpit, shoulder, neck and crown.
+        floor: lowest point of the body or its shoes.
+        trunk: half width and half depth of the trunk, which the wrists must not enter.
+    """
+
+    def __init__(self, assets: Assets, vertices: Float64[ndarray, "n 3"]) -> None:
+        self.assets, self.vertices = assets, vertices
+        joints = np.array([vertices[v].mean(0) for v in assets.joints])
+        self.heads, self.tips = np.split(joints, [len(assets.bones)])
+        toes = {"toe1-2": "toe2-1", "toe5-3": "toe2-1"}
+        names = [tip.rsplit(".", 1) for tip in assets.tips]
+        self.tip_bones = [self.index(f"{toes.get(name, name)}.{side}") for name, side in names]
+        in_arm = np.array([name.startswith(ARM_BONES) for name in assets.bones])
+        self.arm = (assets.weight * in_arm[assets.weight_bone]).sum(1).astype(np.float64)
+        shoulder, elbow, wrist = (self.head(f"{b}.L") for b in ("upperarm01", "lowerarm01", "wrist"))
+        upper, lower = elbow - shoulder, wrist - elbow
+        self.elbow, along = float(np.linalg.norm(upper)), float(np.linalg.norm(lower))
+        self.wrist = self.elbow + along
+        mirrored = np.abs(vertices[:, :1]) * [1, 0, 0] + vertices * [0, 1, 1]
+        first, second = (mirrored - shoulder) @ upper / self.elbow, (mirrored - elbow) @ lower / along
+        self.reach = np.where(second > 0, self.elbow + second, np.minimum(first, self.elbow))
+        skin = np.unique(assets.faces("body")[0])
+        self.floor = float(vertices[skin, 1].min())
+        height = lambda bone: float(self.head(bone)[1])  # noqa: E731
+        hip, knee, shoulder_height = (height(f"{b}.L") for b in ("upperleg01", "lowerleg01", "upperarm01"))
+        self.level = {
+            "floor": self.floor, "ankle": height("foot.L"), "knee": knee, "crotch": hip - 0.12 * (hip - knee),
+            "hip": hip, "waist": height("spine04"), "armpit": shoulder_height - 0.9, "shoulder": shoulder_height,
+            "neck": height("neck01"), "crown": float(vertices[skin, 1].max()),
+        }  # fmt: skip
+        y = vertices[skin, 1]
+        torso = skin[(self.arm[skin] < 0.2) & (y > self.level["waist"]) & (y < self.level["armpit"])]
+        self.trunk = float(np.abs(vertices[torso, 0]).max()), float(vertices[torso, 2].max() - self.hip[2])
+
+    def index(self, bone: str) -> int:
+        """Index of a bone."""
+        return self.assets.bones.index(bone)
+
+    def head(self, bone: str) -> Float64[ndarray, " 3"]:
+        """Position of the head of a bone, the end nearer its parent."""
+        return self.heads[self.index(bone)]
+
+    def skin(self, placed: Float64[ndarray, "n 3"] | None = None) -> Skin:
+        """The vertices of the base mesh, or points `placed` instead of them, with their bones."""
+        return Skin(self.vertices if placed is None else placed, self.assets.weight_bone, self.assets.weight)
+
+    @property
+    def hip(self) -> Float64[ndarray, " 3"]:
+        """Midpoint of the hips."""
+        return 0.5 * (self.head("upperleg01.L") + self.head("upperleg01.R"))
+
+    @property
+    def leg(self) -> float:
+        """Length of a leg from hip to ankle, along the bones."""
+        hip, knee, ankle = (self.head(f"{b}.L") for b in ("upperleg01", "lowerleg01", "foot"))
+        return float(np.linalg.norm(knee - hip)) + float(np.linalg.norm(ankle - knee))
+
+    @property
+    def ankle(self) -> float:
+        """Height of the ankle above the floor."""
+        return float(self.head("foot.L")[1] - self.floor)
 
 
 class Skin(NamedTuple):
@@ -116,8 +187,7 @@ class Skin(NamedTuple):
     weight: ndarray  # (n, 6) bone weights
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Mesh:
+class Mesh(NamedTuple):
     """A part of a person, skinned to the bones."""
 
     vertices: Float32[ndarray, "n 3"]  # in the rest pose, decimetres
@@ -131,9 +201,10 @@ class Mesh:
 
     @classmethod
     def of(
-        cls, skin: Skin, triangles: ndarray, uv: ndarray, material: int, cut: ndarray | None = None, fray: float = 0.0
-    ) -> Mesh:
-        """Make a mesh with one material; unused vertices are dropped."""
+        cls, skin: Skin, triangles: ndarray, uv: ndarray, material: int | ndarray, cut: ndarray | None = None,
+        fray: float = 0.0,
+    ) -> Mesh:  # fmt: skip
+        """Make a mesh with a material for all or for each of its triangles; unused vertices are dropped."""
         used, corners = np.unique(triangles, return_inverse=True)
         cuts = np.ones(len(used)) if cut is None else cut[used]
         return cls(
@@ -151,9 +222,8 @@ class Mesh:
     def join(cls, parts: list[Mesh]) -> Mesh:
         """Concatenate parts into one mesh."""
         starts = np.cumsum([0, *(len(p.vertices) for p in parts[:-1])])
-        arrays = {f.name: [getattr(p, f.name) for p in parts] for f in dataclasses.fields(cls)}
-        arrays["triangles"] = [p.triangles + s for p, s in zip(parts, starts, strict=True)]
-        return cls(**{name: np.concatenate(a) for name, a in arrays.items()})
+        moved = [p._replace(triangles=p.triangles + start) for p, start in zip(parts, starts, strict=True)]
+        return cls(*map(np.concatenate, zip(*moved, strict=True)))
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""Clothes for any body, cut from MakeHuman's helper meshes or taken from additional assets; shoes and socks.
+"""Clothes for any body, cut from MakeHuman's helper meshes or taken from the additional assets; shoes and socks.
 
 The border of a garment is the zero level set of a value per vertex (`Mesh.cut`), so it is smooth even on a coarse mesh.
 The body under a garment is removed, so skin never shows through.
@@ -6,75 +6,24 @@ The body under a garment is removed, so skin never shows through.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64
 from numpy import ndarray
 
+from mimicmotion.runtime.extras import import_extra
 from mimicmotion.synth.assets import Assets, Garment, split_quads
-from mimicmotion.synth.body import Mesh, Skin, normals_of
-from mimicmotion.synth.rig import Skeleton
+from mimicmotion.synth.body import Body, Mesh, Skin, normals_of
 
 MARGIN = 0.35  # distance from the border of a garment within which the body under it is kept, decimetres
 TILE = (16.0, 8.0)  # size of a texture in decimetres; front in the left half, back in the right half
-ARM_BONES = ("upperarm", "lowerarm", "wrist", "metacarpal", "finger")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Measures:
-    """Body measurements in decimetres: landmarks, and the position of each vertex relative to them."""
-
-    vertices: Float64[ndarray, "n 3"]  # in the rest pose
-    arm: Float64[ndarray, " n"]  # weight with which each vertex follows an arm, 0..1
-    reach: Float64[ndarray, " n"]  # distance of each vertex from the shoulder along the arm
-    level: dict[str, float]  # heights of the ankle, knee, crotch, hip, waist, armpit, shoulder and neck
-    elbow: float  # reach of the elbow
-    wrist: float  # reach of the wrist
-
-    @classmethod
-    def of(cls, assets: Assets, skeleton: Skeleton, vertices: Float64[ndarray, "n 3"]) -> Measures:
-        """Measure a body."""
-        in_arm = np.array([name.startswith(ARM_BONES) for name in assets.bones])
-        arm = (assets.weight * in_arm[assets.weight_bone]).sum(1).astype(np.float64)
-        mirrored = np.abs(vertices[:, :1]) * [1, 0, 0] + vertices * [0, 1, 1]
-        shoulder, elbow, wrist = (skeleton.head(f"{b}.L") for b in ("upperarm01", "lowerarm01", "wrist"))
-        upper, lower = elbow - shoulder, wrist - elbow
-        a, b = float(np.linalg.norm(upper)), float(np.linalg.norm(lower))
-        first, second = (mirrored - shoulder) @ upper / a, (mirrored - elbow) @ lower / b
-        reach = np.where(second > 0, a + second, np.minimum(first, a))
-        head = lambda name: float(skeleton.head(name)[1])  # noqa: E731
-        hip = head("upperleg01.L")
-        level = {
-            "floor": skeleton.floor,
-            "ankle": head("foot.L"),
-            "knee": head("lowerleg01.L"),
-            "crotch": hip - 0.12 * (hip - head("lowerleg01.L")),
-            "hip": hip,
-            "waist": head("spine04"),
-            "armpit": head("upperarm01.L") - 0.9,
-            "shoulder": head("upperarm01.L"),
-            "neck": head("neck01"),
-        }
-        return cls(vertices, arm, reach, level, a, a + b)
-
-    def moved(self, vertices: ndarray, arm: ndarray, reach: ndarray) -> Measures:
-        """Measurements of the same body at other vertices."""
-        return dataclasses.replace(self, vertices=vertices, arm=arm, reach=reach)
-
-    def flat(self) -> Float64[ndarray, "n 2"]:
-        """Texture coordinates of cloth in decimetres: across, and along the trunk or sleeve."""
-        v, arm, reach = self.vertices, self.arm, self.reach
-        down = v[:, 1] * (1 - arm) + (self.level["shoulder"] - reach) * arm
-        across = v[:, 0] * (1 - arm) + np.sign(v[:, 0]) * (2.2 + v[:, 2]) * arm
-        return np.stack([across, down - self.level["waist"]], -1)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sheet:
+class Sheet(NamedTuple):
     """A helper mesh, subdivided once; each vertex is the mean of vertices of the base mesh."""
 
     base: ndarray  # (n, 4) vertices of the base mesh
@@ -85,10 +34,6 @@ class Sheet:
     def place(self, values: ndarray) -> ndarray:
         """Interpolate values from vertices of the base mesh to those of the sheet."""
         return values[self.base].mean(1)
-
-    def measures(self, m: Measures) -> Measures:
-        """Measurements at the vertices of the sheet."""
-        return m.moved(self.place(m.vertices), self.place(m.arm), self.place(m.reach))
 
 
 @functools.lru_cache(maxsize=8)
@@ -127,37 +72,42 @@ class Cut:
     neck: str = ""  # neckline of tops: crew, v, boat or high
     open: float = 0.0  # half the width of an open front; 0 if closed
 
-    def field(self, m: Measures) -> ndarray:
-        """Approximate signed distance (decimetres) of the vertices from the border, positive inside the garment."""
-        v, arm, reach = m.vertices, m.arm, m.reach
+    def inside(self, body: Body, v: ndarray, arm: ndarray, reach: ndarray) -> ndarray:
+        """Approximate signed distance (decimetres) of points from the border, positive inside the garment.
+
+        Args:
+            body: the body that wears it.
+            v: points (n, 3).
+            arm: weight with which each point follows an arm.
+            reach: distance of each point from the shoulder along the arm.
+        """
         on_arm = arm > 0.5
         out = np.minimum(self.top - v[:, 1], v[:, 1] - self.hem)
         if self.neck:
-            out = np.minimum(out, self._neckline(m, v))
+            out = np.minimum(out, self._neckline(body.level, v))
         if self.open:
             out = np.minimum(out, np.where(v[:, 2] > 0, np.abs(v[:, 0]) - self.open, 9.0))
         if self.sleeve is None:
             return np.where(on_arm, -np.abs(out) - 0.1, out)
         if self.sleeve <= 0:
             return np.minimum(np.where(on_arm, 9.0, out), 2.5 * (0.45 - arm))
-        if self.hem < m.level["armpit"]:  # the hem must not cut hanging arms
+        if self.hem < body.level["armpit"]:  # the hem must not cut hanging arms
             out = np.where(arm > 0.05, np.maximum(out, 0.3), out)
         return np.where(on_arm, self.sleeve - reach, out)
 
-    def _neckline(self, m: Measures, v: ndarray) -> ndarray:
+    def _neckline(self, level: dict[str, float], v: ndarray) -> ndarray:
         front = np.clip(v[:, 2] / 1.2, -0.3, 1)
         high = {"high": 0.22, "crew": 0.1, "v": 0.1, "boat": -0.1}[self.neck]
-        out = m.level["neck"] + high - (0.45 if self.neck != "high" else 0.0) * front - v[:, 1]
+        out = level["neck"] + high - (0.45 if self.neck != "high" else 0.0) * front - v[:, 1]
         if self.neck == "v":
             behind = 4 * np.clip(0.5 - v[:, 2], 0, 2)
-            out = np.minimum(out, m.level["shoulder"] - 0.7 + 1.5 * np.abs(v[:, 0]) + behind - v[:, 1])
+            out = np.minimum(out, level["shoulder"] - 0.7 + 1.5 * np.abs(v[:, 0]) + behind - v[:, 1])
         if self.neck == "boat":
-            out = np.minimum(out, m.level["shoulder"] + 0.35 - v[:, 1])
+            out = np.minimum(out, level["shoulder"] + 0.35 - v[:, 1])
         return out
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Piece:
+class Piece(NamedTuple):
     """A garment on a body: its mesh, and how far inside its borders each vertex of the base mesh is."""
 
     mesh: Mesh
@@ -165,14 +115,13 @@ class Piece:
 
 
 def from_tights(
-    assets: Assets, m: Measures, cut: Cut, material: int, *, loose: float, flare: float = 0.0, hang: float = 0.0,
+    body: Body, cut: Cut, material: int, *, loose: float, flare: float = 0.0, hang: float = 0.0,
     folds: ndarray | None = None, group: str = "helper-tights", over: Sequence[Piece] = (),
 ) -> Piece:  # fmt: skip
     """Cut a garment from one of the helper meshes.
 
     Args:
-        assets: MakeHuman's data.
-        m: measurements of the body.
+        body: the body that wears it.
         cut: borders of the garment.
         material: index of the material.
         loose: distance from the skin, decimetres.
@@ -182,22 +131,22 @@ def from_tights(
         group: "helper-tights" or "helper-skirt".
         over: garments worn over this one, which ends where they begin.
     """
-    s = sheet(assets, group)
-    own = s.measures(m)
-    v, arm, reach, uv = own.vertices, own.arm, own.reach, own.flat()
+    s, level = sheet(body.assets, group), body.level
+    v, arm, reach = (s.place(values) for values in (body.vertices, body.arm, body.reach))
+    uv = _flat(body, v, arm, reach)
     if group == "helper-skirt":
         arm = np.zeros_like(arm)
-    inside = cut.field(own.moved(v, arm, reach))
+    inside = cut.inside(body, v, arm, reach)
     for piece in over:
         inside = np.minimum(inside, MARGIN - s.place(piece.inside) - 0.05)
     normal = normals_of(v, s.triangles)
-    start = cut.top if cut.sleeve is None else m.level["armpit"]
+    start = cut.top if cut.sleeve is None else level["armpit"]
     span = max(start - cut.hem, 0.1)
     low = np.clip((start - v[:, 1]) / span, 0, 1) * (arm < 0.5)
-    along = np.clip(reach / max(m.wrist, 0.1), 0, 1) * (arm >= 0.5)
+    along = np.clip(reach / max(body.wrist, 0.1), 0, 1) * (arm >= 0.5)
     away = loose + flare * low**1.3 + 0.5 * flare * along
     if cut.neck:
-        away = away * np.clip(0.3 + 0.7 * (m.level["neck"] + 0.1 - v[:, 1]) / 0.9, 0.3, 1)
+        away = away * np.clip(0.3 + 0.7 * (level["neck"] + 0.1 - v[:, 1]) / 0.9, 0.3, 1)
     if folds is not None:
         rows, columns = folds.shape
         i = np.mod(np.round(-uv[:, 1] / TILE[1] * rows).astype(int), rows)
@@ -210,12 +159,19 @@ def from_tights(
         front = float(moved[chest, 2].max(initial=0)) if chest.any() else 0.0
         pull = below & (normal[:, 2] > 0.2)
         moved[pull, 2] += hang * np.clip(front - moved[pull, 2], 0, 0.8) * normal[pull, 2]
-    mesh = textured(Skin(moved, s.bone, s.weight), s.triangles, uv, normal, material, inside)
-    return Piece(mesh, cut.field(m))
+    mesh = _textured(Skin(moved, s.bone, s.weight), s.triangles, uv, normal, material, inside)
+    return Piece(mesh, cut.inside(body, body.vertices, body.arm, body.reach))
 
 
-def textured(
-    skin: Skin, triangles: ndarray, flat: ndarray, normal: ndarray, material: int, cut: ndarray | None = None
+def _flat(body: Body, v: ndarray, arm: ndarray, reach: ndarray) -> Float64[ndarray, "n 2"]:
+    """Texture coordinates of cloth in decimetres: across, and along the trunk or sleeve."""
+    down = v[:, 1] * (1 - arm) + (body.level["shoulder"] - reach) * arm
+    across = v[:, 0] * (1 - arm) + np.sign(v[:, 0]) * (2.2 + v[:, 2]) * arm
+    return np.stack([across, down - body.level["waist"]], -1)
+
+
+def _textured(
+    skin: Skin, triangles: ndarray, flat: ndarray, normal: ndarray, material: int | ndarray, cut: ndarray | None = None
 ) -> Mesh:
     """Make a mesh with texture coordinates for cloth; triangles entirely outside the cut are dropped."""
     if cut is not None:
@@ -225,23 +181,20 @@ def textured(
     return Mesh.of(skin, triangles, uv, material, cut)
 
 
-def shoe(
-    assets: Assets, m: Measures, material: int, *, height: float, thick: float, sole: float, pointed: float
-) -> Piece:
+def shoe(body: Body, material: int, *, height: float, thick: float, sole: float, pointed: float) -> Piece:
     """A pair of shoes from the feet of the tights, thickened, with a sole.
 
     Args:
-        assets: MakeHuman's data.
-        m: measurements of the body.
+        body: the body that wears them.
         material: index of the material.
         height: height of the shaft above the ankle, decimetres.
         thick: distance from the skin, decimetres.
         sole: height of the sole, decimetres.
         pointed: how far the toe extends forward.
     """
-    s = sheet(assets, "helper-tights")
-    v = s.place(m.vertices)
-    ankle, floor = m.level["ankle"], m.level["floor"]
+    s = sheet(body.assets, "helper-tights")
+    v = s.place(body.vertices)
+    ankle, floor = body.level["ankle"], body.level["floor"]
     tilt = 0.25 * (v[:, 2] - v[:, 2].mean())  # the shaft is higher at the back
     inside = np.minimum(ankle + height - tilt * (height < 0.3) - v[:, 1], 9.0)
     normal = normals_of(v, s.triangles)
@@ -256,13 +209,13 @@ def shoe(
     height_in = (moved[:, 1] - (floor - sole)) / 2.0
     uv = np.stack([(v[:, 2] + 1.0) / 4.0, np.clip(height_in, 0, 0.99)], -1)[keep]
     mesh = Mesh.of(Skin(moved, s.bone, s.weight), keep, uv, material, inside)
-    field = np.where(m.vertices[:, 1] < ankle + height, ankle + height - m.vertices[:, 1], -1.0)
-    return Piece(mesh, field)
+    below = ankle + height - body.vertices[:, 1]
+    return Piece(mesh, np.where(below > 0, below, -1.0))
 
 
-def fit(assets: Assets, garment: Garment, vertices: Float64[ndarray, "n 3"]) -> Skin:
-    """Fit a garment of additional assets to a body."""
-    unit = np.ones(3)
+def fit(body: Body, garment: Garment) -> Skin:
+    """Fit a garment from the additional assets to a body."""
+    vertices, assets, unit = body.vertices, body.assets, np.ones(3)
     for axis, a, b, distance in garment.scale:
         k = int(axis)
         unit[k] = abs(vertices[int(a), k] - vertices[int(b), k]) / float(distance)
@@ -272,54 +225,41 @@ def fit(assets: Assets, garment: Garment, vertices: Float64[ndarray, "n 3"]) -> 
     return Skin(placed, bone, weight)
 
 
-def components(triangles: ndarray, count: int) -> ndarray:
-    """Label of the connected component of each vertex."""
-    label = np.arange(count)
-    while True:
-        low = label[triangles].min(1)
-        new = label.copy()
-        for k in range(3):
-            np.minimum.at(new, triangles[:, k], low)
-        new = new[new]
-        if (new == label).all():
-            return label
-        label = new
+def from_garment(body: Body, garment: Garment, top: int, bottom: int) -> Piece:
+    """A suit from the additional assets; its connected parts are tops or trousers, by height.
 
-
-def from_garment(assets: Assets, m: Measures, garment: Garment, materials: dict[str, int]) -> Piece:
-    """A suit of additional assets; its components are classified as tops, trousers or shoes by height."""
-    skin, triangles = fit(assets, garment, m.vertices), garment.triangles
+    Args:
+        body: the body that wears it.
+        garment: the suit.
+        top: index of the material of tops.
+        bottom: index of the material of trousers.
+    """
+    skin, triangles, level = fit(body, garment), garment.triangles, body.level
     placed = skin.vertices
     normal = normals_of(placed, triangles)
     share = np.maximum(garment.weight, 0)
     share = share / np.maximum(share.sum(1, keepdims=True), 1e-9)
-    arm = (m.arm[garment.vertex] * share).sum(1)
-    reach = (m.reach[garment.vertex] * share).sum(1)
-    flat = m.moved(placed, arm, reach).flat()
-    label = components(triangles, len(placed))
-    kind = np.empty(len(placed), np.int64)
-    names = list(materials)
-    for piece in np.unique(label):
-        own = label == piece
-        low, high = placed[own, 1].min(), placed[own, 1].max()
-        trousers = high < m.level["armpit"] and low < m.level["crotch"] + 0.8
-        name = "bottom" if trousers else "top"
-        if high < m.level["ankle"] + 1.5:
-            name = "shoes"
-        kind[own] = names.index(name) if name in materials else 0
-    parts = []
-    for k, name in enumerate(names):
-        own = triangles[kind[triangles[:, 0]] == k]
-        if len(own):
-            off = skin._replace(vertices=placed + 0.02 * normal)
-            parts.append(textured(off, own, flat, normal, materials[name]))
-    inside = np.where(garment.hides, 9.0, -1.0)
-    return Piece(Mesh.join(parts), inside)
+    arm, reach = ((values[garment.vertex] * share).sum(1) for values in (body.arm, body.reach))
+    sparse = import_extra("scipy.sparse", "synth")
+    import_extra("scipy.sparse.csgraph", "synth")
+    edges = np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]]]).T
+    joined = sparse.coo_array((np.ones(edges.shape[1]), edges), shape=(len(placed), len(placed)))
+    _, part = sparse.csgraph.connected_components(joined, directed=False)
+    trousers = np.zeros(len(placed), bool)
+    for k in np.unique(part):
+        y = placed[part == k, 1]
+        shoes = y.max() < level["ankle"] + 1.5
+        trousers[part == k] = y.max() < level["armpit"] and y.min() < level["crotch"] + 0.8 and not shoes
+    off = skin._replace(vertices=placed + 0.02 * normal)
+    flat, lower = _flat(body, placed, arm, reach), trousers[triangles[:, 0]]
+    parts = [
+        _textured(off, triangles[own], flat, normal, material)
+        for own, material in ((~lower, top), (lower, bottom))
+        if own.any()
+    ]
+    return Piece(Mesh.join(parts), np.where(garment.hides, 9.0, -1.0))
 
 
-def hidden(pieces: list[Piece], count: int) -> Bool[ndarray, " n"]:
+def hidden(pieces: Sequence[Piece]) -> Bool[ndarray, " n"]:
     """Vertices of the base mesh that are safely hidden by clothes."""
-    out = np.zeros(count, bool)
-    for piece in pieces:
-        out |= piece.inside > MARGIN
-    return out
+    return np.any([piece.inside > MARGIN for piece in pieces], axis=0)

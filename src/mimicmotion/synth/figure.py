@@ -10,6 +10,10 @@ import numpy as np
 from jaxtyping import Float64
 from numpy import ndarray
 
+from mimicmotion.runtime.extras import import_extra
+
+Rotation = import_extra("scipy.spatial.transform", "synth").Rotation
+
 # Columns of the motion parameters; lengths in units of leg or arm length, angles in radians.
 PELVIS_OFFSET = slice(0, 3)
 YAW, PITCH, ROLL = 3, 4, 5
@@ -27,32 +31,30 @@ NUM_PARAMS = 54
 ELBOW_HINT = np.array([0.42, -0.72, -0.54])  # direction of the elbow at swivel 0: outward, down, back
 
 
-def rot_x(a: ndarray | float) -> Float64[ndarray, "*n 3 3"]:
-    """Rotation about x (y towards z)."""
-    return _rotation(np.asarray(a, float), 1, 2)
+def rotation(axes: str, *angles: Float64[ndarray, " n"]) -> Float64[ndarray, "n 3 3"]:
+    """Rotations by angles (radians) about the given axes ("XYZ") in turn, each axis moved by the rotations before."""
+    return Rotation.from_euler(axes, np.stack(angles, -1)).as_matrix()
 
 
-def rot_y(a: ndarray | float) -> Float64[ndarray, "*n 3 3"]:
-    """Rotation about y (z towards x)."""
-    return _rotation(np.asarray(a, float), 2, 0)
+def axis_rotation(axis: Float64[ndarray, " 3"], angle: Float64[ndarray, " n"]) -> Float64[ndarray, "n 3 3"]:
+    """Rotations about a unit vector by angles (radians), right-handed."""
+    return Rotation.from_rotvec(angle[:, None] * axis).as_matrix()
 
 
-def rot_z(a: ndarray | float) -> Float64[ndarray, "*n 3 3"]:
-    """Rotation about z (x towards y)."""
-    return _rotation(np.asarray(a, float), 0, 1)
-
-
-def _rotation(a: ndarray, i: int, j: int) -> ndarray:
-    m = np.zeros((*a.shape, 3, 3))
-    m[..., range(3), range(3)] = 1.0
-    c, s = np.cos(a), np.sin(a)
-    m[..., i, i], m[..., j, j], m[..., i, j], m[..., j, i] = c, c, -s, s
-    return m
+def times(matrices: Float64[ndarray, "n 3 3"], vectors: Float64[ndarray, "n 3"]) -> Float64[ndarray, "n 3"]:
+    """Multiply each matrix by its vector."""
+    return np.einsum("nij,nj->ni", matrices, vectors)
 
 
 def unit(v: Float64[ndarray, "*n 3"]) -> Float64[ndarray, "*n 3"]:
     """Normalise vectors to length 1."""
     return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
+
+
+def elbow_axes(line: Float64[ndarray, "n 3"]) -> tuple[Float64[ndarray, "n 3"], Float64[ndarray, "n 3"]]:
+    """Directions of the elbow at swivel 0 and at 90 degrees, for arms along the unit vectors `line`."""
+    axis = unit(ELBOW_HINT - line * (line @ ELBOW_HINT)[:, None])
+    return axis, np.cross(line, axis)
 
 
 def smooth(values: Float64[ndarray, " frames *n"], frames: int) -> Float64[ndarray, " frames *n"]:

@@ -16,9 +16,29 @@ from mimicmotion.synth.people import Figure
 from mimicmotion.synth.rig import Pose
 
 FACE_POINTS = Path(__file__).with_name("face_points.json")
-_JOINTS = {  # bones whose heads are keypoints: OpenPose index on the right and on the left
+_LIMBS = {  # bones whose heads are keypoints: OpenPose index on the right and on the left
     "upperarm01": (2, 5), "lowerarm01": (3, 6), "wrist": (4, 7), "upperleg01": (8, 11), "lowerleg01": (9, 12),
     "foot": (10, 13), "eye": (14, 15),
+}  # fmt: skip
+_HANDS = {"R": RIGHT_HAND.start, "L": LEFT_HAND.start}
+_HEADS = {  # keypoint to bone
+    **{points[k]: f"{bone}.{side}" for bone, points in _LIMBS.items() for k, side in enumerate("RL")},
+    **{first: f"wrist.{side}" for side, first in _HANDS.items()},
+    **{
+        first + 1 + 4 * finger + joint: f"finger{finger + 1}-{joint + 1}.{side}"
+        for side, first in _HANDS.items()
+        for finger in range(5)
+        for joint in range(3)
+    },
+}
+_ENDS = {  # keypoint to bone whose end it is
+    18: "toe1-2.L", 19: "toe5-3.L", 21: "toe1-2.R", 22: "toe5-3.R",
+    **{f + 4 + 4 * finger: f"finger{finger + 1}-3.{s}" for s, f in _HANDS.items() for finger in range(5)},
+}  # fmt: skip
+_THICKNESS = {  # thickness of the part above each point, decimetres; 0.4 for others
+    1: 1.5, 2: 1.3, 5: 1.3, 3: 0.95, 6: 0.95, 4: 0.75, 7: 0.75, 8: 2.0, 11: 2.0, 9: 1.2, 12: 1.2, 10: 0.95, 13: 0.95,
+    **dict.fromkeys(range(14, 18), 0.45), **dict.fromkeys(range(18, 24), 0.85),
+    **dict.fromkeys(range(LEFT_HAND.start, RIGHT_HAND.stop), 0.3), LEFT_HAND.start: 0.7, RIGHT_HAND.start: 0.7,
 }  # fmt: skip
 _NOSE, _EAR, _HEEL = (0.0, 6.98, 1.75), (0.62, 7.12, 0.48), (2.2, -8.0, -0.42)  # positions on the base mesh, decimetres
 _SHOULDER = np.array([0.0, 0.28, 0.0])  # offset of estimated shoulders on rendered people, decimetres
@@ -43,76 +63,48 @@ def _landmarks(assets: Assets) -> dict[str, int]:
     }  # fmt: skip
 
 
-def keypoints(
-    assets: Assets, figure: Figure, heels: Float64[ndarray, "2 3"], pose: Pose, frame: int, vertices: ndarray
-) -> Float64[ndarray, "134 3"]:
+def keypoints(figure: Figure, pose: Pose, frame: int, vertices: ndarray) -> Float64[ndarray, "134 3"]:
     """World positions of all keypoints in one frame; the neck is the midpoint of the shoulders, as in OpenPose.
 
     Args:
-        assets: MakeHuman's data.
         figure: the person.
-        heels: positions of the left and right heel in the rest pose.
         pose: bones in all frames.
         frame: index of the frame.
         vertices: vertices of the mesh of the figure in this frame.
     """
-    out = np.zeros((NUM_POINTS, 3))
-    at = lambda base: vertices[figure.vertex_of[base]]  # noqa: E731
-    marks, bones = _landmarks(assets), figure.skeleton
-    head = pose.head[frame]
-    for name, (right, left) in _JOINTS.items():
-        out[right], out[left] = head[bones.index(f"{name}.R")], head[bones.index(f"{name}.L")]
-    for side, point in (("R", 2), ("L", 5)):
-        out[point] += pose.rot[frame, bones.index(f"clavicle.{side}")] @ _SHOULDER * figure.height / 17
-    out[0], out[16], out[17] = at(marks["nose"]), at(marks["ear.R"]), at(marks["ear.L"])
+    body, out = figure.body, np.zeros((NUM_POINTS, 3))
+    marks, rot = _landmarks(body.assets), pose.rot[frame]
+    out[list(_HEADS)] = pose.head[frame, [body.index(bone) for bone in _HEADS.values()]]
+    out[list(_ENDS)] = pose.tips[frame, [body.assets.tips.index(tip) for tip in _ENDS.values()]]
+    for side, shoulder, heel in (("R", 2, 23), ("L", 5, 20)):
+        out[shoulder] += rot[body.index(f"clavicle.{side}")] @ _SHOULDER * figure.height / 17
+        foot = body.index(f"foot.{side}")
+        out[heel] = rot[foot] @ body.vertices[marks[f"heel.{side}"]] + pose.shift[frame, foot]
+    out[[0, 16, 17]] = vertices[figure.vertex_of[[marks["nose"], marks["ear.R"], marks["ear.L"]]]]
     out[1] = 0.5 * (out[2] + out[5])
-    tips = dict(zip(assets.tips, pose.tips[frame], strict=True))
-    for side, first in (("L", 18), ("R", 21)):
-        foot = bones.index(f"foot.{side}")
-        out[first], out[first + 1] = tips[f"toe1-2.{side}"], tips[f"toe5-3.{side}"]
-        out[first + 2] = pose.rot[frame, foot] @ heels[int(side == "R")] + pose.shift[frame, foot]
     index, weight = face_vertices()
-    out[FACE] = (at(index) * weight[..., None]).sum(1)
-    for side, hand in (("L", LEFT_HAND), ("R", RIGHT_HAND)):
-        out[hand.start] = head[bones.index(f"wrist.{side}")]
-        for f in range(5):
-            first = hand.start + 1 + 4 * f
-            for j in range(3):
-                out[first + j] = head[bones.index(f"finger{f + 1}-{j + 1}.{side}")]
-            out[first + 3] = tips[f"finger{f + 1}-3.{side}"]
+    out[FACE] = (vertices[figure.vertex_of[index]] * weight[..., None]).sum(1)
     return out
 
 
-def heels_of(assets: Assets, vertices: Float64[ndarray, "n 3"]) -> Float64[ndarray, "2 3"]:
-    """Positions of the left and right heel of a body."""
-    marks = _landmarks(assets)
-    return vertices[[marks["heel.L"], marks["heel.R"]]]
-
-
-def depth_tolerance(height: float) -> Float64[ndarray, " 134"]:
-    """Depth (decimetres) below the surface up to which each point counts as visible, from the thickness of its part."""
-    out = np.full(NUM_POINTS, 0.4)
-    out[1] = 1.5
-    for points, value in (
-        ((2, 5), 1.3), ((3, 6), 0.95), ((4, 7), 0.75), ((8, 11), 2.0), ((9, 12), 1.2), ((10, 13), 0.95),
-        ((14, 15, 16, 17), 0.45), (range(18, 24), 0.85),
-    ):  # fmt: skip
-        out[list(points)] = value
-    out[LEFT_HAND] = out[RIGHT_HAND] = 0.3
-    out[[LEFT_HAND.start, RIGHT_HAND.start]] = 0.7
-    return out * height / 17
-
-
 def hidden_points(
-    seen: Float64[ndarray, "134 3"], nearness: ndarray, factor: int, tolerance: Float64[ndarray, " 134"]
+    seen: Float64[ndarray, "134 3"], nearness: ndarray, samples: int, height: float
 ) -> Bool[ndarray, " 134"]:
-    """Which points (column, row, inverse depth) are behind a depth buffer with `factor` samples per pixel and axis."""
+    """Which points are farther behind the visible surface than their part is thick.
+
+    Args:
+        seen: column, row (pixels) and inverse depth of each point.
+        nearness: depth buffer.
+        samples: samples per pixel along each axis of the buffer.
+        height: height of the person in decimetres.
+    """
     rows, columns = nearness.shape
-    at = np.floor(seen[:, :2] * factor).astype(np.int64)
+    at = np.floor(seen[:, :2] * samples).astype(np.int64)
     inside = (at >= 0).all(1) & (at[:, 0] < columns) & (at[:, 1] < rows)
     surface = np.zeros(len(seen))
     surface[inside] = nearness[at[inside, 1], at[inside, 0]]
-    return (surface > 0) & (1 / seen[:, 2] - 1 / np.maximum(surface, 1e-9) > tolerance)
+    thick = np.array([_THICKNESS.get(point, 0.4) for point in range(NUM_POINTS)]) * height / 17
+    return (surface > 0) & (1 / seen[:, 2] - 1 / np.maximum(surface, 1e-9) > thick)
 
 
 def confidences(

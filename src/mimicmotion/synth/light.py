@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
-from mimicmotion.synth.zbuffer import blend, blend1, hash01, in_world, inlined, kernel
+from mimicmotion.synth.body import Mesh
+from mimicmotion.synth.zbuffer import at_corners, blend, blend1, fill, hash01, in_world, inlined, kernel
 
 SKIN, CLOTH, HAIR, EYE, LEATHER = range(5)
 # Columns of the material table.
@@ -30,19 +31,28 @@ LINEAR[:11] = np.arange(11) / 255.0 / 12.92
 
 
 class Surface(NamedTuple):
-    """Triangles in world coordinates and their materials."""
+    """A posed mesh with its materials."""
 
+    mesh: Mesh  # in the rest pose
     points: ndarray  # (n, 3) column, row and nearness in the picture
-    triangles: ndarray  # (faces, 3) vertex indices
     position: ndarray  # (n, 3) world positions
     normal: ndarray  # (n, 3) unit normals
-    rest: ndarray  # (n, 3) positions in the rest pose, for the eyes
-    uv: ndarray  # (faces, 3, 2) texture coordinates
     shadow: ndarray  # (n,) ambient occlusion, 1 if unoccluded
     fold: ndarray  # (n,) strength of folds
-    material: ndarray  # (faces,) row in `table`
     table: ndarray  # (materials, 15), see the columns above
     textures: ndarray  # (textures, size, size, 5) uint8: colour, and slopes of the height map (128 if flat)
+
+
+class ShadowMap(NamedTuple):
+    """What a distant light sees."""
+
+    depth: Float32[ndarray, "size size"]  # nearness of the nearest surface in decimetres, at least 1; 0 where empty
+    matrix: Float32[ndarray, "3 4"]  # orthographic projection from world to column, row and nearness
+    radius: float  # blur radius in texels
+
+    def project(self, points: Float32[ndarray, "n 3"]) -> Float32[ndarray, "n 3"]:
+        """Project world points to column, row and nearness."""
+        return (points @ self.matrix[:, :3].T + self.matrix[:, 3]).astype(np.float32)
 
 
 class Light(NamedTuple):
@@ -52,12 +62,24 @@ class Light(NamedTuple):
     colour: ndarray  # (3,) irradiance of a surface facing it
     sky: ndarray  # (3,) ambient light from above
     ground: ndarray  # (3,) ambient light from below
-    key_map: ndarray  # shadow map of the key light, nearness
-    key_matrix: ndarray  # (3, 4) world to column, row and nearness in the map
-    key_radius: float  # blur radius in texels
-    top_map: ndarray  # the same for light from above, which only shadows the ambient light
-    top_matrix: ndarray
-    top_radius: float
+    key_map: ShadowMap
+    top_map: ShadowMap  # for light from above, which only shadows the ambient light
+
+
+def shadow_map(mesh: Mesh, vertices: Float32[ndarray, "n 3"], way: ndarray, size: int, blur: float = 0.0) -> ShadowMap:
+    """Render a mesh with its vertices at `vertices` as seen from direction `way`; `blur` is in decimetres."""
+    z = way / np.linalg.norm(way)
+    x = np.cross([0.0, 0.0, 1.0] if abs(z[2]) < 0.9 else [0.0, 1.0, 0.0], z)
+    x /= np.linalg.norm(x)
+    axes = np.stack([x, np.cross(z, x), z])
+    along = vertices @ axes.T
+    low, high = along.min(0), along.max(0)
+    scale = (size - 2) / max(float((high - low)[:2].max()), 1e-6)
+    scales = np.array([scale, scale, 1.0])
+    matrix = np.concatenate([scales[:, None] * axes, (1 - scales * low)[:, None]], 1).astype(np.float32)
+    out = ShadowMap(np.zeros((size, size), np.float32), matrix, blur * float(np.linalg.norm(matrix[0, :3])))
+    fill(out.project(vertices), mesh.triangles, mesh.cut, out.depth)
+    return out
 
 
 @inlined
@@ -81,12 +103,13 @@ def _norm(a):
 
 
 @inlined
-def _lit(depth, matrix, at, nearer, radius, turn):
+def _lit(shadow, at, nearer, turn):
     """Fraction of filter taps around a point of a shadow map that are unoccluded."""
+    depth, m, radius = shadow
     rows, columns = depth.shape
-    x = matrix[0, 0] * at[0] + matrix[0, 1] * at[1] + matrix[0, 2] * at[2] + matrix[0, 3]
-    y = matrix[1, 0] * at[0] + matrix[1, 1] * at[1] + matrix[1, 2] * at[2] + matrix[1, 3]
-    z = matrix[2, 0] * at[0] + matrix[2, 1] * at[1] + matrix[2, 2] * at[2] + matrix[2, 3] + nearer
+    x = m[0, 0] * at[0] + m[0, 1] * at[1] + m[0, 2] * at[2] + m[0, 3]
+    y = m[1, 0] * at[0] + m[1, 1] * at[1] + m[1, 2] * at[2] + m[1, 3]
+    z = m[2, 0] * at[0] + m[2, 1] * at[1] + m[2, 2] * at[2] + m[2, 3] + nearer
     c, s = math.cos(turn), math.sin(turn)
     seen = 0
     for k in range(12):
@@ -99,34 +122,32 @@ def _lit(depth, matrix, at, nearer, radius, turn):
 
 
 @inlined
-def _bilinear(textures, number, u, v):
+def _bilinear(texture, u, v):
     """Sample a texture bilinearly: linear colour, and slopes across and down."""
-    size = textures.shape[1]
+    size = texture.shape[0]
     x, y = u * size - 0.5, -v * size - 0.5
     x0, y0 = math.floor(x), math.floor(y)
     f, g = x - x0, y - y0
-    j0, i0 = int(x0) % size, int(y0) % size
-    j1, i1 = (j0 + 1) % size, (i0 + 1) % size
-    a0, a1, a2, a3 = (1 - f) * (1 - g), f * (1 - g), (1 - f) * g, f * g
-    p = textures[number]
-    red = a0 * LINEAR[p[i0, j0, 0]] + a1 * LINEAR[p[i0, j1, 0]] + a2 * LINEAR[p[i1, j0, 0]] + a3 * LINEAR[p[i1, j1, 0]]
-    green = (
-        a0 * LINEAR[p[i0, j0, 1]] + a1 * LINEAR[p[i0, j1, 1]] + a2 * LINEAR[p[i1, j0, 1]] + a3 * LINEAR[p[i1, j1, 1]]
-    )
-    blue = a0 * LINEAR[p[i0, j0, 2]] + a1 * LINEAR[p[i0, j1, 2]] + a2 * LINEAR[p[i1, j0, 2]] + a3 * LINEAR[p[i1, j1, 2]]
-    across = a0 * p[i0, j0, 3] + a1 * p[i0, j1, 3] + a2 * p[i1, j0, 3] + a3 * p[i1, j1, 3] - 128.0
-    down = a0 * p[i0, j0, 4] + a1 * p[i0, j1, 4] + a2 * p[i1, j0, 4] + a3 * p[i1, j1, 4] - 128.0
-    return (red, green, blue), across, down
+    red = green = blue = across = down = 0.0
+    for k in range(4):
+        p = texture[(int(y0) + k // 2) % size, (int(x0) + k % 2) % size]
+        w = (f if k % 2 else 1 - f) * (g if k // 2 else 1 - g)
+        red += w * LINEAR[p[0]]
+        green += w * LINEAR[p[1]]
+        blue += w * LINEAR[p[2]]
+        across += w * p[3]
+        down += w * p[4]
+    return (red, green, blue), across - 128.0, down - 128.0
 
 
 @inlined
-def _bumped(normal, across, down, position, corners, uv, t):
+def _bumped(normal, across, down, position, corners, uv):
     """Perturb a normal by a bump map, given the slopes along the texture axes."""
     a, b, c = corners
     first = _add(position[b], -1.0, position[a])
     second = _add(position[c], -1.0, position[a])
-    du1, dv1 = uv[t, 1, 0] - uv[t, 0, 0], uv[t, 1, 1] - uv[t, 0, 1]
-    du2, dv2 = uv[t, 2, 0] - uv[t, 0, 0], uv[t, 2, 1] - uv[t, 0, 1]
+    du1, dv1 = uv[1, 0] - uv[0, 0], uv[1, 1] - uv[0, 1]
+    du2, dv2 = uv[2, 0] - uv[0, 0], uv[2, 1] - uv[0, 1]
     sign = 1.0 if du1 * dv2 - du2 * dv1 >= 0.0 else -1.0
     along_u = _add(_scaled(first, dv2 * sign), -dv1 * sign, second)
     along_v = _add(_scaled(second, du1 * sign), -du2 * sign, first)
@@ -159,38 +180,29 @@ def _iris(x, y, z, table, m):
 
 
 @inlined
-def _shadows(light, near, normal, turn):
-    """Fractions of the key light and of light from above that reach a point just above a surface."""
-    direct = 0.0
-    if _dot(normal, light.key) > -0.35:
-        direct = _lit(light.key_map, light.key_matrix, near, 0.0, light.key_radius, turn)
-    return direct, _lit(light.top_map, light.top_matrix, near, 0.2, light.top_radius, turn)
-
-
-@inlined
 def _sample(surface, light, t, w1, w2, eye, turn):
     """Shade one sample, given its triangle, barycentric coordinates, camera position and rotation of the taps."""
-    corners = surface.triangles[t, 0], surface.triangles[t, 1], surface.triangles[t, 2]
+    mesh, table = surface.mesh, surface.table
+    corners = mesh.triangles[t, 0], mesh.triangles[t, 1], mesh.triangles[t, 2]
     w = in_world(surface.points, corners, w1, w2)
     position = blend(surface.position, corners, w)
     view = eye[0] - position[0], eye[1] - position[1], eye[2] - position[2]
     view = _scaled(view, 1.0 / _norm(view))
-    m = surface.material[t]
-    table, uv = surface.table, surface.uv
+    m = mesh.material[t]
     kind = int(table[m, KIND])
     flat = blend(surface.normal, corners, w)
     flip = _dot(flat, view) < 0.0 and table[m, TWO_SIDED] > 0.0
     flat = _scaled(flat, (-1.0 if flip else 1.0) / (_norm(flat) + 1e-9))
-    u = w[0] * uv[t, 0, 0] + w[1] * uv[t, 1, 0] + w[2] * uv[t, 2, 0]
-    v = w[0] * uv[t, 0, 1] + w[1] * uv[t, 1, 1] + w[2] * uv[t, 2, 1]
-    colour, across, down = _bilinear(surface.textures, int(table[m, TEXTURE]), u, v)
+    u, v = at_corners(mesh.uv[t], w)
+    colour, across, down = _bilinear(surface.textures[int(table[m, TEXTURE])], u, v)
     bump, normal = table[m, BUMP] / 64.0, flat
     if bump > 0.0:
         if kind == CLOTH:
             bump *= blend1(surface.fold, corners, w)
-        normal = _bumped(flat, across * bump, down * bump, surface.position, corners, uv, t)
-    direct, above = _shadows(light, _add(position, 0.12, flat), flat, turn)
-    open_ = blend1(surface.shadow, corners, w) * (0.55 + 0.45 * above)
+        normal = _bumped(flat, across * bump, down * bump, surface.position, corners, mesh.uv[t])
+    start = _add(position, 0.12, flat)
+    direct = _lit(light.key_map, start, 0.0, turn) if _dot(flat, light.key) > -0.35 else 0.0
+    open_ = blend1(surface.shadow, corners, w) * (0.55 + 0.45 * _lit(light.top_map, start, 0.2, turn))
     up = 0.5 + 0.5 * normal[1]
     ambient = _scaled(_add(light.ground, up, _add(light.sky, -1.0, light.ground)), open_)
     lit = _dot(normal, light.key)
@@ -208,7 +220,7 @@ def _sample(surface, light, t, w1, w2, eye, turn):
         green = blue = red
         colour = _scaled(colour, vary)
     elif kind == EYE:
-        x, y, z = blend(surface.rest, corners, w)
+        x, y, z = blend(mesh.vertices, corners, w)
         colour = _iris(x, y, z, table, m)
         red = green = blue = max(lit * 0.8 + 0.2, 0.0) * direct
         spec = gloss * mirror**power * direct
@@ -258,45 +270,34 @@ def shade(out, cover, background, ids, bary, surface, light, eye, factor):
                 out[i, j, k] = total[k] * share + (1.0 - hits * share) * background[i, j, k]
 
 
-@inlined
-def _between(grid, x, y):
-    """Interpolate a grid bilinearly."""
-    a, b = int(x), int(y)
-    f, g = x - a, y - b
-    upper, lower = (1 - f) * grid[b, a] + f * grid[b, a + 1], (1 - f) * grid[b + 1, a] + f * grid[b + 1, a + 1]
-    return (1 - g) * upper + g * lower
-
-
 @kernel
-def shade_floor(out, background, shadow, ambient, share, start, cell, eye, centre, focal, pitch_sin, pitch_cos):
-    """Add the shadows of the person on the floor (the plane y = 0) to the background.
+def shade_floor(out, background, light, start, cell, view):
+    """Dim the background by the shadows of the person on the floor (the plane y = 0).
 
     Args:
         out: (rows, columns, 3) output picture.
         background: (rows, columns, 3) without shadows.
-        shadow: (cells, cells) blocked fraction of the key light, indexed by z and x.
-        ambient: (cells, cells) blocked fraction of the ambient light.
-        share: fraction of the light on the floor that comes from the key light.
+        light: (cells, cells) fraction of the light that reaches the floor, indexed by z and x.
         start: (2,) x and z of the first cell.
         cell: size of a cell, decimetres.
-        eye: (3,) position of the camera.
-        centre: (2,) column and row of the principal point.
-        focal: focal length in pixels.
-        pitch_sin: sine of the camera pitch.
-        pitch_cos: cosine of the camera pitch.
+        view: the camera.
     """
     rows, columns, _ = out.shape
-    last = shadow.shape[0] - 1
+    last = light.shape[0] - 1
+    eye, sine, cosine = view.eye, math.sin(view.pitch), math.cos(view.pitch)
     for i in range(rows):
-        up = -(i + 0.5 - centre[1]) / focal
-        y = up * pitch_cos - pitch_sin
+        up = -(i + 0.5 - view.centre[1]) / view.focal
+        y = up * cosine - sine
         far = -eye[1] / y if y < -1e-4 else -1.0
-        z = (eye[2] - (up * pitch_sin + pitch_cos) * far - start[1]) / cell - 0.5
+        z = (eye[2] - (up * sine + cosine) * far - start[1]) / cell - 0.5
         for j in range(columns):
-            x = (eye[0] + (j + 0.5 - centre[0]) / focal * far - start[0]) / cell - 0.5
+            x = (eye[0] + (j + 0.5 - view.centre[0]) / view.focal * far - start[0]) / cell - 0.5
             dim = 1.0
             if far > 0.0 and 0.0 <= x < last and 0.0 <= z < last:
-                dim = share * (1.0 - _between(shadow, x, z)) + (1.0 - share) * (1.0 - _between(ambient, x, z))
+                a, b = int(x), int(z)
+                f, g = x - a, z - b
+                upper, lower = light[b], light[b + 1]
+                dim = (1 - g) * ((1 - f) * upper[a] + f * upper[a + 1]) + g * ((1 - f) * lower[a] + f * lower[a + 1])
             for k in range(3):
                 out[i, j, k] = background[i, j, k] * dim
 

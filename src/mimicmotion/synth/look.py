@@ -40,7 +40,7 @@ def cloth_colour(rng: Rng) -> Float32[ndarray, " 3"]:
     if rng.random() < 0.55:
         base = np.array(NEUTRAL[rng.integers(len(NEUTRAL))], np.float32)
         return np.clip(base + rng.normal(size=3) * 6, 8, 245).astype(np.float32)
-    return hsv(rng.random(), float(rng.uniform(0.3, 0.85)), float(rng.uniform(0.3, 0.92)))
+    return hsv(rng.random(), rng.uniform(0.3, 0.85), rng.uniform(0.3, 0.92))
 
 
 @functools.lru_cache(maxsize=16)
@@ -100,10 +100,7 @@ def texels(assets: Assets, size: int) -> tuple[Float32[ndarray, "size size 3"], 
         own = np.arange(len(points), dtype=np.int32).reshape(-1, 3)
         depth, ids = np.zeros((size, size), np.float32), np.full((size, size), -1, np.int32)
         bary = np.zeros((size, size, 2), np.float32)
-        ones = np.ones(len(points), np.float32)
-        flat = np.zeros((len(own), 3, 2), np.float32)
-        every, cells = np.ones(len(own), np.bool_), np.ones((len(own), 2), np.float32)
-        fill(points, own, every, ones, 0 * ones, flat, cells, depth, ids, bary)
+        fill(points, own, np.ones(len(points), np.float32), depth, ids, bary)
         hit = ids >= 0
         w = np.concatenate([1 - bary[hit].sum(1, keepdims=True), bary[hit]], 1)
         place[hit] = (assets.vertices[triangles[ids[hit]]] * w[..., None]).sum(1)
@@ -216,7 +213,7 @@ def hair_texture(rng: Rng, size: int, base: ndarray, *, curl: float) -> Texture:
 
 
 def leather_texture(rng: Rng, size: int, base: ndarray, sole: ndarray, band: ndarray, sole_height: float) -> Texture:
-    """Shoes with sole, upper, laces and band; u runs from heel to toe, v from the floor up to 2 decimetres."""
+    """A shoe's texture: sole, upper, laces and band; u runs from heel to toe, v from the floor up to 2 decimetres."""
     colour = np.broadcast_to(base, (size, size, 3)).astype(np.float32).copy()
     row = lambda v: int(np.clip(1 - v, 0, 1) * size)  # noqa: E731
     if rng.random() < 0.5:

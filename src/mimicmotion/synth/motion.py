@@ -1,4 +1,4 @@
-"""Procedural motion: curves through rhythmic key poses."""
+"""Procedural motion: hand positions and shapes, random poses, curves through rhythmic key poses, and expressions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,118 @@ from jaxtyping import Float64
 from numpy import ndarray
 
 from mimicmotion.errors import InputError
+from mimicmotion.runtime.extras import import_extra
 from mimicmotion.synth import figure as fig
-from mimicmotion.synth.keyposes import HAND_SHAPES, Rng, interpolate_keys, neutral, random_pose, set_arm, set_hand
 
-_TALKING = ("chest", "bent", "up_bent", "front", "face", "cross", "wide_bent", "front_up")  # hand regions
+CubicHermiteSpline = import_extra("scipy.interpolate", "synth").CubicHermiteSpline
+Rng = np.random.Generator
 Params = Float64[ndarray, "n 54"]
+
+# Hand regions: wrist (outward, up, forward) from the shoulder in arm lengths, its spread, forearm twist, its spread.
+ARM_REGIONS: dict[str, tuple[tuple[float, float, float], float, float, float]] = {
+    "hang": ((0.14, -0.97, 0.1), 0.05, -1.5, 0.3),
+    "bent": ((0.18, -0.72, 0.42), 0.12, -1.6, 0.5),
+    "hip": ((0.13, -0.6, 0.1), 0.05, -1.9, 0.3),
+    "chest": ((-0.22, -0.35, 0.42), 0.12, -1.6, 0.6),
+    "clasp": ((-0.3, -0.52, 0.42), 0.05, -1.6, 0.3),
+    "low_front": ((-0.1, -0.8, 0.35), 0.1, -1.8, 0.5),
+    "front": ((0.02, -0.02, 0.88), 0.12, -1.8, 0.8),
+    "front_up": ((0.1, 0.45, 0.75), 0.14, -1.8, 0.8),
+    "side": ((0.96, 0.0, 0.08), 0.1, -1.5, 0.9),
+    "side_low": ((0.68, -0.65, 0.15), 0.12, -1.6, 0.7),
+    "side_up": ((0.68, 0.66, 0.1), 0.12, -1.2, 0.8),
+    "over": ((0.12, 0.95, 0.05), 0.1, -1.2, 0.8),
+    "over_bent": ((-0.1, 0.62, 0.12), 0.1, -1.2, 0.6),
+    "face": ((-0.16, 0.25, 0.36), 0.08, -2.0, 0.8),
+    "ear": ((-0.02, 0.4, 0.1), 0.06, -1.4, 0.5),
+    "up_bent": ((0.5, 0.34, 0.28), 0.12, -1.2, 0.7),
+    "cross": ((-0.48, -0.12, 0.55), 0.1, -1.8, 0.5),
+    "back": ((0.02, -0.74, -0.24), 0.06, -2.2, 0.4),
+    "wide_bent": ((0.62, -0.2, 0.3), 0.14, -1.9, 0.7),
+}
+_TALKING = ("chest", "bent", "up_bent", "front", "face", "cross", "wide_bent", "front_up")  # hand regions
+CALM = ("hang", "hang", "hang", "bent", "hip", "clasp", "low_front", "back")
+HAND_SHAPES = {  # thumb, index, middle, ring, little, spread
+    "relaxed": (0.35, 0.35, 0.42, 0.48, 0.5, 0.25),
+    "open": (0.0, 0.02, 0.02, 0.03, 0.05, 1.0),
+    "flat": (0.2, 0.05, 0.03, 0.05, 0.06, 0.1),
+    "fist": (1.2, 1.35, 1.4, 1.4, 1.4, 0.0),
+    "point": (1.0, 0.0, 1.35, 1.4, 1.4, 0.1),
+    "victory": (1.1, 0.02, 0.02, 1.4, 1.4, 1.2),
+    "thumb": (-0.2, 1.35, 1.4, 1.4, 1.4, 0.0),
+    "pinch": (0.8, 0.75, 0.3, 0.25, 0.2, 0.5),
+    "claw": (0.4, 0.7, 0.7, 0.7, 0.7, 0.8),
+}
+
+
+_FARTHEST = np.array([0.44, 0.3])  # eye rotation at full intensity, horizontal and vertical, radians
+
+MOODS: dict[str, dict[str, float]] = {
+    "calm": {},
+    "smile": {"mouthSmileLeft": 0.7, "mouthSmileRight": 0.7, "cheekSquintLeft": 0.4, "cheekSquintRight": 0.4},
+    "grin": {"mouthSmileLeft": 0.9, "mouthSmileRight": 0.9, "jawOpen": 0.22, "mouthUpperUpLeft": 0.4,
+             "mouthUpperUpRight": 0.4, "cheekSquintLeft": 0.7, "cheekSquintRight": 0.7},
+    "surprise": {"browInnerUp": 0.9, "browOuterUpLeft": 0.8, "browOuterUpRight": 0.8, "eyeWideLeft": 0.8,
+                 "eyeWideRight": 0.8, "jawOpen": 0.3},
+    "frown": {"browDownLeft": 0.8, "browDownRight": 0.8, "mouthFrownLeft": 0.5, "mouthFrownRight": 0.5},
+    "doubt": {"browOuterUpLeft": 0.9, "browDownRight": 0.5, "mouthLeft": 0.4},
+    "pout": {"mouthPucker": 0.7, "browInnerUp": 0.3},
+    "squint": {"eyeSquintLeft": 0.8, "eyeSquintRight": 0.8, "noseSneerLeft": 0.3, "noseSneerRight": 0.3},
+}  # fmt: skip
+
+
+def neutral() -> Float64[ndarray, " 54"]:
+    """Standing with the arms at the sides."""
+    q = np.zeros(fig.NUM_PARAMS)
+    for side in (0, 1):
+        set_arm(q, side, "hang", None)
+        q[fig.CURL[side] : fig.CURL[side] + 6] = HAND_SHAPES["relaxed"]
+        q[fig.LEG[side] : fig.LEG[side] + 5] = (0.07, 0.0, 0.0, 0.0, 0.2)
+    q[fig.MOUTH] = 1.0
+    return q
+
+
+def set_arm(q: ndarray, side: int, region: str, rng: Rng | None) -> None:
+    """Move a hand to a random position in a region, or to its centre if `rng` is None."""
+    centre, spread, twist, twist_spread = ARM_REGIONS[region]
+    k = fig.ARM[side]
+    noise = np.zeros(7) if rng is None else np.clip(rng.normal(size=7), -2, 2)
+    q[k : k + 3] = np.array(centre) + spread * noise[:3]
+    q[k + 3 : k + 7] = np.array([0.3, twist_spread, 0.3, 0.2]) * noise[3:]
+    q[k + 4] = np.clip(twist + q[k + 4], -3.1, 0.3)
+
+
+def set_hand(q: ndarray, side: int, shape: str, rng: Rng) -> None:
+    """Set the fingers to one of HAND_SHAPES, with small random variations."""
+    q[fig.CURL[side] : fig.CURL[side] + 6] = np.array(HAND_SHAPES[shape]) + rng.normal(size=6) * 0.06
+
+
+def random_pose(rng: Rng, energy: float = 1.0, *, calm: bool = False) -> Float64[ndarray, " 54"]:
+    """Sample a key pose: arms in any region, weight on either leg, trunk and head turned slightly."""
+    q = neutral()
+    names = CALM if calm else tuple(ARM_REGIONS)
+    both = rng.random() < 0.35
+    first = str(rng.choice(names))
+    for side, region in ((0, first), (1, first if both else str(rng.choice(names)))):
+        set_arm(q, side, region, rng)
+        set_hand(q, side, str(rng.choice(list(HAND_SHAPES) if not calm else ["relaxed", "flat"])), rng)
+    n = lambda scale: scale * energy * float(np.clip(rng.normal(), -2, 2))  # noqa: E731
+    q[[fig.PITCH, fig.ROLL, fig.YAW]] = n(0.04), n(0.06), n(0.18)
+    q[[fig.SPINE_PITCH, fig.SPINE_ROLL, fig.SPINE_TWIST]] = 0.04 + n(0.08), n(0.1), n(0.14)
+    q[[fig.HEAD_PITCH, fig.HEAD_YAW, fig.HEAD_ROLL]] = n(0.1), n(0.22), n(0.1)
+    q[list(fig.SHRUG)] = abs(n(0.4))
+    wide = rng.uniform(0.0, 0.28) * energy
+    for side in (0, 1):
+        q[fig.LEG[side] : fig.LEG[side] + 5] = 0.03 + wide, 0.0, n(0.08), 0.0, 0.2 + n(0.12)
+    if rng.random() < 0.25 * energy and not calm:  # one foot is on tiptoe or lifted
+        side = int(rng.integers(2))
+        ankle = 0.05 + rng.uniform(0, 0.5), rng.uniform(0.03, 0.45), rng.uniform(-0.35, 0.4)
+        q[fig.LEG[side] : fig.LEG[side] + 4] = *ankle, -0.5
+        q[0] = (1 - 2 * side) * -0.1
+    else:
+        q[0] = n(0.07)
+    q[1] = -abs(n(0.06))
+    return q
 
 
 def _between(rng: Rng, t: ndarray, make: Callable[[], ndarray], low: float, high: float) -> Params:
@@ -22,7 +129,9 @@ def _between(rng: Rng, t: ndarray, make: Callable[[], ndarray], low: float, high
     count = int(np.ceil((t[-1] - t[0]) / beat)) + 3
     times = t[0] - rng.uniform(0, beat) + beat * np.arange(count)
     keys = np.stack([make() for _ in range(count)])
-    return interpolate_keys(times, keys, t, float(rng.uniform(0.2, 0.9)))
+    slopes = np.zeros_like(keys)
+    slopes[1:-1] = rng.uniform(0.2, 0.9) * (keys[2:] - keys[:-2]) / (2 * beat)  # 0 would stop at every key, 1 at none
+    return CubicHermiteSpline(times, keys, slopes)(t)
 
 
 def _wave(t: ndarray, period: float, phase: float | ndarray = 0.0) -> ndarray:
@@ -79,12 +188,8 @@ def walk(rng: Rng, t: ndarray) -> Params:
         q[:, fig.ARM[s] + 2] = 0.1 + bend + swing * np.cos(phase)
     step = 2 * np.pi * (t / period + start)
     q[:, 0], q[:, 1] = -0.04 * np.sin(step), -0.015 * (1 + np.cos(2 * step))
-    q[:, fig.ROLL], q[:, fig.SPINE_TWIST], q[:, fig.SPINE_ROLL] = (
-        0.03 * np.sin(step),
-        0.1 * np.cos(step),
-        -0.03 * np.sin(step),
-    )
-    q[:, fig.SPINE_PITCH] = 0.06
+    q[:, fig.ROLL], q[:, fig.SPINE_ROLL] = 0.03 * np.sin(step), -0.03 * np.sin(step)
+    q[:, fig.SPINE_TWIST], q[:, fig.SPINE_PITCH] = 0.1 * np.cos(step), 0.06
     return q
 
 
@@ -174,11 +279,8 @@ def balance(rng: Rng, t: ndarray) -> Params:
         for s in (0, 1):
             set_arm(q, s, str(rng.choice(["side", "side", "side_up", "side_low", "front", "wide_bent", "over"])), rng)
             set_hand(q, s, str(rng.choice(["open", "flat", "relaxed"])), rng)
-        q[fig.HEAD_ROLL], q[fig.HEAD_YAW], q[fig.HEAD_PITCH] = (
-            -0.3 * q[fig.SPINE_ROLL],
-            rng.normal() * 0.15,
-            0.2 * rng.random(),
-        )
+        q[fig.HEAD_ROLL] = -0.3 * q[fig.SPINE_ROLL]
+        q[fig.HEAD_YAW], q[fig.HEAD_PITCH] = rng.normal() * 0.15, 0.2 * rng.random()
         return q
 
     q = _between(rng, t, make, 0.7, 1.6)
@@ -240,3 +342,55 @@ def motion_params(name: str, rng: Rng, t: Float64[ndarray, " n"]) -> Params:
     if name != "gesture" and rng.random() < 0.4:
         q[:, fig.MOUTH] = 1 + rng.uniform(0, 1.2) * np.maximum(_wave(t, rng.uniform(0.4, 1.5)), 0)
     return q
+
+
+def face_actions(
+    rng: np.random.Generator, q: Float64[ndarray, "n 54"], times: Float64[ndarray, " n"]
+) -> list[dict[str, float]]:
+    """Face actions per frame: mouth and eyelids from the motion parameters, gaze, and two alternating moods.
+
+    Args:
+        rng: random generator.
+        q: motion parameters.
+        times: times of the frames in seconds.
+    """
+    first, second = (MOODS[str(m)] for m in rng.choice(list(MOODS), 2))
+    period, phase, size = rng.uniform(2, 6), rng.random(), rng.uniform(0.3, 1.0)
+    share = 0.5 + 0.5 * np.sin(2 * np.pi * (times / period + phase))
+    shape = 0.5 + 0.5 * np.sin(2 * np.pi * (times / rng.uniform(0.25, 0.7) + rng.random()))
+    out = []
+    for row, s, wide, (aside, down) in zip(q, share, shape, gaze(rng.spawn(1)[0], q, times) / _FARTHEST, strict=True):
+        face: dict[str, float] = {}
+        for mood, weight in ((first, s), (second, 1 - s)):
+            for name, value in mood.items():
+                face[name] = face.get(name, 0.0) + size * weight * value
+        opening = max(float(row[fig.MOUTH]) - 1, 0.0)
+        face["jawOpen"] = min(face.get("jawOpen", 0.0) + 0.45 * opening, 0.9)
+        face["mouthFunnel"] = 0.5 * opening * wide
+        blink = float(row[fig.BLINK])
+        face["eyeBlinkLeft"] = face["eyeBlinkRight"] = blink
+        for name in ("eyeWideLeft", "eyeWideRight", "eyeSquintLeft", "eyeSquintRight"):
+            if name in face:
+                face[name] *= 1 - blink
+        for side, outward in (("Left", aside), ("Right", -aside)):
+            face[f"eyeLookOut{side}"], face[f"eyeLookIn{side}"] = max(outward, 0.0), max(-outward, 0.0)
+            face[f"eyeLookDown{side}"], face[f"eyeLookUp{side}"] = max(down * (1 - blink), 0.0), max(-down, 0.0)
+        out.append(face)
+    return out
+
+
+def gaze(
+    rng: np.random.Generator, q: Float64[ndarray, "n 54"], times: Float64[ndarray, " n"]
+) -> Float64[ndarray, "n 2"]:
+    """Gaze relative to the head, in radians: to the person's left, and down.
+
+    The eyes fixate a point in the world (half of the time the camera, if within range) for 0.3 to 1.8 s while the head
+    moves, then jump to the next one.
+    """
+    head = q[:, [fig.YAW, fig.PITCH]] + q[:, [fig.SPINE_TWIST, fig.SPINE_PITCH]] + q[:, [fig.HEAD_YAW, fig.HEAD_PITCH]]
+    ends = times[0] + np.cumsum(rng.uniform(0.3, 1.8, int((times[-1] - times[0]) / 0.3) + 1))
+    _, first, rest = np.unique(np.searchsorted(ends, times), return_index=True, return_inverse=True)
+    place = head[first] + rng.normal(size=(len(first), 2)) * (0.2, 0.1)
+    to_camera = (np.abs(head[first]) < _FARTHEST).all(1) & (rng.random(len(first)) < 0.5)
+    place[to_camera] = 0.0
+    return np.clip(place[rest] - head, -_FARTHEST, _FARTHEST)

@@ -11,7 +11,6 @@ import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -19,7 +18,10 @@ from numpy import ndarray
 
 from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import FACE, L_HIP, LEFT_HAND, NECK, NUM_POINTS, R_HIP, RIGHT_HAND, PoseSequence
+from mimicmotion.runtime.extras import import_extra
 from mimicmotion.synth.figure import smooth
+
+special = import_extra("scipy.special", "synth")
 
 Z = np.linspace(-2.5, 2.5, 11)  # standard normal quantiles at which distributions are tabulated
 FIT = Path(__file__).with_name("noise_fit.json")
@@ -39,7 +41,6 @@ _GROUP = np.array([[point in points for points in GROUPS.values()] for point in 
 _SCORE_GROUP = np.concatenate([_GROUP[:_POINTS], [8, 9, 9]])  # groups of the 27 scores
 # groups of the noise sources: points, then parts, then their blocks
 _SOURCE_GROUP = np.concatenate([_GROUP, [8, 9, 9], [8] * len(FACE_BLOCKS), [9] * 2 * len(HAND_BLOCKS)])
-_NORMAL = NormalDist()
 _ARM_L, _ARM_R = np.r_[5:8, LEFT_HAND], np.r_[2:5, RIGHT_HAND]
 _LEG_L, _LEG_R = np.r_[11:14, 18:21], np.r_[8:11, 21:24]
 _HANDS = (np.r_[LEFT_HAND], np.r_[RIGHT_HAND])
@@ -119,7 +120,7 @@ def load_fit() -> NoiseFit:
 
     lost = np.array([g.get("lost", {"share": 0.0})["share"] for g in groups])[:, None]
     found = column("found")
-    found_at = normal_position(lost + (1 - lost) * normal_cdf(Z))
+    found_at = normal_position(lost + (1 - lost) * special.ndtr(Z))
     lowest = np.where(lost > 0, 0.0, found[:, :1])
     return NoiseFit(
         found=np.concatenate([lowest, found], 1),
@@ -143,12 +144,7 @@ def torso(xy: Float[ndarray, "frames 134 2"]) -> float:
 
 def normal_position(share: Float[ndarray, "*shape"]) -> Float64[ndarray, "*shape"]:
     """Standard normal quantiles of probabilities, clipped to +-3.5."""
-    return np.vectorize(_NORMAL.inv_cdf)(np.clip(share, _NORMAL.cdf(-3.5), _NORMAL.cdf(3.5)))
-
-
-def normal_cdf(z: Float[ndarray, "*shape"]) -> Float64[ndarray, "*shape"]:
-    """Cumulative standard normal distribution."""
-    return np.vectorize(_NORMAL.cdf)(z)
+    return special.ndtri(np.clip(share, *special.ndtr([-3.5, 3.5])))
 
 
 def _mixing(data: dict, shares: str) -> Float64[ndarray, "134 L"]:

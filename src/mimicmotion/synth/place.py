@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -17,7 +16,6 @@ from mimicmotion.synth.view import View
 
 Range = tuple[float, float]
 Corners = list[tuple[float, float, float]]  # world positions
-Paint = Callable[[ndarray, ndarray, ndarray], ndarray]  # (two coordinates, distance) to colours
 KINDS = ("room", "room", "room", "street", "park", "studio")
 FLOORS = ("planks", "tiles", "carpet", "concrete", "parquet", "rug")
 WALLS = ("paint", "paint", "brick", "paper", "panels", "concrete", "curtain")
@@ -145,114 +143,101 @@ class _Painter:
 
     def room(self) -> None:
         """A room with doors, windows, pictures and furniture."""
-        rng, eye = self.rng, np.asarray(self.view.eye)
+        rng, way, eye = self.rng, self.way, self.view.eye
         back = -rng.uniform(6, 35)
         sides = -rng.uniform(14, 45), rng.uniform(14, 45)
         ceiling = max(rng.uniform(24, 32), eye[1] + 4)
-        way = self.way
-        t_back = (back - eye[2]) / way[..., 2]
-        walls, floors = self._wall_paint(), self._floor_paint(str(rng.choice(FLOORS)))
-        x, y = eye[0] + way[..., 0] * t_back, eye[1] + way[..., 1] * t_back
-        self.picture[:] = walls(x, y, t_back)
-        self.far[:] = t_back
-        lamp = np.array([rng.uniform(-20, 20), rng.uniform(10, 26), back])
-        glow = 0.75 + 0.45 * np.exp(-((x - lamp[0]) ** 2 + (y - lamp[1]) ** 2) / rng.uniform(12, 30) ** 2)
+        self.far = (back - eye[2]) / way[..., 2]
+        x, y = eye[0] + way[..., 0] * self.far, eye[1] + way[..., 1] * self.far  # on the back wall, extended
+        along, aside = x, np.zeros(self.size, bool)
         for side in sides:
             across = way[..., 0] * np.sign(side)
-            t = np.where(across > 1e-3, (side - eye[0]) * np.sign(side) / np.maximum(across, 1e-3), 1e6)
-            seen = t < self.far
-            if seen.any():
-                z, high = eye[2] + way[..., 2] * t, eye[1] + way[..., 1] * t
-                self.picture = np.where(seen[..., None], walls(z, high, t) * 0.82, self.picture)
-                glow = np.where(seen, 0.72 + 0.2 * np.exp(-((high - lamp[1]) ** 2) / 400), glow)
-                self.far = np.where(seen, t, self.far)
+            far = np.where(across > 1e-3, (side - eye[0]) * np.sign(side) / np.maximum(across, 1e-3), 1e6)
+            nearer = far < self.far
+            aside, self.far = aside | nearer, np.where(nearer, far, self.far)
+            along = np.where(nearer, eye[2] + way[..., 2] * far, along)
+        high = eye[1] + way[..., 1] * self.far
+        self.picture = self._wall(along, high) * np.where(aside, 0.82, 1.0)[..., None].astype(np.float32)
         hit, fx, fz, far = self.floor_at()
+        ground = self._floor(str(rng.choice(FLOORS)), fx, fz, far)
+        lamp_x, lamp_y = rng.uniform(-20, 20), rng.uniform(10, 26)
+        glow = 0.75 + 0.45 * np.exp(-((x - lamp_x) ** 2 + (y - lamp_y) ** 2) / rng.uniform(12, 30) ** 2)
+        glow = np.where(aside, 0.72 + 0.2 * np.exp(-((high - lamp_y) ** 2) / 400), glow)
         on_floor = hit & (far < self.far)
         self._wall_things(back, sides)
-        wall_y = eye[1] + way[..., 1] * self.far
-        crease = 1 - 0.45 * np.exp(-np.maximum(wall_y, 0) / 1.6) - 0.3 * np.exp(-np.maximum(ceiling - wall_y, 0) / 2.5)
-        edge = np.minimum(np.abs(x - sides[0]), np.abs(x - sides[1]))
-        crease *= 1 - 0.3 * np.exp(-edge / 3)
+        crease = 1 - 0.45 * np.exp(-np.maximum(high, 0) / 1.6) - 0.3 * np.exp(-np.maximum(ceiling - high, 0) / 2.5)
+        crease *= 1 - 0.3 * np.exp(-np.minimum(np.abs(x - sides[0]), np.abs(x - sides[1])) / 3)
         self.picture *= (glow * crease)[..., None]
-        above = (wall_y > ceiling)[..., None]
-        self.picture = np.where(above, _rgb(0.75, 0.74, 0.72) * 0.8, self.picture)
-        skirting = (wall_y < rng.uniform(0.6, 1.2)) & ~on_floor & (rng.random() < 0.7)
-        self.picture = np.where(skirting[..., None], self.picture * 0.6 + 0.15, self.picture)
+        self.picture[high > ceiling] = _rgb(0.75, 0.74, 0.72) * 0.8
+        skirting = (high < rng.uniform(0.6, 1.2)) & ~on_floor & (rng.random() < 0.7)
+        self.picture[skirting] = self.picture[skirting] * 0.6 + 0.15
         near = np.minimum.reduce([fz - back, fx - sides[0], sides[1] - fx])
         shade = 0.75 + 0.3 * np.exp(-(fx**2 + fz**2) / 1500) - 0.4 * np.exp(-np.maximum(near, 0) / 2)
-        ground = floors(fx, fz, far) * shade[..., None]
-        self.picture = np.where(on_floor[..., None], ground, self.picture)
+        self.picture = np.where(on_floor[..., None], ground * shade[..., None], self.picture)
         self.far = np.where(on_floor, far, self.far)
         for _ in range(int(rng.integers(1, 6))):
             self._furniture(back, sides)
 
-    def _wall_paint(self) -> Paint:
-        rng = self.rng
+    def _wall(self, u: ndarray, v: ndarray) -> ndarray:
+        """Colours of walls at positions along and up them; `self.far` is their distance."""
+        rng, far = self.rng, self.far
         kind, base = str(rng.choice(WALLS)), self.colour(0.5, 0.97, 0.4)
         other, scale, phase = self.colour(0.3, 0.95, 0.5), rng.uniform(0.7, 1.5), rng.random(2)
         brick = rng.uniform(0.4, 0.9)
+        rough = 1 + 0.03 * self.sample("coarse", u / 60 + phase[0], v / 60 + phase[1])
+        rough = rough + 0.015 * self.sample("fine", u / 20, v / 20)
+        out = base * rough[..., None]
+        if kind == "brick":
+            row = np.floor(v / (0.75 * scale))
+            across = u / (2.4 * scale) + 0.5 * np.mod(row, 2)
+            joint = np.maximum(_from_middle(across) - 0.47, _from_middle(v / (0.75 * scale)) - 0.42)
+            clear = np.clip(60 / far, 0.2, 1)
+            out = out * (0.75 + brick * 0.4 * (_by_cell(np.floor(across), row) - 0.5) * clear)[..., None]
+            return _mix(out, other * 0.5 + 0.25, 0.6 * np.clip(joint * 30, 0, 1) * clear)
+        if kind == "concrete":
+            return out * (0.75 + 0.5 * self.surface("gravel", u / (14 * scale), v / (14 * scale), far))[..., None]
+        if kind == "paper":
+            lines = np.clip(4 * _from_middle(u / (3 * scale)) - 0.8, 0, 1) * np.clip(60 / far, 0, 1)
+            return _mix(out, other, 0.3 * lines)
+        if kind == "panels":
+            return out * (1 - 0.35 * np.clip(12 * (_from_middle(u / (6 * scale)) - 0.44), 0, 1))[..., None]
+        if kind == "curtain":
+            wave = 0.5 + 0.5 * np.sin(2 * np.pi * (u / (2.2 * scale) + 0.25 * np.sin(u / 7)))
+            return other * (0.55 + 0.5 * wave)[..., None] * rough[..., None]
+        return out
 
-        def paint(u: ndarray, v: ndarray, far: ndarray) -> ndarray:
-            rough = 1 + 0.03 * self.sample("coarse", u / 60 + phase[0], v / 60 + phase[1])
-            rough = rough + 0.015 * self.sample("fine", u / 20, v / 20)
-            out = base * rough[..., None]
-            if kind == "brick":
-                row = np.floor(v / (0.75 * scale))
-                across = u / (2.4 * scale) + 0.5 * np.mod(row, 2)
-                joint = np.maximum(_from_middle(across) - 0.47, _from_middle(v / (0.75 * scale)) - 0.42)
-                clear = np.clip(60 / far, 0.2, 1)
-                out = out * (0.75 + brick * 0.4 * (_by_cell(np.floor(across), row) - 0.5) * clear)[..., None]
-                out = _mix(out, other * 0.5 + 0.25, 0.6 * np.clip(joint * 30, 0, 1) * clear)
-            elif kind == "concrete":
-                out = out * (0.75 + 0.5 * self.surface("gravel", u / (14 * scale), v / (14 * scale), far))[..., None]
-            elif kind == "paper":
-                lines = np.clip(4 * _from_middle(u / (3 * scale)) - 0.8, 0, 1) * np.clip(60 / far, 0, 1)
-                out = _mix(out, other, 0.3 * lines)
-            elif kind == "panels":
-                groove = np.clip(12 * (_from_middle(u / (6 * scale)) - 0.44), 0, 1)
-                out = out * (1 - 0.35 * groove)[..., None]
-            elif kind == "curtain":
-                wave = 0.5 + 0.5 * np.sin(2 * np.pi * (u / (2.2 * scale) + 0.25 * np.sin(u / 7)))
-                out = other * (0.55 + 0.5 * wave)[..., None] * rough[..., None]
-            return out
-
-        return paint
-
-    def _floor_paint(self, kind: str) -> Paint:
+    def _floor(self, kind: str, x: ndarray, z: ndarray, far: ndarray) -> ndarray:
+        """Colours of a floor of one of the kinds in `FLOORS`."""
         rng = self.rng
         wood = self.tint((0.05, 0.11), (0.25, 0.65), (0.25, 0.8))
         base = self.colour(0.3, 0.85, 0.35)
         other = base * rng.uniform(0.5, 0.9)
         scale, turn = rng.uniform(0.8, 1.6), rng.random() < 0.5
-        rug = (rng.uniform(9, 16), rng.uniform(5, 10), rng.uniform(-4, 4))
-
-        def paint(x: ndarray, z: ndarray, far: ndarray) -> ndarray:
-            u, v = (z, x) if turn else (x, z)
-            clear = np.clip(70 / far, 0.15, 1)
-            rough = 1 + 0.06 * self.sample("coarse", u / 50, v / 50)
-            rough = rough + 0.05 * clear * self.sample("fine", u / 14, v / 14)
-            if kind == "tiles":
-                u, v = u / (3.5 * scale), v / (3.5 * scale)
-                gap = np.clip(20 * (np.maximum(_from_middle(u), _from_middle(v)) - 0.47), 0, 1) * clear
-                check = np.mod(np.floor(u) + np.floor(v), 2) * (scale > 1.2)
-                return _mix(base, other, check) * ((1 - 0.4 * gap) * rough)[..., None]
-            if kind == "concrete":
-                return base * (rough * (0.85 + 0.3 * self.surface("gravel", u / 9, v / 9, far)))[..., None]
-            if kind == "carpet":
-                return base * (rough * (1 + 0.12 * clear * self.sample("white", u / 10, v / 10)))[..., None]
-            row = np.floor(u / (1.3 * scale))
-            shade = _by_cell(row, np.floor(v / (9 * scale) + 0.37 * row))
-            grain = self.sample("mid", u / 6 + row * 0.37, v / 60)
-            gap = np.clip(14 * (_from_middle(u / (1.3 * scale)) - 0.45), 0, 1) * clear
-            out = wood * ((0.8 + 0.35 * shade) * (1 + 0.08 * grain) * (1 - 0.45 * gap) * rough)[..., None]
-            if kind == "rug":
-                aside, along = np.abs(x - rug[2]), np.abs(z)
-                border = (aside > rug[0] - 1) | (along > rug[1] - 1)
-                weave = np.where(border, 0.6, 1.0) * (1 + 0.1 * self.sample("mid", x / 8, z / 8))
-                out = np.where(((aside < rug[0]) & (along < rug[1]))[..., None], base * weave[..., None], out)
-            return out
-
-        return paint
+        rug_x, rug_z, middle = rng.uniform(9, 16), rng.uniform(5, 10), rng.uniform(-4, 4)
+        u, v = (z, x) if turn else (x, z)
+        clear = np.clip(70 / far, 0.15, 1)
+        rough = 1 + 0.06 * self.sample("coarse", u / 50, v / 50)
+        rough = rough + 0.05 * clear * self.sample("fine", u / 14, v / 14)
+        if kind == "tiles":
+            u, v = u / (3.5 * scale), v / (3.5 * scale)
+            gap = np.clip(20 * (np.maximum(_from_middle(u), _from_middle(v)) - 0.47), 0, 1) * clear
+            check = np.mod(np.floor(u) + np.floor(v), 2) * (scale > 1.2)
+            return _mix(base, other, check) * ((1 - 0.4 * gap) * rough)[..., None]
+        if kind == "concrete":
+            return base * (rough * (0.85 + 0.3 * self.surface("gravel", u / 9, v / 9, far)))[..., None]
+        if kind == "carpet":
+            return base * (rough * (1 + 0.12 * clear * self.sample("white", u / 10, v / 10)))[..., None]
+        row = np.floor(u / (1.3 * scale))
+        shade = _by_cell(row, np.floor(v / (9 * scale) + 0.37 * row))
+        grain = self.sample("mid", u / 6 + row * 0.37, v / 60)
+        gap = np.clip(14 * (_from_middle(u / (1.3 * scale)) - 0.45), 0, 1) * clear
+        out = wood * ((0.8 + 0.35 * shade) * (1 + 0.08 * grain) * (1 - 0.45 * gap) * rough)[..., None]
+        if kind == "rug":
+            aside, along = np.abs(x - middle), np.abs(z)
+            border = (aside > rug_x - 1) | (along > rug_z - 1)
+            weave = np.where(border, 0.6, 1.0) * (1 + 0.1 * self.sample("mid", x / 8, z / 8))
+            out = np.where(((aside < rug_x) & (along < rug_z))[..., None], base * weave[..., None], out)
+        return out
 
     def _quad(self, picture: ndarray, corners: Corners, colour: tuple[float, ...]) -> ndarray:
         """Draw a quadrilateral given in world coordinates, and return its projected corners."""

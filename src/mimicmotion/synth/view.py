@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -11,8 +11,7 @@ from numpy import ndarray
 MARGIN = 0.08  # margin of the background for camera motion, in frame heights
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(NamedTuple):
     """A camera that looks along -z, tilted down by `pitch`; lengths in decimetres, the floor is y = 0."""
 
     eye: tuple[float, float, float]  # position
@@ -37,7 +36,7 @@ class View:
 
     def moved(self, shift: tuple[float, float]) -> View:
         """The same camera with a shifted principal point."""
-        return replace(self, centre=(self.centre[0] - shift[0], self.centre[1] - shift[1]))
+        return self._replace(centre=(self.centre[0] - shift[0], self.centre[1] - shift[1]))
 
 
 def choose_view(rng: np.random.Generator, size: tuple[int, int], height: float, framing: str) -> View:
@@ -64,10 +63,9 @@ def choose_view(rng: np.random.Generator, size: tuple[int, int], height: float, 
     shift = rng.normal(0, 0.035) if rng.random() < 0.85 else rng.uniform(-0.2, 0.2)
     view = View((0.0, up, far), pitch, focal, (columns * (0.5 + shift), 0.0))
     ends = view.project(np.array([[0.0, 0.0, 0.0], [0.0, height, 0.0]]))
-    focal *= unit / float(ends[0, 1] - ends[1, 1])
-    view = View(view.eye, pitch, focal, view.centre)
-    row = float(view.project(np.array([0.0, 0.0, 0.0]))[1])
-    return View(view.eye, pitch, focal, (view.centre[0], bottom - row))
+    view = view._replace(focal=focal * unit / float(ends[0, 1] - ends[1, 1]))
+    row = float(view.project(np.zeros(3))[1])
+    return view.moved((0.0, row - bottom))
 
 
 def move_camera(rng: np.random.Generator, n: int, height: int, fps: float) -> Float64[ndarray, "n 2"]:

@@ -41,6 +41,15 @@ def blend(values, corners, w):
     )
 
 
+@inlined
+def at_corners(uv, w):
+    """Interpolate the texture coordinates (3, 2) of a triangle's corners at barycentric coordinates `w`."""
+    return (
+        w[0] * uv[0, 0] + w[1] * uv[1, 0] + w[2] * uv[2, 0],
+        w[0] * uv[0, 1] + w[1] * uv[1, 1] + w[2] * uv[2, 1],
+    )
+
+
 @njit(cache=True, nogil=True, inline="always")
 def hash01(i, j):
     """A pseudorandom number in 0..1 for a pair of integers."""
@@ -49,96 +58,60 @@ def hash01(i, j):
     return ((h ^ (h >> 16)) & 0xFFFFFF) / 16777216.0
 
 
-@inlined
-def _box(points, a, b, c, rows, columns):
-    """Twice the signed area of a triangle in the picture, and the bounding box of its samples."""
-    x0, y0, x1, y1, x2, y2 = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
-    left, right = max(math.ceil(min(x0, x1, x2) - 0.5), 0), min(math.floor(max(x0, x1, x2) + 0.5), columns)
-    top, bottom = max(math.ceil(min(y0, y1, y2) - 0.5), 0), min(math.floor(max(y0, y1, y2) + 0.5), rows)
-    return (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0), left, right, top, bottom
-
-
-@inlined
-def _shares(points, a, b, c, x, y, inv):
-    """Barycentric coordinates of a sample; at least one is negative outside the triangle."""
-    x, y = x - points[a, 0], y - points[a, 1]
-    x1, y1, x2, y2 = points[b, 0], points[b, 1], points[c, 0], points[c, 1]
-    w1 = (x * (y2 - points[a, 1]) - (x2 - points[a, 0]) * y) * inv
-    w2 = ((x1 - points[a, 0]) * y - x * (y1 - points[a, 1])) * inv
-    return 1.0 - w1 - w2, w1, w2
-
-
 @kernel
-def fill(points, triangles, two_sided, cut, fray, uv, strands, depth, ids, bary):
-    """Fill `depth` (nearness), `ids` (triangle, -1 for none) and `bary` (weights of vertices 1 and 2).
+def fill(
+    points, triangles, cut, depth, ids=None, bary: Any = None, two_sided=None, fray=None, uv: Any = None,
+    strands: Any = None,
+):  # fmt: skip
+    """Fill `depth` with the nearness of the nearest surface, and record which triangle it belongs to.
 
     Args:
         points: (n, 3) column, row and nearness (inverse depth in a perspective picture; larger is nearer).
         triangles: (faces, 3) vertex indices.
-        two_sided: (faces,) whether back faces are visible.
-        cut: (n,) samples are dropped where this is below 0 ...
-        fray: (n,) ... or below this times a random number in 0..1 per strand.
-        uv: (faces, 3, 2) texture coordinates, which determine the strand.
-        strands: (faces, 2) strands per unit of u and v.
+        cut: (n,) samples are dropped where this is below 0.
         depth: (rows, columns) float32, updated in place; 0 where empty.
-        ids: (rows, columns) int32, updated in place.
-        bary: (rows, columns, 2) float32, updated in place.
+        ids: (rows, columns) int32, triangle of each sample, updated in place; not recorded if None.
+        bary: (rows, columns, 2) float32, weights of its vertices 1 and 2, updated in place; required with `ids`.
+        two_sided: (faces,) whether back faces are visible; all are if None.
+        fray: (n,) samples are also dropped where `cut` is below this times a random number in 0..1 per strand.
+        uv: (faces, 3, 2) texture coordinates, which determine the strand; required with `fray`.
+        strands: (faces, 2) strands per unit of u and v; required with `fray`.
     """
     rows, columns = depth.shape
     for t in range(len(triangles)):
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
         z0, z1, z2 = points[a, 2], points[b, 2], points[c, 2]
-        area, left, right, top, bottom = _box(points, a, b, c, rows, columns)
-        if area == 0.0 or (area > 0.0 and not two_sided[t]) or z0 <= 0.0 or z1 <= 0.0 or z2 <= 0.0:
-            continue
         ca, cb, cc = cut[a], cut[b], cut[c]
-        fa, fb, fc = fray[a], fray[b], fray[c]
-        if ca < 0.0 and cb < 0.0 and cc < 0.0:
+        if z0 <= 0.0 or z1 <= 0.0 or z2 <= 0.0 or (ca < 0.0 and cb < 0.0 and cc < 0.0):
             continue
-        frayed = fa > 0.0 or fb > 0.0 or fc > 0.0
-        tested = frayed or ca < 0.0 or cb < 0.0 or cc < 0.0
+        x0, y0, x1, y1, x2, y2 = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
+        left, right = max(math.ceil(min(x0, x1, x2) - 0.5), 0), min(math.floor(max(x0, x1, x2) + 0.5), columns)
+        top, bottom = max(math.ceil(min(y0, y1, y2) - 0.5), 0), min(math.floor(max(y0, y1, y2) + 0.5), rows)
+        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)  # twice the area, positive for back faces
+        if area == 0.0:
+            continue
+        if two_sided is not None and area > 0.0 and not two_sided[t]:
+            continue
+        cut_off, frayed = ca < 0.0 or cb < 0.0 or cc < 0.0, False
+        if fray is not None:
+            frayed = fray[a] > 0.0 or fray[b] > 0.0 or fray[c] > 0.0
         for i in range(top, bottom):
             for j in range(left, right):
-                w0, w1, w2 = _shares(points, a, b, c, j + 0.5, i + 0.5, 1.0 / area)
-                if w0 < 0.0 or w1 < 0.0 or w2 < 0.0:
+                x, y, inv = j + 0.5 - x0, i + 0.5 - y0, 1.0 / area
+                w1, w2 = (x * (y2 - y0) - (x2 - x0) * y) * inv, ((x1 - x0) * y - x * (y1 - y0)) * inv
+                w = 1.0 - w1 - w2, w1, w2
+                z = w[0] * z0 + w[1] * z1 + w[2] * z2
+                if w[0] < 0.0 or w[1] < 0.0 or w[2] < 0.0 or z <= depth[i, j]:
                     continue
-                z = w0 * z0 + w1 * z1 + w2 * z2
-                if z <= depth[i, j]:
-                    continue
-                if tested:
-                    left_over = w0 * ca + w1 * cb + w2 * cc
-                    if frayed:
-                        u = w0 * uv[t, 0, 0] + w1 * uv[t, 1, 0] + w2 * uv[t, 2, 0]
-                        v = w0 * uv[t, 0, 1] + w1 * uv[t, 1, 1] + w2 * uv[t, 2, 1]
+                if cut_off or frayed:
+                    left_over = w[0] * ca + w[1] * cb + w[2] * cc
+                    if fray is not None and frayed:
+                        u, v = at_corners(uv[t], w)
                         cell = hash01(math.floor(u * strands[t, 0]), math.floor(v * strands[t, 1]))
-                        left_over -= (w0 * fa + w1 * fb + w2 * fc) * cell
+                        left_over -= blend1(fray, (a, b, c), w) * cell
                     if left_over < 0.0:
                         continue
                 depth[i, j] = z
-                ids[i, j] = t
-                bary[i, j, 0] = w1
-                bary[i, j, 1] = w2
-
-
-@kernel
-def fill_depth(points, triangles, cut, depth):
-    """Fill `depth` with the nearness of the nearest surface, for shadow maps; two-sided, with cuts but no fraying."""
-    rows, columns = depth.shape
-    for t in range(len(triangles)):
-        a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-        ca, cb, cc = cut[a], cut[b], cut[c]
-        if ca < 0.0 and cb < 0.0 and cc < 0.0:
-            continue
-        area, left, right, top, bottom = _box(points, a, b, c, rows, columns)
-        if area == 0.0:
-            continue
-        tested = ca < 0.0 or cb < 0.0 or cc < 0.0
-        for i in range(top, bottom):
-            for j in range(left, right):
-                w0, w1, w2 = _shares(points, a, b, c, j + 0.5, i + 0.5, 1.0 / area)
-                if w0 < 0.0 or w1 < 0.0 or w2 < 0.0:
-                    continue
-                if tested and w0 * ca + w1 * cb + w2 * cc < 0.0:
-                    continue
-                z = w0 * points[a, 2] + w1 * points[b, 2] + w2 * points[c, 2]
-                depth[i, j] = max(depth[i, j], z)
+                if ids is not None:
+                    ids[i, j] = t
+                    bary[i, j, 0], bary[i, j, 1] = w[1], w[2]

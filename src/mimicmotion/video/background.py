@@ -37,7 +37,7 @@ class KeptBackground:
         height: height of the person in pixels.
 
     Raises:
-        InputError: picture and mask differ in size, or are not uint8.
+        InputError: the picture and the mask differ in size, or are not uint8.
     """
 
     def __init__(self, picture: Frame, person: Mask) -> None:
@@ -60,7 +60,7 @@ class KeptBackground:
             person: mask of the person in the frame, 0..255.
 
         Raises:
-            InputError: frame or mask has the wrong size or dtype.
+            InputError: the frame or the mask has the wrong size or dtype.
         """
         _check(frame, person, self._size)
         weight = self.weight(person)[..., None]

@@ -140,8 +140,7 @@ def check_picture_output(path: str | os.PathLike[str]) -> Path:
 def side_by_side(frames: Sequence[UInt8[ndarray, "_ _ 3"]], height: int, gap: int = 4) -> UInt8[ndarray, "_ _ 3"]:
     """Arrange frames of any size in a row on white, such as picture | pose | result.
 
-    The size depends only on the sizes of the frames, so it is constant over a video. It is even, as video encoders
-    require.
+    The size depends only on the sizes of the frames, so it is constant over a video. It is even, for video encoders.
 
     Args:
         frames: uint8 RGB frames.
@@ -261,7 +260,7 @@ class FolderSource:
             key=lambda p: [int(s) if s.isdigit() else s.lower() for s in re.split(r"(\d+)", p.name)],
         )
         if not self.files:
-            raise MediaError(f"{path} holds no pictures", "a folder of PNG or JPEG frames", "check the path")
+            raise MediaError(f"{path} contains no pictures", "a folder of PNG or JPEG frames", "check the path")
         first = read_picture(self.files[0])
         self.info = VideoInfo(
             width=first.shape[1],

@@ -29,7 +29,7 @@ READ_SUFFIXES = frozenset({
 
 
 class VideoReader:
-    """A video that can be iterated any number of times and is never held in memory as a whole.
+    """A video that can be iterated any number of times and is never in memory as a whole.
 
     Args:
         path: a video file that FFmpeg can read, an animated GIF, WebP or APNG, a single picture, or a folder of

@@ -106,7 +106,7 @@ class AvSource:
         first = next(iter(self), None)
         if first is None:
             raise MediaError(
-                f"{path} holds no frame that can be decoded ({codec})", "a video with frames", "check it in a player"
+                f"{path} contains no frame that can be decoded ({codec})", "a video with frames", "check it in a player"
             )
         height, width = first.item().shape[:2]
         self.info = VideoInfo(

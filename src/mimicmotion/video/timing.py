@@ -69,9 +69,8 @@ def resample(items: Iterable[Timed[T]], fps: float | Fraction, start: float = 0,
         previous = current
     if previous is None:
         return
-    # a tolerance of half an output frame (or one source frame), as rounded time stamps may add up to slightly more
-    grace = min(Fraction(1, 2) / rate, previous.duration)
-    stop = min(previous.time + previous.duration - grace, end)
+    # to the nearest output frame: the last one is shown for at least half its time
+    stop = min(previous.time + previous.duration - Fraction(1, 2) / rate, end)
     while (t := first + k / rate) < stop or (k == 0 and t <= previous.time + previous.duration):
         yield previous.item
         k += 1

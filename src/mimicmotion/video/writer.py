@@ -195,10 +195,10 @@ def _encoder(
 ) -> Iterator[Append]:
     """Write `part` with FFmpeg: a video track, and an optional audio track in step with the frames.
 
-    Arguments are those of `open_writer`; `path`, the path of the result, is only used in messages.
+    Takes the arguments of `open_writer`; `path`, the path of the result, is only used in messages.
     """
     if kind == "gif" and rate > _GIF_MAX_FPS:
-        logger.warning("%s: players show GIFs of more than %d fps too slowly", path, _GIF_MAX_FPS)
+        logger.warning("%s: players show GIFs above %d fps too slowly", path, _GIF_MAX_FPS)
     to_native = gif_converter(size, rate) if kind == "gif" else partial(_to_native, kind)
 
     def append(frame: ndarray, index: int) -> None:

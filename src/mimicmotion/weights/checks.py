@@ -41,7 +41,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise WeightsError(f"{path} is missing", "a complete model folder", fix)
     data = reading.read_json(path, "a readable JSON file", fix, WeightsError)
     if not isinstance(data, dict):
-        raise WeightsError(f"{path} holds {type(data).__name__}", "a JSON object", fix)
+        raise WeightsError(f"{path} contains {type(data).__name__}", "a JSON object", fix)
     return data
 
 

@@ -25,8 +25,8 @@ def find_base(base: str | Path, full: bool = True) -> Path:
         if (path / SETTINGS_FILE).is_file() or ((path / "unet").is_dir() and (path / "vae").is_dir()):
             return path
         holds = ", ".join(sorted(p.name for p in path.iterdir())[:LISTED]) or "nothing"
-        fix = "pass the folder that holds model_index.json, unet/, vae/ and image_encoder/"
-        raise WeightsError(f"{path} holds {holds}", "a model folder in diffusers' layout", fix)
+        fix = "pass the folder that contains model_index.json, unet/, vae/ and image_encoder/"
+        raise WeightsError(f"{path} contains {holds}", "a model folder in diffusers' layout", fix)
     if path.exists():
         fix = "pass the folder of a base model as the model, and this file as the checkpoint"
         raise WeightsError(f"{path} is a file", "a model folder in diffusers' layout", fix)
@@ -79,7 +79,7 @@ def find_checkpoint(checkpoint: str | Path) -> Path:
         if len(found) == 1:
             return found[0]
         names = ", ".join(p.name for p in found) or "none"
-        raise WeightsError(f"{path} holds {len(found)} checkpoints: {names}", "one .pth or .safetensors", "choose one")
+        raise WeightsError(f"{path} has {len(found)} checkpoints: {names}", "one .pth or .safetensors", "choose one")
     if path.exists():
         return path
     for w in weights.KNOWN:
@@ -102,20 +102,22 @@ def _fetch_folder(repo: str, full: bool) -> Path:
         weights.fetch_file(repo, f"{name}/config.json")
         if name == "unet" and not full:
             continue
-        try:
-            weights.fetch_file(repo, f"{name}/{FILE_NAMES[name]}.fp16.safetensors")
-        except WeightsError as e:
-            if "HTTP 404" not in e.got:
-                raise
+        if not _fetched(repo, f"{name}/{FILE_NAMES[name]}.fp16.safetensors"):
             weights.fetch_file(repo, f"{name}/{FILE_NAMES[name]}.safetensors")
-    for part in ("", "pose_net", *OPTIONAL):
-        names = (f"{part}/config.json", f"{part}/{FILE_NAMES[part]}.safetensors") if part else (SETTINGS_FILE,)
-        try:
-            for name in names:
-                weights.fetch_file(repo, name)
-        except WeightsError as e:
-            if "HTTP 404" not in e.got:
-                raise
-            if part not in OPTIONAL:
-                break  # a base model without pose input
+    files = {part: (f"{part}/config.json", f"{part}/{FILE_NAMES[part]}.safetensors") for part in FILE_NAMES}
+    if _fetched(repo, SETTINGS_FILE) and _fetched(repo, *files["pose_net"]):  # not a base model without pose input
+        for part in OPTIONAL:
+            _fetched(repo, *files[part])
     return weights.fetch_file(repo, "unet/config.json").parents[1]
+
+
+def _fetched(repo: str, *names: str) -> bool:
+    """Fetch files that a repository may lack; returns whether it has them all."""
+    try:
+        for name in names:
+            weights.fetch_file(repo, name)
+    except WeightsError as e:
+        if "HTTP 404" not in e.got:
+            raise
+        return False
+    return True

@@ -56,7 +56,7 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
     try:
         data = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as e:
-        fix = "fetch the file again; if it holds anything but tensors, this package will not run code from it"
+        fix = "fetch the file again; if it contains anything but tensors, this package will not run code from it"
         raise WeightsError(f"{path}: not a plain checkpoint", "a .pth file with tensors only", fix) from e
     except Exception as e:  # a damaged pickle can raise anything
         why = str(e).splitlines()[0] if str(e) else type(e).__name__
@@ -66,7 +66,7 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
     if not isinstance(data, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in data.items()):
         found = sorted(map(str, data))[:LISTED] if isinstance(data, Mapping) else type(data).__name__
         fix = "export the state dict of the model"
-        raise WeightsError(f"{path} holds {found}", "a flat dictionary of tensors, or one under 'state_dict'", fix)
+        raise WeightsError(f"{path} contains {found}", "a flat dictionary of tensors, or one under 'state_dict'", fix)
     return dict(data)
 
 
@@ -127,7 +127,7 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], target: Target, nam
             low, high = map(float, cast.aminmax())  # one pass without another tensor; NaN wins
             if not (math.isfinite(low) and math.isfinite(high)):
                 fix = "the weights are damaged or need another number format: fetch them again, or use dtype float32"
-                raise WeightsError(f"{name}: {key} holds NaN or infinity", f"finite numbers in {dtype}", fix)
+                raise WeightsError(f"{name}: {key} contains NaN or infinity", f"finite numbers in {dtype}", fix)
         ready[key] = cast.to(device)
     module.load_state_dict(ready, strict=True, assign=True)
     module.eval()
@@ -139,16 +139,16 @@ def check_keys(
     """Compare names and shapes of parameters.
 
     Raises:
-        WeightsError: they differ; the message lists the first missing, unexpected and misshapen keys and their numbers.
+        WeightsError: they differ; the message lists the first of each kind of difference, and how many there are.
     """
     missing = [k for k in want if k not in got]
     unexpected = [k for k in got if k not in want]
-    misshapen = [
+    mismatched = [
         f"{k} {list(got[k])} instead of {list(want[k])}" for k in want if k in got and list(got[k]) != list(want[k])
     ]
     problems = [
         f"{len(keys)} {kind}: {', '.join(keys[:LISTED])}{', ...' if len(keys) > LISTED else ''}"
-        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("with the wrong shape", mismatched))
         if keys
     ]
     if problems:

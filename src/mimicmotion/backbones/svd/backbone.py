@@ -58,7 +58,7 @@ class SVDBackbone(Backbone):
         self.unet, self.vae, self.image_encoder, self.pose_net = (getattr(parts, name) for name in PARTS)
         self.detail, self.warp = parts.detail, parts.warp
         self._plan: ExecutionPlan | None = None
-        self._device: torch.device | None = None  # of the plan, even while weights are offloaded to the host
+        self._device: torch.device | None = None  # the plan's device, even while weights are offloaded
         self._parked: dict[str, Parked] = {}
         if self.detail is not None and not self.warps:
             got = f"a detail network with reference_warp={self.settings.get('reference_warp', 'none')!r}"
@@ -239,7 +239,7 @@ class SVDBackbone(Backbone):
         sampling: SamplingSettings,
         image_noise: Float[Tensor, "1 3 height width"] | None = None,
     ) -> Conditioning:
-        """Encode picture, poses and micro-conditioning.
+        """Encode the picture, the poses and the micro-conditioning.
 
         Raises:
             PoseError: pose frames differ from the picture in size or type, or `check` fails.

@@ -1,8 +1,7 @@
 """The blocks of SVD's U-Net (Blattmann et al., arXiv 2311.15127).
 
 Every spatial layer is followed by a temporal one, whose result is mixed in with a learned weight. In shapes, n is the
-number of frames of all videos of a batch. A transformer's sequences are the positions of a frame, or the frames at a
-position.
+number of frames in a batch of videos. Transformers attend to the positions of a frame, or to the frames at a position.
 """
 
 from __future__ import annotations
@@ -188,8 +187,7 @@ class Level(nn.Module):
     """A level of the U-Net: residual blocks, each optionally followed by a transformer, and a resampling layer.
 
     Args:
-        way: "down" pushes each result to the skip connections, "up" pops one for each residual block, "mid" does
-            neither.
+        way: "down" pushes each result to the skip connections, "up" pops one per residual block, "mid" does neither.
         resnets: residual blocks.
         attentions: transformers, one after each of the first residual blocks.
         downsamplers: one, or none.

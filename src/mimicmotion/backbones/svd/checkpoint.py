@@ -1,7 +1,7 @@
 """Loading and saving models: SVD folders, published checkpoints, and this project's own folders.
 
-Loading is strict: missing, unexpected or misshapen keys raise an error that lists them. Networks are built on the meta
-device, which takes no memory, and the tensors of the file become their parameters.
+Loading is strict: missing or unexpected keys and wrong shapes raise an error that lists them. Networks are built on the
+meta device, which takes no memory, and the tensors of the file become their parameters.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def load_components(
         checkpoint: weights of U-Net and PoseNet that replace the base's: a .pth or .safetensors file with keys `unet.*`
             and `pose_net.*`, a folder or hub id that contains one, or a name of `mimicmotion weights list`.
         device: device of the networks ("meta" loads shapes only).
-        dtype: number format of all networks.
+        dtype: data type of all networks.
         new_pose_net: add a new PoseNet (zero output) to a base without one, to train it.
         edition: edition of the published weights (`EDITIONS`), for weights without settings; None detects it.
 
@@ -159,7 +159,7 @@ def save_components(parts: Components, folder: str | Path, *, dtype: torch.dtype
     Args:
         parts: the model.
         folder: folder to write.
-        dtype: number format in the files; defaults to that of the networks.
+        dtype: data type in the files; None uses the networks' own.
 
     Raises:
         OutputError: the folder is not writable, the disk is full, or `folder` is something other than a model.
@@ -313,7 +313,7 @@ def _weights_file(folder: Path, part: str) -> Path:
             return folder / part / name
     here = sorted(p.name for p in (folder / part).glob("*")) or ["nothing"]
     fix = "download the model again; models with only .bin files must be converted to safetensors"
-    raise WeightsError(f"{folder / part} holds {', '.join(here[:LISTED])}", " or ".join(names), fix)
+    raise WeightsError(f"{folder / part} contains {', '.join(here[:LISTED])}", " or ".join(names), fix)
 
 
 def _load_checkpoint(path: Path, unet: Any, target: Target) -> PoseNet:

@@ -1,4 +1,4 @@
-"""Conditioning of the network on picture, poses and micro-conditioning, which are encoded once per video."""
+"""Condition the network on the picture, the poses and micro-conditioning, which are encoded once per video."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WARPED_SHARE = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conditioning:
-    """Encoded picture and poses.
+    """The encoded picture and poses.
 
     Attributes:
         image_embeddings: CLIP embedding of the picture (cross-attention).
@@ -141,7 +141,7 @@ class ConditionedUNet:
         return self.unet(sample, time, embeddings.to(dtype), ids, pose, deep).to(x.dtype)
 
     def _pass(self, x: Latents, c_noise: Sigma, frames: Sequence[int], *, conditional: bool) -> Latents:
-        """Run one pass."""
+        """Run one pass, through the block cache if it is on."""
         latents, embeddings, pose = self._inputs(frames, conditional=conditional)
         ids, cache = self.conditioning.added_time_ids, self.cache
         if cache is None:

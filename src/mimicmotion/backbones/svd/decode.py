@@ -60,8 +60,7 @@ def decode_float(
 
     The decoder has temporal layers (29 convolutions, 28 norms), so frames decoded in chunks differ from those of a
     whole video, and plain chunks show seams. Chunks therefore overlap by half, and are blended with a ramp that gives
-    the least weight to the ends of a chunk (`blend_weight`). Only one chunk is in memory, regardless of the number of
-    frames.
+    the least weight to the ends of a chunk (`blend_weight`). Only one chunk is in memory, regardless of the length.
 
     Args:
         vae: the autoencoder.

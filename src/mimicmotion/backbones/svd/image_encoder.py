@@ -54,7 +54,7 @@ ACTIVATIONS = {"gelu": F.gelu, "quick_gelu": lambda x: x * torch.sigmoid(1.702 *
 class ImageEncoder(nn.Module):
     """CLIP's vision tower with projection (arXiv 2103.00020): one embedding of a picture.
 
-    Config and parameter names are those of transformers' `CLIPVisionModelWithProjection`.
+    Config and parameter names match transformers' `CLIPVisionModelWithProjection`.
 
     Args:
         config: its config.json; fields left out have the defaults of `FIELDS`.
@@ -65,7 +65,7 @@ class ImageEncoder(nn.Module):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        # the dtype is that of the weights, whatever the config says
+        # the weights determine the dtype, not the config
         plain = {k: v for k, v in config.items() if k not in ("dtype", "torch_dtype")}
         kind = {"model_type": "clip_vision_model"}
         c = self.config = read_config("image encoder", plain, FIELDS, only=kind, without_effect=WITHOUT_EFFECT)

@@ -83,13 +83,13 @@ def _channels_last(x: Tensor) -> bool:
 
 # --- linear layers --------------------------------------------------------------------------------------------------
 
-# PyTorch multiplies float32 matrices with MKL, which is slower on processors not made by Intel. oneDNN is fast on all,
+# PyTorch multiplies float32 matrices using MKL, which is slower on processors not made by Intel. oneDNN is fast on all,
 # and its operator (which PyTorch uses in compiled models) can fuse a residual addition.
 ONEDNN_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 @functools.cache
-def onednn_takes(dtype: torch.dtype) -> bool:
+def onednn_supports(dtype: torch.dtype) -> bool:
     """Whether oneDNN's linear layer supports a dtype and is faster on this processor."""
     if ONEDNN_LINEAR is None or not torch.backends.mkldnn.is_available():
         return False
@@ -141,7 +141,7 @@ def _fused(layer: Any, x: Tensor) -> bool:
         return False
     # quantised and sharded weights are subclasses, which oneDNN does not support; `CpuShape` stands for a plain tensor
     plain = all(type(t) in (Tensor, nn.Parameter, CpuShape) for t in (x, layer.weight))
-    return plain and x.dtype == layer.weight.dtype and onednn_takes(x.dtype)
+    return plain and x.dtype == layer.weight.dtype and onednn_supports(x.dtype)
 
 
 # --- embeddings of numbers ------------------------------------------------------------------------------------------

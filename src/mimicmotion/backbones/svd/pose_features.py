@@ -68,7 +68,7 @@ class StoredFeatures:
 class RecomputedFeatures:
     """Features recomputed on each access, for videos whose features do not fit into memory.
 
-    The poses are drawn again, too. PoseNet takes 0.2% of the U-Net's work on the same frames.
+    The poses are redrawn as well. PoseNet costs 0.2% of the U-Net's compute for the same frames.
     """
 
     encoder: PoseEncoder
@@ -150,7 +150,7 @@ def store_features(
 
 
 class PoseEncoder:
-    """Applies PoseNet to drawn frames. With six input channels, it gets the reference pose beside each driving pose.
+    """Applies PoseNet to drawn frames. With six input channels, each driving pose comes with the reference pose.
 
     Args:
         pose_net: the network.
@@ -194,7 +194,7 @@ def encode_poses(
         size: (height, width) of the frames.
         num_frames: number of frames to use, from the start; None uses all.
         device: device of the features.
-        budget: maximum bytes of features to keep; if they need more, they are recomputed for each segment. None is
+        budget: maximum bytes of features to keep; if they need more, they are recomputed for each segment. None means
             `feature_budget`.
 
     Returns:

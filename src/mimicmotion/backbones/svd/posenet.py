@@ -16,8 +16,8 @@ from mimicmotion.errors import ConfigError, InputError
 class PoseNet(nn.Module):
     """Small convolutional encoder of pose frames, trained from scratch.
 
-    Parameter names are those of the published checkpoint (`conv_layers`, `final_proj`, `scale`). The last layer is
-    initialised at zero, so that the untrained model is plain Stable Video Diffusion.
+    Parameter names match the published checkpoint (`conv_layers`, `final_proj`, `scale`). The last layer is initialised
+    to zero, so that the untrained model is plain Stable Video Diffusion.
 
     Args:
         out_channels: channels of the U-Net's first level (320 in SVD).
@@ -67,7 +67,7 @@ class PoseNet(nn.Module):
             pose: drawn pose frames, RGB in [-1, 1] (black background is -1).
 
         Returns:
-            Features to be added after `conv_in`.
+            Features to add after `conv_in`.
 
         Raises:
             InputError: the number of channels differs from `widths[0]`, or a side is not a multiple of `downscale`.
@@ -90,7 +90,7 @@ def posenet_config(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         shapes: parameter name (without prefix) to shape.
 
     Raises:
-        KeyError: the names are not those of a PoseNet.
+        KeyError: the names do not match a PoseNet.
     """
     last = max(int(k.split(".")[1]) for k in shapes if k.startswith("conv_layers.") and k.endswith(".weight"))
     # With conv and SiLU in turn, index 4 * i is the first convolution of level i; the last two convolutions have none.

@@ -1,6 +1,6 @@
 """SVD's U-Net (Blattmann et al., arXiv 2311.15127) with a pose input.
 
-Parameter names and config fields are those of diffusers' `UNetSpatioTemporalConditionModel`.
+Parameter names and config fields match diffusers' `UNetSpatioTemporalConditionModel`.
 """
 
 from __future__ import annotations

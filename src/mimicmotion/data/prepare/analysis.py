@@ -1,4 +1,4 @@
-"""Analysis of a video: scenes, poses and measurements, all cached."""
+"""Analysis of a video: scenes, poses and measurements of their frames, all cached."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, Int, UInt8
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame
+from mimicmotion.data.prepare.crop import person_boxes
 from mimicmotion.data.prepare.duplicates import HASH_EVERY, MAX_HASHES, picture_hash
-from mimicmotion.data.prepare.filters import judge_length
-from mimicmotion.data.prepare.measure import TICK_EVERY, SceneMeasures, measure_scene
-from mimicmotion.data.prepare.scenes import CutFinder, SceneRange, plan_scenes
+from mimicmotion.data.prepare.scenes import CutFinder, plan_scenes, shrink
+from mimicmotion.data.shards.frames import encode_picture
 from mimicmotion.errors import InputError, PoseError
-from mimicmotion.pose.estimators.base import PoseEstimator
+from mimicmotion.pose.estimators.base import PoseEstimator, PosePoints
 from mimicmotion.pose.files import PoseCache
 from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.runtime.files import atomic_path, writing
@@ -32,7 +34,15 @@ from mimicmotion.video.reader import open_video
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+COUNT_EVERY = 0.5
+"""Seconds between two frames in which people are counted."""
+CHANGE_OVER = 0.2
+"""Seconds between a frame and the earlier one it is compared with."""
+TICK_EVERY = 10  # frames between two reports
+THUMB_SIDE = 256
+FORMAT = 2  # of cached analyses
+_CHANGE_SIDE = 96
+_MARGIN = 0.1
 _MEASURED = ("people", "sharpness", "change")
 
 
@@ -47,7 +57,7 @@ class Survey:
         seconds: duration according to the header.
         num_frames: number of frames at `fps`.
         damaged: whether the decoder reported errors, or the end is missing.
-        scenes: scenes between the cuts.
+        scenes: frames of each scene between the cuts.
         hashes: hashes of frames `HASH_EVERY` seconds apart, for finding duplicates.
     """
 
@@ -57,12 +67,140 @@ class Survey:
     seconds: float
     num_frames: int
     damaged: bool
-    scenes: list[SceneRange]
+    scenes: list[range]
     hashes: UInt8[ndarray, "moments 32"]
 
     def enlargement(self, size: tuple[int, int]) -> float:
         """Factor by which frames must be enlarged to fill `size`."""
         return max(t / s for t, s in zip(size, self.size, strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class SceneMeasures:
+    """Measurements of one scene; positions in pixels of the video.
+
+    Attributes:
+        poses: poses of the tracked person, one per frame.
+        people: number of people in frames `COUNT_EVERY` seconds apart.
+        sharpness: variance of the Laplacian of the person's brightness (0..255) at the stored size; NaN: no person.
+        change: mean difference (0..255) of the person's box from `CHANGE_OVER` seconds earlier; NaN at the start.
+        thumbs: small JPEG pictures of the frames `thumb_frames`.
+        thumb_frames: indices of these frames within the scene.
+        problem: why there are no measurements; "" if there are.
+    """
+
+    poses: PoseSequence
+    people: Int[ndarray, " looks"]
+    sharpness: Float32[ndarray, " frames"]
+    change: Float32[ndarray, " frames"]
+    thumbs: list[bytes] = field(repr=False, default_factory=list)
+    thumb_frames: list[int] = field(default_factory=list)
+    problem: str = ""
+
+
+def measure_scene(
+    frames: Iterable[Frame],
+    count: int,
+    survey: Survey,
+    size: tuple[int, int],
+    estimator: PoseEstimator,
+    known: PoseSequence | None,
+) -> Generator[int, None, SceneMeasures]:
+    """Estimate the poses in the frames of a scene (or use known ones), and measure each frame with its pose.
+
+    Args:
+        frames: RGB frames of the scene.
+        count: number of frames.
+        survey: survey of the video.
+        size: (height, width) of the stored frames, at which sharpness is measured.
+        estimator: estimates poses and counts people.
+        known: poses, if they are known.
+
+    Yields:
+        Numbers of further frames done.
+
+    Raises:
+        PoseError: the chosen person is not in this scene.
+    """
+    fps, scale = survey.fps, survey.enlargement(size)
+    current: deque[Frame] = deque(maxlen=1)
+
+    def passing() -> Iterator[Frame]:
+        for frame in frames:
+            current.append(frame)
+            yield frame
+
+    count_every = max(1, round(COUNT_EVERY * fps))
+    before: deque[ndarray] = deque(maxlen=max(1, round(CHANGE_OVER * fps)))
+    thumb_frames = sorted({int(count * part) for part in (1 / 6, 1 / 2, 5 / 6)})
+    people, sharp, change, thumbs = [], [], [], []
+    points: list[PosePoints] = []
+    if known:
+        poses: Iterator[PosePoints] = ((known.xy[i], known.confidence[i]) for i, _ in enumerate(passing()))
+    else:
+        poses = estimator.estimate_stream(passing())
+    for number, found in enumerate(poses):
+        frame = current[0]
+        points.append(found)
+        if number % count_every == 0:
+            people.append(estimator.count_people(frame))
+        box = person_boxes(PoseSequence(found[0][None], found[1][None], survey.size))[0]
+        grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+        person = _cut(grey, box)
+        sharp.append(float("nan") if person is None else sharpness(person, scale))
+        small = shrink(grey, _CHANGE_SIDE)
+        change.append(_change(small, before, box * min(small.shape) / min(grey.shape)))
+        before.append(small)
+        if number in thumb_frames:
+            thumbs.append(encode_picture(shrink(frame, THUMB_SIDE), "jpeg", quality=85))
+        if number % TICK_EVERY == 0:
+            yield TICK_EVERY
+    xy, confidence = map(np.stack, zip(*points, strict=True))
+    source = known.source if known else getattr(estimator, "source", type(estimator).__name__)
+    return SceneMeasures(
+        PoseSequence(xy, confidence, survey.size, fps, source),
+        np.array(people, np.int64),
+        np.array(sharp, np.float32),
+        np.array(change, np.float32),
+        thumbs,
+        thumb_frames[: len(thumbs)],
+    )
+
+
+def sharpness(grey: UInt8[ndarray, "height width"], scale: float) -> float:
+    """Variance of the Laplacian of a scaled picture, which is low if edges are soft.
+
+    At the stored size, enlarged and out-of-focus pictures score low, and sharp ones about the same whatever their
+    original size.
+
+    Args:
+        grey: brightness, 0..255.
+        scale: stored pixels per pixel.
+    """
+    size = tuple(max(1, round(n * scale)) for n in grey.shape[::-1])
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    scaled = cv2.resize(grey, size, interpolation=method)
+    return float(cv2.Laplacian(scaled, cv2.CV_32F).var())
+
+
+def _change(small: ndarray, before: deque[ndarray], box: ndarray) -> float:
+    if len(before) < (before.maxlen or 1):
+        return float("nan")
+    now, then = _cut(small, box), _cut(before[0], box)
+    if now is None or then is None:
+        now, then = small, before[0]
+    return float(np.abs(now.astype(np.float32) - then).mean())
+
+
+def _cut(grey: ndarray, box: ndarray) -> ndarray | None:
+    """The part of a picture in a box with a margin; None without a box, or if it is outside the picture."""
+    if np.isnan(box).any():
+        return None
+    margin = _MARGIN * max(box[2] - box[0], box[3] - box[1])
+    left, top = np.floor(box[:2] - margin).clip(0).astype(int)
+    right, bottom = np.ceil(box[2:] + margin).astype(int)
+    part = grey[top : max(bottom, 0), left : max(right, 0)]
+    return part if min(part.shape) >= 4 else None
 
 
 def survey(path: Path, config: PrepareConfig) -> Generator[int, None, Survey]:
@@ -90,14 +228,7 @@ def survey(path: Path, config: PrepareConfig) -> Generator[int, None, Survey]:
     return Survey(info.size, info.fps, fps, info.duration, count, damaged, scenes, np.stack(hashes))
 
 
-def usable_scenes(survey: Survey, config: PrepareConfig) -> list[int]:
-    """Indices of the scenes worth estimating poses in: long enough, and of large enough frames."""
-    enlargement = survey.enlargement(config.size)
-    lengths = enumerate(map(len, survey.scenes))
-    return [i for i, n in lengths if judge_length(n, survey.fps, enlargement, config).accepted]
-
-
-def scene_frames(path: Path, fps: float, scenes: Iterable[SceneRange]) -> Iterator[Iterator[Frame]]:
+def scene_frames(path: Path, fps: float, scenes: Iterable[range]) -> Iterator[Iterator[Frame]]:
     """The frames of each scene of a video; each scene must be consumed before the next one."""
     frames, position = open_video(path).frames(fps=fps), 0
     for scene in scenes:
@@ -108,22 +239,22 @@ def scene_frames(path: Path, fps: float, scenes: Iterable[SceneRange]) -> Iterat
 def measure_video(
     path: Path,
     survey: Survey,
+    scenes: Sequence[int],
     config: PrepareConfig,
     open_estimator: Callable[[], PoseEstimator],
 ) -> Generator[int, None, dict[int, SceneMeasures]]:
-    """Poses and measurements of all usable scenes, by index; yields numbers of further frames done.
+    """Poses and measurements of the given scenes, by index; yields numbers of further frames done.
 
     Poses are read from and written to the user's pose cache.
 
     Raises:
         MediaError: the video can no longer be read.
     """
-    chosen = {i: survey.scenes[i] for i in usable_scenes(survey, config)}
-    if not chosen:
+    if not scenes:
         return {}
+    chosen = {i: survey.scenes[i] for i in scenes}
     estimator = open_estimator()
-    scale = survey.enlargement(config.size)
-    facts = analysis_settings(config) | {"scenes": [dataclasses.astuple(s) for s in chosen.values()]}
+    facts = analysis_settings(config) | {"scenes": [(s.start, s.stop) for s in chosen.values()]}
     cached = PoseCache().path(path, facts) if config.pose_cache else None
     known = PoseCache().load(cached) if cached else None
     if known is not None and len(known) != sum(map(len, chosen.values())):
@@ -133,7 +264,7 @@ def measure_video(
     for (i, scene), frames in zip(chosen.items(), scene_frames(path, survey.fps, chosen.values()), strict=True):
         poses = known[done : done + len(scene)] if known else None
         try:
-            found[i] = yield from measure_scene(frames, len(scene), survey.size, survey.fps, scale, estimator, poses)
+            found[i] = yield from measure_scene(frames, len(scene), survey, config.size, estimator, poses)
         except PoseError as e:  # the chosen person is not in this scene
             for _ in frames:
                 pass
@@ -174,7 +305,8 @@ class AnalysisCache:
 
     def save_survey(self, sha256: str, found: Survey) -> None:
         """Store a survey."""
-        facts = dataclasses.asdict(found)
+        facts: dict[str, Any] = dataclasses.asdict(found)
+        facts["scenes"] = [{"start": s.start, "stop": s.stop} for s in found.scenes]
         _save(self.path("survey", sha256), facts, {"hashes": facts.pop("hashes")})
 
     def load_survey(self, sha256: str) -> Survey | None:
@@ -182,7 +314,7 @@ class AnalysisCache:
         if (loaded := _load(self.path("survey", sha256))) is None:
             return None
         facts, arrays = loaded
-        facts |= {"size": tuple(facts["size"]), "scenes": [SceneRange(**s) for s in facts["scenes"]]}
+        facts |= {"size": tuple(facts["size"]), "scenes": [range(s["start"], s["stop"]) for s in facts["scenes"]]}
         return Survey(**facts, hashes=arrays["hashes"])
 
     def save_scenes(self, sha256: str, found: dict[int, SceneMeasures]) -> None:

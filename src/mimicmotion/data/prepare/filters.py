@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mimicmotion.data.prepare.measure import SceneMeasures
+from mimicmotion.data.prepare.analysis import SceneMeasures, Survey
 from mimicmotion.pose.hands import hand_boxes
 from mimicmotion.pose.keypoints import BODY, VISIBLE, PoseSequence
 from mimicmotion.settings.prepare import PrepareConfig
@@ -20,13 +20,13 @@ alone gives about 0.3, a person who breathes and sways 1 to 2."""
 # threshold in the settings -> the number it applies to, and the message if the number fails it
 _TOLD: dict[str, tuple[str, Callable[[float], str]]] = {
     "min_seconds": ("seconds", "too short: {:.2f} s".format),
-    "max_enlargement": ("enlargement", "too small: {:.2f} times enlarged".format),
+    "max_enlargement": ("enlargement", "too small: would be enlarged {:.2f} times".format),
     "min_found": ("found", lambda share: f"no person in {1 - share:.0%} of the frames"),
     "max_crowded": ("crowded", "several people in {:.0%} of the frames".format),
-    "min_body": ("body", "{:.0%} of the body seen".format),
+    "min_body": ("body", "{:.0%} of the body in view".format),
     "min_confidence": ("confidence", "mean confidence {:.2f}".format),
     "min_sharpness": ("sharpness", "blurred: sharpness {:.1f}".format),
-    "max_static": ("static", "{:.0%} of the frames hardly move".format),
+    "max_static": ("static", "hardly any movement in {:.0%} of the frames".format),
 }
 
 
@@ -53,6 +53,13 @@ def judge_length(num_frames: int, fps: float, enlargement: float, config: Prepar
     """Checks that need no poses."""
     numbers = _rounded({"seconds": num_frames / fps, "frames": num_frames, "enlargement": enlargement})
     return Judgement(numbers, _missed(numbers, config))
+
+
+def usable_scenes(survey: Survey, config: PrepareConfig) -> list[int]:
+    """Indices of the scenes worth estimating poses in: long enough, and of large enough frames."""
+    enlargement = survey.enlargement(config.size)
+    lengths = enumerate(map(len, survey.scenes))
+    return [i for i, n in lengths if judge_length(n, survey.fps, enlargement, config).accepted]
 
 
 def judge(measures: SceneMeasures, stored: PoseSequence, enlargement: float, config: PrepareConfig) -> Judgement:

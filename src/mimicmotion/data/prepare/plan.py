@@ -16,7 +16,6 @@ import numpy as np
 from mimicmotion.data.prepare.analysis import AnalysisCache, Survey, scene_frames
 from mimicmotion.data.prepare.crop import plan_crop
 from mimicmotion.data.prepare.filters import Judgement, judge, judge_length
-from mimicmotion.data.prepare.scenes import SceneRange
 from mimicmotion.data.shards.writing import RecordData, ShardPlan
 from mimicmotion.errors import MediaError
 from mimicmotion.settings.prepare import PrepareConfig
@@ -40,7 +39,7 @@ def find_videos(folder: Path, output: Path) -> list[str]:
         MediaError: it is not a folder, or there are no such files.
     """
     if not folder.is_dir():
-        raise MediaError(f"{folder} is not a folder", "a folder with videos", "pass the folder that holds the videos")
+        raise MediaError(f"{folder} is not a folder", "a folder with videos", "pass the folder with the videos")
     found: list[str] = []
     for at, folders, files in os.walk(folder):
         here = Path(at)
@@ -49,7 +48,7 @@ def find_videos(folder: Path, output: Path) -> list[str]:
             if not name.startswith(".") and Path(name).suffix.lower() not in _NO_VIDEO and (here / name).is_file():
                 found.append((here / name).relative_to(folder).as_posix())
     if not found:
-        raise MediaError(f"{folder} holds no video", "video files, possibly in subfolders", "check the path")
+        raise MediaError(f"{folder} contains no video", "video files, possibly in subfolders", "check the path")
     return sorted(found)
 
 
@@ -71,10 +70,10 @@ def split_of(video: str, seed: int, validation: float) -> Literal["train", "val"
 
 @dataclass(frozen=True, slots=True)
 class SceneReport:
-    """One scene and the decision about it; `crop` is None if no poses were estimated."""
+    """One scene (its frames), and the decision about it; `crop` is None if no poses were estimated."""
 
     number: int
-    scene: SceneRange
+    scene: range
     judgement: Judgement
     crop: Fit | None
 
@@ -179,7 +178,7 @@ def make_records(config: PrepareConfig, item: StoredVideo) -> Iterator[RecordDat
     measured = AnalysisCache(config.output / WORK, config).load_scenes(item.sha256)
     if measured is None:
         raise MediaError(f"the poses of {item.source} are missing", f"an unchanged {WORK} folder", "run prepare again")
-    scenes = [SceneRange(s.start, s.stop) for s in item.scenes]
+    scenes = [range(s.start, s.stop) for s in item.scenes]
     crops = [plan_crop(measured[s.number].poses, config.size, config.fit) for s in item.scenes]
     for scene, fit, frames in zip(item.scenes, crops, scene_frames(path, item.fps, scenes), strict=True):
         poses = measured[scene.number].poses

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import cv2
@@ -72,19 +71,8 @@ def shrink(frame: UInt8[ndarray, "height width *channels"], short_side: int) -> 
     return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
 
-@dataclass(frozen=True, slots=True)
-class SceneRange:
-    """Frames `start` to `stop` - 1 of a video at the stored rate, without a cut between them."""
-
-    start: int
-    stop: int
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-
-def plan_scenes(num_frames: int, cuts: list[int], max_frames: int) -> list[SceneRange]:
-    """The scenes between cuts; those longer than `max_frames` are split into parts of equal length.
+def plan_scenes(num_frames: int, cuts: list[int], max_frames: int) -> list[range]:
+    """The frames of the scenes between cuts; those longer than `max_frames` are split into parts of equal length.
 
     Args:
         num_frames: number of frames of the video.
@@ -92,9 +80,9 @@ def plan_scenes(num_frames: int, cuts: list[int], max_frames: int) -> list[Scene
         max_frames: maximum number of frames of a scene, at least 1.
     """
     edges = [0, *cuts, num_frames]
-    scenes: list[SceneRange] = []
+    scenes: list[range] = []
     for start, stop in pairwise(edges):
         parts = max(1, math.ceil((stop - start) / max_frames))
         inner = [start + round(k * (stop - start) / parts) for k in range(parts + 1)]
-        scenes += [SceneRange(a, b) for a, b in pairwise(inner) if b > a]
+        scenes += [range(a, b) for a, b in pairwise(inner) if b > a]
     return scenes

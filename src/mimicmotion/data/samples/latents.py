@@ -86,7 +86,7 @@ class LatentCache:
             logger.warning("%s cannot be read (%s); encoding it again", path, e)
             return None
         if values.ndim != 4 or len(values) != self.shards.num_frames[record] or values.dtype != np.float16:
-            logger.warning("%s holds %s of shape %s; encoding it again", path, values.dtype, values.shape)
+            logger.warning("%s contains %s of shape %s; encoding it again", path, values.dtype, values.shape)
             return None
         return values
 
@@ -100,7 +100,7 @@ class LatentCache:
         values = np.concatenate(parts)
         if not np.isfinite(values).all():
             raise WeightsError(
-                f"the latents of {key} hold NaN or numbers above 65504", "finite numbers", "encode in float32"
+                f"the latents of {key} contain NaN or numbers above 65504", "finite numbers", "encode in float32"
             )
         path = self._path(record)
         with atomic_path(path) as part, writing(path), part.open("wb") as file:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
 from mimicmotion.arrays import Frame, Frames
-from mimicmotion.data.shards.archive import REMAKE
+from mimicmotion.data.shards.index import REMAKE, Store
 from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
-
-Store = Literal["png", "jpeg", "video"]
-"""How frames are stored: png (lossless), jpeg (quality 95), video (H.264, the smallest for real footage)."""
-
 
 # At most this many frames are decoded to reach one frame of a video.
 _GOP = 16

@@ -1,4 +1,4 @@
-"""The index of a folder of shards, with the byte positions of its records."""
+"""The index of a folder of shards, and the positions of records in their tar files."""
 
 from __future__ import annotations
 
@@ -6,19 +6,24 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from mimicmotion.data.shards.archive import REMAKE, Span, read_spans, scan_tar
-from mimicmotion.data.shards.frames import Store
 from mimicmotion.errors import InputError, MediaError
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
 from mimicmotion.runtime.reading import read_json, reading
 
+REMAKE = "make or copy this shard again"
+Store = Literal["png", "jpeg", "video"]
+"""How frames are stored: png (lossless), jpeg (quality 95), video (H.264, the smallest for real footage)."""
+Span = tuple[int, int]
+"""Offset and size in bytes."""
+_END = 1024  # a complete tar ends with two zero blocks
 FORMAT, VERSION, INDEX = "mimicmotion.shards", 1, "index.json"
 HEAD = "__shard__/head.json"
 """The first member of a shard describes it. WebDataset skips names of this form."""
@@ -28,6 +33,44 @@ _FILE = r"^([A-Za-z0-9_-]+)-\d+\.tar$"
 Count = Annotated[int, Field(ge=0)]
 SafeSpan = tuple[Count, Count]
 _PICTURE = re.compile(r"(\d{5})\.(png|jpg)")
+
+
+def scan_tar(path: Path) -> dict[str, Span]:
+    """The regular files of an uncompressed tar, in order: name -> position. Reads only the headers.
+
+    Raises:
+        MediaError: the file is missing, truncated, or not a tar file.
+    """
+    with (
+        reading(path, "a complete tar file", REMAKE, MediaError),
+        path.open("rb") as file,
+        tarfile.open(fileobj=file, mode="r:") as tar,
+    ):
+        members = {t.name: (t.offset_data, t.size) for t in tar if t.isreg()}
+        # tarfile does not notice a file that was truncated between two members
+        file.seek(tar.offset)
+        if len(end := file.read(_END)) < _END or any(end):
+            raise tarfile.ReadError("no end mark")
+    return members
+
+
+def read_spans(path: Path, spans: Sequence[Span]) -> list[bytes]:
+    """The bytes of some spans of a file.
+
+    The file is opened in each call (about 20 microseconds), so processes and threads share no position, and large sets
+    of shards do not need many open files.
+
+    Raises:
+        MediaError: the file is missing or too short.
+    """
+    found = []
+    with reading(path, "a readable tar file", REMAKE, MediaError), path.open("rb") as file:
+        for offset, size in spans:
+            file.seek(offset)
+            found.append(file.read(size))
+            if len(found[-1]) < size:
+                raise MediaError(f"{path} ends before byte {offset + size}", "a complete tar file", REMAKE)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +128,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return value.as_posix()
     return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-
-
-def shard_name(split: str, number: int) -> str:
-    """train-00000.tar and so on."""
-    return f"{split}-{number:05d}.tar"
 
 
 def shard_files(folder: Path) -> list[Path]:
@@ -162,7 +200,7 @@ def make_index(head: Mapping[str, Any], shards: Iterable[ShardEntry]) -> Index:
         raise InputError("shards without a record", "at least one", "check the videos and filters")
     if len(set(keys)) < len(keys):
         twice = next(k for k in keys if keys.count(k) > 1)
-        raise InputError(f"shards with record {twice} twice", "each record once", "choose another key")
+        raise InputError(f"record {twice} occurs twice", "each record once", "choose another key")
     height, width = head["size"]
     return Index((height, width), head["store"], head["settings"], splits)
 
@@ -191,9 +229,6 @@ def load_index(path: Path) -> Index:
         try:
             return _INDEX.validate_python(data)
         except ValidationError as e:
-            raise InputError(f"{path} is damaged ({_first_line(e)})", what, fix) from e
-
-
-def _first_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            first = e.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InputError(f"{path} is damaged ({where}: {first['msg']})", what, fix) from e

@@ -34,7 +34,6 @@ from mimicmotion.data.shards.index import (
     save_index,
     scan_shard,
     shard_files,
-    shard_name,
 )
 from mimicmotion.errors import InputError, MediaError, OutputError
 from mimicmotion.pose.files import dump_poses
@@ -110,7 +109,7 @@ class ShardPlan:
     @property
     def name(self) -> str:
         """File name of the shard."""
-        return shard_name(self.split, self.number)
+        return f"{self.split}-{self.number:05d}.tar"
 
     def digest(self) -> str:
         """Identity of the items."""
@@ -171,7 +170,7 @@ def write_shards(
         raise InputError("nothing to write", "at least one item", "check the source of the data")
     beyond = {p.name for p in shard_files(folder)} - {p.name for p in plan}
     if beyond:
-        got = f"{folder} holds {min(beyond)}, which is not part of this set"
+        got = f"{folder} contains {min(beyond)}, which is not part of this set"
         raise OutputError(got, "a new folder, or one with a part of the same set", "choose another folder")
     found = [_existing(folder / p.name, p, shared) for p in plan]
     entries = [e for e in found if e is not None]
@@ -266,6 +265,6 @@ def _existing(path: Path, plan: ShardPlan, shared: ShardSettings) -> ShardEntry 
         got = f"{path} was made with {head.get('settings')}, size {head.get('size')}, store {head.get('store')}"
         raise OutputError(got, wanted, "choose another folder, or delete this one")
     if made_from != plan.digest():
-        logger.info("%s holds other items than planned; rewriting it", path)
+        logger.info("%s contains items other than planned; rewriting it", path)
         return None
     return entry

@@ -134,10 +134,10 @@ def add_frechet(summary: Summary, metric: str, sets: Sets, *, infinite: bool = F
         own = _around(values[method], draws[method], len(of), clips)
         summary.methods[method][metric] = dataclasses.replace(own, low=max(own.low, 0.0))
         if clips <= size:
-            few = f"rests on {clips} clips, no more than the {size} features: too large, and by chance"
+            few = f"is based on {clips} clips, no more than its {size} features: too large, and mostly chance"
             summary.notes.append(f"{method}: {metric} {few}")
         if len(of) == 1:
-            summary.notes.append(f"{method}: {metric} rests on one sequence: no interval, and it says little")
+            summary.notes.append(f"{method}: {metric} is based on one sequence, so it has no interval and says little")
         if method != first and list(of) == list(sets.get(first, ())):
             gap = _around(values[method] - values[first], draws[method] - draws[first], len(of), clips)
             summary.paired.append(Paired(method, first, metric, gap))

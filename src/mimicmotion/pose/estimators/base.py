@@ -66,6 +66,6 @@ class PoseEstimator(ABC):
         return PoseSequence(xy, confidence, size, fps, self.source, people)
 
 
-def nobody() -> PosePoints:
+def no_person() -> PosePoints:
     """The points of a frame without a person: all at (0, 0) with confidence 0."""
     return np.zeros((NUM_POINTS, 2), np.float32), np.zeros(NUM_POINTS, np.float32)

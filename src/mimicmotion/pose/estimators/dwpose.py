@@ -21,7 +21,7 @@ from numpy import ndarray
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import WeightsError
-from mimicmotion.pose.estimators.base import Person, PoseEstimator, PosePoints, nobody
+from mimicmotion.pose.estimators.base import Person, PoseEstimator, PosePoints, no_person
 from mimicmotion.pose.estimators.session import open_session
 from mimicmotion.pose.estimators.track import PersonTracker
 from mimicmotion.pose.keypoints import NUM_POINTS, VISIBLE
@@ -92,7 +92,7 @@ class DWPoseEstimator(PoseEstimator):
         for frame in frames:
             xy, confidence = self.find_people(frame)
             self.people, chosen = len(xy), tracker.choose(xy, confidence)
-            yield nobody() if chosen is None else (xy[chosen], confidence[chosen])
+            yield no_person() if chosen is None else (xy[chosen], confidence[chosen])
         tracker.check_found()
 
     def find_people(self, frame: Frame) -> tuple[Float[ndarray, "people 134 2"], Float32[ndarray, "people 134"]]:

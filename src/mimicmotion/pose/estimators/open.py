@@ -72,7 +72,7 @@ def choose_estimator(options: PoseOptions, trained_with: str | None) -> tuple[st
             fetch("dwpose")
         except WeightsError as e:
             note = (
-                f"the model was trained with poses by dwpose, which is not here ({e.got}): using "
+                f"the model was trained with poses by dwpose, which is not available ({e.got}): using "
                 "holistic, so hands may be worse; run `mimicmotion weights fetch dwpose`, or set --estimator holistic"
             )
             return "holistic", [note]

@@ -54,8 +54,8 @@ def providers(device: str) -> list[str]:
         )
     if device == "auto" and not has_cuda and gpu_present():
         logger.warning(
-            "there is an NVIDIA GPU, but this onnxruntime cannot use it: poses are computed on the CPU, many times "
-            "slower. To change that: %s",
+            "there is an NVIDIA GPU, but this onnxruntime cannot use it: poses are computed on the CPU, which is "
+            "many times slower. To fix this: %s",
             ", then ".join(cuda_lines()),
         )
     return ["CUDAExecutionProvider"] * (has_cuda and device != "cpu") + ["CPUExecutionProvider"]

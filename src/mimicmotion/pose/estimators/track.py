@@ -52,7 +52,7 @@ class _Track:
     seen: int
     velocity: Float[ndarray, " 2"] = field(default_factory=lambda: np.zeros(2))
 
-    def likeness(self, xy: ndarray, confidence: ndarray, box: ndarray, now: int) -> float:
+    def similarity(self, xy: ndarray, confidence: ndarray, box: ndarray, now: int) -> float:
         """Similarity, 0..1: box overlap and point distance, both after extrapolating at the last velocity."""
         # The velocity of a person lost long ago is no longer valid.
         step = self.velocity * min(now - self.seen, 5)
@@ -121,13 +121,13 @@ class PersonTracker:
     def _match(self, xy: ndarray, confidence: ndarray, boxes: dict[int, ndarray]) -> dict[int, int]:
         """Match tracks and people, the most similar pair first."""
         pairs = [
-            (track.likeness(xy[i], confidence[i], box, self._frame), k, i)
+            (track.similarity(xy[i], confidence[i], box, self._frame), k, i)
             for k, track in enumerate(self._tracks)
             for i, box in boxes.items()
         ]
         taken: dict[int, int] = {}
-        for likeness, k, i in sorted(pairs, reverse=True):
-            if likeness >= MATCH and id(self._tracks[k]) not in taken and i not in taken.values():
+        for similarity, k, i in sorted(pairs, reverse=True):
+            if similarity >= MATCH and id(self._tracks[k]) not in taken and i not in taken.values():
                 taken[id(self._tracks[k])] = i
         return taken
 
@@ -154,7 +154,7 @@ class PersonTracker:
 
 
 def choose_person(boxes: Sequence[Float[ndarray, " 4"]], person: Person) -> int | None:
-    """Index of the chosen person among those in a frame; None if nobody in this frame matches the choice.
+    """Index of the chosen person among those in a frame; None if no one in this frame matches.
 
     Args:
         boxes: bounding boxes (left, top, right, bottom) of the people's keypoints.
@@ -171,7 +171,7 @@ def choose_person(boxes: Sequence[Float[ndarray, " 4"]], person: Person) -> int 
     if len(wanted) == 4:
         best = max(numbers, key=lambda i: box_iou(boxes[i], wanted), default=None)
         return None if best is None or box_iou(boxes[best], wanted) < SAME_BOX else best
-    off = [np.abs((box[:2] + box[2:]) / 2 - wanted) for box in boxes]  # of the point from the centre of each box
+    off = [np.abs((box[:2] + box[2:]) / 2 - wanted) for box in boxes]  # distance of the point from each centre
     near = [i for i in numbers if (off[i] <= (boxes[i][2:] - boxes[i][:2]) / 2 + 0.1 * np.ptp(boxes[i][1::2])).all()]
     return min(near, key=lambda i: np.hypot(*off[i]), default=None)
 
@@ -180,7 +180,7 @@ def check_chosen(person: Person, most: int) -> None:
     """Raise PoseError if `most` people were seen in a frame, although the chosen one never was."""
     if most:
         raise PoseError(
-            f"person {person!r} was never seen; the fullest frame shows {most}",
+            f"person {person!r} was never seen; no frame shows more than {most}",
             "an index below that number (0 is leftmost), a point inside a person, or a box around one",
             "choose another person, or 'largest'",
         )

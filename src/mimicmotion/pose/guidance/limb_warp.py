@@ -47,7 +47,7 @@ from mimicmotion.video.background import fill_hole
 HOLE = 0.024
 """Width of the rim around the person where the background is filled too, as a fraction of the picture's short side."""
 CONTRAST = 30.0
-"""Minimum RGB distance between person and background for a pixel at the outline to be assigned to one of them."""
+"""Minimum RGB distance between the person and the background at which a pixel on the outline is assigned to one."""
 
 
 def limb_warp(reference: Frame, reference_pose: PoseSequence, poses: PoseSequence, *, segmented: bool = True) -> Frames:
@@ -217,7 +217,7 @@ def moves(
         if part not in sources:
             continue
         leader, source = part, sources[part]
-        if leader_of(source, known) != source:  # cut without points of its own
+        if leader_of(source, known) != source:  # cut without its own points
             leader, source = PARENT[leader], PARENT[source]
         while leader in PARENT and is_lost(leader):  # it moves with the part that it is attached to
             leader, source = PARENT[leader], PARENT[source]

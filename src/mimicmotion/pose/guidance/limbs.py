@@ -196,7 +196,7 @@ def bone_map(a: ndarray, b: ndarray, c: ndarray, d: ndarray, unit: float, *, mir
 
 
 def rotation(before: ndarray, after: ndarray, *, mirrored: bool = False) -> Float64[ndarray, "2 2"]:
-    """Rotation of direction `before` to `after`; if mirrored, it also swaps the sides of the line."""
+    """Rotation from direction `before` to `after`; if mirrored, it also flips across that direction."""
     u, v = (x / max(np.hypot(*x), 1e-6) for x in (before, after))
     side = -1.0 if mirrored else 1.0
     return np.outer(v, u) + side * np.outer([-v[1], v[0]], [-u[1], u[0]])

@@ -95,7 +95,7 @@ class PoseDrawer:
         self._canvas = np.zeros((*self.canvas_size, 3), np.uint8)
         self._dirty: Box | None = None
 
-    def twin(self) -> PoseDrawer:
+    def clone(self) -> PoseDrawer:
         """A drawer with the same style for another thread."""
         other = copy.copy(self)
         other._canvas, other._dirty = np.zeros_like(self._canvas), None
@@ -305,7 +305,7 @@ class DrawnPoses:
         if threads < 2:
             return self._draw(self.drawer, rows)
         while len(self._drawers) < threads:
-            self._drawers.append(self.drawer.twin())
+            self._drawers.append(self.drawer.clone())
         with ThreadPoolExecutor(threads) as pool:
             shares = pool.map(self._draw, self._drawers, [rows[i::threads] for i in range(threads)])
             drawn = list(shares)

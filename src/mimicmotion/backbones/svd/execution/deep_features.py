@@ -6,9 +6,9 @@ the last *full* pass with the same segment and condition.
 
 Full passes are triggered by measurements, not by a schedule. Every pass computes the input of the deep part. Its
 distance from that of the last full pass predicts the change of the output, using the ratio of output change to input
-change that full passes measure. A change is weighted by the share of the network's output in the clean latents, sigma /
-sqrt(sigma^2 + 1). The predictions of light passes add up; if their sum would exceed the budget, the pass is a full one.
-The first two passes are always full, since the ratio is still unknown.
+change that full passes measure. A change is weighted by the contribution of the network's output to the clean latents,
+sigma / sqrt(sigma^2 + 1). The predictions of light passes add up; if their sum would exceed the budget, the pass is a
+full one. The first two passes are always full, since the ratio is still unknown.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def pass_key(slots: Sequence[int], conditional: bool) -> PassKey:
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """The last full pass of a key.
+    """The last full pass for a key.
 
     Attributes:
         x: input of the pass, sufficient to recompute its features.
@@ -95,7 +95,7 @@ class BlockCache:
         The tensors do not change when the run continues.
         """
         out: dict[str, Tensor] = {}
-        indices: dict[int, int] = {}  # both passes of guidance have the same latents, which are stored once
+        indices: dict[int, int] = {}  # both passes of guidance share their latents, which are stored once
         for i, ((slots, conditional), e) in enumerate(self.entries.items()):
             x, ratio = e.x, math.nan if e.ratio is None else e.ratio
             index = indices.setdefault(x.data_ptr(), i)
@@ -153,7 +153,7 @@ def relative_change(new: Tensor, old: Tensor) -> float:
 
 
 def output_share(c_noise: float) -> float:
-    """Share of the network's output in the clean latents, sigma / sqrt(sigma^2 + 1), where c_noise is ln(sigma) / 4."""
+    """Contribution of the network's output to clean latents, sigma / sqrt(sigma^2 + 1); c_noise is ln(sigma) / 4."""
     return 1 / math.sqrt(1 + math.exp(min(-8 * c_noise, 700.0)))
 
 

@@ -138,7 +138,7 @@ def recovering(backbone: Any, stage: Stage, work: Callable[[], T], shape: tuple[
         shape: see `fallback_levels`.
 
     Raises:
-        ConfigError: there is no further level; the error says what to do.
+        ConfigError: there is no lower level; the error says what to do.
     """
     while True:
         try:

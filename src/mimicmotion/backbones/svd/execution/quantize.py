@@ -1,4 +1,4 @@
-"""Quantise the weights of the U-Net's linear layers to 8 bits with torchao (approximate; extra `fast`).
+"""Quantise the weights of the U-Net's linear layers to 8 bits with torchao (approximate; needs the `fast` extra).
 
 Weights are dequantised when their layer computes. This saves memory, and time in layers that are limited by memory
 bandwidth. Convolutions are unchanged, since they are limited by computation and torchao's weight-only formats only
@@ -67,7 +67,7 @@ def dequantized_bytes(unet: UNet) -> int:
     if quantized(unet) == "none":
         return 0
     weights = [unet.get_parameter(f"{name}.weight") for name in quantized_layers(unet)]
-    # `dtype` is that of the dequantised weight
+    # `dtype` is the dtype of the dequantised weight
     return max((2 * w.numel() * w.dtype.itemsize for w in weights), default=0)
 
 

@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, MediaError
-from mimicmotion.pose.estimators.base import Person, PoseEstimator, PosePoints, nobody
+from mimicmotion.pose.estimators.base import Person, PoseEstimator, PosePoints, no_person
 from mimicmotion.pose.estimators.holistic import layout
 from mimicmotion.pose.estimators.holistic.geometry import Picture, Roi, overlap
 from mimicmotion.pose.estimators.holistic.layout import assemble, body_confidence, part_size, same_hand
@@ -32,20 +32,20 @@ from mimicmotion.pose.keypoints import VISIBLE
 logger = logging.getLogger(__name__)
 
 SOURCE = "holistic (mediapipe 0.10.21 networks)"
-MIN_SCORE = 0.5  # of a person, hand or face; MediaPipe's own default
-MIN_CLOSE_SCORE = 0.9  # of a body found in a tile: tiles show smaller people, but give more false positives
-MIN_SURE_FOUND, MIN_SURE_FOLLOWED = 0.6, 0.45  # of `sureness`
+MIN_SCORE = 0.5  # minimum score of a person, hand or face; MediaPipe's own default
+MIN_CLOSE_SCORE = 0.9  # the same for a body found in a tile: tiles show smaller people, but give more false positives
+MIN_SURE_FOUND, MIN_SURE_FOLLOWED = 0.6, 0.45  # minimum `top_confidence`
 SEARCH_EVERY = 10  # frames without a person between two searches of the tiles
 PATIENCE = 15  # frames for which a lost person may only reappear in the same place; after that, anyone is followed
 MIN_WRIST = VISIBLE * layout.SURE_WRIST  # wrist confidence below which the hand would not be visible
-MAX_WRIST_GAP = 1.0  # in hand sizes: a hand farther from its wrist belongs to someone else
+MAX_WRIST_GAP = 1.0  # a hand farther from its wrist, in hand sizes, belongs to someone else
 SAME_PLACE = 0.3  # minimum IoU of the regions in which a person is lost and found again
 PART = 0.6  # a body with more than this fraction of its box inside a larger one's is part of it
 SAME_BODY = 0.12  # mean distance of points, relative to the region's side, below which two bodies are the same
 
 UPPER = ((11, 12), (13, 14), (15, 16))  # shoulders, elbows, wrists
 LOWER = ((23, 24), (25, 26), (27, 28))  # hips, knees, ankles
-WITH_UPPER = ((1, 4), (2, 5), (3, 6), (7, 8), (9, 10), (17, 18), (19, 20), (21, 22))  # head, fingers: swapped too
+WITH_UPPER = ((1, 4), (2, 5), (3, 6), (7, 8), (9, 10), (17, 18), (19, 20), (21, 22))  # head, fingers: also swapped
 WITH_LOWER = ((29, 30), (31, 32))
 SWAP_COST = 0.01  # per frame, relative to the region's side: the weight of the network's own left and right
 
@@ -111,7 +111,7 @@ class HolisticEstimator(PoseEstimator):
         """
         for found, size in self._follow(frames):
             if found is None:
-                yield nobody()
+                yield no_person()
             else:
                 good = _plausible(found)
                 yield assemble(good.body, good.left_hand, good.right_hand, good.face, size)
@@ -130,7 +130,7 @@ class HolisticEstimator(PoseEstimator):
                 continue
             chosen = True
             if not self._static:
-                body = seen.sides.steady(body)
+                body = seen.sides.corrected(body)
             found = self._parts(picture, body, seen.found)
             if not self._static:
                 seen.found, seen.roi = found, body.next_roi
@@ -139,7 +139,7 @@ class HolisticEstimator(PoseEstimator):
             check_chosen(self._person, seen.most)
 
     def count_people(self, frame: Frame) -> int:
-        """Count the people in a frame. If nobody is found, tiles are searched too, which takes ten times as long."""
+        """Count the people in a frame. If no one is found, tiles are searched too, which takes ten times as long."""
         picture = Picture(_checked_frame(frame))
         return len(self._find_people(picture, close=False)) or len(self._find_people(picture, close=True)[:1])
 
@@ -148,7 +148,7 @@ class HolisticEstimator(PoseEstimator):
         if seen.found is None or not seen.found.body.next_roi.usable:
             return None
         body = self._networks.body(picture, seen.found.body.next_roi)
-        return body if body.score >= MIN_SCORE and sureness(body, picture.size) >= MIN_SURE_FOLLOWED else None
+        return body if body.score >= MIN_SCORE and top_confidence(body, picture.size) >= MIN_SURE_FOLLOWED else None
 
     def _detect(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
         """The body of the person to follow, found by the detector; None if no detection is confident enough."""
@@ -191,7 +191,7 @@ class HolisticEstimator(PoseEstimator):
             for detection in sorted(self._networks.detect_people(picture, window, MIN_SCORE), key=lambda d: -d.score):
                 roi = person_roi(detection.points)
                 body = self._networks.body(picture, roi) if roi.usable else None
-                if body is None or body.score < min_score or sureness(body, picture.size) < MIN_SURE_FOUND:
+                if body is None or body.score < min_score or top_confidence(body, picture.size) < MIN_SURE_FOUND:
                     continue
                 if not any(same_person(body, other) for other in bodies):
                     bodies.append(body)
@@ -223,16 +223,16 @@ class Sides:
     """Keeps left and right of a person consistent over time, separately for arms and legs.
 
     Each group has two hypotheses: the network's sides are right, or they are swapped. The cost of a hypothesis is the
-    distance its points have jumped so far (in sides of the person's region), plus `SWAP_COST` for each frame in which
-    it contradicts the network. The cheaper one wins (Viterbi's algorithm without lookahead). Short mistakes are thus
-    corrected, a persistent labelling is trusted, and where both sides overlap, the network decides.
+    distance its points have jumped so far (relative to the side of the person's region), plus `SWAP_COST` for each
+    frame in which it contradicts the network. The cheaper one wins (Viterbi's algorithm without lookahead). Short
+    mistakes are thus corrected, a persistent labelling is trusted, and where both sides overlap, the network decides.
     """
 
     def __init__(self) -> None:
         self._last: BodyPoints | None = None
         self._costs = np.zeros((2, 2))  # arms, legs x network right, network swapped
 
-    def steady(self, body: BodyPoints) -> BodyPoints:
+    def corrected(self, body: BodyPoints) -> BodyPoints:
         """Return the body with the sides of the cheaper hypothesis."""
         order = np.arange(len(body.xy))
         for i, (pairs, others) in enumerate(((UPPER, WITH_UPPER), (LOWER, WITH_LOWER))):
@@ -292,7 +292,7 @@ def is_part(a: BodyPoints, b: BodyPoints) -> bool:
     return bool(area < other and shared > PART * area)
 
 
-def sureness(body: BodyPoints, size: tuple[int, int]) -> float:
+def top_confidence(body: BodyPoints, size: tuple[int, int]) -> float:
     """Mean confidence of the five most confident points in the frame: high if any part of a person is visible."""
     height, width = size
     inside = (body.xy >= 0).all(1) & (body.xy[:, 0] < width) & (body.xy[:, 1] < height)

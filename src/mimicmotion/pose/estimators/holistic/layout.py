@@ -93,7 +93,7 @@ def dim_hidden(xy: Float32[ndarray, "134 2"], confidence: Float32[ndarray, 134],
     """
     trunk = xy[kp.NECK] - xy[[kp.R_HIP, kp.L_HIP]].mean(0)
     length = max(float(np.hypot(*trunk)), 1e-6)
-    left = np.array([-trunk[1], trunk[0]]) / length  # of a person who faces the camera
+    left = np.array([-trunk[1], trunk[0]]) / length  # direction to the left of a person who faces the camera
     facing = float((xy[kp.L_SHOULDER] - xy[kp.R_SHOULDER]) @ left) / length  # 0.6 from the front, 0 from the side
     seen = 1.0 if face else float(np.clip((facing + 0.1) / 0.3, 0, 1))
     sure = min(confidence[[kp.R_SHOULDER, kp.L_SHOULDER, kp.R_HIP, kp.L_HIP]].min() / SURE_WRIST, 1.0)
