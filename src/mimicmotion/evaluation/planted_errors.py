@@ -24,7 +24,7 @@ _ARMS = {"right": (R_ELBOW, RIGHT_HAND, LEFT_HAND), "left": (L_ELBOW, LEFT_HAND,
 def duplicate_detection(
     poses: PoseSequence, seed: int, *, side: str = "right", frames: Sequence[int] | None = None
 ) -> PoseSequence:
-    """One hand is detected twice: the points of `side` lie, a little off, on the other hand, with a low confidence."""
+    """One hand is detected twice: the points of `side` lie on the other hand, slightly off, with low confidence."""
     rng, chosen = _start(poses, seed, frames)
     xy, (_, here, there) = poses.xy.copy(), _ARMS[side]
     xy[chosen, here] = xy[chosen, there] + (rng.normal(size=2) * 0.04 * torso(poses.xy)).astype(np.float32)
@@ -32,7 +32,7 @@ def duplicate_detection(
 
 
 def hand_on_wrong_hand(poses: PoseSequence, seed: int, *, frames: Sequence[int] | None = None) -> PoseSequence:
-    """Left and right hand are mistaken for each other: their points are swapped, both with a low confidence."""
+    """Left and right hand are mistaken for each other: their points are swapped, both with low confidence."""
     rng, chosen = _start(poses, seed, frames)
     xy = poses.xy.copy()
     xy[chosen, RIGHT_HAND], xy[chosen, LEFT_HAND] = poses.xy[chosen, LEFT_HAND], poses.xy[chosen, RIGHT_HAND]
@@ -91,7 +91,7 @@ def _doubted(
     parts: Sequence[slice],
     what: str,
 ) -> PoseSequence:
-    """The poses with these positions, and a low confidence of some parts in the chosen frames."""
+    """The poses with these positions, and low confidence for some parts in the chosen frames."""
     confidence = poses.confidence.copy()
     for part in parts:
         size = len(chosen), part.stop - part.start

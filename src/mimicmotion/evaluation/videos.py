@@ -134,7 +134,7 @@ def open_pair(
     protocol: Protocol,
     cache: ResultCache,
 ) -> VideoPair:
-    """Decode both videos to their ends, and decide how they are compared.
+    """Decode both videos completely, and decide how they are compared.
 
     Raises:
         MediaError: a video is damaged or cannot be read.

@@ -19,7 +19,7 @@ def sign(study: Study, rater: str) -> str:
     """Sign the id of a rater, so that nobody can vote under another id: RATER.SIGNATURE.
 
     Raises:
-        InputError: the id contains other characters than letters, digits, _ and -.
+        InputError: the id contains characters other than letters, digits, _ and -.
     """
     if not RATER.fullmatch(rater):
         raise InputError(f"the rater {rater!r:.80}", "at most 64 letters, digits, _ and -", "choose another name")
@@ -70,7 +70,7 @@ def plan_trials(study: Study, number: int) -> list[Trial]:
 
     Args:
         study: the study.
-        number: number of the rater, from 0 in the order of beginning.
+        number: number of the rater, from 0, in the order in which they began.
     """
     rng = random.Random(f"{study.study}/{number}")
     order = [_turned(pair, number % 2) for pair in williams([p for p in study.pairs if p.kind == "vote"], number)]

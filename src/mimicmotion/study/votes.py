@@ -108,7 +108,7 @@ class VoteStore:
             db.execute("INSERT INTO raters (rater, began) VALUES (?, ?) ON CONFLICT DO NOTHING", (rater, time))
 
     def number(self, rater: str) -> int | None:
-        """Number of a rater in the order of beginning, from 0; None if the rater has not begun."""
+        """Number of a rater, from 0, in the order in which they began; None if the rater has not begun."""
         with self._open() as db:
             found = db.execute("SELECT number FROM raters WHERE rater = ?", (rater,)).fetchone()
         return found and found[0] - 1

@@ -50,8 +50,8 @@ HARMLESS = (
 def sample_numbers(rank: int, world: int, batch: int, accumulation: int, first: int) -> list[int]:
     """Global sample numbers of one process in one step, in the order of its forward passes.
 
-    All processes and passes together cover a row of world x batch x accumulation neighbouring numbers, so that two
-    processes, a batch of twice the size and two accumulated passes see the same samples in the same step.
+    All processes and passes together cover world x batch x accumulation consecutive numbers, so that two processes,
+    a batch of twice the size and two accumulated passes see the same samples in the same step.
 
     Args:
         rank: rank of the process.
@@ -64,7 +64,7 @@ def sample_numbers(rank: int, world: int, batch: int, accumulation: int, first: 
 
 
 def first_number(config: TrainConfig, step: int, world: int) -> int:
-    """First sample number of a step: the count of all samples before it, over phases of different batch."""
+    """First sample number of a step: the count of all samples before it, across phases with different batch sizes."""
     count, since = 0, 0
     for phase in config.phases[:-1]:
         until = min(step, phase.until)
@@ -149,12 +149,12 @@ def check_identity(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], 
     """
     same = "the same as before"
     if changed := differences(old["task"], new["task"]):
-        raise ConfigError(f"{where} belongs to another model or data: {', '.join(changed)}", same, "name another 'run'")
+        raise ConfigError(f"{where} belongs to another model or data: {', '.join(changed)}", same, "set another 'run'")
     if allow_changes:
         return
     if changed := differences(_compared(old["settings"]), new["settings"]):
         got = f"{where} was made with other settings: {', '.join(changed)}"
-        raise ConfigError(got, same, "use the same settings, name another 'run', or allow the changes")
+        raise ConfigError(got, same, "use the same settings, set another 'run', or allow the changes")
     if old["batches"] != new["batches"]:
         raise ConfigError(
             f"samples per step: {_batch(new)}; {where} was made with {_batch(old)}",
