@@ -31,7 +31,7 @@ from mimicmotion.errors import (
     PoseError,
     WeightsError,
 )
-from mimicmotion.evaluation.metrics.seams import sidecar_fusion
+from mimicmotion.evaluation.metrics.temporal import sidecar_fusion
 from mimicmotion.generate import inputs
 from mimicmotion.generate.demo import demo
 from mimicmotion.generate.job import generate

@@ -25,7 +25,7 @@ from mimicmotion.settings.training import (
     ValidationConfig,
     WarpConfig,
 )
-from mimicmotion.training import open_trainer
+from mimicmotion.training.job import open_trainer
 from mimicmotion.training.stages.warp import WarpTask, recoloured, warp_loss
 
 pytestmark = [pytest.mark.whole, pytest.mark.usefixtures("scenes_are_made_once")]
@@ -182,13 +182,13 @@ def test_lpips_can_be_part_of_the_loss(
     people: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mimicmotion.evaluation.networks.lpips import Lpips
-    from mimicmotion.training.stages import warp
+    from mimicmotion.training.stages import common
 
     torch.manual_seed(0)
     network = Lpips("alex")
     for head in network.heads:
         torch.nn.init.uniform_(head)
-    monkeypatch.setattr(warp, "load_lpips", lambda *_, **__: network)
+    monkeypatch.setattr(common, "load_lpips", lambda *_, **__: network)
     plain = WarpTask(config(people, model, tmp_path))
     both = WarpTask(config(people, model, tmp_path, warp=WarpConfig(**SMALL, recolour=0.0, perceptual=3.0)))
     batch = plain.batch(0, [1])
