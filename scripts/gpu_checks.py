@@ -116,7 +116,7 @@ def goldens(setup: Setup) -> Iterator[Row]:
         for file in sorted((data / "pipeline").glob("*.npz")):
             want = np.load(file)
             latents, frames = golden_run(pipe, want)
-            # float16 keeps 11 bits, so it only must not drift too far; float32 must be right
+            # float16 keeps 11 bits, so it just must not drift too far; float32 must be right
             limit = 1e-4 if dtype == torch.float32 else 0.1 * float(np.abs(want["latents"]).max())
             error = float(np.abs(latents - want["latents"]).max())
             levels = np.abs(frames[want["frames_kept"]].astype(int) - want["frames_uint8"].transpose(0, 2, 3, 1))

@@ -1,7 +1,7 @@
 """Write requirements.lock: python scripts/lock.py (needs uv).
 
 It pins every package that development and CI install, for all systems and Python versions, with file hashes. PyTorch is
-not included: its CPU builds come from its own index, with other hashes than those on PyPI, so it is pinned by version
+not included: its CPU builds come from its own index, with different hashes than PyPI, so it is pinned by version
 only (constraints.txt). The dependencies of its CUDA builds are left out as well.
 """
 

@@ -71,7 +71,7 @@ def sections(cls: type, path: str = "") -> Iterator[tuple[str, type]]:
 
 def kind_text(kind: Any) -> str:
     """Describe a type in words."""
-    names = {int: "integer", float: "number", bool: "true or false", str: "text", Path: "path"}
+    names = {int: "integer", float: "number", bool: "boolean", str: "string", Path: "path"}
     if kind in names:
         return names[kind]
     origin, args = get_origin(kind), get_args(kind)
@@ -90,8 +90,7 @@ def kind_text(kind: Any) -> str:
 
 def plural(kind: Any) -> str:
     """Describe several items of a type in words."""
-    words = kind_text(kind)
-    return {"text": "texts", "true or false": "switches"}.get(words, f"{words}s")
+    return f"{kind_text(kind)}s"
 
 
 def value_text(value: Any) -> str:

@@ -95,7 +95,7 @@ def colour(i: int) -> str:
 
 
 def line(i: int) -> dict[str, Any]:
-    """Colour and line style of curve number `i`, distinguishable in grey, too."""
+    """Colour and line style of curve number `i`, also distinguishable in greyscale."""
     return {"color": colour(i), "linestyle": LINES[i % len(LINES)]}
 
 

@@ -33,7 +33,7 @@ def log(run: Path, key: str) -> list[float]:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which the commands of the recipes smoke-autoencoder and smoke-denoiser ran to their end."""
+    """The folder in which the commands of the recipes smoke-autoencoder and smoke-denoiser ran to completion."""
     folder = tmp_path_factory.mktemp("smoke")
     size = ["--height", "64", "--width", "64"]
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""No output replaces an input, and names that the file system refuses are found before any work."""
+"""No output replaces an input, and names that the file system refuses are found before any work starts."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_parts_of_a_long_scene_are_equal() -> None:
     [
         ([1, 1, 1, 50, 1, 1, 1], [3]),
         ([20, 25, 22, 30, 24, 21, 26], []),  # fast movement
-        ([1, 1, 1, 14, 1, 1, 1], []),  # below the least change
+        ([1, 1, 1, 14, 1, 1, 1], []),  # below the minimum change
         ([50, 1, 1, 1, 1, 60], [0, 5]),  # at both ends
         ([1, 1, 40, 50, 1, 1, 1], [2, 3]),  # one frame of something else
         ([30], [0]),

@@ -43,7 +43,7 @@ def test_every_setting_stands_on_the_page(script: ModuleType) -> None:
     for row in (
         "| `num_frames` | integer | `16` |",
         "| `interval` | 2 numbers | `[0.06667, 0.1667]` |",
-        "| `run` | text | required |",
+        "| `run` | string | required |",
         "| `spacing` | `interval`, `spread` | `interval` |",
         "| `fps` | number or empty | `7` |",
         "| `phases` | list of groups | empty |",

@@ -48,7 +48,7 @@ def load_backbone(base: str | Path, checkpoint: str | Path | None = None, **opti
     """Load a model with the backbone named in its folder, or with SVD's if it names none.
 
     Args:
-        base: folder, name of `mimicmotion weights list` or hub id.
+        base: folder, name from `mimicmotion weights list`, or hub id.
         checkpoint: weights to load on top of the base.
         options: see `Backbone.load`; None is ignored.
 

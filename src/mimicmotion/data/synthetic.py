@@ -78,7 +78,7 @@ def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
 
 
 def synthetic_records(config: SyntheticConfig, recordings: tuple[Path, ...], seed: int) -> Iterator[RecordData]:
-    """The single record of a seed; a third of the clips use one of the recorded motions."""
+    """The single record for a seed; a third of the clips use one of the recorded motions."""
     fps = FRAME_RATES[seed % len(FRAME_RATES)]
     rng = np.random.default_rng([seed, 7])
     moving, size = bool(rng.random() < config.camera_motion), (config.height, config.width)

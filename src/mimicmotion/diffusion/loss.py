@@ -84,8 +84,8 @@ def choose_dropped(
     """Choose which conditions to drop from which samples in training, as classifier-free guidance requires.
 
     Args:
-        uniform: numbers in [0, 1). The first column decides about all conditions of a sample together, each of the
-            others about a single one.
+        uniform: numbers in [0, 1). The first column applies to all conditions of a sample together, each of the
+            others to a single one.
         together: fraction of samples that lose all conditions.
         apart: for each condition, the additional fraction of samples that lose only this one.
     """

@@ -188,7 +188,7 @@ def open_pair(
     protocol: Protocol,
     cache: ResultCache,
 ) -> VideoPair:
-    """Decode the real and the generated video to their ends, and decide how they are compared.
+    """Decode the real and the generated video completely, and decide how they are compared.
 
     Raises:
         MediaError: a video is damaged or cannot be read.

@@ -87,7 +87,7 @@ def batch(config: BatchConfig) -> Job[BatchResult]:
     """Run all jobs of a file; a failing job does not stop the others.
 
     Raises:
-        ConfigError: the file or a job's settings are invalid, or two jobs write the same file; raised before any work.
+        ConfigError: the file or a job's settings are invalid, or two jobs write the same file; raised before any job.
     """
     start = time.perf_counter()
     jobs = read_jobs(config.jobs)

@@ -41,7 +41,7 @@ PAIRS = {
 }
 LIMBS = {"arms": ("upper arms", "forearms"), "legs": ("thighs", "shanks")}
 RIGID = ("head", "shoulders", "trunk")  # foreshortened less than limbs, so they indicate a person's size
-FARTHEST = 2.0  # a part whose scale differs from the body's by more than this factor was badly detected
+FARTHEST = 2.0  # a part whose scale differs from the body's by more than this factor was poorly detected
 LONGEST = 0.7  # quantile over time taken as the full length of a part, which is often foreshortened
 TURNED = 0.35  # ratio of shoulders to trunk below which the person is seen from the side: ignore widths
 LIFTED = 0.05  # a foot this much higher than the other, relative to the body's height, is off the ground
@@ -169,7 +169,7 @@ def limb_scales(parts: dict[str, float], scale: float) -> tuple[float, dict[str,
     """Compute the legs' scale, which applies to the whole body, and the other parts' factors relative to it.
 
     The bones of a limb share one scale. If they disagree, one of them is foreshortened, in the picture or throughout
-    the video: the one closer to the body's scale counts. A limb that was badly detected gets the scale of the body.
+    the video: the one closer to the body's scale counts. A limb that was poorly detected gets the scale of the body.
     For the factors, see `stretch`.
     """
     apart = {p: math.log(s / scale) for p, s in parts.items()}

@@ -48,7 +48,7 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
 
 
 def check_not_inputs(inputs: Iterable[str | os.PathLike[str] | None], outputs: Iterable[Path]) -> None:
-    """Check, before any work, that a job does not overwrite its inputs.
+    """Check in advance that a job does not overwrite its inputs.
 
     Paths are compared by file identity, so symbolic links, hard links and names that differ in case count as the same
     file. A replaced folder must not contain an input either.

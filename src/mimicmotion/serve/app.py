@@ -208,7 +208,7 @@ def serve(config: ServeConfig, tell: Callable[[str], object]) -> None:
 
 
 def _requires(scope: TokenScope) -> Callable[[Request], Token]:
-    """A dependency that returns the token of a request, and refuses the request if its scope does not suffice."""
+    """A dependency that returns the token of a request, and refuses the request if its scope is insufficient."""
 
     def find(request: Request) -> Token:
         kind, _, secret = request.headers.get("authorization", "").partition(" ")
@@ -351,7 +351,7 @@ def result(request: Request, token: Reader, id: str) -> FileResponse:
 
 @router.get("/jobs/{id}/preview", response_class=FileResponse)
 def preview(request: Request, token: Reader, id: str) -> FileResponse:
-    """A picture with some frames of the present state of a running job."""
+    """A picture of a few frames of a running job in its current state."""
     found = _jobs(request).state(id, owner_of(token))
     path = preview_path(_jobs(request).folder(id) / OUTPUTS[found.kind])
     if not path.exists():

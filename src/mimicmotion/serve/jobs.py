@@ -88,7 +88,7 @@ class Record:
 
 
 class Jobs:
-    """The jobs of a data folder. A process can open one, and a folder is open in one process of each name.
+    """The jobs of a data folder. A process can open only one, and a folder can be open in one process per name.
 
     Args:
         config: settings of the service.

@@ -176,7 +176,7 @@ def page(name: str = "page.html") -> FileResponse:
 
 @router.post("/raters")
 def enter(running: Running) -> dict[str, str]:
-    """Create a random rater id, in a study that is open to anyone."""
+    """Create a random rater id, for a study that is open to anyone."""
     if not running.study.open:
         raise RefusedError(403, "no valid link", "a link made by mimicmotion study invite", "ask for one")
     return {"rater": sign(running.study, f"r{secrets.token_hex(8)}")}

@@ -123,7 +123,7 @@ class Tokens:
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[list[Token]]:
-        """Give the tokens as a list, and save it at the end of the block; one process at a time."""
+        """Yield the tokens as a list, which is saved at the end of the block; one process at a time."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         lock = FolderLock(self.path.with_name(LOCK))
         try:

@@ -111,7 +111,7 @@ def resolve_tier(options: SamplingOptions, model_steps: int | None = None) -> Sa
     """Fill in the tier's values for options that are not set.
 
     A tier never takes more steps than the model's default: a model that already needs as few steps as the tier
-    (distilled models, the bundled one) keeps its own noise levels and sampler. Options set by hand always win.
+    (distilled models, the bundled one) keeps its own noise levels and sampler. Options that the user sets always win.
 
     Args:
         options: the user's options.

@@ -198,7 +198,7 @@ class ValidationConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoencoderConfig(Settings):
-    """The small autoencoder, whose encoder is a fixed PCA of squares of 8x8 pixels."""
+    """The small autoencoder, whose encoder is a fixed PCA of patches of 8x8 pixels."""
 
     latent_channels: Annotated[int, Range(1, 16)] = 16
     """Number of latent channels, at most 16."""

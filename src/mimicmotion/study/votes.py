@@ -22,7 +22,7 @@ def sign(study: Study, rater: str) -> str:
     """Sign the id of a rater, so that nobody can vote under another id: RATER.SIGNATURE.
 
     Raises:
-        InputError: the id contains other characters than letters, digits, _ and -.
+        InputError: the id contains characters other than letters, digits, _ and -.
     """
     if not RATER.fullmatch(rater):
         raise InputError(f"the rater {rater!r:.80}", "at most 64 letters, digits, _ and -", "choose another name")
@@ -73,7 +73,7 @@ def plan_trials(study: Study, number: int) -> list[Trial]:
 
     Args:
         study: the study.
-        number: number of the rater, from 0 in the order of beginning.
+        number: number of the rater, from 0, in the order in which they began.
     """
     rng = random.Random(f"{study.study}/{number}")
     order = [_turned(pair, number % 2) for pair in williams([p for p in study.pairs if p.kind == "vote"], number)]
@@ -196,7 +196,7 @@ class VoteStore:
             db.execute("INSERT INTO raters (rater, began) VALUES (?, ?) ON CONFLICT DO NOTHING", (rater, time))
 
     def number(self, rater: str) -> int | None:
-        """Number of a rater in the order of beginning, from 0; None if the rater has not begun."""
+        """Number of a rater, from 0, in the order in which they began; None if the rater has not begun."""
         with self._open() as db:
             found = db.execute("SELECT number FROM raters WHERE rater = ?", (rater,)).fetchone()
         return found and found[0] - 1

@@ -184,7 +184,7 @@ class Scene:
 
 
 def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> Scene:
-    """Make the person, place and camera of a seed.
+    """Make the person, place and camera for a seed.
 
     Args:
         seed: any integer >= 0.

@@ -198,7 +198,7 @@ def _scores(frames: np.ndarray, clip: Any) -> dict[str, float]:
     from mimicmotion.evaluation.metrics import pixels, poses, temporal
 
     moved = pixels.moving_region(clip.frames, clip.reference_frame)
-    # all hands count, even those with a low confidence, because their true positions are known
+    # all hands count, even those with low confidence, because their true positions are known
     sure = dataclasses.replace(clip.poses, confidence=(clip.poses.confidence > 0).astype(np.float32))
     return {
         "psnr": pixels.psnr(frames, clip.frames),

@@ -105,7 +105,7 @@ class Trainer:
         self.identity = state.identity(config, task.identity, self.world)
         found = self._newest()
         if found and not resume:
-            raise ConfigError(f"{found} exists", "an empty run folder", "delete it, name another 'run', or resume")
+            raise ConfigError(f"{found} exists", "an empty run folder", "delete it, set another 'run', or resume")
         if found:
             self._restore(found, allow_changes=allow_changes)
         self._check_alike()
@@ -411,7 +411,7 @@ def bad_samples(result: StepResult) -> list[str]:
 def check_clip_lengths(config: TrainConfig, device: torch.device) -> None:
     """Refuse clips of two frames in bfloat16 on a CPU.
 
-    oneDNN 3.x gives garbage for the bfloat16 weight gradient of a (3, 1, 1) convolution over two frames.
+    oneDNN 3.x returns garbage for the bfloat16 weight gradient of a (3, 1, 1) convolution over two frames.
     """
     if device.type != "cpu" or config.precision != "bf16":
         return

@@ -35,7 +35,7 @@ NOISE_AUG = NormalDist(-3.0, 0.5)
 """Distribution of the logarithm of the noise on the reference picture (pixels in -1..1), as in SVD's training."""
 MOTION_BUCKET = 127.0
 """Motion bucket that the U-Net is told, as in the released model."""
-_STREAM = 1  # another stream than that of the sample's frames, which is (seed, number) = (seed, number, 0)
+_STREAM = 1  # a different stream from that of the sample's frames, which is (seed, number) = (seed, number, 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +91,7 @@ class Encoded:
 class NetworkInput:
     """The single argument of the trained networks.
 
-    It is not a tensor or tuple on purpose: multi-GPU wrappers cast tensor arguments to half precision, which would
+    It is deliberately not a tensor or tuple: multi-GPU wrappers cast tensor arguments to half precision, which would
     round ln(sigma).
 
     Attributes:
@@ -177,8 +177,8 @@ def network_arguments(
         config: settings of the objective.
         batch: the encoded batch.
         draws: random draws of the same samples.
-        scaling_factor: scales the denoised latents to unit deviation (0.18215 in SVD). The condition latent is not
-            scaled.
+        scaling_factor: scales the denoised latents to unit standard deviation (0.18215 in SVD). The condition latent is
+            not scaled.
     """
     device = batch.latents.device
     x0, eps, sigma = batch.latents.float() * scaling_factor, draws.eps.to(device), draws.sigma.to(device)

@@ -3,7 +3,7 @@
 `Strategy` gives weights and optimiser state as full tensors, regardless of how Accelerate distributes them.
 
 A single process and DDP hold them in full. FSDP2 shards them (DTensor); they are gathered for saving and sharded again
-on loading, so a checkpoint can be resumed by another number of processes. FSDP1, which flattens parameters, and
+on loading, so a checkpoint can be resumed with any number of processes. FSDP1, which flattens parameters, and
 DeepSpeed, whose engine owns the optimiser and casts the network's inputs, are refused.
 
 Tests cover a single process, DDP, and FSDP2's shards in two CPU processes. Not tested, because they need GPUs: NCCL,

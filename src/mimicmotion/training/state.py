@@ -51,7 +51,7 @@ HARMLESS = (
 def sample_numbers(config: TrainConfig, index: int, rank: int, world: int) -> list[int]:
     """Global sample numbers of one process in one forward pass.
 
-    All processes and passes of a step together cover neighbouring numbers, so that two processes, a batch of twice the
+    All processes and passes of a step together cover consecutive numbers, so that two processes, a batch of twice the
     size and two accumulated passes see the same samples in the same step.
 
     Args:
@@ -67,7 +67,7 @@ def sample_numbers(config: TrainConfig, index: int, rank: int, world: int) -> li
 
 
 def first_number(config: TrainConfig, step: int, world: int) -> int:
-    """First sample number of a step: the count of all samples before it, over phases of different batch."""
+    """First sample number of a step: the count of all samples before it, across phases with different batch sizes."""
     count, since = 0, 0
     for phase in config.phases[:-1]:
         until = min(step, phase.until)
@@ -152,12 +152,12 @@ def check_identity(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], 
     """
     same = "the same as before"
     if changed := differences(old["task"], new["task"]):
-        raise ConfigError(f"{where} belongs to another model or data: {', '.join(changed)}", same, "name another 'run'")
+        raise ConfigError(f"{where} belongs to another model or data: {', '.join(changed)}", same, "set another 'run'")
     if allow_changes:
         return
     if changed := differences(_compared(old["settings"]), new["settings"]):
         got = f"{where} was made with other settings: {', '.join(changed)}"
-        raise ConfigError(got, same, "use the same settings, name another 'run', or allow the changes")
+        raise ConfigError(got, same, "use the same settings, set another 'run', or allow the changes")
     if old["batches"] != new["batches"]:
         raise ConfigError(
             f"samples per step: {_batch(new)}; {where} was made with {_batch(old)}",

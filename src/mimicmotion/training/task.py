@@ -1,4 +1,4 @@
-"""The interface between the trainer, which knows no network, and a task, which knows no optimiser."""
+"""The interface between the trainer, which is independent of the network, and a task, which has no optimiser."""
 
 from __future__ import annotations
 

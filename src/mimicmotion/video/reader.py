@@ -105,7 +105,7 @@ class VideoReader:
 
     @property
     def damage(self) -> str:
-        """Description of the damage found when the file was last read to its end; empty if there was none."""
+        """Description of the damage found when the file was last read to the end; empty if there was none."""
         return self._source.damage
 
     def _convert(self, picked: Iterator[Callable[[], Frame]], start: float) -> Iterator[Frame]:

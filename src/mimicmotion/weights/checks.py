@@ -34,7 +34,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        WeightsError: the file is missing, unreadable, or holds no object.
+        WeightsError: the file is missing, unreadable, or not a JSON object.
     """
     fix = "fetch or copy the model again"
     if not path.exists():

@@ -156,10 +156,10 @@ def face_tensors(file: BinaryIO, name: str) -> dict[str, ndarray]:
 
 
 def _dlib_layers(data: bytes) -> Iterator[tuple[str, ndarray]]:
-    """The kind and the parameters of each layer that has some, from the input on.
+    """Kind and parameters of each layer that has parameters, starting at the input.
 
-    Integers are a byte that says how many follow, and these, the lowest first. A tensor is the version 2, its four
-    dimensions, and float32; of these layers only the first two exceed 1.
+    An integer is stored as a byte with the number of bytes that follow, and these bytes, lowest first. A tensor is the
+    version 2, its four dimensions, and float32 values; only the first two dimensions of these tensors exceed 1.
     """
     at = 0
     while match := _DLIB_LAYER.search(data, at):

@@ -113,10 +113,10 @@ def load_components(
     """Load a model.
 
     Args:
-        base: a folder in diffusers' layout (Stable Video Diffusion, or one written by `save_components`), a name of
+        base: a folder in diffusers' layout (Stable Video Diffusion, or one written by `save_components`), a name from
             `mimicmotion weights list`, or a hub id.
         checkpoint: weights of U-Net and PoseNet that replace the base's: a .pth or .safetensors file with keys `unet.*`
-            and `pose_net.*`, a folder or hub id that contains one, or a name of `mimicmotion weights list`.
+            and `pose_net.*`, a folder or hub id that contains one, or a name from `mimicmotion weights list`.
         device: device of the networks ("meta" loads shapes only).
         dtype: data type of all networks.
         new_pose_net: add a new PoseNet (zero output) to a base without one, to train it.

@@ -1,7 +1,7 @@
 """The small model: SVD's classes at small width, conditioned on the picture warped to each pose.
 
 This is a departure from the published model (see the model card). With `reference_warp: residual`, the model denoises
-the difference from the warped picture. An optional detail network restores its detail in decoded frames.
+the difference from the warped picture. An optional detail network restores fine detail in decoded frames.
 """
 
 from __future__ import annotations

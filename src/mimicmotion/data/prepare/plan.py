@@ -105,7 +105,7 @@ class VideoReport:
 
 
 def judge_video(source: str, sha256: str, survey: Survey, cache: AnalysisCache, config: PrepareConfig) -> VideoReport:
-    """Decide about all scenes of a measured video."""
+    """Decide which scenes of a measured video to use."""
     measured = cache.load_scenes(sha256) or {}
     enlargement = survey.enlargement(config.size)
     scenes: list[SceneReport] = []

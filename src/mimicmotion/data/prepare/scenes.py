@@ -23,8 +23,8 @@ class CutFinder:
     leave frames of another scene. Slow fades are not found.
 
     Args:
-        ratio: least ratio of a cut's change to the median of its (up to six) neighbours.
-        change: least change of a cut (mean over hue, saturation and brightness, 0..255).
+        ratio: minimum ratio of a cut's change to the median of its (up to six) neighbours.
+        change: minimum change of a cut (mean over hue, saturation and brightness, 0..255).
     """
 
     def __init__(self, ratio: float = 3.0, change: float = 15.0) -> None:

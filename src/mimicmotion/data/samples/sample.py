@@ -63,7 +63,7 @@ class SampleMaker:
         downscale: pixels per latent along each axis.
         drawing: how poses are drawn: the model's settings "pose_drawing" (canvas_short_side, stroke).
         latents: cache of latents, to be used instead of frames.
-        warp: moves the reference picture, in a pose, to other poses (such as `limb_warp`), if samples are to have that.
+        warp: moves the reference picture, in a pose, to other poses (such as `limb_warp`); None for no warped pictures.
 
     Raises:
         InputError: a record is too short for a sample (see `SampleConfig.short_records`).

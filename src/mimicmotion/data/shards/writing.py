@@ -159,7 +159,7 @@ def write_shards(
 
     Raises:
         InputError: nothing is planned.
-        OutputError: the folder cannot be written, or holds shards of other settings or outside the plan.
+        OutputError: the folder cannot be written, or holds shards with other settings or outside the plan.
         ConfigError: the store is unknown or cannot hold frames of this size.
     """
     folder = Path(folder)

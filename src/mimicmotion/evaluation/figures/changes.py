@@ -149,7 +149,7 @@ def make_diff(spec: DiffSpec) -> Job[FigureResult]:
 
 
 def frame_difference(now: Frame, before: Frame) -> Float32[ndarray, "height width"]:
-    """|now - before| in grey levels, averaged over the colours."""
+    """|now - before| in grey levels, averaged over the colour channels."""
     return np.abs(now.astype(np.float32) - before.astype(np.float32)).mean(-1)
 
 

@@ -50,7 +50,7 @@ class Clip:
         return f"{self.name} ({self.reader.path})"
 
     def chosen(self, numbers: Sequence[int]) -> dict[int, Frame]:
-        """Number -> frame, for those of these numbers that exist."""
+        """Number -> frame, for the given numbers that exist."""
         wanted, found = set(numbers), {}
         for t, frame in enumerate(self):
             if t in wanted:

@@ -38,7 +38,7 @@ def static_where(deviation: Float[ndarray, "height width 3"]) -> Bool[ndarray, "
 
 
 def background_flicker(output: AnyFrames, target: AnyFrames) -> float:
-    """Standard deviation over time where the target is static, root mean square over pixels and colours (0..1).
+    """Standard deviation over time where the target is static, root mean square over pixels and channels (0..1).
 
     A wrong but constant background scores 0, and frozen or blurred ones score low: compare with the target's flicker.
 

@@ -219,7 +219,7 @@ def load_network(
     preprocess: Preprocess = I3D_INPUT,
     device: str | None = None,
 ) -> FeatureNetwork:
-    """Load a network from a TorchScript file, or from a folder with a VideoMAE of transformers.
+    """Load a network from a TorchScript file, or from a folder with a transformers VideoMAE.
 
     Args:
         path: TorchScript file that returns features (n, dim), or folder with config.json and safetensors.

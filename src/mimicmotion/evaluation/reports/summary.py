@@ -109,7 +109,7 @@ def add_frechet(summary: Summary, metric: str, sets: Sets, *, infinite: bool = F
 
     The interval is Student's t with the standard deviation over bootstrap draws of whole sequences, the same draws for
     all methods. It is centred on the distance of the whole set, because a draw has fewer different clips, which raises
-    its distance. With `infinite`, the distance at infinitely many clips is added, too; it has no interval.
+    its distance. With `infinite`, the distance at infinitely many clips is also added; it has no interval.
     """
     sets, notes = equal_sets(sets)
     summary.notes += [f"{metric}: {n}" for n in notes]

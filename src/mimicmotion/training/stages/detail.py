@@ -140,7 +140,7 @@ class DetailTask(PartTask):
         shards: the training data; None opens the shards of the config.
 
     Raises:
-        ConfigError: the model does not use a warped picture, or frames have a wrong size.
+        ConfigError: the model does not use a warped picture, or frames have the wrong size.
         InputError: shards are missing, empty or too short.
         WeightsError: the model, or LPIPS if the loss uses it, is missing or damaged.
     """

@@ -4,8 +4,8 @@ Tensors without data (on the meta device) pass through a network like real ones,
 each are counted from its creation until it is freed. Attention is counted as in fused kernels, which store no matrix
 of scores. PyTorch's own fake tensors work similarly, but take five times as long per operation.
 
-Not counted are the device's context and libraries, workspaces of convolutions and matrix products, and fragmentation.
-`mimicmotion.runtime.device.free_memory` leaves room for these.
+The device's context and libraries, workspaces of convolutions and matrix products, and fragmentation are not counted;
+`mimicmotion.runtime.device.free_memory` leaves room for them.
 """
 
 from __future__ import annotations
