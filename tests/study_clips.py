@@ -49,7 +49,7 @@ def result_folders(root: Path, sequences: tuple[str, ...] = ("walk", "turn"), su
 
 
 def build(config: StudyConfig) -> tuple[Study, Key]:
-    """Build a study to its end."""
+    """Build a study, running the job to completion."""
     built = finish(build_study(config))
     return built.study, built.key
 

@@ -1,4 +1,4 @@
-"""A whole ablation on a toy model with the public command: trainings, measurement, table; stopped and resumed."""
+"""A whole ablation on a toy model with the public command: training runs, measurement, table; stopped and resumed."""
 
 from __future__ import annotations
 

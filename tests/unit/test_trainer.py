@@ -495,7 +495,7 @@ def test_impossible_settings_of_a_machine(recipe: Recipe, monkeypatch: pytest.Mo
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_two_trainings_do_not_share_a_folder(recipe: Recipe, tmp_path: Path) -> None:
+def test_two_training_runs_do_not_share_a_folder(recipe: Recipe, tmp_path: Path) -> None:
     steps = Trainer(recipe(), BlobTask()).steps()
     next(steps)
     assert train_apart(recipe()) == [3]

@@ -200,7 +200,7 @@ def test_lpips_can_be_part_of_the_loss(
 def test_shards_without_truth_and_wrong_settings_are_refused(model: Path, tmp_path: Path) -> None:
     options = ["--frames", "1", "--height", "64", "--width", "32"]
     assert main(["prepare", "synthetic", "1", "-o", str(tmp_path / "plain"), *options]) == 0
-    with pytest.raises(InputError, match="without truth"):
+    with pytest.raises(InputError, match="without ground truth"):
         WarpTask(config(tmp_path / "plain", model, tmp_path / "run"))
     for wrong in ({"clips": 0}, {"recolour": 1.5}, {"exact_poses": -0.1}, {"perceptual": -1.0}):
         with pytest.raises(ConfigError):

@@ -90,7 +90,7 @@ class Evaluation:
     summary: Summary
 
     def __init__(self, config: EvaluateConfig) -> None:
-        for module in ("scipy.stats", "matplotlib"):  # fail before the long work, not in the report
+        for module in ("scipy.stats", "matplotlib"):  # fail now rather than when the report is written
             import_extra(module, "eval")
         self.config, self.methods, self.protocol = config, list(config.generated), load_protocol(config.protocol)
         self.failures: list[Failure] = []
@@ -123,7 +123,7 @@ class Evaluation:
         self.networks, notes = select_metrics(config)
         self.notes = [*notes, *self.notes]
         if faces := self.networks.get("identity"):
-            faces.load()  # now, so that a wrong file fails before the long work
+            faces.load()  # now, so that a wrong file fails early
         pairs = yield from self._look(real, found)
         self._rows = {(p.method, p.sequence): Row(p.sequence, p.method, p.frames, {}, p.notes) for p in pairs}
         yield from self._each("measure", pairs, self._measure)

@@ -231,7 +231,7 @@ def _rates(real: VideoReader, generated: VideoReader) -> str:
 
 
 def _count(reader: VideoReader, digest: str, fps: float | None, folder_fps: float, cache: ResultCache) -> int:
-    """Number of frames of a video, by decoding it to its end.
+    """Count the frames of a video by decoding all of it.
 
     Raises:
         MediaError: the video is damaged, or has no frames.

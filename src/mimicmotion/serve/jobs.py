@@ -294,7 +294,7 @@ class Jobs:
     def check_room(self, used: int) -> None:
         """Raise RefusedError if `used` bytes are more than the data folder may hold."""
         if used > self.config.max_disk * GIB:
-            raise RefusedError(507, "no room for more files", "room", "delete jobs, or try again later")
+            raise RefusedError(507, "no disk space for more files", "free space", "delete jobs, or try again later")
 
     def disk_used(self) -> int:
         """Size of the data folder in bytes."""

@@ -48,7 +48,7 @@ class StudyPair:
 
 @dataclass(frozen=True, slots=True)
 class PageVideo:
-    """What the page knows of a video: file name in videos/, size in pixels, and length."""
+    """What the page knows about a video: its file name in videos/, size in pixels, and length."""
 
     file: str
     width: int

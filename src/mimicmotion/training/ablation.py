@@ -75,10 +75,10 @@ def ablate(config_path: str | Path, *, processes: int = 1) -> Job[Path]:
     for seed in config.seeds:
         make_start(config, seed)
     cells = runs(config)
-    yield Progress("trainings", 0, len(cells))
+    yield Progress("training runs", 0, len(cells))
     with contextlib.closing(run_parallel(functools.partial(_run_cell, config), cells, processes)) as reports:
         for done in itertools.accumulate(r for r in reports if r):
-            yield Progress("trainings", done, len(cells))
+            yield Progress("training runs", done, len(cells))
     return write_report(Path(config.run), [run_one(config, *cell) for cell in cells])
 
 
@@ -106,7 +106,7 @@ def runs(config: AblationConfig) -> list[tuple[str, int]]:
 
 
 def train_config(config: AblationConfig, name: str, seed: int) -> TrainConfig:
-    """Settings of one training: the shared ones and those of the arm."""
+    """Settings of one training run: the shared ones and those of the arm."""
     data = copy.deepcopy(config.train)
     objective = data.setdefault("objective", {})
     sample = data.setdefault("data", {}).setdefault("sample", {})
@@ -246,7 +246,7 @@ def cube(rows: Sequence[Mapping[str, Any]], arm: str, condition: str, measure: s
     seeds, clips = sorted({s for s, _ in chosen}), sorted({c for _, c in chosen})
     if not chosen or len(chosen) != len(seeds) * len(clips):
         got = f"{len(chosen)} scores of arm {arm}, condition {condition}"
-        raise InputError(got, f"{len(seeds)} seeds x {len(clips)} clips", "run the ablation to the end")
+        raise InputError(got, f"{len(seeds)} seeds x {len(clips)} clips", "finish the ablation")
     return np.array([[chosen[s, c] for c in clips] for s in seeds], np.float64)
 
 

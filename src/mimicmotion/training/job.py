@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """Result of a training.
+    """Result of a training run.
 
     Attributes:
         checkpoint: last checkpoint, whose folder `model` is loaded for inference; None after a dry run.
@@ -57,10 +57,10 @@ def train(
     dry_run: bool = False,
     overrides: Sequence[str] = (),
 ) -> Job[TrainResult]:
-    """Train to the end.
+    """Train until the last step.
 
     Args:
-        config: recipe: a YAML file, or the name of one of this package.
+        config: recipe: a YAML file, or the name of a bundled one.
         resume: resume from the last checkpoint; False rejects a run folder that has one.
         allow_changes: resume even if settings differ from those of the checkpoint.
         overfit_one_clip: overfit a single clip, in a separate run folder.
@@ -103,7 +103,7 @@ def open_trainer(
     """Open a trainer at the run's last checkpoint.
 
     Args:
-        config: settings, or a recipe: a YAML file, or the name of one of this package.
+        config: settings, or a recipe: a YAML file, or the name of a bundled one.
         resume: False rejects a run folder that already has checkpoints.
         allow_changes: resume even if settings differ from those of the checkpoint.
         task: custom task to train, instead of one of the stages.

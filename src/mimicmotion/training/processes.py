@@ -1,4 +1,4 @@
-"""The processes of a training: the accelerator, precision, and work shared between them.
+"""Process setup for training: the accelerator, precision, and work shared between them.
 
 `Strategy` gives weights and optimiser state as full tensors, regardless of how Accelerate distributes them.
 
@@ -218,7 +218,7 @@ class Strategy:
 
 
 def build_optimizer(config: OptimConfig, params: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimizer of the settings.
+    """Create the optimizer that the settings select.
 
     Raises:
         ConfigError: 8-bit AdamW without its package or without a GPU.
@@ -232,5 +232,5 @@ def build_optimizer(config: OptimConfig, params: list[nn.Parameter]) -> torch.op
         from bitsandbytes.optim import AdamW8bit  # pyrefly: ignore
     except ImportError as e:
         fix = "pip install bitsandbytes, or use adamw-fused"
-        raise ConfigError("optim.optimizer=adamw-8bit", "the package bitsandbytes", fix) from e
+        raise ConfigError("optim.optimizer=adamw-8bit", "the bitsandbytes package", fix) from e
     return AdamW8bit(params, **options)

@@ -162,7 +162,7 @@ def check_identity(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], 
         raise ConfigError(
             f"samples per step: {_batch(new)}; {where} was made with {_batch(old)}",
             "the same number, however it is divided",
-            "change the processes, optim.batch or optim.accumulation so that their product stays, or allow the changes",
+            "keep the product of processes, optim.batch and optim.accumulation, or allow the changes",
         )
 
 

@@ -1,4 +1,4 @@
-"""Finding, fetching and verifying model weights. Network libraries are only imported for a fetch, and torch never.
+"""Finding, fetching and verifying model weights. Network libraries are only imported to fetch, torch not at all.
 
 Downloaded files are stored in plain folders, `<cache>/<owner>--<name>/<path in the repository>`, so they can also be
 copied there by hand. Interrupted downloads are resumed, even by a later process.
@@ -185,7 +185,7 @@ def require(name: str) -> Path:
 
     Raises:
         InputError: the name is unknown.
-        WeightsError: they are not downloaded.
+        WeightsError: they have not been downloaded.
     """
     found = known(name).find()
     if found is None:

@@ -26,7 +26,7 @@ JSON, PAGE = "report.json", "report.html"
 
 
 def count(videos: Sequence[VideoReport], config: PrepareConfig) -> dict[str, Any]:
-    """Totals: files by status; scenes, seconds and frames per split; and counts of the reasons for leaving out."""
+    """Totals: files by status; scenes, seconds and frames per split; and how often each rejection reason occurred."""
     scenes = [(v, s) for v in videos for s in v.scenes]
     used = [(v, s) for v, s in scenes if s.judgement.accepted]
     splits: dict[str, dict[str, float]] = {}

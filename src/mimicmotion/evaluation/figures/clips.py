@@ -60,7 +60,7 @@ class Clip:
         return found
 
     def count(self) -> int:
-        """Number of frames, by decoding: headers only estimate it."""
+        """Number of frames, counted by decoding, because headers only give an estimate."""
         return sum(1 for _ in self)
 
 

@@ -121,7 +121,7 @@ def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Fl
     frames = len(jump) + 1
     if bad := [b for b in borders if not 1 <= b < frames]:
         raise InputError(
-            f"border {bad[0]} in a clip of {frames} frames", "1 to frames - 1", "pass first frames of segments"
+            f"border {bad[0]} in a clip of {frames} frames", "1 to frames - 1", "pass the first frames of segments"
         )
     at = {b - 1 for b in borders}
     between = [i for i in range(len(jump)) if i not in at]

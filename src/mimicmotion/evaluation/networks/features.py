@@ -247,7 +247,7 @@ def load_network(
         expected, fix = "a TorchScript file", "save the network with torch.jit.save"
         if video_mae is not None:
             expected = "a folder with a VideoMAE (config.json, model.safetensors)"
-            fix = "save it with save_pretrained of transformers"
+            fix = "save it with transformers' save_pretrained"
         raise WeightsError(f"{path}: {str(e).strip().splitlines()[0]}", expected, fix) from e
     module = module.eval().to(where)
     # a VideoMAE's tokens are averaged, as in content-debiased FVD (Ge et al. 2024)
@@ -300,7 +300,9 @@ def _prepared(frames: Iterable[AnyFrame], preprocess: Preprocess) -> Iterator[nd
     shape = None
     for i, frame in enumerate(frames):
         if shape is not None and np.shape(frame) != shape:
-            raise InputError(f"frame {i} of shape {np.shape(frame)}", f"{shape} as before", "resize the frames first")
+            raise InputError(
+                f"frame {i} of shape {np.shape(frame)}", f"{shape}, like the first", "resize the frames first"
+            )
         shape = np.shape(frame)
         try:
             yield preprocess(frame)

@@ -71,11 +71,11 @@ def _from_json(data: Any) -> tuple[Results, Mapping[str, Any]]:
 def _from_csv(text: str, label: str) -> Results:
     rows = list(csv.DictReader(text.splitlines()))
     if not rows:
-        raise InputError("no rows", "a heading and at least one row", "check the file")
+        raise InputError("no rows", "a header and at least one row", "check the file")
     values: dict[str, dict[str, list[float]]] = {}
     for line, row in enumerate(rows, 2):
         if None in row or None in row.values():
-            raise InputError(f"line {line} does not match the heading", "as many cells as columns", "correct the line")
+            raise InputError(f"line {line} does not match the header", "as many cells as columns", "correct the line")
         cells = {row["metric"]: row["value"]} if {"metric", "value"} <= set(row) else row
         for metric, cell in cells.items():
             if metric not in ("sequence", "method", "frames"):
@@ -91,7 +91,7 @@ def _number(value: Any, where: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError) as e:
-        raise InputError(f"{where}: {value!r}", "a number, or nothing", "correct the file") from e
+        raise InputError(f"{where}: {value!r}", "a number or an empty cell", "correct the file") from e
 
 
 FILES = ("compare.md", "compare.tex", "compare.html", "compare.csv")
@@ -250,7 +250,7 @@ def _table(c: Comparison, published: str = PUBLISHED) -> Table:
 
 
 def latex(c: Comparison) -> str:
-    """The comparison as a LaTeX table (package booktabs), with a heading above published rows."""
+    """The comparison as a LaTeX table (needs the booktabs package), with a heading above published rows."""
     quoted = next((k for k, e in enumerate(c.entries) if e.published), None)
     headings = {} if quoted is None else {quoted: PUBLISHED}
     return "".join(f"% {n}\n" for n in c.notes) + _table(c, "paper").latex("ll" + "r" * len(c.metrics), headings)

@@ -33,7 +33,7 @@ def shard_cache(config: TrainConfig) -> Path:
 
 
 def training_shards(config: TrainConfig) -> Shards:
-    """Shards of the split train.
+    """Shards of the training split.
 
     Raises:
         InputError: the shards are missing or empty.
@@ -42,7 +42,7 @@ def training_shards(config: TrainConfig) -> Shards:
 
 
 def held_out_shards(config: TrainConfig, training: Shards) -> Shards:
-    """Shards of the split val, or those of `training` if there is none."""
+    """Shards of the validation split, or those of `training` if there is none."""
     try:
         return open_shards(config.data.shards, "val", cache=shard_cache(config) / "shards")
     except InputError as e:

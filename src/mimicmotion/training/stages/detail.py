@@ -154,7 +154,7 @@ class DetailTask(PartTask):
         settings = {**parts.settings, **config.model.settings}
         if settings.get("reference_warp", "none") == "none":
             fix = "train one with model.reference_warp: residual first"
-            raise ConfigError("stage detail for a model without a warped picture", "one that warps the picture", fix)
+            raise ConfigError("detail stage for a model without a warped picture", "one that warps the picture", fix)
         parts = dataclasses.replace(parts, settings=settings)
         self.shards = shards or training_shards(config)
         start = self._start(parts)

@@ -117,7 +117,7 @@ class WarpTask(PartTask):
         self.shards = shards or training_shards(config)
         if self.shards[0].truth is None:
             fix = "prepare them with: mimicmotion prepare synthetic --truth"
-            raise InputError("shards without truth", "masks and flow of rendered people", fix)
+            raise InputError("shards without ground truth", "masks and flow of rendered people", fix)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             fresh = parts.warp is None or self.options.new
