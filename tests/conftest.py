@@ -131,10 +131,10 @@ def holes_are_filled_once() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def synthetic_people_are_made_once() -> Iterator[None]:
     """People of the same seed wear the same clothes and textures in clips of any size; each takes 0.3 seconds."""
-    from mimicmotion.synth import scene
+    from mimicmotion.synth import clip
     from mimicmotion.synth.people import FINENESS
 
-    make, kept = scene.make_figure, dict[Any, Any]()
+    make, kept = clip.make_figure, dict[Any, Any]()
 
     def make_once(rng: np.random.Generator, assets: Any, long_side: int) -> Any:
         fineness = next(i for i, (most, *_) in enumerate(FINENESS) if long_side <= most)
@@ -146,7 +146,7 @@ def synthetic_people_are_made_once() -> Iterator[None]:
         return kept[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scene, "make_figure", make_once)
+        patch.setattr(clip, "make_figure", make_once)
         yield
 
 

@@ -18,7 +18,7 @@ from numpy import ndarray
 
 from fake_shards import FakeShards, write_records
 from mimicmotion.data.samples.batch import Sample, collate
-from mimicmotion.data.samples.sample import FrameChoice, SampleMaker, choose
+from mimicmotion.data.samples.sample import FrameChoice, SampleMaker
 from mimicmotion.data.shards.shards import open_shards
 from mimicmotion.data.shards.writing import RecordData, ShardSettings
 from mimicmotion.errors import ConfigError, InputError
@@ -38,7 +38,7 @@ def maker(shards: Any = None, seed: int = 0, **config: Any) -> SampleMaker:
 
 def choices(make: SampleMaker, number: int) -> FrameChoice:
     rng = np.random.default_rng([make.seed, number])
-    return choose(rng, make.config, make.timelines, make.usable(make.config), make.siblings)
+    return make.choose(rng, make.config)
 
 
 def find(shards: FakeShards, picture: ndarray) -> tuple[int, int]:

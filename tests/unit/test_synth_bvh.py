@@ -8,12 +8,11 @@ import pytest
 from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.synth import load_bvh, render_clip
-from mimicmotion.synth.clip import _render
+from mimicmotion.synth.clip import _render, make_scene
 from mimicmotion.synth.figure import ARM, LEG, YAW
 from mimicmotion.synth.motion import motion_params
 from mimicmotion.synth.recordings import lift_poses
 from mimicmotion.synth.rig import pose_bones
-from mimicmotion.synth.scene import make_scene
 
 LIMB = """JOINT {0}UpLeg {{ OFFSET {1}2 -1 0 CHANNELS 3 Zrotation Xrotation Yrotation
  JOINT {0}Leg {{ OFFSET 0 -8 0 CHANNELS 3 Zrotation Xrotation Yrotation

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import FACE, L_WRIST, LEFT_HAND, NECK, R_HIP, R_SHOULDER, RIGHT_HAND
 from mimicmotion.synth import SynthClip, render_clip
-from mimicmotion.synth.clip import _render
+from mimicmotion.synth.clip import Scene, _render, make_scene, render_moment
 from mimicmotion.synth.figure import LEG, YAW
 from mimicmotion.synth.motion import MOTIONS, motion_params, neutral, set_arm
 from mimicmotion.synth.rig import pose_bones
-from mimicmotion.synth.scene import Scene, make_scene, render_moment
 
 pytestmark = pytest.mark.usefixtures("scenes_are_made_once")
 SMALL = (80, 48)

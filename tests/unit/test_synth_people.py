@@ -92,7 +92,7 @@ def test_a_garment_ends_where_it_is_cut_and_hides_the_skin_under_it(assets: Asse
     seen = top.mesh.vertices[top.mesh.cut > 0]
     assert seen[:, 1].min() > level["hip"] - 0.5
     assert np.abs(seen[:, 0]).max() < np.abs(vertices[:13380, 0]).max() - 1
-    under = hidden([top], len(vertices))
+    under = hidden([top])
     chest = (body.arm < 0.1) & (vertices[:, 1] > level["waist"]) & (vertices[:, 1] < level["armpit"])
     assert under[chest].all()
     assert not under[vertices[:, 1] > level["neck"] + 0.5].any()

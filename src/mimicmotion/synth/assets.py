@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
@@ -103,16 +103,11 @@ def _load(path: Path) -> Assets:
         raise InputError(f"{path} cannot be read: {e}", "MakeHuman's packed data", fix) from e
     if meta.get("format") != FORMAT:
         raise InputError(f"{path} has the format {meta.get('format')!r}", FORMAT, fix)
-    return _unpack(data, meta)
-
-
-def _unpack(data: dict[str, ndarray], meta: dict[str, Any]) -> Assets:
     joints = np.split(data["joint_vertex"].astype(np.int64), data["joint_end"][:-1])
     weight = data["weight"].astype(np.float32)
     vertices = np.split(data["target_vertex"].astype(np.int64), data["target_end"][:-1])
     deltas = np.split(data["target_delta"], data["target_end"][:-1])
     step = np.float32(meta["step"])
-    names = {prefix: sorted(n for n in data if n.startswith(prefix)) for prefix in ("mask_", "surface_")}
     return Assets(
         vertices=data["vertices"],
         uv=data["uv"].astype(np.float32) / 65535,
@@ -127,21 +122,15 @@ def _unpack(data: dict[str, ndarray], meta: dict[str, Any]) -> Assets:
         weight_bone=data["weight_bone"],
         weight=weight / weight.sum(1, keepdims=True),
         targets={n: (v, d * step) for n, v, d in zip(meta["targets"], vertices, deltas, strict=True)},
-        masks={n.removeprefix("mask_"): data[n] for n in names["mask_"]},
-        surfaces={n.removeprefix("surface_"): data[n] for n in names["surface_"]},
+        masks={n.removeprefix("mask_"): data[n] for n in sorted(data) if n.startswith("mask_")},
+        surfaces={n.removeprefix("surface_"): data[n] for n in sorted(data) if n.startswith("surface_")},
         garments={n: _garment(data, n, len(data["vertices"])) for n in meta["garments"]},
     )
 
 
 def _garment(data: dict[str, ndarray], name: str, count: int) -> Garment:
-    part = lambda key: data[f"{name}/{key}"]  # noqa: E731
-    return Garment(
-        vertex=part("vertex").astype(np.int64),
-        weight=part("weight"),
-        offset=part("offset"),
-        scale=part("scale"),
-        triangles=part("triangles").astype(np.int32),
-        triangle_uv=part("triangle_uv").astype(np.int32),
-        uv=part("uv").astype(np.float32) / 65535,
-        hides=np.unpackbits(part("hides"), count=count).astype(bool),
-    )
+    part = {f.name: data[f"{name}/{f.name}"] for f in dataclasses.fields(Garment)}
+    part |= {key: part[key].astype(np.int32) for key in ("triangles", "triangle_uv")}
+    part["vertex"], part["uv"] = part["vertex"].astype(np.int64), part["uv"].astype(np.float32) / 65535
+    part["hides"] = np.unpackbits(part["hides"], count=count).astype(bool)
+    return Garment(**part)

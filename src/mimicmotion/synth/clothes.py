@@ -260,9 +260,6 @@ def from_garment(body: Body, garment: Garment, top: int, bottom: int) -> Piece:
     return Piece(Mesh.join(parts), np.where(garment.hides, 9.0, -1.0))
 
 
-def hidden(pieces: list[Piece], count: int) -> Bool[ndarray, " n"]:
+def hidden(pieces: Sequence[Piece]) -> Bool[ndarray, " n"]:
     """Vertices of the base mesh that are safely hidden by clothes."""
-    out = np.zeros(count, bool)
-    for piece in pieces:
-        out |= piece.inside > MARGIN
-    return out
+    return np.any([piece.inside > MARGIN for piece in pieces], axis=0)

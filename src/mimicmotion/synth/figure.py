@@ -51,6 +51,12 @@ def unit(v: Float64[ndarray, "*n 3"]) -> Float64[ndarray, "*n 3"]:
     return v / np.maximum(np.linalg.norm(v, axis=-1, keepdims=True), 1e-9)
 
 
+def elbow_axes(line: Float64[ndarray, "n 3"]) -> tuple[Float64[ndarray, "n 3"], Float64[ndarray, "n 3"]]:
+    """Directions of the elbow at swivel 0 and at 90 degrees, for arms along the unit vectors `line`."""
+    axis = unit(ELBOW_HINT - line * (line @ ELBOW_HINT)[:, None])
+    return axis, np.cross(line, axis)
+
+
 def smooth(values: Float64[ndarray, " frames *n"], frames: int) -> Float64[ndarray, " frames *n"]:
     """Moving average over an odd number of frames; the first and last values are replicated."""
     flat = values.reshape(len(values), -1)

@@ -40,7 +40,7 @@ def cloth_colour(rng: Rng) -> Float32[ndarray, " 3"]:
     if rng.random() < 0.55:
         base = np.array(NEUTRAL[rng.integers(len(NEUTRAL))], np.float32)
         return np.clip(base + rng.normal(size=3) * 6, 8, 245).astype(np.float32)
-    return hsv(rng.random(), float(rng.uniform(0.3, 0.85)), float(rng.uniform(0.3, 0.92)))
+    return hsv(rng.random(), rng.uniform(0.3, 0.85), rng.uniform(0.3, 0.92))
 
 
 @functools.lru_cache(maxsize=16)

@@ -114,25 +114,13 @@ def random_pose(rng: Rng, energy: float = 1.0, *, calm: bool = False) -> Float64
         q[fig.LEG[side] : fig.LEG[side] + 5] = 0.03 + wide, 0.0, n(0.08), 0.0, 0.2 + n(0.12)
     if rng.random() < 0.25 * energy and not calm:  # one foot is on tiptoe or lifted
         side = int(rng.integers(2))
-        q[fig.LEG[side] : fig.LEG[side] + 3] = (
-            0.05 + rng.uniform(0, 0.5),
-            rng.uniform(0.03, 0.45),
-            rng.uniform(-0.35, 0.4),
-        )
-        q[fig.LEG[side] + 3] = -0.5
+        ankle = 0.05 + rng.uniform(0, 0.5), rng.uniform(0.03, 0.45), rng.uniform(-0.35, 0.4)
+        q[fig.LEG[side] : fig.LEG[side] + 4] = *ankle, -0.5
         q[0] = (1 - 2 * side) * -0.1
     else:
         q[0] = n(0.07)
     q[1] = -abs(n(0.06))
     return q
-
-
-def interpolate_keys(times: ndarray, keys: ndarray, at: ndarray, ease: float = 0.6) -> ndarray:
-    """Cubic Hermite curve through (times, keys); `ease` from 0 (stop at every key) to 1 (pass smoothly)."""
-    slope = np.zeros_like(keys)
-    if len(keys) > 2:
-        slope[1:-1] = ease * (keys[2:] - keys[:-2]) / (times[2:] - times[:-2])[:, None]
-    return CubicHermiteSpline(times, keys, slope)(np.clip(at, times[0], times[-1]))
 
 
 def _between(rng: Rng, t: ndarray, make: Callable[[], ndarray], low: float, high: float) -> Params:
@@ -141,7 +129,9 @@ def _between(rng: Rng, t: ndarray, make: Callable[[], ndarray], low: float, high
     count = int(np.ceil((t[-1] - t[0]) / beat)) + 3
     times = t[0] - rng.uniform(0, beat) + beat * np.arange(count)
     keys = np.stack([make() for _ in range(count)])
-    return interpolate_keys(times, keys, t, float(rng.uniform(0.2, 0.9)))
+    slopes = np.zeros_like(keys)
+    slopes[1:-1] = rng.uniform(0.2, 0.9) * (keys[2:] - keys[:-2]) / (2 * beat)  # 0 would stop at every key, 1 at none
+    return CubicHermiteSpline(times, keys, slopes)(t)
 
 
 def _wave(t: ndarray, period: float, phase: float | ndarray = 0.0) -> ndarray:
@@ -198,12 +188,8 @@ def walk(rng: Rng, t: ndarray) -> Params:
         q[:, fig.ARM[s] + 2] = 0.1 + bend + swing * np.cos(phase)
     step = 2 * np.pi * (t / period + start)
     q[:, 0], q[:, 1] = -0.04 * np.sin(step), -0.015 * (1 + np.cos(2 * step))
-    q[:, fig.ROLL], q[:, fig.SPINE_TWIST], q[:, fig.SPINE_ROLL] = (
-        0.03 * np.sin(step),
-        0.1 * np.cos(step),
-        -0.03 * np.sin(step),
-    )
-    q[:, fig.SPINE_PITCH] = 0.06
+    q[:, fig.ROLL], q[:, fig.SPINE_ROLL] = 0.03 * np.sin(step), -0.03 * np.sin(step)
+    q[:, fig.SPINE_TWIST], q[:, fig.SPINE_PITCH] = 0.1 * np.cos(step), 0.06
     return q
 
 
@@ -293,11 +279,8 @@ def balance(rng: Rng, t: ndarray) -> Params:
         for s in (0, 1):
             set_arm(q, s, str(rng.choice(["side", "side", "side_up", "side_low", "front", "wide_bent", "over"])), rng)
             set_hand(q, s, str(rng.choice(["open", "flat", "relaxed"])), rng)
-        q[fig.HEAD_ROLL], q[fig.HEAD_YAW], q[fig.HEAD_PITCH] = (
-            -0.3 * q[fig.SPINE_ROLL],
-            rng.normal() * 0.15,
-            0.2 * rng.random(),
-        )
+        q[fig.HEAD_ROLL] = -0.3 * q[fig.SPINE_ROLL]
+        q[fig.HEAD_YAW], q[fig.HEAD_PITCH] = rng.normal() * 0.15, 0.2 * rng.random()
         return q
 
     q = _between(rng, t, make, 0.7, 1.6)

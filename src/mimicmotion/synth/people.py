@@ -92,7 +92,7 @@ class _Maker:
         hair = hair + (np.array([170, 168, 165]) - hair) * grey
         materials = self.flesh_materials(base, hair)
         pieces = [*self.clothes(), *self.shoes()]
-        flesh, vertex_of = self.flesh(materials, hidden(pieces, len(body.vertices)))
+        flesh, vertex_of = self.flesh(materials, hidden(pieces))
         mesh = Mesh.join([flesh, *(p.mesh for p in pieces), *self.hair(hair)])
         actions = {}
         for name, (index, delta) in self.assets.targets.items():
@@ -128,14 +128,14 @@ class _Maker:
 
     def cloth(self, texture: look.Texture) -> int:
         """Add a cloth material."""
-        sheen, bump = float(self.rng.uniform(0, 0.5)), float(self.rng.uniform(0.6, 1.4))
+        sheen, bump = self.rng.uniform(0, 0.5), self.rng.uniform(0.6, 1.4)
         gloss = float(self.rng.choice([0.01, 0.03, 0.1], p=[0.6, 0.3, 0.1]))
         return self.material(light.CLOTH, texture, gloss=gloss, power=18, bump=bump, two_sided=1, sheen=sheen)
 
     def leather(self, colours: tuple[ndarray, ndarray, ndarray], sole: float, gloss: tuple[float, float] | None) -> int:
         """Add a shoe material: colours of upper, sole and band; height of the sole; range of gloss, or None."""
         texture = look.leather_texture(self.rng, self.size, *colours, sole)
-        shine = 0.02 if gloss is None else float(self.rng.uniform(*gloss))
+        shine = 0.02 if gloss is None else self.rng.uniform(*gloss)
         return self.material(light.LEATHER, texture, gloss=shine, power=30, bump=0.5, two_sided=1)
 
     def strand(self, colour: ndarray, curl: float, *, cards: bool) -> int:
@@ -148,7 +148,7 @@ class _Maker:
         """Add the materials of the parts in `_FLESH`."""
         rng, genes = self.rng, self.genes
         texture = look.skin_texture(rng, self.assets, self.size, base, hair, female=self.female, age=genes.age)
-        out = {"skin": self.material(light.SKIN, texture, gloss=float(rng.uniform(0.05, 0.14)), power=22, bump=1.0)}
+        out = {"skin": self.material(light.SKIN, texture, gloss=rng.uniform(0.05, 0.14), power=22, bump=1.0)}
         brown = genes.races[2] < 0.5 or rng.random() < 0.4
         iris = look.IRISES[rng.integers(2) if brown else rng.integers(len(look.IRISES))]
         for side in "LR":
@@ -205,7 +205,7 @@ class _Maker:
         material = self.cloth(texture)
         if kind == "skirt":
             cut = Cut(level["waist"] + 0.1, level["knee"] + leg * float(rng.choice([0.25, 0.1, -0.2, -0.4])))
-            flare, deep = float(rng.uniform(0.1, 0.8)), 1.6 * _folds()
+            flare, deep = rng.uniform(0.1, 0.8), 1.6 * _folds()
             skirt = from_tights(body, cut, material, loose=0.12, flare=flare, folds=deep, group="helper-skirt")
             if rng.random() < 0.7:
                 return [skirt]
@@ -218,7 +218,7 @@ class _Maker:
         cut = Cut(level["waist"] + rng.uniform(-0.75, 0.1), hem)
         if tight:
             return [from_tights(body, cut, material, loose=0.05, over=over)]
-        loose, flare = float(rng.uniform(0.1, 0.2)), float(rng.uniform(0.05, 0.35))
+        loose, flare = rng.uniform(0.1, 0.2), rng.uniform(0.05, 0.35)
         return [from_tights(body, cut, material, loose=loose, flare=flare, folds=_folds(), over=over)]
 
     def tops(self, over: list[Piece]) -> list[Piece]:
@@ -234,16 +234,16 @@ class _Maker:
             hem = level["waist"] + rng.uniform(0.0, 0.5)  # cropped
         front = str(rng.choice(["", "", "", "buttons", "zip"]))
         pattern = str(rng.choice(look.PATTERNS)) if rng.random() < 0.6 else "plain"
-        loose, flare = float(rng.uniform(0.08, 0.24)), 0.0 if over else float(rng.uniform(0.0, 0.3))
+        loose, flare = rng.uniform(0.08, 0.24), 0.0 if over else rng.uniform(0.0, 0.3)
         material = self.cloth(self.woven(pattern=pattern, front=front, folds=min(5 * loose, 1)))
         jackets = []
         if rng.random() < 0.25:
             texture = self.woven(pattern=str(rng.choice(["plain", "plain", "checks", "plaid"])))
             long = float(body.wrist - rng.uniform(0.0, 0.4)) if rng.random() < 0.85 else 0.0
-            cut = Cut(LAST, level["hip"] + rng.uniform(-1.2, 0.6), long, "v", float(rng.uniform(0.25, 0.9)))
+            cut = Cut(LAST, level["hip"] + rng.uniform(-1.2, 0.6), long, "v", rng.uniform(0.25, 0.9))
             shape = {"loose": loose + 0.2, "flare": flare + 0.08, "hang": 0.5}
             jackets = [from_tights(body, cut, self.cloth(texture), folds=_folds(), **shape)]
-        shape = {"loose": loose, "flare": flare, "hang": float(rng.uniform(0.3, 1))}
+        shape = {"loose": loose, "flare": flare, "hang": rng.uniform(0.3, 1)}
         cut, outer = Cut(LAST, hem, reach, neck), [*over, *jackets]
         return [from_tights(body, cut, material, folds=_folds(), over=outer, **shape), *jackets]
 
@@ -273,7 +273,7 @@ class _Maker:
         }[kind]  # fmt: skip
         thick = float(rng.uniform(0.12, 0.3) if sneaker else rng.uniform(0.06, 0.16))
         material = self.leather((base, sole, band), (thick + 0.12) / 2, None if sneaker else (0.03, 0.16))
-        pointed = float(rng.uniform(0.0, 0.25))
+        pointed = rng.uniform(0.0, 0.25)
         pieces = [shoe(body, material, height=float(height), thick=0.1, sole=thick, pointed=pointed)]
         if kind in ("sneaker", "shoe") and rng.random() < 0.6:
             socks = self.cloth(self.woven(WHITE if rng.random() < 0.5 else None))
@@ -312,15 +312,15 @@ class _Maker:
         rng, female = self.rng, self.female
         recede = float(np.clip(rng.normal(0.1, 0.2), 0, 0.5)) * float(not female and self.genes.age > 30)
         if african and rng.random() < 0.45:
-            return HairStyle(float(rng.uniform(0.3, 1.3)), 0.9, 1.0, recede)
+            return HairStyle(rng.uniform(0.3, 1.3), 0.9, 1.0, recede)
         if not female:
-            return HairStyle(float(rng.uniform(0.08, 0.55)), float(rng.uniform(0.2, 0.9)), curl, recede)
+            return HairStyle(rng.uniform(0.08, 0.55), rng.uniform(0.2, 0.9), curl, recede)
         kind = rng.choice(["bob", "long", "tail", "bun", "short"], p=[0.22, 0.3, 0.22, 0.12, 0.14])
         ranges = {"bob": (0.9, 1.6), "long": (1.8, 4.5), "tail": (1.5, 4), "bun": (0.3, 0.55)}
-        long = float(rng.uniform(*ranges[kind])) if kind in ranges else 0.0
+        long = rng.uniform(*ranges[kind]) if kind in ranges else 0.0
         hang, tail, bun = (long * (kind in k) for k in (("bob", "long"), ("tail",), ("bun",)))
         length = float(rng.uniform(0.2, 0.5) if kind == "short" else rng.uniform(0.12, 0.3))
-        return HairStyle(length, float(rng.uniform(0.6, 1)), curl, 0.0, hang, bool(rng.random() < 0.4), tail, bun)
+        return HairStyle(length, rng.uniform(0.6, 1), curl, 0.0, hang, bool(rng.random() < 0.4), tail, bun)
 
     def hat(self) -> Mesh:
         """A knitted cap, or a hat from the additional assets."""

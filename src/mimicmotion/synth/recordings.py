@@ -16,7 +16,7 @@ from mimicmotion.pose import keypoints as kp
 from mimicmotion.pose.files import load_poses
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.synth import figure as fig
-from mimicmotion.synth.figure import rotation, times, unit
+from mimicmotion.synth.figure import elbow_axes, rotation, times, unit
 from mimicmotion.synth.motion import neutral
 
 # Joint names in files from CMU, PyMO and most other sources; the first match is used.
@@ -59,10 +59,8 @@ class Mocap:
         at = times + rng.uniform(0, max(length - times[-1], 0.0))
         if length > 0:
             at = length - np.abs((at % (2 * length)) - length)
-        at = np.clip(at * self.fps, 0, len(self.params) - 1)
-        i = np.minimum(at.astype(int), max(len(self.params) - 2, 0))
-        f = (at - i)[:, None]
-        q = self.params[i] * (1 - f) + self.params[np.minimum(i + 1, len(self.params) - 1)] * f
+        frames = np.arange(len(self.params)) / self.fps
+        q = np.stack([np.interp(at, frames, values) for values in self.params.T], 1)
         q[:, fig.YAW] -= np.arctan2(np.sin(q[:, fig.YAW]).mean(), np.cos(q[:, fig.YAW]).mean())
         q[:, fig.YAW] -= 2 * np.pi * np.round(q[:, fig.YAW].mean() / (2 * np.pi))
         return q
@@ -243,8 +241,8 @@ def _retarget_arm(q: ndarray, side: int, at: Points, chest: ndarray) -> None:
     q[:, k : k + 3] = wrist
     line = unit(wrist)
     out = elbow - line * (elbow * line).sum(-1, keepdims=True)
-    axis = unit(fig.ELBOW_HINT - line * (line @ fig.ELBOW_HINT)[:, None])
-    swivel = np.arctan2((np.cross(line, axis) * out).sum(-1), (axis * out).sum(-1))
+    straight, aside = elbow_axes(line)
+    swivel = np.arctan2((aside * out).sum(-1), (straight * out).sum(-1))
     bent = np.clip(np.linalg.norm(out, axis=-1) / 0.08, 0, 1)  # the elbow direction of a straight arm is undefined
     q[:, k + 3] = fig.smooth(np.clip(swivel, -2.2, 2.2) * bent, _SMOOTH)
 

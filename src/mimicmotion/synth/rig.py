@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from mimicmotion.synth import figure as fig
 from mimicmotion.synth.body import Body
-from mimicmotion.synth.figure import axis_rotation, rotation, times, two_bones, unit
+from mimicmotion.synth.figure import axis_rotation, elbow_axes, rotation, times, two_bones, unit
 
 SPINE = ("spine04", "spine03", "spine02", "spine01")
 NECK = ("neck01", "neck02", "neck03", "head")
@@ -174,10 +174,9 @@ def _arm(bones: _Bones, q: ndarray, side: int) -> None:
     length = float(np.linalg.norm(rest[elbow] - rest[upper])), float(np.linalg.norm(rest[wrist] - rest[elbow]))
     target = _outside_trunk(body, rest[upper] - body.hip + want * sum(length)) + body.hip
     target = chest_head + times(chest, target - rest[spine])
-    line = unit(want)
-    axis = unit(fig.ELBOW_HINT - line * (line @ fig.ELBOW_HINT)[:, None])
+    straight, aside = elbow_axes(unit(want))
     swivel = q[:, k + 3, None]
-    hint = axis * np.cos(swivel) + np.cross(line, axis) * np.sin(swivel)
+    hint = straight * np.cos(swivel) + aside * np.sin(swivel)
     middle, end, first, second = two_bones(start, target, times(chest, hint), *length)
     a, b = _frames([rest[i] for i in (upper, elbow, wrist)], rest[elbow] - rest[upper])
     arm, forearm = first @ a.T, second @ b.T

@@ -58,25 +58,6 @@ def hash01(i, j):
     return ((h ^ (h >> 16)) & 0xFFFFFF) / 16777216.0
 
 
-@inlined
-def _box(points, a, b, c, rows, columns):
-    """Twice the signed area of a triangle in the picture, and the bounding box of its samples."""
-    x0, y0, x1, y1, x2, y2 = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
-    left, right = max(math.ceil(min(x0, x1, x2) - 0.5), 0), min(math.floor(max(x0, x1, x2) + 0.5), columns)
-    top, bottom = max(math.ceil(min(y0, y1, y2) - 0.5), 0), min(math.floor(max(y0, y1, y2) + 0.5), rows)
-    return (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0), left, right, top, bottom
-
-
-@inlined
-def _shares(points, a, b, c, x, y, inv):
-    """Barycentric coordinates of a sample; at least one is negative outside the triangle."""
-    x, y = x - points[a, 0], y - points[a, 1]
-    x1, y1, x2, y2 = points[b, 0], points[b, 1], points[c, 0], points[c, 1]
-    w1 = (x * (y2 - points[a, 1]) - (x2 - points[a, 0]) * y) * inv
-    w2 = ((x1 - points[a, 0]) * y - x * (y1 - points[a, 1])) * inv
-    return 1.0 - w1 - w2, w1, w2
-
-
 @kernel
 def fill(
     points, triangles, cut, depth, ids=None, bary: Any = None, two_sided=None, fray=None, uv: Any = None,
@@ -103,7 +84,10 @@ def fill(
         ca, cb, cc = cut[a], cut[b], cut[c]
         if z0 <= 0.0 or z1 <= 0.0 or z2 <= 0.0 or (ca < 0.0 and cb < 0.0 and cc < 0.0):
             continue
-        area, left, right, top, bottom = _box(points, a, b, c, rows, columns)
+        x0, y0, x1, y1, x2, y2 = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
+        left, right = max(math.ceil(min(x0, x1, x2) - 0.5), 0), min(math.floor(max(x0, x1, x2) + 0.5), columns)
+        top, bottom = max(math.ceil(min(y0, y1, y2) - 0.5), 0), min(math.floor(max(y0, y1, y2) + 0.5), rows)
+        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)  # twice the area, positive for back faces
         if area == 0.0:
             continue
         if two_sided is not None and area > 0.0 and not two_sided[t]:
@@ -113,7 +97,9 @@ def fill(
             frayed = fray[a] > 0.0 or fray[b] > 0.0 or fray[c] > 0.0
         for i in range(top, bottom):
             for j in range(left, right):
-                w = _shares(points, a, b, c, j + 0.5, i + 0.5, 1.0 / area)
+                x, y, inv = j + 0.5 - x0, i + 0.5 - y0, 1.0 / area
+                w1, w2 = (x * (y2 - y0) - (x2 - x0) * y) * inv, ((x1 - x0) * y - x * (y1 - y0)) * inv
+                w = 1.0 - w1 - w2, w1, w2
                 z = w[0] * z0 + w[1] * z1 + w[2] * z2
                 if w[0] < 0.0 or w[1] < 0.0 or w[2] < 0.0 or z <= depth[i, j]:
                     continue

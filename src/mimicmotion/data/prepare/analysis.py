@@ -32,14 +32,18 @@ from mimicmotion.runtime.reading import reading
 from mimicmotion.settings.prepare import PrepareConfig, analysis_settings
 from mimicmotion.video.reader import open_video
 
+logger = logging.getLogger(__name__)
+
 COUNT_EVERY = 0.5
 """Seconds between two frames in which people are counted."""
 CHANGE_OVER = 0.2
 """Seconds between a frame and the earlier one it is compared with."""
 TICK_EVERY = 10  # frames between two reports
 THUMB_SIDE = 256
+FORMAT = 2  # of cached analyses
 _CHANGE_SIDE = 96
 _MARGIN = 0.1
+_MEASURED = ("people", "sharpness", "change")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +201,6 @@ def _cut(grey: ndarray, box: ndarray) -> ndarray | None:
     right, bottom = np.ceil(box[2:] + margin).astype(int)
     part = grey[top : max(bottom, 0), left : max(right, 0)]
     return part if min(part.shape) >= 4 else None
-
-
-logger = logging.getLogger(__name__)
-
-FORMAT = 2
-_MEASURED = ("people", "sharpness", "change")
 
 
 def survey(path: Path, config: PrepareConfig) -> Generator[int, None, Survey]:

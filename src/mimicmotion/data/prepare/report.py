@@ -23,6 +23,12 @@ from mimicmotion.settings.prepare import PrepareConfig, result_settings
 from mimicmotion.tables import Section, Table, html_page
 
 JSON, PAGE = "report.json", "report.html"
+PICTURES = "report"
+"""Folder of the page's pictures as PNG files."""
+SHOWN, SHOWN_LEFT_OUT, MAX_ROWS = 36, 12, 500
+Chosen = list[tuple[VideoReport, SceneReport]]
+_TALL, _GAP, _LINE, _SHEET = 224, 6, 15, 1500
+_GREEN, _RED, _GREY = (31, 122, 66), (178, 48, 48), (90, 90, 90)
 
 
 def count(videos: Sequence[VideoReport], config: PrepareConfig) -> dict[str, Any]:
@@ -91,14 +97,6 @@ def _video(video: VideoReport, config: PrepareConfig) -> dict[str, Any]:
         "damaged": survey.damaged,
         "scenes": scenes,
     }
-
-
-PICTURES = "report"
-"""Folder of the page's pictures as PNG files."""
-SHOWN, SHOWN_LEFT_OUT, MAX_ROWS = 36, 12, 500
-Chosen = list[tuple[VideoReport, SceneReport]]
-_TALL, _GAP, _LINE, _SHEET = 224, 6, 15, 1500
-_GREEN, _RED, _GREY = (31, 122, 66), (178, 48, 48), (90, 90, 90)
 
 
 def save_page(folder: Path, videos: Sequence[VideoReport], cache: AnalysisCache, config: PrepareConfig) -> Path:

@@ -22,41 +22,13 @@ from mimicmotion.pose.hands import hand_masks
 from mimicmotion.pose.keypoints import VISIBLE, PoseSequence
 from mimicmotion.settings.samples import SampleConfig, Spacing
 
+if TYPE_CHECKING:
+    from mimicmotion.data.shards.shards import Record, Shards
 
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """The lengths of a record, for choosing frames from it.
+logger = logging.getLogger(__name__)
 
-    Attributes:
-        frames: number of all stored frames.
-        stills: number of leading frames outside the timeline, which can only be references.
-        fps: frames per second of the timeline.
-    """
-
-    frames: int
-    stills: int
-    fps: float
-
-    @property
-    def length(self) -> int:
-        """Number of frames of the timeline."""
-        return self.frames - self.stills
-
-    def needed(self, count: int, config: SampleConfig) -> int:
-        """Shortest timeline from which `count` driving frames can be taken."""
-        if config.spacing == "spread":
-            return count
-        return (count - 1) * self._shortest(config) + 1
-
-    def draw_step(self, count: int, config: SampleConfig, rng: np.random.Generator) -> int:
-        """Draw the step between driving frames, in stored frames: log-uniform in time, limited by the scene."""
-        low, high = (math.log(t) for t in config.interval)
-        wanted = round(math.exp(rng.uniform(low, high)) * self.fps)
-        longest = (self.length - 1) // (count - 1) if count > 1 else wanted
-        return max(self._shortest(config), min(wanted, longest))
-
-    def _shortest(self, config: SampleConfig) -> int:
-        return max(1, round(config.interval[0] * self.fps))
+PLAIN = {"confidence_aware": False, "threshold": VISIBLE}
+"""How poses are drawn with `guidance: threshold`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,55 +48,6 @@ class FrameChoice:
     fps: float
     reference: tuple[int, int]
     noise_seeds: tuple[int, int]
-
-
-def choose(
-    rng: np.random.Generator,
-    config: SampleConfig,
-    timelines: Sequence[Timeline],
-    usable: Sequence[int],
-    siblings: Sequence[Sequence[int]],
-) -> FrameChoice:
-    """Choose the frames of a sample. All random numbers are always drawn, so that options do not affect each other.
-
-    Args:
-        rng: random generator of this sample alone.
-        config: settings of the sample.
-        timelines: timelines of all records.
-        usable: indices of the records that are long enough.
-        siblings: indices of all records of the same video, for each record.
-    """
-    count = config.num_frames - config.reference_slot
-    record = usable[int(rng.integers(len(usable)))]
-    line = timelines[record]
-    if config.spacing == "spread":
-        times = np.sort(rng.choice(line.length, count, replace=False))
-        span = int(times[-1] - times[0])
-        fps = line.fps * (count - 1) / span if span else line.fps
-    else:
-        step = line.draw_step(count, config, rng)
-        times = rng.integers(line.length - (count - 1) * step) + step * np.arange(count)
-        fps = line.fps / step
-    frames = [line.stills + int(t) for t in times]
-    if rng.random() < config.reverse:
-        frames.reverse()
-    records = siblings[record] if config.reference == "video" else [record]
-    ends = np.cumsum([timelines[r].frames for r in records])
-    position = int(rng.integers(ends[-1])) * (config.reference != "first")
-    which = int(np.searchsorted(ends, position, side="right"))
-    reference = (records[which], position - (int(ends[which - 1]) if which else 0))
-    rng.random()  # unused; keeps samples as in earlier versions
-    seeds = rng.integers(2**31, size=2)
-    return FrameChoice(record, frames, fps, reference, (int(seeds[0]), int(seeds[1])))
-
-
-if TYPE_CHECKING:
-    from mimicmotion.data.shards.shards import Record, Shards
-
-logger = logging.getLogger(__name__)
-
-PLAIN = {"confidence_aware": False, "threshold": VISIBLE}
-"""How poses are drawn with `guidance: threshold`."""
 
 
 class SampleMaker:
@@ -170,8 +93,10 @@ class SampleMaker:
         self.grid = (height // downscale, width // downscale)
         look: Mapping[str, Any] = {**drawing, **PLAIN} if config.guidance == "threshold" else drawing
         self.drawer = PoseDrawer(shards.size, **look)
-        self.timelines = [Timeline(*s) for s in zip(shards.num_frames, shards.stills, shards.fps, strict=True)]
-        self.siblings: list[Sequence[int]] = [[i] for i in range(len(self.timelines))]
+        self.lengths = [
+            n - stills for n, stills in zip(shards.num_frames, shards.stills, strict=True)
+        ]  # without stills
+        self.siblings: list[Sequence[int]] = [[i] for i in range(len(shards))]
         for records in shards.videos.values():
             for i in records:
                 self.siblings[i] = records
@@ -186,28 +111,68 @@ class SampleMaker:
         """
         key = (config.num_frames, config.spacing)
         if key not in self._usable:
-            count = config.num_frames - config.reference_slot
-            fits = [line.length >= line.needed(count, config) for line in self.timelines]
+            fits = [length >= self._needed(i, config) for i, length in enumerate(self.lengths)]
             if not all(fits):
-                self._complain(fits, count, config)
+                self._complain(fits, config)
             self._usable[key] = [i for i, fit in enumerate(fits) if fit]
         return self._usable[key]
 
-    def _complain(self, fits: Sequence[bool], count: int, config: SampleConfig) -> None:
+    def _shortest_step(self, record: int, config: SampleConfig) -> int:
+        """Least number of stored frames from one driving frame to the next."""
+        return max(1, round(config.interval[0] * self.shards.fps[record]))
+
+    def _needed(self, record: int, config: SampleConfig) -> int:
+        """Least number of frames of a record from which the driving frames can be taken."""
+        count = config.num_frames - config.reference_slot
+        return count if config.spacing == "spread" else (count - 1) * self._shortest_step(record, config) + 1
+
+    def _complain(self, fits: Sequence[bool], config: SampleConfig) -> None:
         """Report that records are too short: an error, or a warning if they are to be skipped."""
         short = f"{fits.count(False)} of {len(fits)} records are too short"
         if config.short_records == "skip" and any(fits):
             logger.warning("%s for a sample and are skipped", short)
             return
-        i = fits.index(False)
-        line = self.timelines[i]
+        i, count = fits.index(False), config.num_frames - config.reference_slot
         raise InputError(
-            f"{short}; {self.shards.keys[i]} has {line.length} frames at {line.fps:g} fps",
-            f"at least {line.needed(count, config)} for {count} driving frames "
+            f"{short}; {self.shards.keys[i]} has {self.lengths[i]} frames at {self.shards.fps[i]:g} fps",
+            f"at least {self._needed(i, config)} for {count} driving frames "
             + ("spread over it" if config.spacing == "spread" else f"every {config.interval[0]:.3g} s"),
             "lower num_frames or the shortest interval, prepare longer scenes"
             + (", or set short_records: skip" if any(fits) else ""),
         )
+
+    def choose(self, rng: np.random.Generator, config: SampleConfig) -> FrameChoice:
+        """Choose the frames of a sample. All random numbers are always drawn, so that options do not affect each other.
+
+        Args:
+            rng: random generator of this sample alone.
+            config: settings of the sample.
+        """
+        count, usable = config.num_frames - config.reference_slot, self.usable(config)
+        record = usable[int(rng.integers(len(usable)))]
+        length, fps = self.lengths[record], self.shards.fps[record]
+        if config.spacing == "spread":
+            times = np.sort(rng.choice(length, count, replace=False))
+            span = int(times[-1] - times[0])
+            fps = fps * (count - 1) / span if span else fps
+        else:  # a step that is log-uniform in time, limited by the scene
+            low, high = (math.log(t) for t in config.interval)
+            wanted = round(math.exp(rng.uniform(low, high)) * fps)
+            longest = (length - 1) // (count - 1) if count > 1 else wanted
+            step = max(self._shortest_step(record, config), min(wanted, longest))
+            times = rng.integers(length - (count - 1) * step) + step * np.arange(count)
+            fps = fps / step
+        frames = [self.shards.stills[record] + int(t) for t in times]
+        if rng.random() < config.reverse:
+            frames.reverse()
+        records = self.siblings[record] if config.reference == "video" else [record]
+        ends = np.cumsum([self.shards.num_frames[r] for r in records])
+        position = int(rng.integers(ends[-1])) * (config.reference != "first")
+        which = int(np.searchsorted(ends, position, side="right"))
+        reference = (records[which], position - (int(ends[which - 1]) if which else 0))
+        rng.random()  # unused; keeps samples as in earlier versions
+        seeds = rng.integers(2**31, size=2)
+        return FrameChoice(record, frames, fps, reference, (int(seeds[0]), int(seeds[1])))
 
     def __call__(self, number: int, *, num_frames: int | None = None, spacing: Spacing | None = None) -> Sample:
         """Make sample `number`; `num_frames` and `spacing` override those of the config.
@@ -221,7 +186,7 @@ class SampleMaker:
             spacing=spacing or self.config.spacing,
         )
         rng = np.random.default_rng([self.seed, number])
-        choice = choose(rng, config, self.timelines, self.usable(config), self.siblings)
+        choice = self.choose(rng, config)
         driver = self.shards[choice.record]
         owner = driver if choice.reference[0] == choice.record else self.shards[choice.reference[0]]  # read once
         driving, own = self._poses(driver, owner, choice)

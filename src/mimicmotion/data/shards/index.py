@@ -24,6 +24,15 @@ Store = Literal["png", "jpeg", "video"]
 Span = tuple[int, int]
 """Offset and size in bytes."""
 _END = 1024  # a complete tar ends with two zero blocks
+FORMAT, VERSION, INDEX = "mimicmotion.shards", 1, "index.json"
+HEAD = "__shard__/head.json"
+"""The first member of a shard describes it. WebDataset skips names of this form."""
+
+# An index may come from the network, and file and key become parts of paths: no dots, roots or shell characters.
+_FILE = r"^([A-Za-z0-9_-]+)-\d+\.tar$"
+Count = Annotated[int, Field(ge=0)]
+SafeSpan = tuple[Count, Count]
+_PICTURE = re.compile(r"(\d{5})\.(png|jpg)")
 
 
 def scan_tar(path: Path) -> dict[str, Span]:
@@ -62,17 +71,6 @@ def read_spans(path: Path, spans: Sequence[Span]) -> list[bytes]:
             if len(found[-1]) < size:
                 raise MediaError(f"{path} ends before byte {offset + size}", "a complete tar file", REMAKE)
     return found
-
-
-FORMAT, VERSION, INDEX = "mimicmotion.shards", 1, "index.json"
-HEAD = "__shard__/head.json"
-"""The first member of a shard describes it. WebDataset skips names of this form."""
-
-# An index may come from the network, and file and key become parts of paths: no dots, roots or shell characters.
-_FILE = r"^([A-Za-z0-9_-]+)-\d+\.tar$"
-Count = Annotated[int, Field(ge=0)]
-SafeSpan = tuple[Count, Count]
-_PICTURE = re.compile(r"(\d{5})\.(png|jpg)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,11 +128,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return value.as_posix()
     return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-
-
-def shard_name(split: str, number: int) -> str:
-    """train-00000.tar and so on."""
-    return f"{split}-{number:05d}.tar"
 
 
 def shard_files(folder: Path) -> list[Path]:
@@ -236,9 +229,6 @@ def load_index(path: Path) -> Index:
         try:
             return _INDEX.validate_python(data)
         except ValidationError as e:
-            raise InputError(f"{path} is damaged ({_first_line(e)})", what, fix) from e
-
-
-def _first_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            first = e.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InputError(f"{path} is damaged ({where}: {first['msg']})", what, fix) from e

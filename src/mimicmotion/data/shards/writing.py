@@ -34,7 +34,6 @@ from mimicmotion.data.shards.index import (
     save_index,
     scan_shard,
     shard_files,
-    shard_name,
 )
 from mimicmotion.errors import InputError, MediaError, OutputError
 from mimicmotion.pose.files import dump_poses
@@ -110,7 +109,7 @@ class ShardPlan:
     @property
     def name(self) -> str:
         """File name of the shard."""
-        return shard_name(self.split, self.number)
+        return f"{self.split}-{self.number:05d}.tar"
 
     def digest(self) -> str:
         """Identity of the items."""
