@@ -143,7 +143,7 @@ def test_plan_mistake_cancel_and_choice(page: Page, service: Service) -> None:
     page.click("plan")
     page.until_says("view", "Plan: done")
     assert f"steps     {STEPS}, so {2 * STEPS} passes of the U-Net" in page.text("view")  # one segment, guided
-    assert page.js("return document.querySelector('#view img.plan').naturalWidth") > 0
+    page.until("picture of the plan", "document.querySelector('#view img.plan').naturalWidth > 0")
     assert page.text("notice") == ""
     page.shot("plan")
     page.write("num_inference_steps", 1000)

@@ -1,4 +1,4 @@
-"""The processes of a training: the accelerator, precision, and work shared between them.
+"""Process setup for training: the accelerator, precision, and work shared between processes.
 
 `Strategy` gives weights and optimiser state as full tensors, regardless of how Accelerate distributes them.
 
