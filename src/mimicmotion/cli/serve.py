@@ -9,7 +9,7 @@ from cyclopts import App
 from mimicmotion.cli.options import app, say, settings_command
 from mimicmotion.settings.serve import Scope, ServeConfig
 
-serve_app = App(name="serve", help="Run jobs over HTTP and on a web page, with a queue that survives crashes.")
+serve_app = App(name="serve", help="Run jobs submitted over HTTP or on a web page; the queue survives crashes.")
 token_app = App(name="token", help="Manage the service's access tokens; needs write access to its data folder.")
 app.command(serve_app)
 serve_app.command(token_app)

@@ -60,7 +60,7 @@ class Checksums(dict[Path, str]):
 
 
 def origin_of_inputs(config: GenerateConfig, sums: Checksums) -> Facts:
-    """Settings, checksums of the inputs and versions, which are known before a model is loaded.
+    """Settings, versions and checksums of the inputs, all of which are known before a model is loaded.
 
     Raises:
         InputError: an input cannot be read.

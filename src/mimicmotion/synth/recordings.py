@@ -122,7 +122,7 @@ def _parse(text: str, path: Path) -> tuple[list[str], list[int], ndarray, list[l
         count, width = int(found[1]), sum(len(c) for c in channels)
         values = np.array(found[3].split(), float)
         if count < 1 or width == 0 or values.size < count * width:
-            raise ValueError(f"{values.size} numbers for {count} frames of {width}")
+            raise ValueError(f"{values.size} values for {count} frames of {width} channels")
         values = values[: count * width].reshape(count, width)
         if not np.isfinite(values).all():
             raise ValueError("NaN or infinity among the values")

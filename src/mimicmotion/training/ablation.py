@@ -317,7 +317,7 @@ def figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def write_report(folder: Path, scores: Sequence[Path]) -> Path:
-    """Read the scores of all runs and write results.csv, table.md and effects.png; returns the table.
+    """Read the scores of all runs and write results.csv, table.md and effects.png; returns the path of table.md.
 
     Raises:
         InputError: scores are missing.

@@ -60,7 +60,7 @@ def train(
     """Train until the last step.
 
     Args:
-        config: recipe: a YAML file, or the name of a bundled one.
+        config: path of a recipe (YAML), or the name of a bundled one.
         resume: resume from the last checkpoint; False rejects a run folder that has one.
         allow_changes: resume even if settings differ from those of the checkpoint.
         overfit_one_clip: overfit a single clip, in a separate run folder.
@@ -103,7 +103,7 @@ def open_trainer(
     """Open a trainer at the run's last checkpoint.
 
     Args:
-        config: settings, or a recipe: a YAML file, or the name of a bundled one.
+        config: settings, the path of a recipe (YAML), or the name of a bundled one.
         resume: False rejects a run folder that already has checkpoints.
         allow_changes: resume even if settings differ from those of the checkpoint.
         task: custom task to train, instead of one of the stages.

@@ -124,7 +124,7 @@ class Trainer:
         return newest
 
     def _check_alike(self) -> None:
-        """Raise an error if processes differ in step, weights or data.
+        """Raise an error if processes differ in step, weights, settings or data.
 
         Gradients would be averaged regardless, and the main process would save a wrong checkpoint.
         """

@@ -1,4 +1,4 @@
-"""Checks of weight files: complete format and expected checksum."""
+"""Check that weight files are complete and have the expected checksum."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ KNOWN: tuple[KnownWeights, ...] = (
     ),
     KnownWeights(
         "mimicmotion-1.0",
-        "published MimicMotion, first edition, segments of 16 frames",
+        "published MimicMotion, first version, segments of 16 frames",
         _PUBLISHED,
         (HubFile("MimicMotion.pth"),),
         _PUBLISHED_LICENCE,
@@ -414,7 +414,7 @@ def _assets() -> Path:
 
 
 def _complete(root: Path, file: HubFile) -> bool:
-    """Whether a file has its full size (as known, else as downloaded) and a complete format."""
+    """Whether a file has the registered size, or else the one recorded at download, and no `format_problem`."""
     path = root / file.path
     size = file.size or _recorded(root, file.path).get("size")
     return path.is_file() and size in (None, path.stat().st_size) and format_problem(path) is None

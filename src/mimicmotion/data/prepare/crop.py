@@ -18,8 +18,8 @@ _OUTLIERS = 0.02
 def plan_crop(poses: PoseSequence, size: tuple[int, int], mode: Literal["crop", "letterbox"] = "crop") -> Fit:
     """A fixed transform of a scene's frames to `size` that keeps the person in view.
 
-    It does not follow the person, so the camera looks unchanged. If the person's path is wider than the crop, the crop
-    is where the person is most of the time.
+    It does not follow the person, which would look like camera motion. If the person's path is wider than the crop, the
+    crop is where the person is most of the time.
 
     Args:
         poses: poses of the scene, in pixels of the video.

@@ -170,7 +170,7 @@ def _cell(
 
 
 def _drawn(measures: SceneMeasures, k: int, config: PrepareConfig, size: tuple[int, int]) -> ndarray:
-    """One small frame under the scene's crop, darkened, with the pose over it."""
+    """One small frame, cropped like the scene and darkened, with the pose drawn over it."""
     from PIL import Image
 
     thumb = np.asarray(Image.open(io.BytesIO(measures.thumbs[k])).convert("RGB"))

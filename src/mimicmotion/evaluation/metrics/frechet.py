@@ -38,7 +38,7 @@ def frechet_distance(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"]) -> floa
     a, b = _checked(x, "first set"), _checked(y, "second set")
     if a.shape[1] != b.shape[1]:
         got = f"features of {a.shape[1]} and {b.shape[1]} numbers"
-        raise InputError(got, "features of the same network", "use one network for both sets")
+        raise InputError(got, "features from the same network", "use one network for both sets")
     if len(a) != len(b):
         text = f"Frechet distance of {len(a)} against {len(b)} features: comparable only between sets of equal size"
         warnings.warn(text, UnequalSetsWarning, stacklevel=2)
@@ -95,7 +95,7 @@ def fd_infinity(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"], *, seed: int
     most = min(len(a), len(b))
     if most < 16 or a.shape[1] != b.shape[1]:
         got = f"sets of shape {a.shape} and {b.shape}"
-        raise InputError(got, "at least 16 features per set, of the same network", "use frechet_distance")
+        raise InputError(got, "at least 16 features per set, from the same network", "use frechet_distance for fewer")
     sizes = np.linspace(most // 2, most, 8).astype(int)
     rng = np.random.default_rng(seed)
     means = []

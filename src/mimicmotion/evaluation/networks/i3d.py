@@ -63,7 +63,7 @@ class SameConv(nn.Conv3d):
 
 
 class Inception(nn.Module):
-    """Four branches side by side on channels."""
+    """Four parallel branches, concatenated along the channel dimension."""
 
     def __init__(self, inputs: int, channels: tuple[int, int, int, int, int, int]) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Inception(nn.Module):
         self.pooled = SameConv(inputs, pooled, 1)
 
     def forward(self, x: Volume) -> Volume:
-        """The branches' outputs, joined."""
+        """Concatenate the outputs of the branches."""
         around = F.max_pool3d(x, 3, 1, padding=1)
         return torch.cat(
             [self.point(x), self.cube1(self.narrow1(x)), self.cube2(self.narrow2(x)), self.pooled(around)], 1

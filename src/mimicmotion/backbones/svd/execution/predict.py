@@ -89,7 +89,7 @@ class Predictor:
         }
 
     def upper_bound(self, work: Workload) -> int:
-        """Upper bound in bytes for all stages without chunks or offloading. A run on shapes would take seconds.
+        """Upper bound in bytes for all stages without chunks or offloading. Faster than `peaks`, which takes seconds.
 
         No stage holds more than 64 tensors of the U-Net's first level, 32 tensors of the autoencoder's first level per
         frame that is encoded or decoded at once, or 1024 float32 pictures in the detail network.
