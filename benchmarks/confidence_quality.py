@@ -38,7 +38,7 @@ from mimicmotion.backbones.svd.backbone import SVDBackbone
 from mimicmotion.evaluation.metrics.intervals import mean_interval
 from mimicmotion.evaluation.metrics.pixels import psnr, ssim
 from mimicmotion.evaluation.metrics.poses import TRULY_VISIBLE, find_patches, torso_length
-from mimicmotion.evaluation.planted_errors import PLANTED
+from mimicmotion.evaluation.planted_errors import PLANTED, plant_error
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.guidance.limb_warp import WarpedPicture, WarpedPoses
 from mimicmotion.pose.guidance.skeleton import DrawnPoses, PoseDrawer
@@ -127,7 +127,7 @@ def measure(
     pipe: MimicMotionPipeline, clip: SynthClip, made: Warps | None, error: str, index: int
 ) -> tuple[dict[str, Any], Versions]:
     """Measure one clip with one error; returns numbers (warp -> on/off -> measure) and frames."""
-    poses = clip.poses if error == "none" else PLANTED[error](clip.poses, index)
+    poses = clip.poses if error == "none" else plant_error(clip.poses, error, index)
     moved = moved_points(clip, poses)
     mask = near(clip, poses, moved)
     record: dict[str, Any] = {}
@@ -155,7 +155,7 @@ class Sheet:
     def add(self, clip: SynthClip, error: str, index: int, versions: Versions) -> None:
         if error == "none":
             return
-        poses = PLANTED[error](clip.poses, index)
+        poses = plant_error(clip.poses, error, index)
         off, on = (pose_maps(self.pipe, poses, aware=aware) for aware in (False, True))
         difference = np.abs(off.astype(float) - on).mean((1, 2, 3))
         t = int(difference.argmax())

@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mimicmotion.evaluation.metrics.fvd import features
-from mimicmotion.evaluation.metrics.lpips import load_lpips, lpips
-from mimicmotion.evaluation.networks.features import load_i3d
+from mimicmotion.evaluation.metrics.pixels import lpips
+from mimicmotion.evaluation.networks.features import features, load_i3d, load_lpips
 
 
 def job(net: str, batch: int, size: int, device: str | None) -> tuple[str, Callable[[], object]]:

@@ -34,7 +34,7 @@ import torch
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, WeightsError
-from mimicmotion.evaluation.runner import run_evaluation
+from mimicmotion.evaluation.job import Evaluation
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.guidance.limb_warp import limb_warp
 from mimicmotion.runtime.files import atomic_path, sha256_file
@@ -93,7 +93,7 @@ def make(options: argparse.Namespace) -> None:
 def timed(config: EvaluateConfig) -> tuple[float, float]:
     """Wall-clock and processor seconds of a run."""
     start, busy = time.perf_counter(), time.process_time()
-    for _ in run_evaluation(config):
+    for _ in Evaluation(config).run():
         pass
     return time.perf_counter() - start, time.process_time() - busy
 

@@ -20,8 +20,7 @@ import torch
 
 from mimicmotion.evaluation.metrics.intervals import mean_interval
 from mimicmotion.evaluation.metrics.pixels import psnr, ssim
-from mimicmotion.evaluation.metrics.seams import segment_borders
-from mimicmotion.evaluation.metrics.temporal import background_flicker, jumps, seam_scores
+from mimicmotion.evaluation.metrics.temporal import background_flicker, jumps, seam_scores, segment_borders
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.settings import FusionConfig
 from mimicmotion.settings.synthetic import HELD_OUT_SEED

@@ -35,8 +35,7 @@ from numpy import ndarray
 from PIL import Image
 
 from mimicmotion.arrays import Frames
-from mimicmotion.evaluation.metrics.lpips import lpips
-from mimicmotion.evaluation.metrics.pixels import moving_region, psnr, ssim
+from mimicmotion.evaluation.metrics.pixels import lpips, moving_region, psnr, ssim
 from mimicmotion.evaluation.metrics.poses import PARTS, TRULY_VISIBLE, Fidelity, pooled, pose_fidelity, torso_length
 from mimicmotion.evaluation.metrics.temporal import jerkiness
 from mimicmotion.pipeline import MimicMotionPipeline

@@ -228,7 +228,8 @@ def put(page: Path, marker: str, text: str) -> None:
 
 
 def find_lpips() -> Callable[[ndarray, ndarray], float] | None:
-    from mimicmotion.evaluation.metrics.lpips import load_lpips, lpips
+    from mimicmotion.evaluation.metrics.pixels import lpips
+    from mimicmotion.evaluation.networks.features import load_lpips
 
     try:
         network = load_lpips("alex", device="cpu")

@@ -41,9 +41,9 @@ from PIL import Image
 from latent_warp import warp_latents
 from mimicmotion.errors import WeightsError
 from mimicmotion.evaluation.metrics.intervals import Interval, mean_interval, ratio_of_sums
-from mimicmotion.evaluation.metrics.lpips import load_lpips, lpips
-from mimicmotion.evaluation.metrics.pixels import hand_psnr, moving_region, psnr, ssim
+from mimicmotion.evaluation.metrics.pixels import hand_psnr, lpips, moving_region, psnr, ssim
 from mimicmotion.evaluation.metrics.poses import Fidelity, find_patches, pooled, pose_fidelity, redetect
+from mimicmotion.evaluation.networks.features import load_lpips
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.estimators.holistic import HolisticEstimator
 from mimicmotion.pose.guidance.limb_warp import limb_warp

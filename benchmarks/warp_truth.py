@@ -19,7 +19,7 @@ from mimicmotion.data.synthetic import prepare_synthetic
 from mimicmotion.runtime.progress import finish
 from mimicmotion.settings.synthetic import SyntheticConfig
 from mimicmotion.settings.training import load_config
-from mimicmotion.training import run
+from mimicmotion.training.job import run
 from mimicmotion.training.stages.warp import MOVING, WarpBatch, WarpTask
 from mimicmotion.training.task import StepResult
 from tiny_quality import cpu_name

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
-from mimicmotion.evaluation.runner import Evaluation, run_evaluation
+from mimicmotion.evaluation.job import Evaluation
 from mimicmotion.runtime.progress import finish
 from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.video.picture import write_picture
@@ -52,7 +52,7 @@ def folders(root: Path, sequences: tuple[str, ...] = ("turn", "walk"), suffix: s
 def run(**settings: Any) -> Evaluation:
     """Run an evaluation, with the cheap metrics by default."""
     settings = {"metrics": ["psnr", "l1"]} | settings
-    return finish(run_evaluation(EvaluateConfig(**settings)))
+    return finish(Evaluation(EvaluateConfig(**settings)).run())
 
 
 def value(done: Evaluation, method: str, sequence: str, metric: str) -> float:

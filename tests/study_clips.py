@@ -17,8 +17,7 @@ from mimicmotion.runtime.progress import finish
 from mimicmotion.settings.study import StudyConfig
 from mimicmotion.study.build import build_study
 from mimicmotion.study.folder import Key, Study
-from mimicmotion.study.raters import sign
-from mimicmotion.study.votes import Vote
+from mimicmotion.study.votes import Vote, sign
 from mimicmotion.video.writer import open_writer
 
 OURS, BASELINES = "Firstmethod", ("Secondmethod", "Thirdmethod")
@@ -50,7 +49,7 @@ def result_folders(root: Path, sequences: tuple[str, ...] = ("walk", "turn"), su
 
 
 def build(config: StudyConfig) -> tuple[Study, Key]:
-    """Build a study to its end."""
+    """Build a study, running the job to completion."""
     built = finish(build_study(config))
     return built.study, built.key
 

@@ -47,7 +47,7 @@ STYLE: dict[str, Any] = {
 
 
 def check_plot_output(path: Path) -> Path:
-    """Check, before long work, that a figure can be written to `path`.
+    """Check in advance that a figure can be written to `path`.
 
     Raises:
         ConfigError: matplotlib is not installed.

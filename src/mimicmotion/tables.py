@@ -54,7 +54,7 @@ class Table:
         return f"<table>{head}{''.join(line(r, 'td') for r in self._cells(_escaped, '<b>{}</b>'))}</table>"
 
     def latex(self, align: str, headings: Mapping[int, str] | None = None) -> str:
-        """LaTeX tabular (needs the package booktabs).
+        """LaTeX tabular (needs the booktabs package).
 
         Args:
             align: alignment of the columns, one letter each.

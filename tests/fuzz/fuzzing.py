@@ -41,9 +41,9 @@ from mimicmotion.data.shards.shards import open_shards
 from mimicmotion.data.shards.writing import RecordData, ShardSettings
 from mimicmotion.diffusion.sampling import Step
 from mimicmotion.errors import MimicMotionError
-from mimicmotion.evaluation.metrics.seams import sidecar_fusion
+from mimicmotion.evaluation.metrics.temporal import sidecar_fusion
 from mimicmotion.evaluation.protocols import load_protocol
-from mimicmotion.evaluation.results import load_results
+from mimicmotion.evaluation.reports.compare import load_results
 from mimicmotion.generate import inputs
 from mimicmotion.generate.outputs import read_sidecar
 from mimicmotion.generate.poses import poses as find_poses
@@ -57,7 +57,7 @@ from mimicmotion.settings import GenerateConfig, PosesConfig, find_recipe, load_
 from mimicmotion.settings.training import load_config
 from mimicmotion.study.folder import load_key, load_study
 from mimicmotion.study.votes import VoteStore, load_votes
-from mimicmotion.training.ablation.run import load_ablation
+from mimicmotion.training.ablation import load_ablation
 from mimicmotion.training.state import read_identity, read_state
 from mimicmotion.video.picture import check_picture_size, read_picture
 from mimicmotion.video.writer import open_writer

@@ -50,7 +50,7 @@ def test_offloaded_weights_change_nothing(offload: str) -> None:
 
 
 def test_blocks_are_loaded_on_a_second_stream_in_time_and_two_at_most() -> None:
-    """Large weights and long work, so that a copy or a reuse of memory at the wrong time would show."""
+    """Large weights and slow kernels, so that a copy or a reuse of memory at the wrong time would show."""
     device = torch.device("cuda")
     plain = nn.Sequential(*(nn.Linear(4096, 4096) for _ in range(8))).half().to(device)  # 32 MiB a block
     waiting = copy.deepcopy(plain)

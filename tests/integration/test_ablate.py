@@ -1,4 +1,4 @@
-"""A whole ablation on a toy model with the public command: trainings, measurement, table; stopped and resumed."""
+"""A whole ablation on a toy model with the public command: training runs, measurement, table; stopped and resumed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 
 from micro import micro_pipeline
 from mimicmotion import cli
-from mimicmotion.training.ablation.run import load_ablation, start_folder
+from mimicmotion.training.ablation import load_ablation, start_folder
 
 SIZE = {"height": 48, "width": 32}
 
@@ -84,7 +84,7 @@ def test_a_whole_ablation(config: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_starts_share_the_unet_and_have_fresh_pose_nets_of_their_own(config: Path) -> None:
     from mimicmotion.backbones.svd.checkpoint import load_components
-    from mimicmotion.training.ablation.run import make_start
+    from mimicmotion.training.ablation import make_start
 
     ablation = load_ablation(config)
     one, two = (load_components(make_start(ablation, seed)) for seed in (4, 5))

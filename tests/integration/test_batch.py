@@ -147,7 +147,7 @@ def test_contradicting_jobs_are_refused_before_any_work(shared_settings: dict[st
 
 
 def test_a_batch_on_ray(shared_settings: dict[str, Any], tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="the extra ray is not installed")
+    pytest.importorskip("ray", reason="the ray extra is not installed")
     start = "import ray; ray.init(include_dashboard=False); ray.shutdown()"
     try:
         subprocess.run([sys.executable, "-c", start], check=True, timeout=60, capture_output=True)

@@ -22,9 +22,9 @@ from mimicmotion.runtime.progress import finish
 from mimicmotion.settings import GenerateConfig, parse
 from mimicmotion.settings.synthetic import SyntheticConfig
 from mimicmotion.settings.training import TrainConfig
-from mimicmotion.training import run
-from mimicmotion.training.launch import autocast
+from mimicmotion.training.job import run
 from mimicmotion.training.objective import Encoded
+from mimicmotion.training.processes import autocast
 from mimicmotion.training.stages import denoiser
 from mimicmotion.training.stages.denoiser import DenoiserTask
 from mimicmotion.training.task import StepResult

@@ -202,7 +202,7 @@ def check_unrun(command: str) -> None:
             assert set(named.split(",")) <= set(extras)
     if command.startswith(LONG):
         from mimicmotion.settings.training import load_config
-        from mimicmotion.training.ablation.run import load_ablation
+        from mimicmotion.training.ablation import load_ablation
 
         words = shlex.split(command)
         name = words[words.index("--recipe") + 1]

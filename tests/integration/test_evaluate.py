@@ -95,7 +95,7 @@ def test_a_stopped_run_resumes(tmp_path: Path) -> None:
             break
     steps.close()
     assert not (tmp_path / "report").exists()
-    made = finish(evaluate(EvaluateConfig(**settings))).evaluation.reused[1]
+    made = finish(evaluate(EvaluateConfig(**settings))).reused[1]
     assert made == 3  # stopped within the second of four pairs
 
 
@@ -259,15 +259,14 @@ def test_frechet_distance_on_a_network_given_by_path(tmp_path: Path, monkeypatch
     monkeypatch.setattr(summary, "RESAMPLES", 20)
     video(tmp_path / "real" / "short", frames(9, count=3))
     video(tmp_path / "ours" / "short", frames(9, count=3))
-    result = finish(evaluate(EvaluateConfig(**settings)))
-    done = result.evaluation
+    done = finish(evaluate(EvaluateConfig(**settings)))
     cell = done.summary.methods["theirs"]["features"]
     assert (cell.n, cell.low <= cell.value <= cell.high) == (3, True)
     assert any("3 frames are too few for a clip of 4" in n for n in done.notes)
     text = (tmp_path / "report" / "report.md").read_text()
     assert "Frechet distance on colours features (not FVD, FID or FID-VID)" in text
     assert "| FVD" not in text
-    assert done.selection.networks["features"].digest in text
+    assert done.networks["features"].digest in text
     assert run(**settings).reused[1] == 0
     same = run(**settings | {"generated": {"real videos": tmp_path / "real"}})
     assert same.summary.methods["real videos"]["features"].value == pytest.approx(0, abs=1e-6)
@@ -352,7 +351,7 @@ def test_frechet_distance_at_infinitely_many_clips(tmp_path: Path, monkeypatch: 
     settings = folders(tmp_path, ("a", "b", "c")) | {"features": network(tmp_path / "colours.pt")}
     settings |= {"metrics": ["features"], "fd_infinity": True}
     monkeypatch.setattr(selection, "CLIP_FRAMES", 2)
-    done = finish(evaluate(EvaluateConfig(**settings))).evaluation
+    done = finish(evaluate(EvaluateConfig(**settings)))
     plain, cell = (done.summary.methods["theirs"][m] for m in ("features", "features_infinity"))
     assert (cell.n, cell.clips, math.isnan(cell.low)) == (3, 21, True)  # three sequences of seven clips
     assert cell.value != plain.value

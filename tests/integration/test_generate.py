@@ -31,7 +31,7 @@ from mimicmotion.errors import (
     PoseError,
     WeightsError,
 )
-from mimicmotion.evaluation.metrics.seams import sidecar_fusion
+from mimicmotion.evaluation.metrics.temporal import sidecar_fusion
 from mimicmotion.generate import inputs
 from mimicmotion.generate.demo import demo
 from mimicmotion.generate.job import generate
@@ -318,7 +318,7 @@ def test_openpose_folder_out_and_in(job: GenerateConfig, tmp_path: Path) -> None
     assert result.num_frames == FRAMES
 
 
-# --- bad input: each a typed error before the long work, and nothing left behind ---------------------------------
+# --- bad input: each a typed error before anything slow, and nothing left behind ---------------------------------
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
@@ -712,7 +712,7 @@ def test_an_impossible_pose_is_reported(name: str, job: GenerateConfig, caplog: 
     assert len(notes) == bool(says)
     if says:
         assert re.search(says, notes[0])
-        assert notes[0] in caplog.messages  # before the long work, too
+        assert notes[0] in caplog.messages  # before anything slow, too
 
 
 def test_several_people_in_the_picture_are_reported(job: GenerateConfig, monkeypatch: pytest.MonkeyPatch) -> None:

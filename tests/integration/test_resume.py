@@ -220,7 +220,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from blob_task import BlobTask
-from mimicmotion.training import run
+from mimicmotion.training.job import run
 print(run(sys.argv[1], task=BlobTask()))
 """
 

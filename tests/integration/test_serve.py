@@ -442,8 +442,8 @@ def test_tokens_see_their_own_jobs_and_a_full_disk_takes_none(tmp_path: Path) ->
         assert service.request("GET", "/v1/metrics", {"Authorization": f"Bearer {secrets['root']}"})[0] == 200
         assert anna.state(job.id).owner == "anna"
         with (service.data / "large").open("wb") as file:
-            file.truncate(200 << 30)  # takes no room
-        with pytest.raises(ServiceError, match="no room for more files"):
+            file.truncate(200 << 30)  # takes no space
+        with pytest.raises(ServiceError, match="no disk space for more files"):
             anna.submit(service.picture, service.video)
         tokens.revoke("anna")
         with pytest.raises(ServiceError, match="no valid token"):

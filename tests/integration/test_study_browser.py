@@ -15,8 +15,7 @@ import pytest
 from browser import OpenPage, chromium, needs_chromium
 from mimicmotion.study.analyse import analyse_votes
 from mimicmotion.study.folder import Key, Study
-from mimicmotion.study.raters import completion_code
-from mimicmotion.study.votes import latest, load_votes
+from mimicmotion.study.votes import completion_code, latest, load_votes
 from mimicmotion.video.picture import write_picture
 from study_clips import BASELINES, OURS, ServedStudy, build, clip, result_folders, serving_study
 

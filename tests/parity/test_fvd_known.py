@@ -16,9 +16,8 @@ from numpy import ndarray
 from PIL import Image
 
 from mimicmotion.evaluation.metrics.frechet import frechet_distance
-from mimicmotion.evaluation.metrics.fvd import features
-from mimicmotion.evaluation.metrics.lpips import load_lpips, lpips
-from mimicmotion.evaluation.networks.features import load_i3d
+from mimicmotion.evaluation.metrics.pixels import lpips
+from mimicmotion.evaluation.networks.features import features, load_i3d, load_lpips
 from mimicmotion.video.reader import VideoReader
 from mimicmotion.weights import registry as weights
 

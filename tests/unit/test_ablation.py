@@ -11,8 +11,18 @@ import pytest
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.settings.ablation import AblationConfig
 from mimicmotion.settings.training import as_dict
-from mimicmotion.training.ablation.report import MEASURES, cube, effect, interval, tables, write_report
-from mimicmotion.training.ablation.run import ARMS, load_ablation, runs, train_config
+from mimicmotion.training.ablation import (
+    ARMS,
+    MEASURES,
+    cube,
+    effect,
+    interval,
+    load_ablation,
+    runs,
+    tables,
+    train_config,
+    write_report,
+)
 
 pytestmark = pytest.mark.whole
 
@@ -33,7 +43,7 @@ def flat(data, before=""):
 
 def test_arms_differ_only_in_hand_loss_and_guidance() -> None:
     config = settings(seeds=(0, 1))
-    each = {arm.name: dict(flat(as_dict(train_config(config, arm, 0)))) for arm, seed in runs(config) if seed == 0}
+    each = {name: dict(flat(as_dict(train_config(config, name, 0)))) for name, seed in runs(config) if seed == 0}
     base = each.pop("none")
     assert set(each) == {"hand", "confidence", "both"}
     for name, other in each.items():
@@ -49,7 +59,7 @@ def test_arms_differ_only_in_hand_loss_and_guidance() -> None:
 
 def test_seeds_start_from_models_of_their_own() -> None:
     config = settings()
-    starts = {(arm.name, seed): train_config(config, arm, seed).model.base for arm, seed in runs(config)}
+    starts = {cell: train_config(config, *cell).model.base for cell in runs(config)}
     assert len(starts) == 12
     assert len(set(starts.values())) == 3
     assert {s for (_, seed), s in starts.items() if seed == 1} == {starts["none", 1]}
@@ -67,7 +77,7 @@ def test_seeds_start_from_models_of_their_own() -> None:
 )
 def test_shared_settings_must_not_decide_what_the_arms_decide(train) -> None:
     def build():
-        return train_config(AblationConfig(run="x", train=train), ARMS["both"], 0)
+        return train_config(AblationConfig(run="x", train=train), "both", 0)
 
     with pytest.raises(ConfigError):
         build()
@@ -82,13 +92,13 @@ def test_a_file_is_checked_before_any_training(tmp_path) -> None:
 
 def planted(hand=0.5, confidence=0.3, both=0.0, noise=0.05, seeds=3, clips=12):
     rng, rows = np.random.default_rng(0), []
-    for arm in ARMS.values():
+    for name, arm in ARMS.items():
         for seed in range(seeds):
             for clip in range(clips):
                 value = 15 + clip + hand * arm.hand_loss + confidence * arm.confidence
                 value += both * (arm.hand_loss and arm.confidence)
                 numbers = {m: value + noise * rng.normal() for m in MEASURES}
-                rows.append({"arm": arm.name, "seed": seed, "clip": clip, "condition": "detector", **numbers})
+                rows.append({"arm": name, "seed": seed, "clip": clip, "condition": "detector", **numbers})
     return rows
 
 

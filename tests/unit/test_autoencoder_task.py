@@ -16,8 +16,7 @@ from fake_shards import FakeShards
 from mimicmotion.backbones.svd.checkpoint import load_part
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.settings.training import AutoencoderConfig, TrainConfig, ValidationConfig
-from mimicmotion.training.stages import autoencoder
-from mimicmotion.training.stages import shards as run_shards
+from mimicmotion.training.stages import autoencoder, common
 from mimicmotion.training.stages.autoencoder import AutoencoderTask, Clips
 from mimicmotion.weights.locate import read_model_file
 
@@ -39,7 +38,7 @@ def build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Build:
         config = TrainConfig(stage="autoencoder", run=str(tmp_path), autoencoder=c, precision="no")
         return AutoencoderTask(dataclasses.replace(config, validation=ValidationConfig(clips=2)))
 
-    monkeypatch.setattr(run_shards, "open_shards", opens)
+    monkeypatch.setattr(common, "open_shards", opens)
     monkeypatch.setattr(autoencoder, "patch_basis", _few_samples(autoencoder.patch_basis))
     return task
 

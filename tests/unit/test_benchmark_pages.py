@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from mimicmotion.evaluation.planted_errors import PLANTED
+from mimicmotion.evaluation.planted_errors import plant_error
 from mimicmotion.pose.keypoints import L_ELBOW, LEFT_HAND, NECK, R_ELBOW, RIGHT_HAND
 from mimicmotion.synth import SynthClip, render_clip
 from scripts_of_repository import load
@@ -29,7 +29,7 @@ def clip() -> SynthClip:
 
 
 def test_only_what_the_error_moved_is_looked_at(confidence: ModuleType, clip: SynthClip) -> None:
-    wrong = PLANTED["duplicate_detection"](clip.poses, 1)
+    wrong = plant_error(clip.poses, "duplicate_detection", 1)
     moved = confidence.moved_points(clip, wrong)
     assert set(np.flatnonzero(moved.all(0))) == set(range(RIGHT_HAND.start, RIGHT_HAND.stop))
     exact = confidence.moved_points(clip, clip.poses)

@@ -431,7 +431,7 @@ def rename(tensors: dict, old: str, new: str) -> dict:
         (lambda t: t | {"unet.more": torch.zeros(1)}, ["1 unexpected: unet.more"]),
         (
             lambda t: t | {"unet.conv_in.bias": torch.zeros(7)},
-            ["1 misshapen: unet.conv_in.bias [7] instead of [32]", "other size or kind"],
+            ["1 with the wrong shape: unet.conv_in.bias [7] instead of [32]", "other size or kind"],
         ),
         (lambda t: {"step": torch.zeros(1)}, ["MimicMotion_1-1.pth"]),
     ],

@@ -28,7 +28,7 @@ from mimicmotion.settings.training import (
     TrainConfig,
     ValidationConfig,
 )
-from mimicmotion.training import open_trainer
+from mimicmotion.training.job import open_trainer
 from mimicmotion.training.stages.detail import DetailTask, FrameBatch, detail_loss, recoloured
 
 pytestmark = [pytest.mark.whole, pytest.mark.usefixtures("scenes_are_made_once")]
@@ -208,13 +208,13 @@ def test_training_lowers_the_loss_resumes_exactly_and_exports_a_whole_model(fold
 
 def test_lpips_can_be_part_of_the_loss(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mimicmotion.evaluation.networks.lpips import Lpips
-    from mimicmotion.training.stages import detail
+    from mimicmotion.training.stages import common
 
     torch.manual_seed(0)
     network = Lpips("vgg")  # AlexNet wants larger pictures
     for head in network.heads:
         torch.nn.init.uniform_(head)
-    monkeypatch.setattr(detail, "load_lpips", lambda *_, **__: network)
+    monkeypatch.setattr(common, "load_lpips", lambda *_, **__: network)
     options = DetailConfig(clips=2, **SMALL, sharp_lean=0.0, blurred_lean=0.0)
     plain = task(config(folder, tmp_path / "a", detail=options))
     both = task(config(folder, tmp_path / "b", detail=dataclasses.replace(options, perceptual=3.0)))
@@ -238,10 +238,10 @@ def test_lpips_can_be_part_of_the_loss(folder: Path, tmp_path: Path, monkeypatch
 
 
 def test_validation_reports_the_gain_over_decoded_frames(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    from mimicmotion.training.stages import shards as run_shards
+    from mimicmotion.training.stages import common
 
     shards = FakeShards(size=SIZE, seed=1)
-    monkeypatch.setattr(run_shards, "open_shards", lambda *_, **__: shards)
+    monkeypatch.setattr(common, "open_shards", lambda *_, **__: shards)
     t = task(config(folder, tmp_path))
     weights = {k: v.detach().clone() for k, v in t.parameters().items()}
     with torch.no_grad():

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from mimicmotion.errors import WeightsError
+from mimicmotion.evaluation.metrics.identity import FaceNetwork
 from mimicmotion.evaluation.networks.dlib_faces import DlibFaces
-from mimicmotion.evaluation.networks.faces import FaceNetwork
 
 
 def test_a_saved_network_embeds_a_face(tmp_path: Path) -> None:

@@ -14,6 +14,9 @@ from numpy import ndarray
 from face_networks import mean_network
 from mimicmotion.errors import WeightsError
 from mimicmotion.evaluation.metrics.identity import (
+    DLIB_PLACES,
+    PLACES,
+    FaceNetwork,
     aligned_face,
     embeddings,
     five_points,
@@ -21,7 +24,6 @@ from mimicmotion.evaluation.metrics.identity import (
     similarity,
     sure_faces,
 )
-from mimicmotion.evaluation.networks.faces import DLIB_PLACES, PLACES, FaceNetwork
 from mimicmotion.pose.keypoints import FACE, NUM_POINTS, PoseSequence
 
 

@@ -211,14 +211,16 @@ def test_patch_errors_in_two_numbers() -> None:
     truth.xy[:] = np.clip(truth.xy, 40, 90)
     target = np.stack([picture(0), picture(1)])
     same = patch_errors(target, target, truth)
-    assert (same.body, same.hands) == (0.0, 0.0)
+    assert (same["body_error"], same["hand_error"]) == (0.0, 0.0)
     shifted = patch_errors(np.roll(target, 5, 2), target, truth)
-    assert shifted.hands == pytest.approx(0.1, abs=1e-6)
-    assert shifted.body == pytest.approx(0.1, abs=1e-6)
+    assert shifted["hand_error"] == pytest.approx(0.1, abs=1e-6)
+    assert shifted["body_error"] == pytest.approx(0.1, abs=1e-6)
     blank = patch_errors(np.full_like(target, 128), target, truth)
-    assert (blank.body, blank.hands) == pytest.approx((0.4, 0.4))  # nothing there is not better than something wrong
+    assert (blank["body_error"], blank["hand_error"]) == pytest.approx(
+        (0.4, 0.4)
+    )  # nothing there is not better than something wrong
     truth.confidence[:, [*range(LEFT_HAND.start, LEFT_HAND.stop), *range(RIGHT_HAND.start, RIGHT_HAND.stop)]] = 0.1
-    assert math.isnan(patch_errors(target, target, truth).hands)
+    assert math.isnan(patch_errors(target, target, truth)["hand_error"])
 
 
 def test_bad_input() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from evaluation_clips import frames
 from mimicmotion.evaluation.metrics import measures, temporal
-from mimicmotion.evaluation.metrics.seams import has_sidecars, segment_borders, sidecar_fusion
+from mimicmotion.evaluation.metrics.temporal import has_sidecars, segment_borders, sidecar_fusion
 from mimicmotion.settings import FusionConfig, parse
 
 

@@ -17,6 +17,8 @@ from mimicmotion.pose.keypoints import NUM_POINTS, PoseSequence
 from mimicmotion.settings.metrics import METRICS
 
 TRUE, MADE = frames(3, count=9), frames(3, 6.0, count=9)
+WARPING, OVERFLOW, FIELD_SSIM = measures.EXACT["warping"][0], measures.FIELD["psnr"][1], measures.FIELD["ssim"][0]
+Kind = Callable[[], measures.Measure | measures.Flicker]
 
 
 def absolute_error(output: ndarray, target: ndarray) -> float:
@@ -24,7 +26,7 @@ def absolute_error(output: ndarray, target: ndarray) -> float:
     return total / output.size / 255
 
 
-def streamed(kind: Callable[[], measures.Measure], output: ndarray, target: ndarray, *cuts: int) -> dict[str, float]:
+def streamed(kind: Kind, output: ndarray, target: ndarray, *cuts: int) -> dict[str, float]:
     m = kind()
     ends = [0, *cuts, len(output)]
     chunks = [(output[a:b], target[a:b]) for a, b in pairwise(ends)]
@@ -36,15 +38,15 @@ def streamed(kind: Callable[[], measures.Measure], output: ndarray, target: ndar
 @pytest.mark.parametrize(
     ("kind", "whole"),
     [
-        (measures.Psnr, pixels.psnr),
-        (measures.L1, absolute_error),
-        (measures.Ssim, pixels.ssim),
+        (measures.EXACT["psnr"][0], pixels.psnr),
+        (measures.EXACT["l1"][0], absolute_error),
+        (measures.EXACT["ssim"][0], pixels.ssim),
         (measures.Flicker, temporal.background_flicker),
-        (measures.Warping, lambda a, b: temporal.warping_errors(a, b)[:, 0].mean()),
-        (measures.FieldPsnr, lambda a, b: pixels.frame_psnr(a, b).mean()),
+        (WARPING, lambda a, b: temporal.warping_errors(a, b)[:, 0].mean()),
+        (measures.FIELD["psnr"][0], lambda a, b: pixels.frame_psnr(a, b).mean()),
     ],
 )
-def test_pieces_give_the_number_of_the_whole(kind: type[measures.Measure], whole: Callable, cuts: tuple) -> None:
+def test_pieces_give_the_number_of_the_whole(kind: Kind, whole: Callable, cuts: tuple) -> None:
     got, *_ = streamed(kind, MADE, TRUE, *cuts).values()
     assert got == pytest.approx(float(whole(MADE, TRUE)), rel=1e-9)
 
@@ -53,18 +55,18 @@ def test_conventional_metrics_match_published_code() -> None:
     a, b = MADE[:1], TRUE[:1]
     wrapped = ((a.astype(int) - b) % 256) ** 2 % 256  # what uint8 makes of it
     want = 20 * math.log10(255 / math.sqrt(wrapped.mean()))
-    assert streamed(measures.FieldOverflow, a, b)["psnr_overflow"] == pytest.approx(want)
+    assert streamed(OVERFLOW, a, b)["psnr_overflow"] == pytest.approx(want)
     assert want > 24  # whatever the frames are: a wrapped square is at most 255
-    assert streamed(measures.FieldOverflow, b, b)["psnr_overflow"] == 100
-    l1 = streamed(measures.FieldL1, a, b)["l1_field"]
+    assert streamed(OVERFLOW, b, b)["psnr_overflow"] == 100
+    l1 = streamed(measures.FIELD["l1"][0], a, b)["l1_field"]
     assert l1 * a.shape[1] * a.shape[2] / 255 == pytest.approx(absolute_error(a, b))
-    assert streamed(measures.FieldSsim, b, b)["ssim_field"] == pytest.approx(1)
-    assert 0 < streamed(measures.FieldSsim, a, b)["ssim_field"] < 1
+    assert streamed(FIELD_SSIM, b, b)["ssim_field"] == pytest.approx(1)
+    assert 0 < streamed(FIELD_SSIM, a, b)["ssim_field"] < 1
 
 
 def test_what_is_undefined_is_nan() -> None:
     assert math.isnan(streamed(measures.Flicker, MADE[:1], TRUE[:1])["flicker"])
-    assert math.isnan(streamed(measures.Warping, MADE[:1], TRUE[:1])["warping_error"])
+    assert math.isnan(streamed(WARPING, MADE[:1], TRUE[:1])["warping_error"])
     everywhere = np.stack([np.full_like(TRUE[0], 60 * i) for i in range(4)])  # nothing stands still
     nothing = streamed(measures.Flicker, MADE[:4], everywhere)
     assert math.isnan(nothing["flicker"])
@@ -79,8 +81,8 @@ def test_less_than_the_truth_is_not_better() -> None:
     still = streamed(measures.Flicker, frozen, noisy)
     assert still["flicker"] == 0
     assert still["flicker_distance"] == pytest.approx(same["flicker"])
-    assert streamed(measures.Warping, noisy, noisy)["warping_distance"] == 0
-    assert streamed(measures.Warping, frozen, noisy)["warping_distance"] > 0
+    assert streamed(WARPING, noisy, noisy)["warping_distance"] == 0
+    assert streamed(WARPING, frozen, noisy)["warping_distance"] > 0
     assert METRICS["flicker_distance"].better == METRICS["warping_distance"].better == "lower"
     describing = ("flicker", "warping_error", "jerkiness", "jerkiness_ratio", "seam")
     assert {METRICS[m].arrow for m in describing} == {""}
@@ -111,7 +113,7 @@ def test_small_frames_are_enlarged_for_the_estimator() -> None:
 def test_lpips_in_pieces_and_on_the_range_of_the_field() -> None:
     import torch
 
-    from mimicmotion.evaluation.metrics.lpips import lpips
+    from mimicmotion.evaluation.metrics.pixels import lpips
     from mimicmotion.evaluation.networks.lpips import Lpips
 
     torch.manual_seed(0)

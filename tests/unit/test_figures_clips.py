@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from numpy import ndarray
 
 from mimicmotion.errors import ConfigError, InputError, MediaError, OutputError
-from mimicmotion.evaluation.figures import diff, job, yt
-from mimicmotion.evaluation.figures.clips import borders_of, open_clips, parse_names, spaced
+from mimicmotion.evaluation.figures import changes as over_time
+from mimicmotion.evaluation.figures import job
+from mimicmotion.evaluation.figures.clips import check_frames, open_clips, parse_names, spaced
 from mimicmotion.evaluation.figures.specs import DiffSpec, YtSpec
 from mimicmotion.plot import check_plot_output
 from mimicmotion.runtime.progress import finish
@@ -62,14 +63,14 @@ def test_column_with_the_largest_change_is_chosen() -> None:
     clip = np.full((FRAMES, HEIGHT, WIDTH, 3), 100, np.uint8)
     clip[::2, 2:5, 7] = 250
     clip[1, :, 3] = 90
-    changes, frames = yt.column_changes(iter(clip))
+    changes, frames = over_time.column_changes(iter(clip))
     naive = np.abs(np.diff(clip.astype(float), axis=0)).mean((0, 1, 3))
     np.testing.assert_allclose(changes, naive)
     assert frames == FRAMES
-    assert yt.choose_column([changes]) == 7
+    assert over_time.choose_column([changes]) == 7
     # all results count alike: the second moves more in column 3
-    assert yt.choose_column([changes, 5 * np.eye(WIDTH)[3] * changes.max()]) == 3
-    assert yt.choose_column([np.zeros(WIDTH)]) == WIDTH // 2
+    assert over_time.choose_column([changes, 5 * np.eye(WIDTH)[3] * changes.max()]) == 3
+    assert over_time.choose_column([np.zeros(WIDTH)]) == WIDTH // 2
 
 
 def test_differences_are_those_of_a_naive_loop(pair: tuple[list[str], dict[str, ndarray]], tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_differences_are_those_of_a_naive_loop(pair: tuple[list[str], dict[str, 
         assert float(r["mean_abs_difference"]) == pytest.approx(total / clip[t].size, rel=1e-6)
         assert r["border"] == str(int(t == 2))
     average = next(c for c in open_clips(parse_names(texts)) if c.name == "average")
-    pictures = diff.pictures_of(average, [2, 4])
+    pictures = over_time.pictures_of(average, [2, 4])
     assert list(pictures) == [2, 4]
     naive = np.abs(clips["average"][4].astype(float) - clips["average"][3]).mean(-1)
     np.testing.assert_allclose(pictures[4], naive, rtol=1e-5)
@@ -180,8 +181,8 @@ def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
 
 
 def test_borders_are_sorted_without_repeats() -> None:
-    assert borders_of(YtSpec(results=["a.mp4"]), 8) == []
-    assert borders_of(YtSpec(results=["a.mp4"], borders=[7, 2, 7]), 8) == [2, 7]
+    assert check_frames((), 1, 8, "border") == []
+    assert check_frames([7, 2, 7], 1, 8, "border") == [2, 7]
 
 
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(1, 9))

@@ -16,7 +16,7 @@ from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.evaluation.figures import bars, job
 from mimicmotion.evaluation.figures.specs import BarsSpec, FusionSpec
 from mimicmotion.evaluation.metrics.intervals import mean_interval
-from mimicmotion.evaluation.results import load_results
+from mimicmotion.evaluation.reports.compare import load_results
 from mimicmotion.runtime.progress import finish
 from mimicmotion.settings import FusionConfig
 from mimicmotion.settings.metrics import describe

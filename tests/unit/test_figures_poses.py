@@ -11,9 +11,9 @@ from numpy import ndarray
 from test_figures_clips import random_clip, rows, write_clip
 
 from mimicmotion.errors import InputError, PoseError
-from mimicmotion.evaluation.figures import hands, job
+from mimicmotion.evaluation.figures import job, people
 from mimicmotion.evaluation.figures.clips import open_clips, parse_names
-from mimicmotion.evaluation.figures.poses import make_maps, part_of, pose_box
+from mimicmotion.evaluation.figures.people import make_maps, part_of, pose_box
 from mimicmotion.evaluation.figures.specs import HandsSpec, PosesSpec
 from mimicmotion.pose.files import save_poses
 from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, PoseSequence
@@ -49,11 +49,11 @@ def test_confidence_dims_one_map_and_not_the_other() -> None:
     frames = dict(enumerate(random_clip(1, 2, *SIZE)))
     poses = standing(2)
     poses.confidence[0], poses.confidence[1] = 0.95, 0.4
-    data = make_maps(frames, poses)
-    assert data.aware[0].max() > 1.5 * data.aware[1].max()  # 0.95 against 0.4
-    assert data.plain[0].max() == data.plain[1].max() == 255
+    _, aware, plain = make_maps(frames, poses).values()
+    assert aware[0].max() > 1.5 * aware[1].max()  # 0.95 against 0.4
+    assert plain[0].max() == plain[1].max() == 255
     poses.confidence[1, 5:] = 0.29
-    assert (make_maps(frames, poses).plain[1] > 0).sum() < (data.plain[1] > 0).sum()
+    assert (make_maps(frames, poses)["without"][1] > 0).sum() < (plain[1] > 0).sum()
 
 
 def test_maps_and_frames_show_the_same_part() -> None:
@@ -66,10 +66,10 @@ def test_maps_and_frames_show_the_same_part() -> None:
         clip[0, y, x] = 255
     box = pose_box(poses)
     assert box == (16, 16, 45, 65)  # floor(20.5 - 0.1 * 40), ..., ceil(60.5 + 0.1 * 40)
-    data = make_maps({7: clip[0]}, poses)
-    assert np.array_equal(data.frames[7], clip[0, box[1] : box[3], box[0] : box[2]])
-    drawn = np.argwhere(data.aware[7].max(-1) > 0).mean(0) / data.aware[7].shape[:2]
-    lit = (np.argwhere(data.frames[7].max(-1) > 0).mean(0) + 0.5) / data.frames[7].shape[:2]
+    (frame,), (aware,), _ = make_maps({7: clip[0]}, poses).values()
+    assert np.array_equal(frame, clip[0, box[1] : box[3], box[0] : box[2]])
+    drawn = np.argwhere(aware.max(-1) > 0).mean(0) / aware.shape[:2]
+    lit = (np.argwhere(frame.max(-1) > 0).mean(0) + 0.5) / frame.shape[:2]
     np.testing.assert_allclose(drawn, lit, atol=0.03)
 
 
@@ -149,12 +149,12 @@ def test_hands_are_cut_at_the_same_place(video: Path, tmp_path: Path) -> None:
 
 def test_crop_is_black_outside_the_frame() -> None:
     frame = random_clip(4, 1)[0] | 1
-    cut = hands.crop(frame, (-3, -2, 4, 5))
+    cut = people.crop(frame, (-3, -2, 4, 5))
     assert cut.shape == (7, 7, 3)
     assert np.array_equal(cut[2:, 3:], frame[:5, :4])
     assert not cut[:2].any()
     assert not cut[:, :3].any()
-    assert not hands.crop(frame, (50, 50, 54, 54)).any()
+    assert not people.crop(frame, (50, 50, 54, 54)).any()
 
 
 def test_hands_are_found_in_the_first_result(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +212,7 @@ def test_hands_that_cannot_be_shown(video: Path, tmp_path: Path) -> None:
         finish(job.make(HandsSpec(results=[str(video)], output=out, poses=file)))
     short = write_clip(tmp_path / "short", random_clip(5, 4, *SIZE))
     with pytest.raises(InputError, match=r"5 frames; short .* 4 frames"):
-        hands.cut_hands(open_clips(parse_names([str(video), str(short)])), standing(5))
+        people.cut_hands(open_clips(parse_names([str(video), str(short)])), standing(5))
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(InputError, match=r"bad\.json"):
         finish(job.make(HandsSpec(results=[str(video)], output=out, poses=tmp_path / "bad.json")))

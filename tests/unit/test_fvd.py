@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,10 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mimicmotion.errors import ConfigError, InputError, WeightsError
-from mimicmotion.evaluation.metrics import fvd as module
-from mimicmotion.evaluation.metrics.fvd import features
 from mimicmotion.evaluation.networks import features as networks
-from mimicmotion.evaluation.networks.features import FeatureNetwork, Preprocess, load_i3d, load_network
+from mimicmotion.evaluation.networks.features import FeatureNetwork, Preprocess, features, load_i3d, load_network
 from mimicmotion.evaluation.networks.i3d import I3D, Inception, SameConv, same_padding
 
 
@@ -40,7 +39,7 @@ def steps(n: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(("mode", "starts"), [("stride1", range(8)), ("disjoint", (0, 4))])
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_features_are_those_of_the_clips_in_order(mode: module.Mode, starts: Sequence[int], batch_size: int) -> None:
+def test_features_are_those_of_the_clips_in_order(mode: networks.Mode, starts: Sequence[int], batch_size: int) -> None:
     got = features(steps(11), Means(), mode=mode, batch_size=batch_size)
     grey = np.arange(11) * 10 / 127.5 - 1
     np.testing.assert_allclose(got, [grey[i : i + 4] for i in starts], atol=1e-6)
@@ -117,10 +116,9 @@ def test_a_network_given_by_path(tmp_path: Path) -> None:
 def test_pictures_lose_their_time_axis() -> None:
     network = FeatureNetwork(torch.nn.Flatten(), "flat", length=1, preprocess=Preprocess(8), device="cpu")
     assert features(steps(3), network).shape == (3, 3 * 8 * 8)
-    network.module = torch.nn.Identity()
-    network.module.forward = lambda x: x.sum()  # no features at all
+    no_features = dataclasses.replace(network, module=torch.sum)
     with pytest.raises(WeightsError, match="without its classifier"):
-        features(steps(3), network)
+        features(steps(3), no_features)
 
 
 def test_a_video_mae_of_transformers_gives_averaged_tokens(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mimicmotion.errors import InputError, WeightsError
-from mimicmotion.evaluation.metrics.lpips import load_lpips, lpips
+from mimicmotion.evaluation.metrics.pixels import lpips
+from mimicmotion.evaluation.networks.features import load_lpips
 from mimicmotion.evaluation.networks.lpips import MIN_SIZE, Lpips
 
 

@@ -115,7 +115,7 @@ def test_errors_that_troubleshooting_quotes_exist() -> None:
 
 QUOTED = (
     "is not installed",
-    "of this kind",
+    "this machine has",
     "this onnxruntime cannot use it: poses are computed on the CPU",
     "device 'cuda' for poses",
     "onnxruntime could not start CUDA",

@@ -192,7 +192,7 @@ def test_reference_of_the_clip_stays_in_it_and_stills_are_references_only() -> N
 
 
 def test_switches_of_the_look_keep_the_frames() -> None:
-    """The trainings of an ablation differ in nothing else."""
+    """The training runs of an ablation differ in nothing else."""
     plain = maker()
     for change in ({"guidance": "threshold"}, {"detector_noise": 1.0}, {"hand_threshold": 0.5}):
         for number in range(5):

@@ -311,7 +311,7 @@ def test_wrong_store(tmp_path: Path, store: str, size: tuple[int, int], match: s
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no records of split 'val'(.|\n)*train \(5\)"):
+    with pytest.raises(InputError, match=r"no records in split 'val'(.|\n)*train \(5\)"):
         open_shards(fill(tmp_path), "val")
 
 

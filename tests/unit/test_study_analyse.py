@@ -16,11 +16,9 @@ from hypothesis import strategies as st
 from mimicmotion import cli
 from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.settings.study import Exclusion
-from mimicmotion.study.analyse import Analysis, analyse_votes, share
+from mimicmotion.study.analyse import Analysis, analyse_votes, markdown, save_report, share
 from mimicmotion.study.folder import Key, KeyPair, KeyVideo, Study, StudyPair
-from mimicmotion.study.raters import completion_code
-from mimicmotion.study.report import markdown, save_report
-from mimicmotion.study.votes import Vote, VoteStore
+from mimicmotion.study.votes import Vote, VoteStore, completion_code
 from study_clips import build, result_folders, vote
 
 PAPER = {"MagicPose": 208, "Moore": 213, "MuseV": 163}  # of 216 = 36 people x 6 pairs

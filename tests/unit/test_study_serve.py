@@ -23,8 +23,17 @@ from mimicmotion.errors import InputError, OutputError
 from mimicmotion.serve.study import MAX_BODY, RunningStudy
 from mimicmotion.settings.study import StudyConfig
 from mimicmotion.study.folder import Key, Study, StudyPair
-from mimicmotion.study.raters import completion_code, plan_trials, sign, verify, williams
-from mimicmotion.study.votes import Vote, VoteStore, latest, load_votes
+from mimicmotion.study.votes import (
+    Vote,
+    VoteStore,
+    completion_code,
+    latest,
+    load_votes,
+    plan_trials,
+    sign,
+    verify,
+    williams,
+)
 from study_clips import ServedStudy, build, result_folders, serving_study, vote
 
 

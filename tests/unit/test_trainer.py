@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from blob_task import BlobTask, train_alone, train_apart
-from mimicmotion import cli, training
+from mimicmotion import cli
 from mimicmotion.errors import ConfigError, MediaError, OutputError, TrainingError, WeightsError
 from mimicmotion.settings import parse
 from mimicmotion.settings.training import (
@@ -33,7 +33,9 @@ from mimicmotion.settings.training import (
     as_dict,
     load_config,
 )
+from mimicmotion.training import job
 from mimicmotion.training.loop import Trainer, bad_samples
+from mimicmotion.training.processes import Strategy, build_optimizer
 from mimicmotion.training.state import (
     Average,
     check_identity,
@@ -47,7 +49,6 @@ from mimicmotion.training.state import (
     sample_numbers,
     save_checkpoint,
 )
-from mimicmotion.training.strategy import Strategy, build_optimizer
 from mimicmotion.training.task import StepResult, Validation
 from mimicmotion.training.tracking import Log, Means, check_trackers
 
@@ -93,8 +94,9 @@ def test_a_step_sees_the_same_samples_however_it_is_divided(
     step: int, world: int, batch: int, accumulation: int, parts: int
 ) -> None:
     def all_of(world: int, batch: int, accumulation: int) -> list[int]:
-        first = step * world * batch * accumulation
-        return sorted(n for r in range(world) for n in sample_numbers(r, world, batch, accumulation, first))
+        config = TrainConfig(run="x", optim=OptimConfig(batch=batch, accumulation=accumulation))
+        passes = range(step * accumulation, (step + 1) * accumulation)
+        return sorted(n for r in range(world) for i in passes for n in sample_numbers(config, i, r, world))
 
     total = world * batch * accumulation
     assert all_of(world, batch, accumulation) == list(range(step * total, (step + 1) * total))
@@ -493,7 +495,7 @@ def test_impossible_settings_of_a_machine(recipe: Recipe, monkeypatch: pytest.Mo
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_two_trainings_do_not_share_a_folder(recipe: Recipe, tmp_path: Path) -> None:
+def test_two_training_runs_do_not_share_a_folder(recipe: Recipe, tmp_path: Path) -> None:
     steps = Trainer(recipe(), BlobTask()).steps()
     next(steps)
     assert train_apart(recipe()) == [3]
@@ -512,7 +514,7 @@ def test_strategies_that_do_not_work_are_refused(kind: str) -> None:
 def test_without_accelerate_the_extra_is_named(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(ConfigError, match=r"\[train\]"):
-        training.open_trainer(recipe(), task=BlobTask())
+        job.open_trainer(recipe(), task=BlobTask())
 
 
 def test_two_frames_in_bfloat16_on_a_cpu(recipe: Recipe) -> None:
@@ -587,7 +589,7 @@ def test_missing_trackers(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCap
 def recipe_file(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     import yaml
 
-    monkeypatch.setattr(training, "open_task", lambda config: BlobTask(config.seed))
+    monkeypatch.setattr(job, "open_task", lambda config: BlobTask(config.seed))
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(json.loads(json.dumps(as_dict(recipe())))))
     return path
@@ -635,7 +637,7 @@ def test_ctrl_c_ends_with_the_command_to_resume(
                 signal.raise_signal(signal.SIGINT)
             return super().loss(model, batch, step)
 
-    monkeypatch.setattr(training, "open_task", lambda config: Interrupted(config.seed))
+    monkeypatch.setattr(job, "open_task", lambda config: Interrupted(config.seed))
     before = signal.getsignal(signal.SIGINT)
     assert cli.main(["train", str(recipe_file)]) == 130
     text = capsys.readouterr().err
@@ -643,6 +645,6 @@ def test_ctrl_c_ends_with_the_command_to_resume(
     assert f"mimicmotion train {tmp_path}/run/config.yaml" in text
     assert names(tmp_path / "run")[-1] == "step-00000005"
     assert signal.getsignal(signal.SIGINT) is before
-    monkeypatch.setattr(training, "open_task", lambda config: BlobTask(config.seed))
+    monkeypatch.setattr(job, "open_task", lambda config: BlobTask(config.seed))
     assert cli.main(["train", f"{tmp_path}/run/config.yaml"]) == 0
     assert names(tmp_path / "run")[-1] == "step-00000008"

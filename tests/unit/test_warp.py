@@ -105,7 +105,7 @@ def test_warped_latents_that_do_not_fit_are_kept_in_a_file(monkeypatch: pytest.M
         assert torch.equal(spooled.latent_slots(rows, True), kept.latent_slots(rows, True))
 
 
-def test_missing_and_misshapen_warped_frames_are_refused() -> None:
+def test_missing_and_mismatched_warped_frames_are_refused() -> None:
     pipe = warped_pipeline()
     image, poses, reference = random_frames(1, 32, 32, 3), random_frames(2, 3, 32, 32, 3), random_frames(3, 32, 32, 3)
     with pytest.raises(InputError, match="without the warped picture"):

@@ -25,7 +25,7 @@ from mimicmotion.settings.training import (
     ValidationConfig,
     WarpConfig,
 )
-from mimicmotion.training import open_trainer
+from mimicmotion.training.job import open_trainer
 from mimicmotion.training.stages.warp import WarpTask, recoloured, warp_loss
 
 pytestmark = [pytest.mark.whole, pytest.mark.usefixtures("scenes_are_made_once")]
@@ -182,13 +182,13 @@ def test_lpips_can_be_part_of_the_loss(
     people: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mimicmotion.evaluation.networks.lpips import Lpips
-    from mimicmotion.training.stages import warp
+    from mimicmotion.training.stages import common
 
     torch.manual_seed(0)
     network = Lpips("alex")
     for head in network.heads:
         torch.nn.init.uniform_(head)
-    monkeypatch.setattr(warp, "load_lpips", lambda *_, **__: network)
+    monkeypatch.setattr(common, "load_lpips", lambda *_, **__: network)
     plain = WarpTask(config(people, model, tmp_path))
     both = WarpTask(config(people, model, tmp_path, warp=WarpConfig(**SMALL, recolour=0.0, perceptual=3.0)))
     batch = plain.batch(0, [1])
@@ -200,7 +200,7 @@ def test_lpips_can_be_part_of_the_loss(
 def test_shards_without_truth_and_wrong_settings_are_refused(model: Path, tmp_path: Path) -> None:
     options = ["--frames", "1", "--height", "64", "--width", "32"]
     assert main(["prepare", "synthetic", "1", "-o", str(tmp_path / "plain"), *options]) == 0
-    with pytest.raises(InputError, match="without truth"):
+    with pytest.raises(InputError, match="without ground truth"):
         WarpTask(config(tmp_path / "plain", model, tmp_path / "run"))
     for wrong in ({"clips": 0}, {"recolour": 1.5}, {"exact_poses": -0.1}, {"perceptual": -1.0}):
         with pytest.raises(ConfigError):

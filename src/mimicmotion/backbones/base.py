@@ -181,7 +181,7 @@ class Backbone(ABC):
 
     def save(self, folder: Path) -> None:
         """Write a model folder that `load` reads."""
-        raise ConfigError(f"{type(self).__name__} cannot be saved", "one that can be saved", "copy its original folder")
+        raise ConfigError(f"{type(self).__name__} cannot be saved", "another backbone", "copy its original folder")
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
         """Move and cast all networks. This turns off weight offloading."""

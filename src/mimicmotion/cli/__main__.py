@@ -1,4 +1,4 @@
-"""`python -m mimicmotion.cli`: the same as the command `mimicmotion`."""
+"""`python -m mimicmotion.cli`: the same as the `mimicmotion` command."""
 
 from __future__ import annotations
 

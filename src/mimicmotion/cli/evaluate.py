@@ -32,10 +32,11 @@ def evaluate(settings: EvaluateConfig) -> int:
     measured.
     """
     from mimicmotion.evaluation.job import evaluate as job
+    from mimicmotion.evaluation.reports.report import overview
 
-    result = run_job(job(settings))
-    say(result.summary())
-    return result.exit_code
+    done = run_job(job(settings))
+    say(overview(done))
+    return int(bool(done.failures))
 
 
 @app.command

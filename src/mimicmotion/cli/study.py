@@ -37,7 +37,7 @@ def study_invite(folder: Path, raters: list[str], /, *, url: str = "http://127.0
         url: Address at which raters reach the service.
     """
     from mimicmotion.study.folder import load_study
-    from mimicmotion.study.raters import sign
+    from mimicmotion.study.votes import sign
 
     study = load_study(folder)
     for line in [f"{url.rstrip('/')}/study#{sign(study, rater)}" for rater in raters]:
@@ -46,7 +46,7 @@ def study_invite(folder: Path, raters: list[str], /, *, url: str = "http://127.0
 
 @settings_command(study_app, AnalyseConfig, "folder", "votes", name="analyse")
 def study_analyse(settings: AnalyseConfig) -> None:
-    """Analyse the VOTES on the study FOLDER: preferences with intervals, consistency, side bias and agreement."""
-    from mimicmotion.study.report import analyse
+    """Analyse the VOTES cast in the study FOLDER: preferences with intervals, consistency, side bias and agreement."""
+    from mimicmotion.study.analyse import analyse
 
     say(analyse(settings.folder, settings.votes, settings.output, settings))

@@ -73,6 +73,6 @@ def ablate(recipe: Recipe, *, processes: int = 1) -> None:
         recipe: A YAML file, or a name listed by `mimicmotion recipes`, such as ablation-tiny.
         processes: Number of runs to train in parallel.
     """
-    from mimicmotion.training.ablation.run import ablate as job
+    from mimicmotion.training.ablation import ablate as job
 
     say(run_job(job(recipe, processes=processes)))

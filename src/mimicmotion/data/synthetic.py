@@ -61,7 +61,7 @@ def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
         ("val", HELD_OUT_SEED, config.held_out),
     ):
         plan += plan_shards(range(first, first + count), config.records_per_shard, split)
-    load_assets()  # fails before the long work if they are missing
+    load_assets()  # fails early if they are missing
     files = sorted(config.mocap.glob("*")) if config.mocap else []
     recordings = tuple(p for p in files if p.suffix in (".bvh", ".npz", ".json"))
     if config.mocap and not recordings:

@@ -71,7 +71,7 @@ class Differences:
     def get(self, frames: Sequence[int], like: Latents) -> Latents:
         """The difference of the segment with these rows, on the device and in the dtype of `like`."""
         if not self.stored:
-            raise InputError("no difference is stored", "a step with both passes before", "start where both passes run")
+            raise InputError("no difference is stored", "an earlier step with both passes", "start at such a step")
         return self.stored[self.names[tuple(frames)]].to(like)
 
     def restore(self, memory: Mapping[str, Tensor]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +13,12 @@ import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
-from mimicmotion.errors import InputError, MediaError, OutputError
-from mimicmotion.evaluation.reports.listing import named_picture
-from mimicmotion.runtime.files import atomic_path, sha256_file, writing
+from mimicmotion.errors import InputError, OutputError
+from mimicmotion.runtime.files import atomic_path, writing
 from mimicmotion.runtime.reading import reading
 from mimicmotion.weights.registry import cache_folder
 
 logger = logging.getLogger(__name__)
-
-
-def content_digest(path: Path, chosen: Callable[[Path], bool] = named_picture) -> str:
-    """sha256 of a file, or of the names and contents of the chosen files of a folder, by default its pictures.
-
-    Raises:
-        InputError: a file cannot be read, or the folder holds no such files.
-    """
-    if path.is_file():
-        return sha256_file(path)
-    files = sorted(filter(chosen, path.iterdir()))
-    if not files:
-        raise MediaError(f"{path} contains no pictures", "a folder of PNG or JPEG frames", "check the path")
-    lines = "".join(f"{sha256_file(p)} {p.name}\n" for p in files)
-    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class ResultCache:

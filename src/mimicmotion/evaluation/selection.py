@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from mimicmotion.errors import InputError, WeightsError
-from mimicmotion.evaluation.cache import content_digest
-from mimicmotion.evaluation.metrics.lpips import Net, load_lpips
-from mimicmotion.evaluation.metrics.seams import has_sidecars
+from mimicmotion.evaluation.metrics.identity import FaceNetwork
+from mimicmotion.evaluation.metrics.temporal import has_sidecars
 from mimicmotion.evaluation.networks import features
-from mimicmotion.evaluation.networks.faces import FaceNetwork
+from mimicmotion.evaluation.videos import content_digest
 from mimicmotion.runtime.extras import install_command
 from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.settings.metrics import PLAIN
@@ -41,20 +40,6 @@ class MetricNetwork:
     length: int
     load: Callable[[], Any]
 
-    @property
-    def metric(self) -> str:
-        """Key of the number."""
-        return self.group.replace("-", "_")
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The metrics that are computed, their networks, and notes on other metrics."""
-
-    groups: tuple[str, ...]
-    networks: dict[str, MetricNetwork] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
 
 CLIP_FRAMES = 16
 """Frames per clip of a Frechet distance."""
@@ -62,33 +47,27 @@ BY_PATH = ("fid", "fid-vid", "cd-fvd", "features")
 _INPUTS = {"fid": features.FID_INPUT, "fid-vid": features.FID_VID_INPUT, "cd-fvd": features.IMAGENET_INPUT}
 
 
-def select_metrics(config: EvaluateConfig) -> Selection:
-    """The requested metrics, or all that can be computed with the installed networks.
+def select_metrics(config: EvaluateConfig) -> tuple[dict[str, MetricNetwork | None], list[str]]:
+    """The requested metrics, or all that can be computed, each with its network (None if it needs none); and notes.
 
     Raises:
         WeightsError: the network of a requested metric is not installed.
         InputError: a requested metric cannot be computed with these settings or packages.
     """
-    asked = config.metrics is not None
-    needed = set(config.metrics or ())
-    wanted = list(dict.fromkeys(config.metrics or _default(config)))
-    groups, networks, notes = [], {}, []
-    for group in wanted:
+    networks: dict[str, MetricNetwork | None] = {}
+    notes = []
+    for group in dict.fromkeys(config.metrics or _default(config)):
         try:
-            network = _network(group, config)
+            networks[group] = _network(group, config)
         except (WeightsError, InputError) as e:
-            if group in needed:
+            if config.metrics:
                 raise
             notes.append(f"{group} is not computed: {e.got}; {e.fix}")
-            continue
-        groups.append(group)
-        if network is not None:
-            networks[group] = network
-    if not asked:
-        notes += _not_given(config, groups)
+    if not config.metrics:
+        notes += _not_given(config, networks)
     if config.convention == "field":
         notes.append("PSNR, SSIM, L1 and LPIPS follow the field's convention and have their own names (see below)")
-    return Selection(tuple(groups), networks, tuple(notes))
+    return networks, notes
 
 
 def _default(config: EvaluateConfig) -> list[str]:
@@ -100,7 +79,7 @@ def _default(config: EvaluateConfig) -> list[str]:
     return [*PLAIN, *(["seams"] if known else []), lpips, "fvd", *given]
 
 
-def _not_given(config: EvaluateConfig, groups: list[str]) -> list[str]:
+def _not_given(config: EvaluateConfig, groups: Collection[str]) -> list[str]:
     """How to get the metrics that are left out."""
     notes = []
     if "identity" not in groups:
@@ -126,9 +105,9 @@ def _network(group: str, config: EvaluateConfig) -> MetricNetwork | None:
     if group == "ssim" and importlib.util.find_spec("skimage") is None:
         raise InputError("scikit-image is not installed", "scikit-image", install_command("eval"))
     if group in ("lpips", "lpips-vgg"):
-        net: Net = "alex" if group == "lpips" else "vgg"
+        net: features.Net = "alex" if group == "lpips" else "vgg"
         path = features.weights_path(f"lpips-{net}", None)
-        title, length, load = "LPIPS", 0, partial(load_lpips, net, path)
+        title, length, load = "LPIPS", 0, partial(features.load_lpips, net, path)
     elif group == "fvd":
         path = features.weights_path("i3d", config.i3d)
         title, load = "FVD", partial(features.load_i3d, path, length=length)

@@ -1,8 +1,12 @@
-"""Real and generated videos of a sequence, streamed as pairs of frames."""
+"""Videos of sequences: listing folders of them, and streaming real and generated ones as pairs of frames.
+
+Reports, user studies and reference pictures are all listed here, so that a sequence has the same name everywhere.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,16 +17,82 @@ from mimicmotion.arrays import Frame, Frames
 from mimicmotion.errors import InputError, MediaError
 from mimicmotion.evaluation.cache import ResultCache
 from mimicmotion.evaluation.protocols import Protocol, plain_name, plan_fits
-from mimicmotion.evaluation.reports.listing import list_videos
+from mimicmotion.runtime.files import sha256_file
 from mimicmotion.settings.evaluation import EvaluateConfig
 from mimicmotion.video.geometry import Fit
-from mimicmotion.video.reader import RELEASED_FPS, VideoReader, open_video
+from mimicmotion.video.picture import PICTURE_SUFFIXES
+from mimicmotion.video.reader import READ_SUFFIXES, RELEASED_FPS, VideoReader, open_video
 
 RATES = "frames per second"
 """Part of all notes on different frame rates."""
 SAME_RATE = 0.01
 """Frame rates that differ by less than this share count as equal, such as 29.97 and 30."""
 PIXELS_AT_ONCE = 2_000_000
+Rename = Callable[[str], str]
+
+
+def list_videos(folder: Path, *, frames_in: str = "", rename: Rename = str) -> dict[str, Path]:
+    """Sequence -> video file, or folder of frames.
+
+    Args:
+        folder: folder to list.
+        frames_in: subfolder of a sequence's folder that holds its frames (else they are in the folder itself).
+        rename: converts the name of a file (without suffix) or folder to the name of the sequence.
+
+    Raises:
+        InputError: the folder does not exist, holds no videos, or holds two of the same name.
+    """
+
+    def video(path: Path) -> Path | None:
+        if path.is_file():
+            return path if path.suffix.lower() in READ_SUFFIXES else None
+        places = (path / frames_in, path) if frames_in else (path,)
+        return next((p for p in places if p.is_dir() and any(map(named_picture, p.iterdir()))), None)
+
+    return _listed(folder, "videos", video, rename)
+
+
+def list_pictures(folder: Path) -> dict[str, Path]:
+    """Sequence -> picture; raises as `list_videos`."""
+    return _listed(folder, "pictures", lambda path: path if path.is_file() and named_picture(path) else None)
+
+
+def _listed(folder: Path, what: str, chosen: Callable[[Path], Path | None], rename: Rename = str) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder", f"a folder of {what}, one per sequence", "check the path")
+    found: dict[str, tuple[Path, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        source = None if path.name.startswith(".") else chosen(path)
+        if source is None:
+            continue
+        name = rename(path.name if path.is_dir() else path.stem)
+        if name in found:
+            got = f"{path} and {found[name][1].name} are both sequence {name}"
+            raise InputError(got, "one file or folder per sequence", "remove one of them")
+        found[name] = source, path
+    if not found:
+        raise InputError(f"{folder} contains no {what}", f"{what}, one per sequence", "check the path")
+    return {name: source for name, (source, _) in found.items()}
+
+
+def named_picture(path: Path) -> bool:
+    """Whether a file has the name of a picture and is not hidden."""
+    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+
+
+def content_digest(path: Path, chosen: Callable[[Path], bool] = named_picture) -> str:
+    """sha256 of a file, or of the names and contents of the chosen files of a folder, by default its pictures.
+
+    Raises:
+        InputError: a file cannot be read, or the folder holds no such files.
+    """
+    if path.is_file():
+        return sha256_file(path)
+    files = sorted(filter(chosen, path.iterdir()))
+    if not files:
+        raise MediaError(f"{path} contains no pictures", "a folder of PNG or JPEG frames", "check the path")
+    lines = "".join(f"{sha256_file(p)} {p.name}\n" for p in files)
+    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def find_sequences(folder: Path, protocol: Protocol) -> dict[str, Path]:
@@ -43,22 +113,6 @@ def missing(real: Mapping[str, Path], methods: Mapping[str, Mapping[str, Path]],
         lines += [f"{name}: no sequence {s}" for s in real if s not in found]
         lines += [f"{name}: {s} has no real video, left out" for s in found if s not in real]
     return lines
-
-
-@dataclass(frozen=True, slots=True)
-class VideoFile:
-    """A video and its checksum."""
-
-    path: Path
-    digest: str
-
-    def open(self, folder_fps: float = RELEASED_FPS) -> VideoReader:
-        """Open the video; raises MediaError if it cannot be read."""
-        return open_video(self.path, folder_fps=folder_fps)
-
-    def is_timed(self, config: EvaluateConfig) -> bool:
-        """Whether the video specifies its frame rate."""
-        return self.path.is_file() or config.folder_fps is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,26 +182,26 @@ class VideoPair:
 def open_pair(
     sequence: str,
     method: str,
-    real: VideoFile,
-    generated: VideoFile,
+    paths: tuple[Path, Path],
+    digests: tuple[str, str],
     config: EvaluateConfig,
     protocol: Protocol,
     cache: ResultCache,
 ) -> VideoPair:
-    """Decode both videos to their ends, and decide how they are compared.
+    """Decode the real and the generated video to their ends, and decide how they are compared.
 
     Raises:
         MediaError: a video is damaged or cannot be read.
         InputError: rates or lengths differ, which the settings do not allow, or the crops do not overlap.
     """
-    rate = _folder_rate(real, generated, config)
-    readers = real.open(rate), generated.open(rate)
-    timed = real.is_timed(config) and generated.is_timed(config)
+    timed = [p for p in paths if p.is_file() or config.folder_fps]  # folders of frames specify no rate
+    rate = config.folder_fps or (open_video(timed[0]).info.fps if len(timed) == 1 else RELEASED_FPS)
+    readers = open_video(paths[0], folder_fps=rate), open_video(paths[1], folder_fps=rate)
     notes: list[str] = []
-    fps = _common_rate(*readers, notes) if timed else None
-    lengths = [_count(s, r, fps, rate, cache) for s, r in zip((real, generated), readers, strict=True)]
+    fps = _common_rate(*readers, notes) if len(timed) == 2 else None
+    lengths = [_count(r, d, fps, rate, cache) for r, d in zip(readers, digests, strict=True)]
     if fps is not None and not any(r.info.variable_frame_rate for r in readers):
-        own = [_count(s, r, None, rate, cache) for s, r in zip((real, generated), readers, strict=True)]
+        own = [_count(r, d, None, rate, cache) for r, d in zip(readers, digests, strict=True)]
         if own[0] == own[1]:  # the same frames under another nominal rate
             fps, lengths, notes = None, own, [f"{_rates(*readers)}, {own[0]} frames each: compared frame by frame"]
     if lengths[0] != lengths[1]:
@@ -159,16 +213,8 @@ def open_pair(
     own, size = readers[1].info.size, fits.real.target
     if own != size and not fits.notes:
         notes.append(f"frames of {own[1]} x {own[0]} compared at {size[1]} x {size[0]}")
-    sides = Side(readers[0], real.digest, fits.real), Side(readers[1], generated.digest, fits.generated)
+    sides = Side(readers[0], digests[0], fits.real), Side(readers[1], digests[1], fits.generated)
     return VideoPair(sequence, method, *sides, fps, min(lengths), lengths[1], (*notes, *fits.notes))
-
-
-def _folder_rate(real: VideoFile, generated: VideoFile, config: EvaluateConfig) -> float:
-    """Frames per second of a folder of frames: the setting, or else the other video's rate."""
-    if config.folder_fps:
-        return config.folder_fps
-    timed = [v for v in (real, generated) if v.is_timed(config)]
-    return timed[0].open().info.fps if len(timed) == 1 else RELEASED_FPS
 
 
 def _common_rate(real: VideoReader, generated: VideoReader, notes: list[str]) -> float | None:
@@ -184,19 +230,19 @@ def _rates(real: VideoReader, generated: VideoReader) -> str:
     return f"real at {real.info.fps:g}, generated at {generated.info.fps:g} {RATES}"
 
 
-def _count(source: VideoFile, reader: VideoReader, fps: float | None, folder_fps: float, cache: ResultCache) -> int:
-    """Number of frames of a video, by decoding it to its end.
+def _count(reader: VideoReader, digest: str, fps: float | None, folder_fps: float, cache: ResultCache) -> int:
+    """Count the frames of a video by decoding all of it.
 
     Raises:
         MediaError: the video is damaged, or has no frames.
     """
-    rate = folder_fps if source.path.is_dir() else None
-    key = {"kind": "count", "version": 2, "video": source.digest, "fps": fps, "rate": rate}
+    rate = folder_fps if reader.path.is_dir() else None
+    key = {"kind": "count", "version": 2, "video": digest, "fps": fps, "rate": rate}
     known = cache.get(key)
     if known is None:
         known = {"frames": reader.count(fps), "damage": reader.damage}
         cache.put(key, known)
     if known["damage"] or not known["frames"]:
         what = known["damage"] or "has no frames"
-        raise MediaError(f"{source.path}: {what}", "a complete video", "create or copy it again")
+        raise MediaError(f"{reader.path}: {what}", "a complete video", "create or copy it again")
     return int(known["frames"])

@@ -87,7 +87,7 @@ def generate(
 
     Raises:
         InputError: the inputs or settings are invalid, or do not match the interrupted run or `expected`; raised before
-            any long work.
+            the model runs.
         WeightsError: the model cannot be loaded.
         OutputError: the result cannot be written; no partial file is left.
         Stopped: on Ctrl-C or SIGTERM; the message says what was saved.

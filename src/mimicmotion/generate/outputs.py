@@ -119,7 +119,7 @@ def state_path(output: Path) -> Path:
 
 
 def check_outputs(config: GenerateConfig, *inputs: Path) -> None:
-    """Check, before any long work, that all outputs can be written and that none is an input.
+    """Check in advance that all outputs can be written and that none is an input.
 
     Args:
         config: settings of the job.

@@ -1,4 +1,4 @@
-"""Report what `generate` would do, without any long work."""
+"""Report what `generate` would do, without generating the video."""
 
 from __future__ import annotations
 

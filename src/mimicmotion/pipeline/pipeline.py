@@ -343,7 +343,7 @@ class MimicMotionPipeline:
         sampling = from_keywords(SamplingSettings, sampling, settings)
         if (poses is None) == (video is None):
             got = "poses and video" if video is not None else "neither poses nor video"
-            raise ConfigError(got, "one of the two", "pass either 'video' or 'poses'")
+            raise ConfigError(got, "only one of the two", "pass either 'video' or 'poses'")
         height, width, num_frames = sampling.height, sampling.width, sampling.num_frames
         if video is not None:
             image, poses, reference_pose = self.prepare(image, video, height=height, width=width, num_frames=num_frames)

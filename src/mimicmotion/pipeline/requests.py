@@ -1,4 +1,4 @@
-"""Validation of the pipeline's inputs, before any long work."""
+"""Validation of the pipeline's inputs, before any network runs."""
 
 from __future__ import annotations
 

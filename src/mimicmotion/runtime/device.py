@@ -38,7 +38,8 @@ def choose_device(name: str) -> torch.device:
     here = count.get(device.type, 0)
     if (device.index or 0) >= here:
         fix = "use 'auto' or 'cpu', or see `mimicmotion doctor`"
-        raise ConfigError(f"device={name!r}", f"a device of this machine, which has {here} of this kind", fix)
+        expected = f"an available device; this machine has {here} of type {device.type}"
+        raise ConfigError(f"device={name!r}", expected, fix)
     return device
 
 

@@ -23,7 +23,7 @@ def import_extra(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as e:
         fix = install_command(extra)
-        raise ConfigError(f"{module.partition('.')[0]} is not installed", f"the packages of {extra!r}", fix) from e
+        raise ConfigError(f"{module.partition('.')[0]} is not installed", f"the {extra!r} extra", fix) from e
 
 
 def install_command(extra: str) -> str:

@@ -1,4 +1,4 @@
-"""Atomic writes, checks of paths before long work, and checksums."""
+"""Atomic writes, early checks of paths, and checksums."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FAILED_WRITE = re.compile(r"inline_container|PytorchStreamWriter|file write fail
 
 
 def check_writable(path: str | os.PathLike[str]) -> Path:
-    """Check, before long work, that `path` can be written later; leaves no files.
+    """Check in advance that `path` can be written; leaves no files.
 
     Missing parent folders are fine, because they are created before writing.
 

@@ -1,4 +1,4 @@
-"""Graceful handling of Ctrl-C and SIGTERM in long work."""
+"""Graceful handling of Ctrl-C and SIGTERM in long-running jobs."""
 
 from __future__ import annotations
 

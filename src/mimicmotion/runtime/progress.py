@@ -34,7 +34,7 @@ Job = Generator[Progress, None, T]
 
 
 def finish(job: Job[T], on_progress: Callable[[Progress], object] | None = None) -> T:
-    """Run a job to its end and return its result.
+    """Run a job to completion and return its result.
 
     Args:
         job: the job.

@@ -193,7 +193,9 @@ class Jobs:
         picture, video = (name_by_content(folder / name).name for name in ("picture", "video"))
         record = Record(kind=kind, owner=owner, priority=priority, settings=settings, picture=picture, video=video)
         frames = self._check(folder, record)
-        record = dataclasses.replace(record, frames=frames, fingerprint=_fingerprint(folder, record))
+        made_of = [kind, settings, *(sha256_file(folder / name) for name in (picture, video))]
+        fingerprint = _sha256(json.dumps(made_of, sort_keys=True))
+        record = dataclasses.replace(record, frames=frames, fingerprint=fingerprint)
         id = _sha256(f"{owner}\n{key}")[:32] if key else secrets.token_hex(16)
         with durable_file(folder / RECORD) as part:
             part.write_text(json.dumps(dataclasses.asdict(record), indent=1), encoding="utf-8")
@@ -292,7 +294,7 @@ class Jobs:
     def check_room(self, used: int) -> None:
         """Raise RefusedError if `used` bytes are more than the data folder may hold."""
         if used > self.config.max_disk * GIB:
-            raise RefusedError(507, "no room for more files", "room", "delete jobs, or try again later")
+            raise RefusedError(507, "no disk space for more files", "free space", "delete jobs, or try again later")
 
     def disk_used(self) -> int:
         """Size of the data folder in bytes."""
@@ -473,11 +475,6 @@ class Jobs:
 def run_job(id: str) -> dict[str, str] | None:
     """The workflow of a job; returns the error if it failed."""
     return Jobs.current.run(id)
-
-
-def _fingerprint(folder: Path, record: Record) -> str:
-    files = [sha256_file(folder / name) for name in (record.picture, record.video)]
-    return _sha256(json.dumps([record.kind, record.settings, *files], sort_keys=True))
 
 
 def public(error: BaseException, folder: Path | None = None) -> dict[str, str]:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
+from string import Template
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 from urllib.parse import parse_qs
@@ -39,6 +40,7 @@ from mimicmotion.settings.serve import Scope as TokenScope
 from mimicmotion.settings.serve import callers_settings
 from mimicmotion.weights.registry import find_asset
 
+HERE = Path(__file__).parent
 HISTORY = 30
 POLL_SECONDS = 1.0
 MAX_EXACT = 2**53
@@ -104,52 +106,12 @@ TEXTS = {
 }
 """English and Chinese."""
 SYMBOLS = {"queued": "…", "running": "▶", "done": "✓", "failed": "✗", "cancelled": "–"}
-CSS = """
-.gradio-container { max-width: 1280px !important; }
-#video button[aria-label="Trim video to selection"] { display: none; }
-#history .wrap { flex-direction: column; max-height: 22em; overflow-y: auto; flex-wrap: nowrap; }
-#history label { width: 100%; }
-.mm h3 { margin: 0 0 .5em; }
-.mm progress { width: 100%; height: 10px; appearance: none; border: 0; }
-.mm progress::-webkit-progress-bar { background: var(--border-color-primary); border-radius: 5px; }
-.mm progress::-webkit-progress-value { background: var(--primary-500); border-radius: 5px; }
-.mm .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 8px; margin: .5em 0; }
-.mm figure { margin: 0; min-width: 0; }
-.mm figure > :first-child { width: 100%; aspect-ratio: 2 / 3; max-height: 62vh; object-fit: contain; background: #111;
-  border-radius: 6px; }
-.mm figcaption, .mm small { color: var(--body-text-color-subdued); }
-.mm .plan { width: 100%; border-radius: 6px; }
-.mm pre { overflow-x: auto; font-size: 12px; white-space: pre-wrap; }
-.mm a.get { display: inline-block; padding: .5em 1.2em; border-radius: 6px;
-  background: var(--button-primary-background-fill);
-  color: var(--button-primary-text-color); text-decoration: none; }
-.mm .error { border-left: 4px solid #dc2626; padding: .5em 1em;
-  background: color-mix(in srgb, #dc2626 10%, transparent);
-  overflow-wrap: anywhere; }
-.mm .empty { padding: 6em 1em; text-align: center; border: 1px dashed var(--border-color-primary); border-radius: 6px; }
-"""
-SYNCHRONIZE = """
-for (const kind of ['play', 'pause', 'seeked']) element.addEventListener(kind, (event) => {
-  const [driving, result] = element.querySelectorAll('video');
-  if (!result || event.target !== result) return;
-  driving.playbackRate = Math.min(16, Math.max(0.0625, driving.dataset.tempo));
-  driving.currentTime = +driving.dataset.start + result.currentTime * driving.dataset.tempo;
-  if (result.paused) driving.pause(); else driving.play().catch(() => {});
-}, true);
-"""
-"""Makes the driving video follow the result."""
 CONFIRM = f"""(id, html) => {{
   const question = navigator.language.startsWith('zh') ? '{TEXTS["sure"][1]}' : '{TEXTS["sure"][0]}';
   return [confirm(question) ? id : null, html];
 }}"""
 SCROLL = "() => document.getElementById('view').scrollIntoView({behavior: 'smooth', block: 'start'})"
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'"
-LOGIN = """<!doctype html><meta name="viewport" content="width=device-width"><title>MimicMotion</title>
-<style>body {{ font: 16px system-ui, sans-serif; display: grid; place-items: center; min-height: 90vh; margin: 0 }}
-input, button {{ font: inherit; padding: .6em; width: 100%; box-sizing: border-box; margin-top: .5em }}</style>
-<form method="post" action="/login"><h1>MimicMotion</h1><p>{note}</p>
-<label>{token}<input type="password" name="token" autocomplete="current-password" autofocus required></label>
-<button>{enter}</button></form>"""
 
 
 def mount(app: FastAPI) -> None:
@@ -171,7 +133,7 @@ def mount(app: FastAPI) -> None:
         show_error=True,
         ssr_mode=False,
         i18n=i18n,
-        css=CSS,
+        css=(HERE / "page.css").read_text(encoding="utf-8"),
         theme=gr.themes.Default(primary_hue="teal", font=sans, font_mono=["ui-monospace", "monospace"]),
         footer_links=["settings"],
     )
@@ -218,7 +180,8 @@ class Gate:
             note = TEXTS["invalid"][language]
         if note or self.tokens.find(request.cookies.get(COOKIE, "")) is None:
             words = {name: TEXTS[name][language] for name in ("token", "enter")}
-            return HTMLResponse(LOGIN.format(note=note, **words), 401)
+            login = Template((HERE / "login.html").read_text(encoding="utf-8"))
+            return HTMLResponse(login.substitute(words, note=note), 401)
         if path.endswith("/upload"):
             try:
                 self.jobs.check_room(await run_in_threadpool(self.jobs.disk_used))
@@ -271,7 +234,8 @@ class Page:
                     with gr.Accordion(i18n("more"), open=False), gr.Row():
                         fields += [self._field(name, _title(name), HELP.get(name)) for name in self.names[len(MAIN) :]]
                 with gr.Column(scale=6, min_width=320):
-                    view = gr.HTML(elem_id="view", js_on_load=SYNCHRONIZE)
+                    follow = (HERE / "page.js").read_text(encoding="utf-8")
+                    view = gr.HTML(elem_id="view", js_on_load=follow)
                     with gr.Row():
                         hidden: dict[str, Any] = {"visible": False, "min_width": 120}
                         cancel = gr.Button(i18n("cancel"), variant="stop", elem_id="cancel", **hidden)

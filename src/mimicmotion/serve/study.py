@@ -17,8 +17,7 @@ import mimicmotion.study
 from mimicmotion.errors import InputError
 from mimicmotion.serve.uploads import RefusedError, small_body
 from mimicmotion.study.folder import DATABASE, VIDEOS, load_study
-from mimicmotion.study.raters import Trial, completion_code, plan_trials, sign, verify
-from mimicmotion.study.votes import TIE, Vote, VoteStore
+from mimicmotion.study.votes import TIE, Trial, Vote, VoteStore, completion_code, plan_trials, sign, verify
 
 MAX_BODY = 1 << 18
 """Maximum number of bytes; 1000 answers take about 150 kB."""

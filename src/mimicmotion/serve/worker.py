@@ -291,7 +291,7 @@ def _lock(folder: Path) -> FolderLock:
 
 
 def _run(job: Job[Any], folder: Path, frames: int, pace: dict[str, float]) -> dict[str, float]:
-    """Run a job to its end, and record its progress in its folder.
+    """Run a job to completion, and record its progress in its folder.
 
     Args:
         job: the job.

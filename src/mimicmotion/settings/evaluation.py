@@ -14,7 +14,7 @@ from mimicmotion.settings.study import parse_method
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(Settings):
-    """Settings of a report."""
+    """Settings of `mimicmotion evaluate` and its YAML file."""
 
     real: Path
     """Folder of real videos, with one file or folder of frames per sequence."""
@@ -32,7 +32,7 @@ class EvaluateConfig(Settings):
     """exact: by definition; field: also PSNR, SSIM, L1 and LPIPS as commonly used code computes them, labelled as
     such."""
     folder_fps: Annotated[float | None, Range(0, 1000, above=True)] = None
-    """Frame rate of folders of frames; default: none, and frame n is compared with frame n."""
+    """Frame rate of folders of frames; by default, frame n is compared with frame n."""
     strict: bool = False
     """Fail on missing sequences, different lengths and damaged files instead of noting them in the report."""
     clips: Literal["stride1", "disjoint"] = "stride1"

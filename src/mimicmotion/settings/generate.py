@@ -27,7 +27,7 @@ class ExecutionOptions(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.compile and self.offload == "blocks":
-            expected = "one of the two: compiled blocks cannot be offloaded"
+            expected = "only one of the two: compiled blocks cannot be offloaded"
             raise ConfigError("compile together with offload=blocks", expected, "leave one of them out")
 
 
@@ -175,7 +175,7 @@ class BatchConfig(Settings):
     jobs: Path
     """YAML file with a list of jobs (settings of `generate`) or with `defaults` and `jobs`; or CSV, one job per row."""
     engine: Literal["local", "ray", "server"] = "local"
-    """Where jobs run: local (this machine), ray (a Ray cluster; extra ray) or server (`mimicmotion serve`)."""
+    """Where jobs run: local (this machine), ray (a Ray cluster; needs extra `ray`) or server (`mimicmotion serve`)."""
     devices: list[str] = field(default_factory=list)
     """local: devices such as cuda:0 cuda:1, each of which runs one job at a time; default: all GPUs, or the CPU."""
     address: str | None = None

@@ -221,5 +221,5 @@ def from_keywords(cls: type[T], settings: T | None, keywords: Mapping[str, Any])
     for name in given:
         if getattr(settings, name) != fields[name]:
             got = f"{name} as a keyword and in {cls.__name__}"
-            raise ConfigError(got, "one of the two", f"leave out the keyword {name!r}")
+            raise ConfigError(got, "only one of the two", f"remove the keyword argument {name!r}")
     return dataclasses.replace(settings, **given)  # type: ignore[type-var]

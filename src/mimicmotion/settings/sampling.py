@@ -84,7 +84,7 @@ class SamplingSettings(SamplingOptions):
         for name, value in given.items():
             if self.sigmas is not None and value not in (None, len(self.sigmas) - 1):
                 got = f"{name}={value!r} with {len(self.sigmas)} sigmas"
-                raise ConfigError(got, "one of the two", "leave one out")
+                raise ConfigError(got, "only one of the two", "remove one of them")
 
 
 TIERS: dict[Speed, dict[str, Any]] = {

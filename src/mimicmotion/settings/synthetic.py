@@ -15,7 +15,7 @@ HELD_OUT_SEED = 10_000_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyntheticConfig(Settings):
-    """Settings of a set of synthetic people."""
+    """Settings of `mimicmotion prepare synthetic` and its YAML file."""
 
     count: Annotated[int, Range(0, 10_000_000)]
     """Number of training clips."""

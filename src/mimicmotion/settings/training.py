@@ -48,9 +48,8 @@ class TinyConfig(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if len(self.widths) != len(self.attention) or not self.widths:
-            raise ConfigError(
-                f"{len(self.widths)} widths, {len(self.attention)} attention values", "one per level", "match them"
-            )
+            got = f"{len(self.widths)} widths, {len(self.attention)} attention values"
+            raise ConfigError(got, "one of each per level", "give both the same length")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +73,8 @@ class ModelConfig(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if self.new is not None and (self.base or self.checkpoint):
-            raise ConfigError("new together with base or checkpoint", "one of them", "leave out the other")
+            fix = "remove new, or remove base and checkpoint"
+            raise ConfigError("new together with base or checkpoint", "only new, or base and checkpoint", fix)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

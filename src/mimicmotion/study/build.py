@@ -6,36 +6,27 @@ import itertools
 import random
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
 
 from mimicmotion.errors import InputError, MediaError
-from mimicmotion.evaluation.reports.listing import list_pictures, list_videos
-from mimicmotion.runtime.files import check_writable, write_json, writing
+from mimicmotion.evaluation.videos import list_pictures, list_videos
+from mimicmotion.runtime.files import check_writable, writing
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.runtime.reading import reading
 from mimicmotion.runtime.run_folder import atomic_folder, check_replaceable_folder
 from mimicmotion.settings.study import StudyConfig
-from mimicmotion.study.folder import (
-    KEY,
-    STUDY,
-    VIDEOS,
-    Key,
-    KeyPair,
-    KeyVideo,
-    PageVideo,
-    PairKind,
-    Study,
-    StudyPair,
-)
+from mimicmotion.study.folder import KEY, VIDEOS, Key, KeyPair, KeyVideo, PageVideo, PairKind, Study, StudyPair, save
 from mimicmotion.video.picture import read_picture, write_picture
 from mimicmotion.video.reader import VideoReader, open_video
 from mimicmotion.video.writer import open_writer
 
 T = TypeVar("T")
+P = TypeVar("P")
+S = TypeVar("S")
 
 NO_FILE = "\0"
 """A pattern that matches no file, so that a folder with any content, such as votes, is never replaced."""
@@ -122,9 +113,7 @@ def build_study(config: StudyConfig) -> Job[BuiltStudy]:
     with atomic_folder(config.output, NO_FILE) as part, writing(config.output):
         (part / VIDEOS).mkdir()
         study, key = yield from _build(config, inputs, _Writer(part / VIDEOS, rng, files))
-        write_json(part / STUDY, study.as_json())
-        (part / STUDY).chmod(0o600)
-        write_json(part / KEY, key.as_json())
+        save(part, study, key)
     return BuiltStudy(study, key, config.output, inputs.warnings)
 
 
@@ -155,18 +144,9 @@ def _open_inputs(config: StudyConfig) -> _Inputs:
 
 
 def _build(config: StudyConfig, inputs: _Inputs, writer: _Writer) -> Job[tuple[Study, Key]]:
-    shown: dict[tuple[str, str], str] = {}
-    for place, source in writer.shuffled(inputs.videos.items()):
-        shown[place] = writer.video(source)
-        yield writer.progress()
-    driving: dict[str, str] = {}
-    for sequence, source in inputs.driving.items():
-        driving[sequence] = writer.video(source)
-        yield writer.progress()
-    pictures: dict[str, str] = {}
-    for sequence, path in inputs.references.items():
-        pictures[sequence] = writer.picture(path)
-        yield writer.progress()
+    shown = yield from writer.all(writer.video, dict(writer.shuffled(inputs.videos.items())))
+    driving = yield from writer.all(writer.video, inputs.driving)
+    pictures = yield from writer.all(writer.picture, inputs.references)
     key_videos = {
         shown[place]: KeyVideo(*place, source.path.name, not source.suffix) for place, source in inputs.videos.items()
     }
@@ -244,6 +224,14 @@ class _Writer:
         file = f"{self.new_id('r')}.png"
         write_picture(self.folder / file, read_picture(path))  # without the metadata of the original
         return file
+
+    def all(self, write: Callable[[S], str], sources: Mapping[P, S]) -> Job[dict[P, str]]:
+        """Write all sources, and return the name of each."""
+        names = {}
+        for place, source in sources.items():
+            names[place] = write(source)
+            yield self.progress()
+        return names
 
     def progress(self) -> Progress:
         self.done += 1

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from mimicmotion.errors import ConfigError, InputError
+from mimicmotion.runtime.files import write_json
 from mimicmotion.runtime.reading import read_json
 from mimicmotion.settings import parse
 
@@ -21,7 +22,7 @@ T = TypeVar("T")
 PairKind = Literal["vote", "practice", "catch"]
 
 STUDY, VIDEOS, KEY, DATABASE = "study.json", "videos", "key.json", "votes.sqlite"
-FORMAT, KEY_FORMAT, VERSION = "mimicmotion-study", "mimicmotion-study-key", 2
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class StudyPair:
 
 @dataclass(frozen=True, slots=True)
 class PageVideo:
-    """What the page knows of a video: file name in videos/, size in pixels, and length."""
+    """What the page knows about a video: its file name in videos/, size in pixels, and length."""
 
     file: str
     width: int
@@ -87,10 +88,6 @@ class Study:
     pairs: tuple[StudyPair, ...]
     videos: dict[str, PageVideo]
 
-    def as_json(self) -> dict[str, Any]:
-        """Content of study.json."""
-        return {"format": FORMAT, "version": VERSION, **asdict(self)}
-
 
 @dataclass(frozen=True, slots=True)
 class KeyVideo:
@@ -129,9 +126,15 @@ class Key:
     videos: dict[str, KeyVideo]
     pairs: dict[str, KeyPair]
 
-    def as_json(self) -> dict[str, Any]:
-        """Content of key.json."""
-        return {"format": KEY_FORMAT, "version": VERSION, **asdict(self)}
+
+FORMATS: dict[type, str] = {Study: "mimicmotion-study", Key: "mimicmotion-study-key"}
+
+
+def save(folder: Path, study: Study, key: Key) -> None:
+    """Write STUDY/study.json, which only its owner can read, and STUDY/key.json."""
+    for name, content in ((STUDY, study), (KEY, key)):
+        write_json(folder / name, {"format": FORMATS[type(content)], "version": VERSION, **asdict(content)})
+    (folder / STUDY).chmod(0o600)
 
 
 def load_study(folder: Path) -> Study:
@@ -140,7 +143,7 @@ def load_study(folder: Path) -> Study:
     Raises:
         InputError: the file is missing or damaged.
     """
-    return _load(Study, folder / STUDY, FORMAT)
+    return _load(Study, folder / STUDY)
 
 
 def load_key(folder: Path, study: Study) -> Key:
@@ -150,20 +153,20 @@ def load_key(folder: Path, study: Study) -> Key:
         InputError: the file is missing, damaged, or of another study.
     """
     path = folder / KEY
-    key = _load(Key, path, KEY_FORMAT)
+    key = _load(Key, path)
     shown = {v for pair in study.pairs for v in (pair.a, pair.b)}
     if key.study != study.study or set(key.pairs) != {p.id for p in study.pairs} or not shown <= set(key.videos):
         raise InputError(f"{path} is the key of another study", f"the key of {study.study}", "restore this study's key")
     return key
 
 
-def _load(cls: type[T], path: Path, form: str) -> T:
+def _load(cls: type[T], path: Path) -> T:
     if not path.exists():
         raise InputError(f"{path} does not exist", "the folder of a study", "create one with mimicmotion study build")
     data = read_json(path, "a JSON file", "check that it is complete")
     try:
-        if not isinstance(data, dict) or (data.pop("format", None), data.pop("version", None)) != (form, VERSION):
-            raise ConfigError("another format or version", form, "")
+        if not isinstance(data, dict) or [data.pop(k, None) for k in ("format", "version")] != [FORMATS[cls], VERSION]:
+            raise ConfigError("another format or version", FORMATS[cls], "")
         return parse(cls, data)
     except ConfigError as e:
         fix = "build the study again"

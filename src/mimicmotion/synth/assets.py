@@ -61,7 +61,7 @@ class Assets:
     targets: dict[str, tuple[ndarray, ndarray]]  # shape targets: name to (vertex indices, displacements)
     masks: dict[str, UInt8[ndarray, "n n"]]  # name to a mask in texture space, 0..255
     surfaces: dict[str, UInt8[ndarray, "n n"]]  # name to a greyscale texture, 0..255
-    garments: dict[str, Garment] = field(default_factory=dict)  # name to clothes or hair of additional assets
+    garments: dict[str, Garment] = field(default_factory=dict)  # name to clothes or hair from the additional assets
 
     def bone(self, name: str) -> int:
         """Index of a bone."""

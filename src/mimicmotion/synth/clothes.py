@@ -1,4 +1,4 @@
-"""Clothes for any body, cut from MakeHuman's helper meshes or taken from additional assets; shoes and socks.
+"""Clothes for any body, cut from MakeHuman's helper meshes or taken from the additional assets; shoes and socks.
 
 The border of a garment is the zero level set of a value per vertex (`Mesh.cut`), so it is smooth even on a coarse mesh.
 The body under a garment is removed, so skin never shows through.
@@ -214,7 +214,7 @@ def shoe(body: Body, material: int, *, height: float, thick: float, sole: float,
 
 
 def fit(body: Body, garment: Garment) -> Skin:
-    """Fit a garment of additional assets to a body."""
+    """Fit a garment from the additional assets to a body."""
     vertices, assets, unit = body.vertices, body.assets, np.ones(3)
     for axis, a, b, distance in garment.scale:
         k = int(axis)
@@ -226,7 +226,7 @@ def fit(body: Body, garment: Garment) -> Skin:
 
 
 def from_garment(body: Body, garment: Garment, top: int, bottom: int) -> Piece:
-    """A suit of additional assets; its connected parts are tops or trousers, by height.
+    """A suit from the additional assets; its connected parts are tops or trousers, by height.
 
     Args:
         body: the body that wears it.

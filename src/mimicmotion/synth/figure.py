@@ -42,7 +42,7 @@ def axis_rotation(axis: Float64[ndarray, " 3"], angle: Float64[ndarray, " n"]) -
 
 
 def times(matrices: Float64[ndarray, "n 3 3"], vectors: Float64[ndarray, "n 3"]) -> Float64[ndarray, "n 3"]:
-    """Multiply each matrix with its vector."""
+    """Multiply each matrix by its vector."""
     return np.einsum("nij,nj->ni", matrices, vectors)
 
 

@@ -171,5 +171,5 @@ def _tube(body: Body, root: ndarray, way: ndarray, length: float, radius: float,
 
 
 def garment_hair(body: Body, garment: Garment, material: int) -> Mesh:
-    """Hair or a hat of additional assets."""
+    """Hair or a hat from the additional assets."""
     return Mesh.of(fit(body, garment), garment.triangles, garment.uv[garment.triangle_uv], material)

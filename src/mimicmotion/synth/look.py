@@ -213,7 +213,7 @@ def hair_texture(rng: Rng, size: int, base: ndarray, *, curl: float) -> Texture:
 
 
 def leather_texture(rng: Rng, size: int, base: ndarray, sole: ndarray, band: ndarray, sole_height: float) -> Texture:
-    """Shoes with sole, upper, laces and band; u runs from heel to toe, v from the floor up to 2 decimetres."""
+    """A shoe's texture: sole, upper, laces and band; u runs from heel to toe, v from the floor up to 2 decimetres."""
     colour = np.broadcast_to(base, (size, size, 3)).astype(np.float32).copy()
     row = lambda v: int(np.clip(1 - v, 0, 1) * size)  # noqa: E731
     if rng.random() < 0.5:

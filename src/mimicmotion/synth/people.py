@@ -160,7 +160,7 @@ class _Maker:
         return out | {"lash": self.material(light.LEATHER, black, gloss=0.0, power=1, two_sided=1)}
 
     def flesh(self, materials: dict[str, int], under: ndarray) -> tuple[Mesh, ndarray]:
-        """The parts of the body that are not `under` clothes, and their vertex for each of the base mesh (or -1)."""
+        """The parts of the body that are not `under` clothes, and the vertex in them of each base vertex (or -1)."""
         triangles, corners, material = [], [], []
         for name, groups in _FLESH.items():
             t, c = self.assets.faces(*groups)
@@ -174,7 +174,7 @@ class _Maker:
         return Mesh.of(self.body.skin(), t, self.assets.uv[c], np.concatenate(material)), vertex_of
 
     def clothes(self) -> list[Piece]:
-        """A suit of additional assets, or trousers, shorts or a skirt with a top and possibly a jacket."""
+        """A suit from the additional assets, or trousers, shorts or a skirt with a top and possibly a jacket."""
         rng = self.rng
         suits = [n for n in self.assets.garments if "suit" in n and n.startswith("clothes/female") == self.female]
         if suits and self.genes.age > 16 and rng.random() < 0.3:
@@ -323,7 +323,7 @@ class _Maker:
         return HairStyle(length, rng.uniform(0.6, 1), curl, 0.0, hang, bool(rng.random() < 0.4), tail, bun)
 
     def hat(self) -> Mesh:
-        """A knitted cap, or a hat of additional assets."""
+        """A knitted cap, or a hat from the additional assets."""
         rng, assets, vertices = self.rng, self.assets, self.body.vertices
         ready = [n for n in assets.garments if n.startswith("clothes/fedora")]
         if ready and rng.random() < 0.3:

@@ -9,7 +9,7 @@ import sys
 from mimicmotion.errors import InputError, MimicMotionError
 from mimicmotion.runtime.interrupt import Stopped
 from mimicmotion.settings.training import load_config
-from mimicmotion.training import run
+from mimicmotion.training.job import run
 
 
 def main(arguments: list[str]) -> int:

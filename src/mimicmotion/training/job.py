@@ -1,20 +1,27 @@
-"""Train a model from a settings file."""
+"""Open trainers, and train."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mimicmotion.runtime.extras import import_extra
 from mimicmotion.runtime.progress import Job, Progress
+from mimicmotion.settings.training import TrainConfig, load_config
+
+if TYPE_CHECKING:
+    from mimicmotion.training.loop import Trainer
+    from mimicmotion.training.task import Task
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """Result of a training.
+    """Result of a training run.
 
     Attributes:
         checkpoint: last checkpoint, whose folder `model` is loaded for inference; None after a dry run.
@@ -50,10 +57,10 @@ def train(
     dry_run: bool = False,
     overrides: Sequence[str] = (),
 ) -> Job[TrainResult]:
-    """Train to the end.
+    """Train until the last step.
 
     Args:
-        config: recipe: a YAML file, or the name of one of this package.
+        config: recipe: a YAML file, or the name of a bundled one.
         resume: resume from the last checkpoint; False rejects a run folder that has one.
         allow_changes: resume even if settings differ from those of the checkpoint.
         overfit_one_clip: overfit a single clip, in a separate run folder.
@@ -65,9 +72,6 @@ def train(
         TrainingError: the loss or gradient is not finite.
         Stopped: SIGTERM or Ctrl-C was received; the run is saved.
     """
-    from mimicmotion.settings.training import load_config
-    from mimicmotion.training import open_trainer
-
     settings = load_config(config, overrides)
     if overfit_one_clip:
         # never into the folder of the real run
@@ -80,3 +84,51 @@ def train(
     checkpoint = yield from trainer.steps()
     best = trainer.run / "best"
     return TrainResult(checkpoint, best if best.exists() else None, trainer.loss)
+
+
+def open_task(config: TrainConfig) -> Task:
+    """The task of a config's stage.
+
+    Raises:
+        ConfigError: the settings do not match the data or the weights.
+        WeightsError: weights are missing or damaged.
+    """
+    module = importlib.import_module(f"mimicmotion.training.stages.{config.stage}")  # only what the stage needs
+    return getattr(module, f"{config.stage.capitalize()}Task")(config)
+
+
+def open_trainer(
+    config: TrainConfig | str | Path, *, resume: bool = True, allow_changes: bool = False, task: Task | None = None
+) -> Trainer:
+    """Open a trainer at the run's last checkpoint.
+
+    Args:
+        config: settings, or a recipe: a YAML file, or the name of a bundled one.
+        resume: False rejects a run folder that already has checkpoints.
+        allow_changes: resume even if settings differ from those of the checkpoint.
+        task: custom task to train, instead of one of the stages.
+
+    Raises:
+        ConfigError: Accelerate is not installed, or the settings are wrong or do not fit the run folder.
+        WeightsError: weights are missing or damaged.
+    """
+    import_extra("accelerate", "train")
+    from mimicmotion.training.loop import Trainer
+
+    if isinstance(config, (str, Path)):
+        config = load_config(config)
+    return Trainer(config, task or open_task(config), resume=resume, allow_changes=allow_changes)
+
+
+def run(config: TrainConfig | str | Path, **options: Any) -> Path:
+    """Train to the end, resuming from the last checkpoint of the run folder. Takes the arguments of `open_trainer`.
+
+    Returns:
+        The last checkpoint, whose folder `model` is loaded for inference.
+
+    Raises:
+        TrainingError: the loss or gradient is not finite.
+        OutputError: a checkpoint cannot be written.
+        ConfigError, WeightsError: as `open_trainer`.
+    """
+    return open_trainer(config, **options).fit()

@@ -26,24 +26,15 @@ from mimicmotion.runtime.interrupt import Interrupts, Stopped
 from mimicmotion.runtime.progress import Job, Progress, finish
 from mimicmotion.runtime.run_folder import FolderLock, atomic_folder
 from mimicmotion.settings.training import TrainConfig, as_dict
-from mimicmotion.training.launch import build_accelerator, on_main_process, quiet_worker, resume_command
-from mimicmotion.training.state import (
-    Average,
-    check_identity,
-    checkpoint_path,
-    checkpoints,
-    clear_run,
-    first_number,
-    identity,
-    lr_factor,
-    mixed_seed,
-    read_identity,
-    read_state,
-    sample_numbers,
-    save_checkpoint,
-    write_state,
+from mimicmotion.training import state
+from mimicmotion.training.processes import (
+    Strategy,
+    build_accelerator,
+    build_optimizer,
+    on_main_process,
+    quiet_worker,
+    resume_command,
 )
-from mimicmotion.training.strategy import Strategy, build_optimizer
 from mimicmotion.training.task import StepResult, Task, Validation
 from mimicmotion.training.tracking import Log, Means, check_trackers, start_trackers
 
@@ -61,13 +52,9 @@ class Passes(torch.utils.data.Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         """The batch of forward pass `index`."""
-        accumulation = self.config.optim.accumulation
-        step, part = divmod(index, accumulation)
-        batch = self.config.batch(step)
-        first = first_number(self.config, step, self.world)
-        numbers = sample_numbers(self.rank, self.world, batch, accumulation, first)
+        numbers = state.sample_numbers(self.config, index, self.rank, self.world)
         try:
-            return self.task.batch(step, numbers[part * batch : (part + 1) * batch])
+            return self.task.batch(index // self.config.optim.accumulation, numbers)
         except Exception as e:
             if torch.utils.data.get_worker_info() is None:
                 raise
@@ -107,7 +94,7 @@ class Trainer:
         optimizer = build_optimizer(o, list(task.parameters().values()))
         self.strategy = Strategy(self.accelerator, task.model, optimizer, names)
         self.params = self.strategy.params()
-        self.average = Average(self.params, o.ema, on_cpu=o.ema_on_cpu)
+        self.average = state.Average(self.params, o.ema, on_cpu=o.ema_on_cpu)
         if self.strategy.sharded and o.ema_on_cpu:
             fix = "set optim.ema_on_cpu: false"
             raise ConfigError("optim.ema_on_cpu with FSDP2", "a sharded average, in GPU memory", fix)
@@ -115,7 +102,7 @@ class Trainer:
         self.loss: float | None = None
         """Of the last step, mean over all processes."""
         self._logged_at: float | None = None
-        self.identity = identity(config, task.identity, self.world)
+        self.identity = state.identity(config, task.identity, self.world)
         found = self._newest()
         if found and not resume:
             raise ConfigError(f"{found} exists", "an empty run folder", "delete it, name another 'run', or resume")
@@ -125,7 +112,7 @@ class Trainer:
 
     def _newest(self) -> Path | None:
         """The last checkpoint that the main process sees, or None; all other processes must see it too."""
-        found = checkpoints(self.run)
+        found = state.checkpoints(self.run)
         name = broadcast_object_list([found[-1].name if found else None])[0]
         if name is None:
             return None
@@ -153,21 +140,21 @@ class Trainer:
                 raise ConfigError(got, "the same in all processes", fix)
 
     def _restore(self, path: Path, *, allow_changes: bool) -> None:
-        check_identity(path, read_identity(path), self.identity, allow_changes=allow_changes)
-        state = read_state(path)
-        self.strategy.fill(self.params, state["params"])
+        state.check_identity(path, state.read_identity(path), self.identity, allow_changes=allow_changes)
+        saved = state.read_state(path)
+        self.strategy.fill(self.params, saved["params"])
         if self.config.optim.ema:
             # a run without an average starts one here
-            self.strategy.fill(self.average.values, state["average"] or state["params"])
+            self.strategy.fill(self.average.values, saved["average"] or saved["params"])
         held = dict(self.strategy.inner.named_buffers())
-        for name, value in state["buffers"].items():
+        for name, value in saved["buffers"].items():
             held[name].copy_(value)
-        self.strategy.load_optimizer_state(state["optimizer"])
-        if state["scaler"] and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.strategy.load_optimizer_state(saved["optimizer"])
+        if saved["scaler"] and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(saved["scaler"])
+        self.step, self.seconds = saved["step"], saved["seconds"]
         if self.accelerator.is_main_process:
-            self.means.sums = state["means"]
+            self.means.sums = saved["means"]
             logger.info("resuming from %s at step %d", path, self.step)
 
     def fit(self, stop_at: int | None = None) -> Path:
@@ -186,7 +173,7 @@ class Trainer:
         c = self.config
         last = min(c.optim.steps, stop_at or c.optim.steps)
         log = on_main_process(self.accelerator, self._open_log)
-        saved = self.step if checkpoints(self.run) else -1
+        saved = self.step if state.checkpoints(self.run) else -1
         try:
             with Interrupts() as interrupts, interrupts.patiently(), self._passes(last) as passes:
                 while self.step < last:
@@ -206,14 +193,14 @@ class Trainer:
             if log is not None:
                 log.close()
                 self._lock.release()
-        return checkpoint_path(self.run, self.step) if saved == self.step else self.save()
+        return state.checkpoint_path(self.run, self.step) if saved == self.step else self.save()
 
     def _open_log(self) -> Log:
         import yaml
 
         self.run.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.run / ".lock")
-        clear_run(self.run)
+        state.clear_run(self.run)
         write_text(
             self.run / "config.yaml", yaml.safe_dump(json.loads(json.dumps(as_dict(self.config))), sort_keys=False)
         )
@@ -245,8 +232,8 @@ class Trainer:
         """Run one optimiser step. Returns whether any process was asked to stop."""
         c, optimizer, start = self.config, self.strategy.optimizer, time.monotonic()
         for group in optimizer.param_groups:
-            group["lr"] = c.optim.lr * lr_factor(self.step, c.optim)
-        torch.manual_seed(mixed_seed(c.seed, self.step, self.rank))  # for dropout layers and the like
+            group["lr"] = c.optim.lr * state.lr_factor(self.step, c.optim)
+        torch.manual_seed(state.mixed_seed(c.seed, self.step, self.rank))  # for dropout layers and the like
         results: list[StepResult] = []
         for _ in range(c.optim.accumulation):
             batch = next(passes)
@@ -309,7 +296,7 @@ class Trainer:
             return
         count = c.log_every * c.batch(self.step - 1) * c.optim.accumulation * self.world
         values = Means.of(parts) | {
-            "lr": c.optim.lr * lr_factor(self.step - 1, c.optim),
+            "lr": c.optim.lr * state.lr_factor(self.step - 1, c.optim),
             "seconds": round(self.seconds, 2),
         }
         now = time.monotonic()
@@ -364,7 +351,7 @@ class Trainer:
         params = self.strategy.gather(self.params)
         average = self.strategy.gather(self.average.values) if self.config.optim.ema else None
         scaler = self.accelerator.scaler
-        state = {
+        content = {
             "step": self.step,
             "seconds": self.seconds,
             "params": params,
@@ -377,11 +364,11 @@ class Trainer:
 
         def write(part: Path) -> None:
             self.task.export(part / "model", average or params)
-            write_state(part, state, self.identity)
+            state.write_state(part, content, self.identity)
 
         keep = None if keep_all else self.config.keep
-        on_main_process(self.accelerator, lambda: save_checkpoint(self.run, self.step, write, keep=keep))
-        return checkpoint_path(self.run, self.step)
+        on_main_process(self.accelerator, lambda: state.save_checkpoint(self.run, self.step, write, keep=keep))
+        return state.checkpoint_path(self.run, self.step)
 
     def dry_run(self) -> dict[str, Any]:
         """Run one forward and backward pass without changing weights or writing files, to check that it fits.

@@ -1,4 +1,4 @@
-"""The networks of a training: their source, the module that is trained, and its trainable parameters."""
+"""The networks of a training run: their source, the module that is trained, and its trainable parameters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ENCODE_PIXELS = 1 << 20
 
 
 def load_networks(config: ModelConfig, seed: int) -> Components:
-    """Load the networks that a training starts from, all frozen and in float32.
+    """Load the networks that a training run starts from, all frozen and in float32.
 
     Args:
         config: networks to load or build.
@@ -176,7 +176,7 @@ def choose_trained(model: DenoiserModel, config: TrainedConfig, seed: int) -> di
 
 
 def checkpointing(config: TrainConfig) -> Checkpointing:
-    """The gradient checkpointing of the settings."""
+    """Mode of gradient checkpointing, from the settings."""
     wanted = config.gradient_checkpointing
     return wanted if wanted == "nested" else "blocks" if wanted else "off"
 

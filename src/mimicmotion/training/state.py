@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,20 +48,22 @@ HARMLESS = (
 """Settings that may differ when a run is resumed."""
 
 
-def sample_numbers(rank: int, world: int, batch: int, accumulation: int, first: int) -> list[int]:
-    """Global sample numbers of one process in one step, in the order of its forward passes.
+def sample_numbers(config: TrainConfig, index: int, rank: int, world: int) -> list[int]:
+    """Global sample numbers of one process in one forward pass.
 
-    All processes and passes together cover a row of world x batch x accumulation neighbouring numbers, so that two
-    processes, a batch of twice the size and two accumulated passes see the same samples in the same step.
+    All processes and passes of a step together cover neighbouring numbers, so that two processes, a batch of twice the
+    size and two accumulated passes see the same samples in the same step.
 
     Args:
+        config: settings of the run.
+        index: number of the forward pass since the start of the run.
         rank: rank of the process.
         world: number of processes.
-        batch: samples per process and forward pass.
-        accumulation: forward passes per step.
-        first: first number of the step.
     """
-    return [first + (a * world + rank) * batch + i for a in range(accumulation) for i in range(batch)]
+    step, part = divmod(index, config.optim.accumulation)
+    batch = config.batch(step)
+    first = first_number(config, step, world) + (part * world + rank) * batch
+    return list(range(first, first + batch))
 
 
 def first_number(config: TrainConfig, step: int, world: int) -> int:
@@ -159,7 +162,7 @@ def check_identity(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], 
         raise ConfigError(
             f"samples per step: {_batch(new)}; {where} was made with {_batch(old)}",
             "the same number, however it is divided",
-            "change the processes, optim.batch or optim.accumulation so that their product stays, or allow the changes",
+            "keep the product of processes, optim.batch and optim.accumulation, or allow the changes",
         )
 
 
@@ -225,12 +228,7 @@ def read_identity(checkpoint: Path) -> dict[str, Any]:
     Raises:
         WeightsError: it is missing, damaged, or was written by another version of this package.
     """
-    path = checkpoint / "state" / "identity.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {key: found[key] for key in IDENTITY}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
-        raise _damaged(path, e) from e
+    return _read(checkpoint / "state" / "identity.json", IDENTITY, lambda p: json.loads(p.read_text(encoding="utf-8")))
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -239,15 +237,15 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     Raises:
         WeightsError: it is missing, damaged, or was written by another version of this package.
     """
-    path = checkpoint / "state" / "trainer.pt"
+    load = functools.partial(torch.load, map_location="cpu", weights_only=True)
+    return _read(checkpoint / "state" / "trainer.pt", STATE, load)
+
+
+def _read(path: Path, keys: Sequence[str], load: Callable[[Path], Any]) -> dict[str, Any]:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: found[key] for key in STATE}
+        found = load(path)
+        return {key: found[key] for key in keys}
     except Exception as e:  # torch.load raises many kinds
-        raise _damaged(path, e) from e
-
-
-def _damaged(path: Path, error: Exception) -> WeightsError:
-    checkpoint = path.parents[1]
-    fix = f"delete {checkpoint} and resume from the one before, or use the version of this package that wrote it"
-    return WeightsError(f"{path}: {error!r}", "a checkpoint of this trainer", fix)
+        checkpoint = path.parents[1]
+        fix = f"delete {checkpoint} and resume from the one before, or use the version of this package that wrote it"
+        raise WeightsError(f"{path}: {e!r}", "a checkpoint of this trainer", fix) from e

@@ -27,7 +27,7 @@ TIMES = ("time", "seconds", "samples_per_s", "gpu_gib")
 
 
 class Means:
-    """Sums since the last line of the log; part of checkpoints, so that a resumed run writes the same lines."""
+    """Sums since the last line of the log; stored in checkpoints, so that a resumed run writes the same lines."""
 
     def __init__(self) -> None:
         self.sums: dict[str, list[float]] = {}

@@ -174,7 +174,7 @@ def sign(path: Path, target: Path, label: Label) -> None:
     """Write a copy of a file with a C2PA manifest, which marks it as AI-generated and makes changes detectable.
 
     Raises:
-        ConfigError: the packages of the extra `c2pa` are missing, or the signer file cannot be used.
+        ConfigError: the `c2pa` extra is not installed, or the signer file cannot be used.
         OutputError: the file cannot be signed.
     """
     from mimicmotion import __version__
@@ -201,7 +201,7 @@ def signature(path: Path) -> tuple[str, str]:
     """Verify the C2PA manifest of a file.
 
     Returns:
-        Its state ("none", "valid", "trusted" or "changed"; "unknown" without the extra `c2pa`) and its signer.
+        Its state ("none", "valid", "trusted" or "changed"; "unknown" without the `c2pa` extra) and its signer.
     """
     try:
         c2pa = import_extra("c2pa", "c2pa")

@@ -7,11 +7,11 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from mimicmotion.errors import OutputError, WeightsError
+from mimicmotion.errors import MimicMotionError, OutputError, WeightsError
 from mimicmotion.runtime.files import sha256_file, writing
 from mimicmotion.weights.checks import check_format
 
@@ -55,9 +55,6 @@ def download(
     from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 
-    def explain(e: Exception) -> NoReturn:
-        _explain(e, repo, name, target, endpoint)
-
     url = hf_hub_url(repo, name, endpoint=endpoint, revision=revision)
     token = None if gets_token(endpoint) else False
     if token is False and get_token():
@@ -65,16 +62,18 @@ def download(
     headers = build_hf_headers(library_name="mimicmotion", token=token)
     try:
         meta = get_hf_file_metadata(url, headers=headers, timeout=10, token=token)
+        if None not in (size, meta.size) and meta.size != size:
+            fix = "this is not the published file: use another --endpoint"
+            raise WeightsError(f"{endpoint} offers {name} of {repo} with {meta.size} bytes", f"{size} bytes", fix)
+        etag = re.sub(r"[^\w.-]", "_", meta.etag or "unknown")
+        part = target.with_name(f".{target.name}.{etag[:64]}.part")
+        lfs = meta.etag if re.fullmatch(r"[0-9a-f]{64}", meta.etag or "") else None
+        sources = {**wanted, f"according to {endpoint}": lfs}
+        got = download_file(url, target, part, size or meta.size, sources, headers)
+    except MimicMotionError:
+        raise
     except Exception as e:
-        explain(e)
-    if None not in (size, meta.size) and meta.size != size:
-        fix = "this is not the published file: use another --endpoint"
-        raise WeightsError(f"{endpoint} offers {name} of {repo} with {meta.size} bytes", f"{size} bytes", fix)
-    expected = size or meta.size
-    etag = re.sub(r"[^\w.-]", "_", meta.etag or "unknown")
-    part = target.with_name(f".{target.name}.{etag[:64]}.part")
-    lfs = meta.etag if re.fullmatch(r"[0-9a-f]{64}", meta.etag or "") else None
-    got = download_file(url, target, part, expected, {**wanted, f"according to {endpoint}": lfs}, explain, headers)
+        raise _explained(e, repo, name, target, endpoint) from e
     commit = meta.commit_hash
     return {"sha256": got, "size": target.stat().st_size, "repo": repo, "commit": commit, "endpoint": endpoint}
 
@@ -96,7 +95,6 @@ def download_file(
     part: Path,
     size: int | None,
     wanted: Mapping[str, str | None],
-    explain: Callable[[Exception], NoReturn],
     headers: dict[str, str],
 ) -> str:
     """Download into `part`, resuming an earlier attempt; once verified, it is renamed to `target`.
@@ -107,15 +105,15 @@ def download_file(
         part: path of the partial file, which is discarded if it is longer than `size`, or if no checksum is known.
         size: size of the complete file in bytes, if known.
         wanted: source of information -> sha256 of the file, if known.
-        explain: converts a network error to one of this package, and raises it.
         headers: headers of the request.
 
     Returns:
         sha256 of the file.
 
     Raises:
-        WeightsError: the checksum is wrong, or the file is a web page; also whatever `explain` raises.
+        WeightsError: the checksum is wrong, or the file is a web page.
         OutputError: the disk is full, or the file cannot be written.
+        Exception: an error of the network, of any kind.
     """
     known = {source: want for source, want in wanted.items() if want is not None}
     with writing(part):
@@ -123,7 +121,7 @@ def download_file(
         if not known:  # a partial file could not be verified
             part.unlink(missing_ok=True)
     continued = part.is_file() and part.stat().st_size > 0
-    got = _receive(url, target.name, part, size, explain, headers)
+    got = _receive(url, target.name, part, size, headers)
     try:
         check_format(part, target.name)
         for source, want in known.items():
@@ -139,14 +137,12 @@ def download_file(
         logger.warning(
             "%s: the partial file from an earlier attempt was damaged (%s); fetching it again", target.name, e.got
         )
-        return download_file(url, target, part, size, wanted, explain, headers)
+        return download_file(url, target, part, size, wanted, headers)
     part.replace(target)
     return got
 
 
-def _receive(
-    url: str, name: str, part: Path, size: int | None, explain: Callable[[Exception], NoReturn], headers: dict[str, str]
-) -> str:
+def _receive(url: str, name: str, part: Path, size: int | None, headers: dict[str, str]) -> str:
     """Append the rest of a file to `part`; returns the sha256 of the whole."""
     from huggingface_hub.file_download import http_get
 
@@ -171,13 +167,11 @@ def _receive(
                     known = getattr(e, "response", None) is not None
                     if attempt + 1 == ATTEMPTS or known or not (broken or "Consistency check failed" in str(e)):
                         raise
-    except OutputError:
-        raise
-    except Exception as e:
-        if isinstance(e, OSError) and type(e).__module__ == "builtins" and "Consistency check failed" not in str(e):
-            fix = "free disk space or set MIMICMOTION_CACHE"
-            raise OutputError(f"cannot write {part}: {e}", "a writable cache", fix) from e
-        explain(e)
+    except OSError as e:
+        if type(e).__module__ != "builtins" or "Consistency check failed" in str(e):
+            raise
+        fix = "free disk space or set MIMICMOTION_CACHE"
+        raise OutputError(f"cannot write {part}: {e}", "a writable cache", fix) from e
     return sha256_file(part)
 
 
@@ -192,7 +186,7 @@ def _check_space(part: Path, expected: int | None) -> None:
         )
 
 
-def _explain(e: Exception, repo: str, name: str, target: Path, endpoint: str) -> NoReturn:
+def _explained(e: Exception, repo: str, name: str, target: Path, endpoint: str) -> WeightsError:
     """Convert an error of the hub client to one of ours, with a fix."""
     status = getattr(getattr(e, "response", None), "status_code", None)
     page = f"{endpoint}/{repo}"
@@ -202,22 +196,22 @@ def _explain(e: Exception, repo: str, name: str, target: Path, endpoint: str) ->
 
         sent = "your token is not accepted" if gets_token(endpoint) else "your token is not sent to this address"
         token = sent if get_token() else "no token is set"
-        raise WeightsError(
+        return WeightsError(
             f"{endpoint} denies access to {name} of {repo} (HTTP {status}; {token})",
             "access to this model, which may be gated",
             f"log in on {page} and accept the licence there; make a read token on {endpoint}/settings/tokens; "
             f"run `hf auth login` or set HF_TOKEN; then fetch again; {by_hand}",
-        ) from e
+        )
     if status == 404:
         fix = f"check the name on {page}, or use another endpoint; {by_hand}"
-        raise WeightsError(f"{endpoint} has no {name} in {repo} (HTTP 404)", "a published file", fix) from e
+        return WeightsError(f"{endpoint} has no {name} in {repo} (HTTP 404)", "a published file", fix)
     if status is not None:
         fix = f"try later or another endpoint (--endpoint, HF_ENDPOINT); {by_hand}"
-        raise WeightsError(f"{endpoint} answered HTTP {status} for {name} of {repo}", "the file", fix) from e
+        return WeightsError(f"{endpoint} answered HTTP {status} for {name} of {repo}", "the file", fix)
     why = (str(e) or "no details").splitlines()[0]
-    raise WeightsError(
+    return WeightsError(
         f"cannot fetch {name} of {repo} from {endpoint}: {type(e).__name__}: {why}",
         "a connection to the hub or to a mirror",
         "check your network, proxy (HTTPS_PROXY) and firewall, or set a mirror with --endpoint or HF_ENDPOINT; fetch "
         f"again to resume; {by_hand}",
-    ) from e
+    )

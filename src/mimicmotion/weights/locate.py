@@ -102,20 +102,22 @@ def _fetch_folder(repo: str, full: bool) -> Path:
         weights.fetch_file(repo, f"{name}/config.json")
         if name == "unet" and not full:
             continue
-        try:
-            weights.fetch_file(repo, f"{name}/{FILE_NAMES[name]}.fp16.safetensors")
-        except WeightsError as e:
-            if "HTTP 404" not in e.got:
-                raise
+        if not _fetched(repo, f"{name}/{FILE_NAMES[name]}.fp16.safetensors"):
             weights.fetch_file(repo, f"{name}/{FILE_NAMES[name]}.safetensors")
-    for part in ("", "pose_net", *OPTIONAL):
-        names = (f"{part}/config.json", f"{part}/{FILE_NAMES[part]}.safetensors") if part else (SETTINGS_FILE,)
-        try:
-            for name in names:
-                weights.fetch_file(repo, name)
-        except WeightsError as e:
-            if "HTTP 404" not in e.got:
-                raise
-            if part not in OPTIONAL:
-                break  # a base model without pose input
+    files = {part: (f"{part}/config.json", f"{part}/{FILE_NAMES[part]}.safetensors") for part in FILE_NAMES}
+    if _fetched(repo, SETTINGS_FILE) and _fetched(repo, *files["pose_net"]):  # not a base model without pose input
+        for part in OPTIONAL:
+            _fetched(repo, *files[part])
     return weights.fetch_file(repo, "unet/config.json").parents[1]
+
+
+def _fetched(repo: str, *names: str) -> bool:
+    """Fetch files that a repository may lack; returns whether it has them all."""
+    try:
+        for name in names:
+            weights.fetch_file(repo, name)
+    except WeightsError as e:
+        if "HTTP 404" not in e.got:
+            raise
+        return False
+    return True

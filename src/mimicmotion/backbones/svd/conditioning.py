@@ -141,7 +141,7 @@ class ConditionedUNet:
         return self.unet(sample, time, embeddings.to(dtype), ids, pose, deep).to(x.dtype)
 
     def _pass(self, x: Latents, c_noise: Sigma, frames: Sequence[int], *, conditional: bool) -> Latents:
-        """Run one pass."""
+        """Run one pass, through the block cache if it is on."""
         latents, embeddings, pose = self._inputs(frames, conditional=conditional)
         ids, cache = self.conditioning.added_time_ids, self.cache
         if cache is None:

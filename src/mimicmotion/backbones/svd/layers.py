@@ -83,7 +83,7 @@ def _channels_last(x: Tensor) -> bool:
 
 # --- linear layers --------------------------------------------------------------------------------------------------
 
-# PyTorch multiplies float32 matrices with MKL, which is slower on processors not made by Intel. oneDNN is fast on all,
+# PyTorch multiplies float32 matrices using MKL, which is slower on processors not made by Intel. oneDNN is fast on all,
 # and its operator (which PyTorch uses in compiled models) can fuse a residual addition.
 ONEDNN_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 

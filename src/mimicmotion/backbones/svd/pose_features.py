@@ -68,7 +68,7 @@ class StoredFeatures:
 class RecomputedFeatures:
     """Features recomputed on each access, for videos whose features do not fit into memory.
 
-    The poses are drawn again, too. PoseNet takes 0.2% of the U-Net's work on the same frames.
+    The poses are redrawn as well. PoseNet costs 0.2% of the U-Net's compute for the same frames.
     """
 
     encoder: PoseEncoder

@@ -85,7 +85,7 @@ class Autoencoder(nn.Module):
     def encode(
         self, images: Float[Tensor, "n 3 height width"]
     ) -> tuple[Float[Tensor, "n channels h w"], Float[Tensor, "n channels h w"]]:
-        """Mean and logarithm of the variance of the latents, NOT multiplied by the scaling factor."""
+        """Mean and log-variance of the latents, NOT multiplied by the scaling factor."""
         x = F.pixel_unshuffle(images, self.patch_size) if self.patch_size > 1 else images
         mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)
@@ -133,7 +133,7 @@ class Encoder(nn.Module):
         self.conv_out = conv3x3(last, 2 * c.latent_channels)
 
     def forward(self, x: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n twice h w"]:
-        """Encode to moments (mean and logarithm of the variance)."""
+        """Encode to moments (mean and log-variance)."""
         x = self.conv_in(x)
         for block in self.down_blocks:
             for layer in (*block["resnets"], *block["downsamplers"]):

@@ -42,7 +42,7 @@ class TinyBackbone(SVDBackbone):
     def __init__(self, parts: Components) -> None:
         super().__init__(parts)
         if (kind := self.settings.get("reference_warp")) not in ("limbs", "residual"):
-            raise ConfigError(f"reference_warp={kind!r}", "limbs or residual", "use the backbone svd for other models")
+            raise ConfigError(f"reference_warp={kind!r}", "limbs or residual", "use the svd backbone for other models")
 
     def check(self, request: Request) -> None:
         """Raise InputError if the poses come without the warped picture."""

@@ -156,5 +156,5 @@ def _carry(conv: nn.Conv2d, filters: Float[Tensor, "k c"], offset: Float[Tensor,
 def _gain(constant: float, width: int) -> float:
     """Factor that undoes the GroupNorm (32 groups) over channels x, -x, constant, -constant, for small x."""
     if width != 128:
-        raise ConfigError(f"width={width}", "128, so that a group of the GroupNorm is four channels", "use 128")
+        raise ConfigError(f"width={width}", "128, so that each group of the GroupNorm has four channels", "use 128")
     return constant / 2**0.5

@@ -134,7 +134,7 @@ class _Preparation:
             return finished
         (self.work / _DONE).unlink(missing_ok=True)
         write_json(self.work / _SETTINGS, settings)
-        find_estimator(config)  # fails before the long work if anything is missing
+        find_estimator(config)  # fails early if anything is missing
         reports = yield from self._look(files)
         shared = ShardSettings(size=config.size, store=config.store, settings=settings)
         return (yield from self._write(reports, shared, stamp))
@@ -337,7 +337,7 @@ def run_steps(
     suspects = [f for f in rest if (folder / _MARK.format(f.sha256)).exists()]
     if not suspects:
         raise MimicMotionError(
-            "worker processes crash at startup", "processes that start", "see why with --processes 1"
+            "worker processes crash at startup", "processes that start", "run with --processes 1 to see why"
         )
     logger.warning("a worker process crashed; trying its files one by one")
     for file in suspects:

@@ -32,7 +32,7 @@ _GREEN, _RED, _GREY = (31, 122, 66), (178, 48, 48), (90, 90, 90)
 
 
 def count(videos: Sequence[VideoReport], config: PrepareConfig) -> dict[str, Any]:
-    """Totals: files by status; scenes, seconds and frames per split; and counts of the reasons for leaving out."""
+    """Totals: files by status; scenes, seconds and frames per split; and how often each rejection reason occurred."""
     scenes = [(v, s) for v in videos for s in v.scenes]
     used = [(v, s) for v, s in scenes if s.judgement.accepted]
     splits: dict[str, dict[str, float]] = {}

@@ -86,7 +86,7 @@ class SampleMaker:
             raise ConfigError(
                 f"frames of {height}x{width} with {downscale} pixels per latent",
                 f"height and width in multiples of {downscale}",
-                "prepare the shards again at such a size",
+                "prepare the shards again at a suitable size",
             )
         self.shards, self.config, self.seed, self.latents = shards, config, seed, latents
         self.warp = warp

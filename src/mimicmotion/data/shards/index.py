@@ -200,7 +200,7 @@ def make_index(head: Mapping[str, Any], shards: Iterable[ShardEntry]) -> Index:
         raise InputError("shards without a record", "at least one", "check the videos and filters")
     if len(set(keys)) < len(keys):
         twice = next(k for k in keys if keys.count(k) > 1)
-        raise InputError(f"shards with record {twice} twice", "each record once", "choose another key")
+        raise InputError(f"record {twice} occurs twice", "each record once", "choose another key")
     height, width = head["size"]
     return Index((height, width), head["store"], head["settings"], splits)
 

@@ -92,7 +92,7 @@ class Folder:
 class Remote:
     """Shards at a URL with one of `SCHEMES`.
 
-    The name of a file replaces {} in the URL, or is appended with a slash.
+    The name of a file replaces {} in the URL, or is appended to it after a slash.
     """
 
     def __init__(self, url: str, cache: Path | None) -> None:
@@ -145,7 +145,7 @@ class Remote:
                     file.write(chunk)
             if sha256 is not None and (found := sha256_file(part)) != sha256:
                 got = f"{url} has sha256 {found[:16]}..."
-                raise MediaError(got, f"{sha256[:16]}... by {INDEX}", "upload this shard and the index again")
+                raise MediaError(got, f"{sha256[:16]}... according to {INDEX}", "upload this shard and the index again")
 
 
 def _read(url: str) -> Iterator[bytes]:
@@ -155,7 +155,7 @@ def _read(url: str) -> Iterator[bytes]:
             while chunk := source.read(_CHUNK):
                 yield chunk
     except ImportError as e:  # fsspec names the package
-        raise ConfigError(f"{url} cannot be read ({e})", "the packages of 'remote'", install_command("remote")) from e
+        raise ConfigError(f"{url} cannot be read ({e})", "the 'remote' extra", install_command("remote")) from e
     except Exception as e:  # each library has errors of its own
         raise InputError(f"{url} cannot be read ({e})", f"a set of shards with {INDEX}", "check the URL") from e
 
@@ -277,7 +277,7 @@ class Shards:
         self._entries = [(s, r) for s in shards for r in s.records]
         if not self._entries:
             there = ", ".join(f"{k} ({sum(len(s.records) for s in v)})" for k, v in index.splits.items())
-            raise InputError(f"{storage.name} has no records of split {split!r}", there, "choose or prepare another")
+            raise InputError(f"{storage.name} has no records in split {split!r}", there, "choose or prepare another")
         self.keys = [r.key for _, r in self._entries]
         self.num_frames = [r.num_frames for _, r in self._entries]
         self.stills = [r.stills for _, r in self._entries]
@@ -299,7 +299,7 @@ def open_shards(where: str | Path, split: str = "train", *, cache: Path | None =
 
     Args:
         where: a folder, or a URL that begins with file, http, https, s3, gs or hf (s3 and gs need
-            `mimicmotion[remote]`); the name of a file replaces {} in it, or is appended with a slash.
+            `mimicmotion[remote]`); the name of a file replaces {} in it, or is appended after a slash.
         split: train or val.
         cache: folder for copies of remote shards; `$MIMICMOTION_CACHE/shards` if None.
 

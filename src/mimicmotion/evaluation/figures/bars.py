@@ -13,7 +13,7 @@ from mimicmotion import plot
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.figures.specs import BarsSpec, FigureResult
 from mimicmotion.evaluation.metrics.intervals import Interval
-from mimicmotion.evaluation.results import Results, load_results
+from mimicmotion.evaluation.reports.compare import Results, load_results
 from mimicmotion.runtime.progress import Job
 from mimicmotion.settings.metrics import describe
 from mimicmotion.tables import write_csv

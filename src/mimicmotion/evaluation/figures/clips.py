@@ -11,7 +11,6 @@ import numpy as np
 
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.figures.specs import SegmentsSpec
 from mimicmotion.generate import inputs
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.progress import Job, Progress
@@ -61,7 +60,7 @@ class Clip:
         return found
 
     def count(self) -> int:
-        """Number of frames, by decoding: headers only estimate it."""
+        """Number of frames, counted by decoding, because headers only give an estimate."""
         return sum(1 for _ in self)
 
 
@@ -141,15 +140,6 @@ def check_frames(wanted: Sequence[int], first: int, frames: int, what: str = "fr
     if bad:
         raise InputError(f"{what} {bad[0]} of {frames} frames", f"{first} to {frames - 1}", "number frames from 0")
     return sorted(set(wanted))
-
-
-def borders_of(spec: SegmentsSpec, frames: int) -> list[int]:
-    """The given first frames of new segments, sorted.
-
-    Raises:
-        InputError: a border is outside 1..frames - 1.
-    """
-    return check_frames(spec.borders or (), 1, frames, "border")
 
 
 def check_shapes(clips: Sequence[Clip], poses: PoseSequence | None = None) -> None:

@@ -55,7 +55,7 @@ class _Plan(NamedTuple):
 
 
 def _plan(spec: FusionSpec, mode: str) -> _Plan:
-    """The plan of sampling, without the reference slot."""
+    """The sampling plan, without the reference slot."""
     from mimicmotion.diffusion.fusion import make_plan
 
     numbers = {"segment_frames": spec.segment_frames, "overlap_frames": spec.overlap_frames}

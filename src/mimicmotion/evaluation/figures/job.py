@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mimicmotion.evaluation.figures import bars, diff, fusion, hands, poses, specs, yt
+from mimicmotion.evaluation.figures import bars, changes, fusion, people, specs
 from mimicmotion.evaluation.figures.specs import FigureResult, FigureSpec
-from mimicmotion.evaluation.results import TABLE
+from mimicmotion.evaluation.reports.compare import TABLE
 from mimicmotion.plot import check_plot_output
 from mimicmotion.runtime.files import check_not_inputs
 from mimicmotion.runtime.progress import Job
 
 _MAKERS: dict[type[FigureSpec], Callable[[Any], Job[FigureResult]]] = {
-    specs.YtSpec: yt.make,
-    specs.DiffSpec: diff.make,
-    specs.PosesSpec: poses.make,
-    specs.HandsSpec: hands.make,
+    specs.YtSpec: changes.make_yt,
+    specs.DiffSpec: changes.make_diff,
+    specs.PosesSpec: people.make_poses,
+    specs.HandsSpec: people.make_hands,
     specs.FusionSpec: fusion.make,
     specs.BarsSpec: bars.make,
 }

@@ -91,7 +91,7 @@ class HandsSpec(_ResultsSpec):
     poses as fitted to the picture). By default, hands are detected in the first result, which should be the real
     video."""
     frames: list[int] | None = None
-    """Frames to show, counted from 0; default: four in which a hand is visible (all its 21 points are above 0.3)."""
+    """Frames to show, counted from 0; default: four in which a hand is visible (all 21 points above 0.3 confidence)."""
 
 
 @dataclass(frozen=True, kw_only=True)

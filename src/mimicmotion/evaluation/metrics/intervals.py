@@ -68,18 +68,18 @@ def mean_interval(values: Sequence[float] | ndarray) -> Interval:
     return ratio_of_sums(x, np.ones_like(x))
 
 
-def ratio_of_sums(parts: Sequence[float] | ndarray, wholes: Sequence[float] | ndarray) -> Interval:
-    """Ratio sum(parts) / sum(wholes) over sequences, such as points found / points visible, with its interval.
+def ratio_of_sums(numerators: Sequence[float] | ndarray, denominators: Sequence[float] | ndarray) -> Interval:
+    """Ratio sum(numerators) / sum(denominators) over sequences, with its interval; for example, points found / visible.
 
-    Sequences whose whole is 0 are left out; there must be another one.
+    Sequences with a denominator of 0 are left out; at least one must remain.
 
     Raises:
         ConfigError: scipy is not installed.
     """
-    x, y = _checked(parts), _checked(wholes)
+    x, y = _checked(numerators), _checked(denominators)
     if len(x) != len(y) or (y < 0).any() or not y.sum() > 0:
-        got = f"{len(x)} parts and {len(y)} wholes, sum {y.sum():g}"
-        raise InputError(got, "one whole >= 0 for each part, not all 0", "pass the counts of each sequence")
+        got = f"{len(x)} numerators and {len(y)} denominators, sum {y.sum():g}"
+        raise InputError(got, "one denominator >= 0 for each numerator, not all 0", "pass the counts of each sequence")
     x, y = x[y > 0], y[y > 0]
     value, n = float(x.sum() / y.sum()), len(x)
     residuals = x - value * y

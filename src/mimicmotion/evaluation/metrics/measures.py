@@ -22,13 +22,45 @@ if TYPE_CHECKING:
 VERSIONS = dict.fromkeys(("psnr", "ssim", "l1", "lpips", "lpips-vgg", "poses", "identity"), 1)
 VERSIONS |= dict.fromkeys(("flicker", "warping", "seams"), 2)
 """Incremented when a metric changes, to invalidate cached values."""
-
-
 FrameNumbers = Callable[[Frames, Frames], Float64[ndarray, " frames"]]
 """Function of generated and real frames that returns one value per frame."""
 
 
-class FrameMean:
+class Measure:
+    """A metric that is computed from the values of single frames, or of the changes between frames.
+
+    Args:
+        values: function of generated and real frames that returns the values of each frame, or of each but the first.
+        finish: converts the values of all chunks to results.
+        changes: whether `values` compares each frame with the one before it.
+    """
+
+    def __init__(
+        self,
+        values: Callable[[Frames, Frames], Float64[ndarray, "frames ..."]],
+        finish: Callable[[list[ndarray]], dict[str, float]],
+        *,
+        changes: bool = False,
+    ) -> None:
+        self.values, self.finish, self.changes = values, finish, changes
+        self._last: tuple[Frames, Frames] | None = None
+        self._values: list[ndarray] = []
+
+    def add(self, output: Frames, target: Frames) -> None:
+        """Add the next frames."""
+        both = output, target
+        if self._last is not None:
+            both = np.concatenate([self._last[0], output]), np.concatenate([self._last[1], target])
+        if len(both[0]) > self.changes:
+            self._values.append(self.values(*both))
+        self._last = (output[-1:], target[-1:]) if self.changes else None
+
+    def result(self) -> dict[str, float]:
+        """The values, after `finish`."""
+        return self.finish(self._values)
+
+
+def frame_mean(name: str, values: FrameNumbers, finish: Callable[[float], float] = float) -> Measure:
     """Mean of a per-frame metric over all frames; NaN without frames.
 
     Args:
@@ -37,18 +69,11 @@ class FrameMean:
         finish: function applied to the mean.
     """
 
-    def __init__(self, name: str, values: FrameNumbers, finish: Callable[[float], float] = float) -> None:
-        self.name, self.values, self.finish = name, values, finish
-        self._sum, self._count = 0.0, 0
+    def mean(chunks: list[ndarray]) -> dict[str, float]:
+        count = sum(map(len, chunks))
+        return {name: finish(sum(float(c.sum()) for c in chunks) / count if count else float("nan"))}
 
-    def add(self, output: Frames, target: Frames) -> None:
-        """Add the next frames."""
-        values = self.values(output, target)
-        self._sum, self._count = self._sum + float(values.sum()), self._count + len(values)
-
-    def result(self) -> dict[str, float]:
-        """The mean, after `finish`."""
-        return {self.name: self.finish(self._sum / self._count if self._count else float("nan"))}
+    return Measure(values, mean)
 
 
 def _error(output: Frames, target: Frames, power: Callable[[ndarray], ndarray]) -> Float64[ndarray, " frames"]:
@@ -80,31 +105,21 @@ def _field_ssim(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
     return np.array([float(structural_similarity(x, y)) for x, y in zip(*greys, strict=True)])
 
 
-Psnr = partial(FrameMean, "psnr", partial(_error, power=np.square), pixels.decibel)
-L1 = partial(FrameMean, "l1", partial(_error, power=np.abs))
-Ssim = partial(FrameMean, "ssim", pixels.frame_ssim)
-FieldPsnr = partial(FrameMean, "psnr_field", pixels.frame_psnr)
-FieldOverflow = partial(FrameMean, "psnr_overflow", _overflown_psnr)
-FieldL1 = partial(FrameMean, "l1_field", _field_l1)
-FieldSsim = partial(FrameMean, "ssim_field", _field_ssim)
-
-
-def lpips_mean(network: Lpips, *, field: bool = False) -> FrameMean:
+def lpips_mean(network: Lpips, *, field: bool = False) -> Measure:
     """Mean LPIPS over frames.
 
     Args:
         network: network returned by `load_lpips`.
         field: pass frames in 0..1, as much published code does, although the network was trained on -1..1.
     """
-    from mimicmotion.evaluation.metrics.lpips import lpips
 
     def values(output: Frames, target: Frames) -> Float64[ndarray, " frames"]:
         a, b = unit_frames(output), unit_frames(target)
         if field:  # lpips() doubles and subtracts 1
             a, b = 0.5 + a / 2, 0.5 + b / 2
-        return lpips(a, b, network=network)
+        return pixels.lpips(a, b, network=network)
 
-    return FrameMean(f"lpips_{network.net}" + ("_field" if field else ""), values)
+    return frame_mean(f"lpips_{network.net}" + ("_field" if field else ""), values)
 
 
 class Flicker:
@@ -135,73 +150,45 @@ class Flicker:
         return {"flicker": flicker, "flicker_distance": abs(flicker - own), "flicker_share": share}
 
 
-class FrameChanges:
-    """A metric of frame-to-frame changes.
-
-    Args:
-        values: function of generated and real frames that returns the values of each frame but the first.
-        finish: converts the values of the whole sequence to results.
-    """
-
-    def __init__(
-        self,
-        values: Callable[[Frames, Frames], Float64[ndarray, "frames-1 ..."]],
-        finish: Callable[[Float64[ndarray, "frames-1 ..."]], dict[str, float]],
-    ) -> None:
-        self.values, self.finish = values, finish
-        self._last: tuple[Frames, Frames] | None = None
-        self._values: list[ndarray] = []
-
-    def add(self, output: Frames, target: Frames) -> None:
-        """Add the next frames."""
-        both = output, target
-        if self._last is not None:
-            both = np.concatenate([self._last[0], output]), np.concatenate([self._last[1], target])
-        if len(both[0]) > 1:
-            self._values.append(self.values(*both))
-        self._last = output[-1:], target[-1:]
-
-    def result(self) -> dict[str, float]:
-        """The values, after `finish`."""
-        return self.finish(np.concatenate(self._values) if self._values else np.empty(0))
-
-
-def _warping(errors: Float64[ndarray, "frames-1 2"]) -> dict[str, float]:
+def _warping(chunks: list[ndarray]) -> dict[str, float]:
     """Mean warping error of the output, and its absolute difference from that of the target."""
-    made, own = (temporal.mean_of_known(e) for e in errors.T) if errors.size else (float("nan"),) * 2
+    made, own = map(temporal.mean_of_known, np.concatenate(chunks).T) if chunks else (float("nan"),) * 2
     return {"warping_error": made, "warping_distance": abs(made - own)}
 
 
-Warping = partial(FrameChanges, temporal.warping_errors, _warping)
-
-
-def seam_score(borders: Sequence[int]) -> FrameChanges:
+def seam_score(borders: Sequence[int]) -> Measure:
     """Mean of `temporal.seam_scores`; NaN without borders, or without frames between them.
 
     Args:
         borders: first frames of new segments; those beyond the compared frames are ignored.
     """
 
-    def mean(jumps: Float64[ndarray, " frames-1"]) -> dict[str, float]:
+    def mean(chunks: list[ndarray]) -> dict[str, float]:
+        jumps = np.concatenate(chunks) if chunks else np.empty(0)
         within = [b for b in borders if b <= len(jumps)]
         return {"seam": temporal.mean_of_known(temporal.seam_scores(jumps, within))}
 
-    return FrameChanges(lambda output, _: temporal.jumps(output), mean)
+    return Measure(lambda output, _: temporal.jumps(output), mean, changes=True)
 
 
-Measure = FrameMean | Flicker | FrameChanges
-"""A metric that is computed in chunks."""
-EXACT: dict[str, tuple[Callable[[], Measure], ...]] = {
-    "psnr": (Psnr,),
-    "ssim": (Ssim,),
-    "l1": (L1,),
+EXACT: dict[str, tuple[Callable[[], Measure | Flicker], ...]] = {
+    "psnr": (partial(frame_mean, "psnr", partial(_error, power=np.square), pixels.decibel),),
+    "ssim": (partial(frame_mean, "ssim", pixels.frame_ssim),),
+    "l1": (partial(frame_mean, "l1", partial(_error, power=np.abs)),),
     "flicker": (Flicker,),
-    "warping": (Warping,),
+    "warping": (partial(Measure, temporal.warping_errors, _warping, changes=True),),
 }
-FIELD = EXACT | {"psnr": (FieldPsnr, FieldOverflow), "ssim": (FieldSsim,), "l1": (FieldL1,)}
+FIELD = EXACT | {
+    "psnr": (
+        partial(frame_mean, "psnr_field", pixels.frame_psnr),
+        partial(frame_mean, "psnr_overflow", _overflown_psnr),
+    ),
+    "ssim": (partial(frame_mean, "ssim_field", _field_ssim),),
+    "l1": (partial(frame_mean, "l1_field", _field_l1),),
+}
 
 
-def run_measures(chunks: Iterable[tuple[Frames, Frames]], measures: Sequence[Measure]) -> Iterator[int]:
+def run_measures(chunks: Iterable[tuple[Frames, Frames]], measures: Sequence[Measure | Flicker]) -> Iterator[int]:
     """Feed all metrics in one pass; yields the number of frames processed so far."""
     done = 0
     for output, target in chunks:

@@ -1,9 +1,11 @@
-"""PSNR and SSIM of whole frames, of the moving region and of the hands.
+"""PSNR, SSIM and LPIPS of frames; PSNR of the moving region and of the hands.
 
-Clips are uint8 (0..255) or floats in 0..1; results refer to the range 0..1. Everything is computed in float64.
+Clips are uint8 (0..255) or floats in 0..1; results refer to the range 0..1. All but LPIPS is computed in float64.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Num, UInt8
@@ -13,6 +15,9 @@ from mimicmotion.errors import InputError
 from mimicmotion.pose.hands import hand_boxes
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.extras import import_extra
+
+if TYPE_CHECKING:
+    from mimicmotion.evaluation.networks.lpips import Lpips
 
 MOVED = 0.1
 """A pixel is in the moving region if a colour channel of target and reference differs by more than this (0..1)."""
@@ -111,6 +116,39 @@ def frame_ssim(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, " frame
 def ssim(output: AnyFrames, target: AnyFrames) -> float:
     """Mean of `frame_ssim` over the frames."""
     return float(frame_ssim(output, target).mean())
+
+
+def lpips(output: AnyFrames, target: AnyFrames, *, network: Lpips, batch_size: int = 8) -> Float64[ndarray, " frames"]:
+    """LPIPS of each frame, without resizing; 0 for equal frames.
+
+    Args:
+        output: generated frames, uint8 or float in 0..1 (scaled to [-1, 1] here).
+        target: true frames.
+        network: network returned by `networks.features.load_lpips`.
+        batch_size: frames per forward pass.
+
+    Raises:
+        InputError: different lengths or sizes, frames too small for the network, or malformed ones.
+    """
+    import torch
+
+    from mimicmotion.evaluation.networks.lpips import MIN_SIZE
+
+    a, b = pair(output, target)
+    least = MIN_SIZE[network.net]
+    if min(a.shape[1:3]) < least:
+        expected = f"at least {least} pixels a side for {network.net}"
+        raise InputError(f"frames of {a.shape[1:3]}", expected, "use larger frames")
+    device = next(network.parameters()).device
+    out = []
+    with torch.inference_mode():
+        for i in range(0, len(a), batch_size):
+            x, y = (
+                torch.from_numpy(np.ascontiguousarray(z[i : i + batch_size].transpose(0, 3, 1, 2), np.float32) * 2 - 1)
+                for z in (a, b)
+            )
+            out.append(network(x.to(device), y.to(device)).double().cpu().numpy())
+    return np.concatenate(out)
 
 
 def grey(frames: Float[ndarray, "*n 3"]) -> Float64[ndarray, "*n"]:

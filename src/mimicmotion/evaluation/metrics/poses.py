@@ -27,22 +27,11 @@ from numpy import ndarray
 from mimicmotion.arrays import Frame, Frames
 from mimicmotion.errors import InputError, PoseError
 from mimicmotion.evaluation.metrics.temporal import jerkiness
+from mimicmotion.pose import keypoints as kp
 from mimicmotion.pose.estimators.base import PoseEstimator
-from mimicmotion.pose.keypoints import (
-    BODY,
-    FACE,
-    L_HIP,
-    L_SHOULDER,
-    LEFT_HAND,
-    NECK,
-    R_HIP,
-    R_SHOULDER,
-    RIGHT_HAND,
-    VISIBLE,
-    PoseSequence,
-)
+from mimicmotion.pose.keypoints import VISIBLE, PoseSequence
 
-PARTS = {"body": BODY, "left_hand": LEFT_HAND, "right_hand": RIGHT_HAND, "face": FACE}
+PARTS = {"body": kp.BODY, "left_hand": kp.LEFT_HAND, "right_hand": kp.RIGHT_HAND, "face": kp.FACE}
 TRULY_VISIBLE = 0.6
 """Minimum confidence of true points that count; occluded points of synthetic people stay below it."""
 PCK_RADIUS = 0.1
@@ -77,13 +66,13 @@ def torso_length(truth: PoseSequence) -> float:
         PoseError: neither is visible in any frame.
     """
     xy, seen = truth.xy.astype(np.float64), truth.confidence > 0
-    spine = np.hypot(*(xy[:, NECK] - 0.5 * (xy[:, R_HIP] + xy[:, L_HIP])).T)
-    whole = seen[:, [NECK, R_HIP, L_HIP]].all(1)
+    spine = np.hypot(*(xy[:, kp.NECK] - 0.5 * (xy[:, kp.R_HIP] + xy[:, kp.L_HIP])).T)
+    whole = seen[:, [kp.NECK, kp.R_HIP, kp.L_HIP]].all(1)
     if whole.any():
         length = float(np.median(spine[whole]))
     else:
-        both = seen[:, [R_SHOULDER, L_SHOULDER]].all(1)
-        width = np.hypot(*(xy[:, R_SHOULDER] - xy[:, L_SHOULDER]).T)[both]
+        both = seen[:, [kp.R_SHOULDER, kp.L_SHOULDER]].all(1)
+        width = np.hypot(*(xy[:, kp.R_SHOULDER] - xy[:, kp.L_SHOULDER]).T)[both]
         length = 1.2 * float(width.max()) if len(width) else 0.0
     if length <= 0:
         raise PoseError("no torso in the true poses", "neck and hips, or shoulders", "use frames that show the torso")
@@ -95,8 +84,8 @@ def box_sides(truth: PoseSequence, visible: float = TRULY_VISIBLE) -> Float64[nd
 
     NaN for frames with fewer than two visible points, or if they coincide.
     """
-    shown = truth.confidence[:, BODY] >= visible
-    xy = np.where(shown[..., None], truth.xy[:, BODY].astype(np.float64), np.nan)
+    shown = truth.confidence[:, kp.BODY] >= visible
+    xy = np.where(shown[..., None], truth.xy[:, kp.BODY].astype(np.float64), np.nan)
     sides = np.full(len(truth), np.nan)
     enough = shown.sum(1) >= 2
     sides[enough] = (np.nanmax(xy[enough], 1) - np.nanmin(xy[enough], 1)).max(-1)
@@ -184,7 +173,7 @@ def pose_numbers(found: PoseSequence, truth: PoseSequence) -> dict[str, float]:
     for name, part in pose_fidelity(found, truth).items():
         out |= {f"pose_error_{name}": part.error, f"pck_{name}": part.pck, f"missing_{name}": part.missing}
     out["pck_box_body"] = pose_fidelity(found, truth, unit="box")["body"].pck
-    hands = np.r_[LEFT_HAND, RIGHT_HAND]
+    hands = np.r_[kp.LEFT_HAND, kp.RIGHT_HAND]
     confidence = found.confidence[:, hands][truth.confidence[:, hands] >= TRULY_VISIBLE]
     out["hand_confidence"] = float(confidence.mean()) if len(confidence) else float("nan")
     length = torso_length(truth)
@@ -245,19 +234,11 @@ def find_patches(output: Frames, target: Frames, truth: PoseSequence) -> PoseSeq
     return PoseSequence(xy, confidence, truth.size, truth.fps, "patches")
 
 
-@dataclass(frozen=True, slots=True)
-class PatchErrors:
-    """Mean distances of matched patches from the true points, in torso lengths; NaN if no point is visible."""
-
-    body: float
-    hands: float
-
-
-def patch_errors(output: Frames, target: Frames, truth: PoseSequence) -> PatchErrors:
-    """Mean distances of `find_patches`, for comparing models.
+def patch_errors(output: Frames, target: Frames, truth: PoseSequence) -> dict[str, float]:
+    """Mean distances of `find_patches` in torso lengths, for comparing models: `hand_error` and `body_error`.
 
     A patch without a match counts as 0.4 torso lengths off (the search range); otherwise a model that generates no
-    hands at all would have the smallest error. Raises the errors of `find_patches`.
+    hands at all would have the smallest error. NaN if no point is visible. Raises the errors of `find_patches`.
     """
     found = find_patches(output, target, truth)
     distance = np.hypot(*np.moveaxis(found.xy.astype(np.float64) - truth.xy, -1, 0)) / torso_length(truth)
@@ -268,7 +249,7 @@ def patch_errors(output: Frames, target: Frames, truth: PoseSequence) -> PatchEr
         chosen = np.concatenate([distance[:, p][counts[:, p]] for p in parts])
         return float(chosen.mean()) if len(chosen) else float("nan")
 
-    return PatchErrors(mean(BODY), mean(LEFT_HAND, RIGHT_HAND))
+    return {"hand_error": mean(kp.LEFT_HAND, kp.RIGHT_HAND), "body_error": mean(kp.BODY)}
 
 
 def _best(area: ndarray, patch: ndarray, reach: int) -> tuple[tuple[int, int], float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +13,8 @@ from numpy import ndarray
 from mimicmotion.errors import InputError
 from mimicmotion.evaluation.metrics.pixels import AnyFrames, grey, pair, unit_frames
 from mimicmotion.pose.keypoints import VISIBLE, PoseSequence
+from mimicmotion.runtime.reading import read_json
+from mimicmotion.settings import FusionConfig, parse
 
 STATIC = 4 / 255
 """Maximum standard deviation over time of the colours of a static pixel; it allows for camera noise."""
@@ -118,7 +121,7 @@ def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Fl
     frames = len(jump) + 1
     if bad := [b for b in borders if not 1 <= b < frames]:
         raise InputError(
-            f"border {bad[0]} in a clip of {frames} frames", "1 to frames - 1", "pass first frames of segments"
+            f"border {bad[0]} in a clip of {frames} frames", "1 to frames - 1", "pass the first frames of segments"
         )
     at = {b - 1 for b in borders}
     between = [i for i in range(len(jump)) if i not in at]
@@ -160,7 +163,7 @@ def jerkiness(poses: PoseSequence, length: float) -> float:
     return float(counted.mean() / length) if len(counted) else float("nan")
 
 
-def sample_bilinear(frame: Float[ndarray, "h w 3"], flow: Float32[ndarray, "h w 2"]) -> Float[ndarray, "h w 3"]:
+def sample_bilinear(frame: Float[ndarray, "h w c"], flow: Float32[ndarray, "h w 2"]) -> Float[ndarray, "h w c"]:
     """Sample a frame bilinearly at each pixel's position plus flow; the border is replicated."""
     rows, columns = np.indices(flow.shape[:2], np.float32)
     x, y = columns + flow[..., 0], rows + flow[..., 1]
@@ -172,12 +175,11 @@ def _flow(now: ndarray, before: ndarray) -> tuple[Float32[ndarray, "h w 2"], Boo
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     back = dis.calc(now, before, np.zeros((*now.shape, 2), np.float32))
     there = dis.calc(before, now, np.zeros((*now.shape, 2), np.float32))
-    rows, columns = np.indices(now.shape, np.float32)
-    x, y = columns + back[..., 0], rows + back[..., 1]
-    again = cv2.remap(there, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    again = sample_bilinear(there, back)
     apart = ((back + again) ** 2).sum(-1)
     steady = apart <= OCCLUSION_SHARE * ((back**2).sum(-1) + (again**2).sum(-1)) + OCCLUSION_OFFSET
-    height, width = now.shape
+    rows, columns = np.indices(now.shape, np.float32)
+    x, y, (height, width) = columns + back[..., 0], rows + back[..., 1], now.shape
     return back, steady & (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
 
 
@@ -186,3 +188,38 @@ def _clip_pair(output: AnyFrames, target: AnyFrames) -> tuple[Float64[ndarray, "
     if len(a) < 2:
         raise InputError(f"a clip of {len(a)} frames", "at least 2", "measure a longer clip")
     return a, b
+
+
+def segment_borders(frames: int, config: FusionConfig) -> list[int]:
+    """Frames at which the blend of segments changes: border b lies between frames b - 1 and b.
+
+    With overlaps, these are the first frame of every overlap and the first one after it. With hard cuts (mode "none"),
+    they are the first frames of segments; the last segment starts early to have full length, and frames that it shares
+    with the previous segment belong to the latter.
+    """
+    from mimicmotion.diffusion.fusion import plan_segments
+
+    segments = plan_segments(frames, config)
+    if config.mode == "none":
+        edges = {s.start if i < len(segments) - 1 else segments[i - 1].stop for i, s in enumerate(segments) if i}
+    else:
+        edges = {s.start for s in segments[1:]} | {s.stop for s in segments[:-1]}
+    return sorted(e for e in edges if 0 < e < frames)
+
+
+def has_sidecars(folder: Path) -> bool:
+    """Whether any result in a folder has the OUTPUT.json that `generate` writes."""
+    return folder.is_dir() and any(p.with_suffix("").exists() for p in folder.glob("*.json"))
+
+
+def sidecar_fusion(video: Path) -> FusionConfig | None:
+    """Read the fusion settings of a result from its OUTPUT.json; None if there is none, or it is unreadable.
+
+    Also None if frames are repeated, because the segments then start at other frames of the file.
+    """
+    try:
+        data = read_json(video.with_name(f"{video.name}.json"), "the OUTPUT.json of `generate`", "generate again")
+        repeated = data.get("settings", {}).get("output_fps")
+        return None if repeated else parse(FusionConfig, data["fusion"])
+    except (AttributeError, InputError, KeyError, TypeError):
+        return None

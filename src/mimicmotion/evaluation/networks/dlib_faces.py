@@ -54,9 +54,7 @@ def load_dlib(path: Path) -> Callable[[ndarray], ndarray]:
     Raises:
         WeightsError: the file is damaged or belongs to another network.
     """
-    with torch.device("meta"):
-        network = DlibFaces()
-    network = load_strictly(network, path)
+    network = load_strictly(DlibFaces, path)
 
     def run(face: ndarray) -> ndarray:
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Networks that turn clips into features, for Frechet distances.
+"""Networks that turn clips into features, for FVD (Unterthiner et al. 2018) and other Frechet distances; and LPIPS.
 
 FVD is defined on I3D, FID on InceptionV3, FID-VID on a 3D ResNet-50. Reports never call a distance on other features by
 these names.
@@ -7,10 +7,13 @@ these names.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -22,9 +25,15 @@ from mimicmotion.runtime.extras import import_extra
 from mimicmotion.weights.registry import require
 
 if TYPE_CHECKING:
-    import torch
+    from torch import nn
 
+    from mimicmotion.evaluation.networks.lpips import Lpips
+
+T = TypeVar("T", bound="nn.Module")
 Fit = Literal["squash", "crop"]
+Mode = Literal["stride1", "disjoint"]
+Net = Literal["alex", "vgg"]
+AnyFrame = UInt8[ndarray, "height width 3"] | Float[ndarray, "height width 3"]
 I3D_MIN_FRAMES = 9
 """Minimum number of frames of a clip, due to the last pooling of I3D."""
 
@@ -46,9 +55,7 @@ class Preprocess:
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     std: tuple[float, float, float] = (127.5, 127.5, 127.5)
 
-    def __call__(
-        self, frame: UInt8[ndarray, "height width 3"] | Float[ndarray, "height width 3"]
-    ) -> Float32[ndarray, "3 size size"]:
+    def __call__(self, frame: AnyFrame) -> Float32[ndarray, "3 size size"]:
         """Convert one frame, uint8 or float in 0..1, to the network's input.
 
         Raises:
@@ -86,10 +93,11 @@ def _cropped(x: Float32[ndarray, "height width 3"], size: int) -> Float32[ndarra
     return y[top : top + size, left : left + size]
 
 
+@dataclass(frozen=True, slots=True)
 class FeatureNetwork:
     """A torch network that turns clips into features.
 
-    Args:
+    Attributes:
         module: takes (n, 3, frames, size, size), or (n, 3, size, size) if `length` is 1.
         name: name of the network, for error messages.
         length: frames per clip.
@@ -97,11 +105,11 @@ class FeatureNetwork:
         device: device of the module.
     """
 
-    def __init__(
-        self, module: Callable[[Any], Any], name: str, *, length: int, preprocess: Preprocess, device: str
-    ) -> None:
-        self.module, self.name, self.device = module, name, device
-        self.length, self.preprocess = length, preprocess
+    module: Callable[[Any], Any]
+    name: str
+    length: int
+    preprocess: Preprocess
+    device: str
 
     def __call__(self, clips: Float32[ndarray, "n frames 3 size size"]) -> Float32[ndarray, "n dim"]:
         """Features of preprocessed clips.
@@ -142,14 +150,17 @@ def weights_path(name: str, path: Path | str | None) -> Path:
     return require(name)
 
 
-def load_strictly(module: torch.nn.Module, path: Path) -> torch.nn.Module:
-    """Load exactly the parameters in a file into a network on the meta device.
+def load_strictly(make: Callable[[], T], path: Path) -> T:
+    """Make a network, and load exactly the parameters in a file into it.
 
     Raises:
         WeightsError: the file is damaged or belongs to another network.
     """
+    import torch
     from safetensors.torch import load_file
 
+    with torch.device("meta"):
+        module = make()
     try:
         module.load_state_dict({k: v.float() for k, v in load_file(path).items()}, assign=True)
     except Exception as e:
@@ -157,6 +168,23 @@ def load_strictly(module: torch.nn.Module, path: Path) -> torch.nn.Module:
         fix = "fetch it again, or use the file written by `mimicmotion weights fetch`"
         raise WeightsError(f"{path} does not fit: {reason}", f"weights of {type(module).__name__}", fix) from e
     return module.eval().requires_grad_(requires_grad=False)
+
+
+def load_lpips(net: Net = "alex", path: Path | str | None = None, *, device: str | None = None) -> Lpips:
+    """Load LPIPS: the backbone and its linear layers.
+
+    Args:
+        net: "alex" (the usual choice in papers) or "vgg".
+        path: file with the weights; by default those of `mimicmotion weights fetch lpips-alex` (or lpips-vgg).
+        device: device of the network; by default a GPU if there is one.
+
+    Raises:
+        WeightsError: the weights are missing or do not fit.
+    """
+    file = weights_path(f"lpips-{net}", path)
+    from mimicmotion.evaluation.networks.lpips import Lpips
+
+    return load_strictly(partial(Lpips, net), file).to(best_device(device))
 
 
 def load_i3d(
@@ -174,16 +202,12 @@ def load_i3d(
         WeightsError: the weights are missing or do not fit.
         InputError: the clips are too short for this network.
     """
-    import torch
-
-    from mimicmotion.evaluation.networks.i3d import I3D
-
     if length < I3D_MIN_FRAMES:
         raise InputError(f"clips of {length} frames", f"at least {I3D_MIN_FRAMES} for I3D", "use 16")
     file, where = weights_path("i3d", path), best_device(device)
-    with torch.device("meta"):
-        module = I3D()
-    module = load_strictly(module, file).to(where)
+    from mimicmotion.evaluation.networks.i3d import I3D
+
+    module = load_strictly(I3D, file).to(where)
     return FeatureNetwork(module, "I3D", length=length, preprocess=Preprocess(fit=fit), device=where)
 
 
@@ -208,30 +232,79 @@ def load_network(
         WeightsError: the file or folder is missing or invalid.
         ConfigError: the folder holds a VideoMAE, but transformers is not installed.
     """
+    import torch
+
     path, where = Path(path), best_device(device)
-    module = (_video_mae(path) if path.is_dir() else _torchscript(path)).to(where)
+    video_mae = import_extra("transformers", "eval").VideoMAEModel if path.is_dir() else None
+    try:
+        if video_mae is not None:
+            module = video_mae.from_pretrained(path, local_files_only=True, use_safetensors=True)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # newer torch deprecates TorchScript
+                module = torch.jit.load(str(path), map_location="cpu")
+    except Exception as e:
+        expected, fix = "a TorchScript file", "save the network with torch.jit.save"
+        if video_mae is not None:
+            expected = "a folder with a VideoMAE (config.json, model.safetensors)"
+            fix = "save it with transformers' save_pretrained"
+        raise WeightsError(f"{path}: {str(e).strip().splitlines()[0]}", expected, fix) from e
+    module = module.eval().to(where)
     # a VideoMAE's tokens are averaged, as in content-debiased FVD (Ge et al. 2024)
-    run = (lambda x: module(x.transpose(1, 2)).last_hidden_state.mean(1)) if path.is_dir() else module
+    run = (lambda x: module(x.transpose(1, 2)).last_hidden_state.mean(1)) if video_mae is not None else module
     return FeatureNetwork(run, name, length=length, preprocess=preprocess, device=where)
 
 
-def _torchscript(path: Path) -> Any:
-    import torch
+def features(
+    frames: Iterable[AnyFrame],
+    network: FeatureNetwork,
+    *,
+    mode: Mode = "stride1",
+    batch_size: int = 4,
+) -> Float32[ndarray, "clips dim"]:
+    """Compute the features of all clips of one sequence in order, one row per clip.
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # newer torch deprecates TorchScript
-            return torch.jit.load(str(path), map_location="cpu").eval()
-    except Exception as e:
-        reason = str(e).strip().splitlines()[0]
-        raise WeightsError(f"{path}: {reason}", "a TorchScript file", "save the network with torch.jit.save") from e
+    Frames are streamed, and at most `batch_size` clips are held in memory.
+
+    Args:
+        frames: RGB frames, uint8 or float in 0..1, all of one size.
+        network: feature network, such as `load_i3d()`; its `length` is the number of frames per clip.
+        mode: "stride1": a clip starts at every frame (DisCo's protocol). "disjoint": clips do not overlap, and frames
+            left over at the end are dropped.
+        batch_size: clips per forward pass.
+
+    Raises:
+        InputError: fewer frames than a clip needs, frames of different sizes, NaN, or values out of range; the
+            message names the frame.
+    """
+    step = 1 if mode == "stride1" else network.length
+    clips = _clips(_prepared(frames, network.preprocess), network.length, step)
+    batches = iter(lambda: list(islice(clips, batch_size)), [])
+    return np.concatenate([network(np.stack(batch)) for batch in batches])
 
 
-def _video_mae(path: Path) -> Any:
-    model = import_extra("transformers", "eval").VideoMAEModel
-    try:
-        return model.from_pretrained(path, local_files_only=True, use_safetensors=True).eval()
-    except Exception as e:
-        reason = str(e).strip().splitlines()[0]
-        fix = "save it with save_pretrained of transformers"
-        raise WeightsError(f"{path}: {reason}", "a folder with a VideoMAE (config.json, model.safetensors)", fix) from e
+def _clips(frames: Iterator[ndarray], length: int, step: int) -> Iterator[ndarray]:
+    held: deque[ndarray] = deque(maxlen=length)
+    count = 0
+    for frame in frames:
+        held.append(frame)
+        count += 1
+        if count >= length and (count - length) % step == 0:
+            yield np.stack(held)
+    if count < length:
+        fix = "leave out this sequence, or use shorter clips"
+        raise InputError(f"a sequence of {count} frames", f"at least {length} for one clip", fix)
+
+
+def _prepared(frames: Iterable[AnyFrame], preprocess: Preprocess) -> Iterator[ndarray]:
+    shape = None
+    for i, frame in enumerate(frames):
+        if shape is not None and np.shape(frame) != shape:
+            raise InputError(
+                f"frame {i} of shape {np.shape(frame)}", f"{shape}, like the first", "resize the frames first"
+            )
+        shape = np.shape(frame)
+        try:
+            yield preprocess(frame)
+        except InputError as e:
+            raise InputError(f"frame {i}: {e.got}", e.expected, e.fix) from e

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import platform
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mimicmotion import __version__
 from mimicmotion.evaluation.figures import bars
 from mimicmotion.evaluation.metrics.intervals import Interval, holm
+from mimicmotion.evaluation.reports.compare import SUMMARY, TABLE
 from mimicmotion.evaluation.reports.summary import Row
-from mimicmotion.evaluation.results import SUMMARY, TABLE
-from mimicmotion.evaluation.runner import Evaluation, environment
 from mimicmotion.evaluation.videos import RATES
+from mimicmotion.generate.provenance import installed
 from mimicmotion.runtime.files import write_json, write_text
 from mimicmotion.settings.metrics import FIELD, FRECHET, METRICS, Metric
 from mimicmotion.tables import Section, Table, html_page, markdown_page, write_csv
+
+if TYPE_CHECKING:
+    from mimicmotion.evaluation.job import Evaluation
 
 FILES = ("report.md", "report.html", TABLE, SUMMARY)
 FORMAT = 1
@@ -25,6 +31,7 @@ FEW = 5
 """Minimum number of sequences for a verdict on a difference."""
 LEVEL = 0.05
 """Significance level of all differences of a report together."""
+PACKAGES = ("numpy", "opencv-python-headless", "av", "pillow", "scikit-image", "torch", "onnxruntime")
 _TESTED = (
     "Over the sequences that both have. p: t test of the paired differences, corrected for all tests of this table "
     "(Holm): if nothing differs, one report in twenty claims a difference."
@@ -55,6 +62,23 @@ def save_report(folder: Path, done: Evaluation) -> Path:
     return folder
 
 
+def overview(done: Evaluation) -> str:
+    """Summary of a report for the user."""
+    (hits, made), table = done.reused, method_table(done)
+    lines = [f"note: {n}" for n in done.notes]
+    lines += [f"FAILED: {f.method}, {f.sequence}: {f.reason}" for f in done.failures]
+    lines += ["", *(table.markdown() if table.rows else ["nothing could be measured"]), ""]
+    lines.append(f"{hits} results from the cache, {made} computed")
+    lines.append(f"report: {done.config.output / 'report.md'} (also report.html, metrics.csv, summary.json)")
+    return "\n".join(lines)
+
+
+def environment() -> dict[str, str]:
+    """Versions and processors that results may depend on."""
+    found = {"mimicmotion": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    return found | installed(*PACKAGES) | {"processors": str(os.cpu_count())}
+
+
 def _data(done: Evaluation) -> dict[str, Any]:
     """Content of summary.json, with null for NaN."""
     summary = done.summary
@@ -73,7 +97,7 @@ def _data(done: Evaluation) -> dict[str, Any]:
         "notes": done.notes,
         "protocol": _protocol(done),
         "settings": _settings(done),
-        "networks": {n.group: {"file": n.path.name, "sha256": n.digest} for n in done.selection.networks.values()},
+        "networks": {g: {"file": n.path.name, "sha256": n.digest} for g, n in done.networks.items() if n},
         "inputs": done.inputs,
         "environment": environment(),
     }
@@ -87,7 +111,7 @@ def _protocol(done: Evaluation) -> dict[str, Any]:
 
 
 def _settings(done: Evaluation) -> dict[str, Any]:
-    c, groups = done.config, done.selection.groups
+    c, groups = done.config, done.networks
     names = ["convention", "folder_fps", "strict", "clips", "fd_infinity", *(["borders"] if "seams" in groups else [])]
     return {n: getattr(c, n) for n in names} | {"metrics": list(groups), "driving_poses": c.driving is not None}
 
@@ -98,7 +122,7 @@ def _interval(i: Interval) -> dict[str, Any]:
 
 def title(done: Evaluation, metric: str) -> str:
     """Heading of a metric; that of a distance on other features names their network."""
-    network = done.selection.networks.get("features")
+    network = done.networks.get("features")
     if network is None or metric.removesuffix("_infinity") != "features":
         return METRICS[metric].title
     infinite = ", infinite set" if metric.endswith("_infinity") else ""
@@ -154,7 +178,7 @@ def _sections(done: Evaluation) -> list[Section]:
     """All parts of the report."""
     used = done.summary.metrics
     settings = [(k, json.dumps(v, ensure_ascii=False)) for k, v in (_protocol(done) | _settings(done)).items()]
-    networks = [[n.title, n.path.name, n.digest] for n in done.selection.networks.values()]
+    networks = [[n.title, n.path.name, n.digest] for n in done.networks.values() if n]
     inputs = [[name, s, digest] for name, of in done.inputs.items() for s, digest in of.items()]
     noted = [[r.method, r.sequence, "; ".join(r.notes)] for r in done.rows if r.notes]
     failed = [[f.method, f.sequence, f.reason] for f in done.failures]

@@ -26,7 +26,7 @@ from mimicmotion.evaluation.metrics.pixels import decibel
 from mimicmotion.runtime.files import write_json
 from mimicmotion.settings.training import TrainConfig
 from mimicmotion.training.bundled import bundled_settings, contact_sheet, to_unit_tensor
-from mimicmotion.training.stages.shards import held_out_shards, training_shards
+from mimicmotion.training.stages.common import held_out_shards, training_shards
 from mimicmotion.training.task import StepResult, Task, Validation
 from mimicmotion.weights.locate import FILE_NAMES, SETTINGS_FILE
 
@@ -127,8 +127,14 @@ class AutoencoderTask(Task):
 
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.settings = config, config.autoencoder
-        self.shards = training_shards(config)
-        self._check()
+        self.shards = shards = training_shards(config)
+        c = self.settings
+        shortest = min(n - s for n, s in zip(shards.num_frames, shards.stills, strict=True))
+        if shortest < c.clip_frames:
+            fix = "lower autoencoder.clip_frames, or prepare longer scenes"
+            raise ConfigError(f"a record of {shortest} frames", f"at least {c.clip_frames} (clip_frames)", fix)
+        if shards.size[0] % PATCH or shards.size[1] % PATCH:
+            raise ConfigError(f"frames of {shards.size}", f"multiples of {PATCH}", "prepare another size")
         self.held_out = held_out_shards(config, self.shards)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -143,15 +149,6 @@ class AutoencoderTask(Task):
             "autoencoder": dataclasses.asdict(self.settings),
         }
         self._scaling: float | None = None
-
-    def _check(self) -> None:
-        c, shards = self.settings, self.shards
-        shortest = min(n - s for n, s in zip(shards.num_frames, shards.stills, strict=True))
-        if shortest < c.clip_frames:
-            fix = "lower autoencoder.clip_frames, or prepare longer scenes"
-            raise ConfigError(f"a record of {shortest} frames", f"at least {c.clip_frames} (clip_frames)", fix)
-        if shards.size[0] % PATCH or shards.size[1] % PATCH:
-            raise ConfigError(f"frames of {shards.size}", f"multiples of {PATCH}", "prepare another size")
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The decoder's parameters."""

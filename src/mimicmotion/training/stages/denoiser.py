@@ -33,7 +33,6 @@ from mimicmotion.errors import ConfigError
 from mimicmotion.pose.guidance.limb_warp import limb_warp
 from mimicmotion.settings.training import PhaseConfig, TrainConfig
 from mimicmotion.training.bundled import bundled_settings
-from mimicmotion.training.launch import shared
 from mimicmotion.training.networks import (
     DenoiserModel,
     checkpointing,
@@ -42,14 +41,14 @@ from mimicmotion.training.networks import (
     load_networks,
 )
 from mimicmotion.training.objective import Draws, Encoded, denoising_loss, draw
-from mimicmotion.training.stages.shards import held_out_shards, shard_cache, training_shards
+from mimicmotion.training.processes import shared
+from mimicmotion.training.stages.common import EXPORT_DTYPE, held_out_shards, shard_cache, training_shards
 from mimicmotion.training.stages.validate import SEED, Validator
 from mimicmotion.training.task import StepResult, Task, Validation
 from mimicmotion.weights.tensors import assign
 
 logger = logging.getLogger(__name__)
 
-EXPORT_DTYPE = torch.float16
 LATENTS_LIMIT = 20e9
 """Maximum size in bytes of latents that are cached by default; the paper's 4,436 videos would take 197 GB."""
 
@@ -164,8 +163,6 @@ class DenoiserTask(Task):
         vae = self.parts.vae
         return encode_frames(vae, to_unit(frames).to(next(vae.parameters()).device)).cpu().numpy()
 
-    # --- the contract with the trainer --------------------------------------------------------------------------
-
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trained parameters, by their names in `model`."""
         return self._trained
@@ -257,8 +254,6 @@ class DenoiserTask(Task):
             warped[:, 0] = picture  # with augmentation noise
         poses, residual = (batch.poses, batch.reference_pose), self.settings.get("reference_warp") == "residual"
         return Encoded(latents, picture, token, pixels, *poses, batch.hand_mask, batch.fps, warped, residual)
-
-    # --- out ----------------------------------------------------------------------------------------------------
 
     def assembled(self, weights: Mapping[str, Tensor], device: torch.device | str | None = None) -> Components:
         """Assemble a plain model with these weights and merged LoRA; frozen weights are shared with the running model.

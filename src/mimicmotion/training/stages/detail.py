@@ -19,7 +19,7 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from mimicmotion.arrays import Frame, Frames
-from mimicmotion.backbones.svd.checkpoint import load_part, save_components
+from mimicmotion.backbones.svd.checkpoint import Components, load_part
 from mimicmotion.backbones.svd.decode import to_uint8
 from mimicmotion.backbones.svd.pose_features import to_unit
 from mimicmotion.backbones.tiny.backbone import TinyBackbone
@@ -29,7 +29,6 @@ from mimicmotion.data.samples.batch import Sample
 from mimicmotion.data.samples.sample import SampleMaker
 from mimicmotion.data.shards.shards import Shards
 from mimicmotion.errors import ConfigError, InputError
-from mimicmotion.evaluation.metrics.lpips import load_lpips
 from mimicmotion.evaluation.metrics.pixels import moving_region
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.guidance.limb_warp import WarpedPoses, limb_warp
@@ -37,16 +36,15 @@ from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.files import atomic_path, check_writable, sha256_file, writing
 from mimicmotion.settings.training import TrainConfig
-from mimicmotion.training.bundled import contact_sheet, to_unit_tensor
-from mimicmotion.training.launch import autocast, shared
+from mimicmotion.training.bundled import to_unit_tensor
 from mimicmotion.training.networks import load_networks
-from mimicmotion.training.stages.shards import held_out_shards, shard_cache, training_shards
+from mimicmotion.training.processes import autocast, shared
+from mimicmotion.training.stages.common import PartTask, held_out_shards, shard_cache, training_shards
 from mimicmotion.training.stages.validate import SEED, clip_scores
-from mimicmotion.training.task import StepResult, Task, Validation
+from mimicmotion.training.task import StepResult, Validation
 
 logger = logging.getLogger(__name__)
 
-EXPORT_DTYPE = torch.float16
 FLOOR = 2e-4
 """Added to squared errors (pixels in [-1, 1]; 43 dB) before taking the logarithm."""
 _SHOWN = 4  # frames per clip in the validation picture
@@ -132,7 +130,7 @@ def recoloured(
     return np.stack([table[:, k][pictures[..., order[k]]] for k in range(3)], -1)
 
 
-class DetailTask(Task):
+class DetailTask(PartTask):
     """Trains the detail network on frames generated for training clips by the rest of the model, which is frozen.
 
     These frames are generated once, before the first step, and cached.
@@ -147,27 +145,26 @@ class DetailTask(Task):
         WeightsError: the model, or LPIPS if the loss uses it, is missing or damaged.
     """
 
+    part = "detail"
+
     def __init__(self, config: TrainConfig, shards: Shards | None = None) -> None:
         self.config, self.options = config, config.detail
         self.cache = shard_cache(config)
-        self.parts = load_networks(config.model, config.seed)
-        settings = {**self.parts.settings, **config.model.settings}
+        parts = load_networks(config.model, config.seed)
+        settings = {**parts.settings, **config.model.settings}
         if settings.get("reference_warp", "none") == "none":
             fix = "train one with model.reference_warp: residual first"
-            raise ConfigError("stage detail for a model without a warped picture", "one that warps the picture", fix)
-        self.parts = dataclasses.replace(self.parts, settings=settings)
+            raise ConfigError("detail stage for a model without a warped picture", "one that warps the picture", fix)
+        parts = dataclasses.replace(parts, settings=settings)
         self.shards = shards or training_shards(config)
-        net = self._network()
+        start = self._start(parts)
         leans: dict[str, Any] = {"sharp_lean": self.options.sharp_lean, "blurred_lean": self.options.blurred_lean}
-        fine: dict[str, Any] = {"fine": net.config["fine"] or self.options.fine}
+        fine: dict[str, Any] = {"fine": start.config["fine"] or self.options.fine}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.net = DetailNet(**(net.config | leans | fine))
-        self.net.load_state_dict(net.state_dict(), strict=fine["fine"] == net.config["fine"])
-        self.model: nn.Module = self.net
-        self.lpips: nn.Module | None = None
-        if self.options.perceptual:
-            self.lpips = load_lpips("alex", device="cpu").requires_grad_(False)
+            net = DetailNet(**(start.config | leans | fine))
+        net.load_state_dict(start.state_dict(), strict=fine["fine"] == start.config["fine"])
+        super().__init__(parts, net, self.options.perceptual)
         self.device = torch.device("cpu")
         model = [[p.parent.name, sha256_file(p)] for p in self.parts.files if p.parent.name != "detail"]
         self.identity: dict[str, Any] = {
@@ -186,12 +183,13 @@ class DetailTask(Task):
         drawer = PoseDrawer(self.shards.size, **self.parts.settings.get("pose_drawing", {}))
         return MovedPicture(self.parts.warp, reference, own, driving, drawer)[:]
 
-    def _network(self) -> DetailNet:
+    def _start(self, parts: Components) -> DetailNet:
+        """The network that training starts from."""
         o = self.options
         if o.start:
             return load_part(o.start, "detail")
-        if self.parts.detail is not None and not o.new:
-            return self.parts.detail
+        if parts.detail is not None and not o.new:
+            return parts.detail
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             return DetailNet(o.widths, o.blocks, o.dropout, o.fine)
@@ -213,17 +211,10 @@ class DetailTask(Task):
         digest = hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[:16]
         return _Clips(self, make, self.cache / f"detail-{name}-{digest}")
 
-    # --- the contract with the trainer --------------------------------------------------------------------------
-
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """All parameters of the network."""
-        return dict(self.net.named_parameters())
-
     def place(self, device: torch.device) -> None:
         """Generate the training frames, distributed over the processes."""
+        super().place(device)
         self.device = device
-        if self.lpips is not None:
-            self.lpips.to(device)
         with self._networks(), shared(self._count) as mine:
             self.train_clips.fill(mine)
 
@@ -285,32 +276,18 @@ class DetailTask(Task):
         with torch.no_grad():
             before = detail_loss(soft, target, batch.moving, self.options.moving_weight)
             gain = float((before - each).mean() * 10 / np.log(10))
-        if self.lpips is None:
-            return StepResult(each.mean(), {"gain": gain}, batch.keys, each.detach())
-        seen = self.lpips(output, target)
-        logged = {"gain": gain, "lpips": float(seen.detach().mean())}
-        each = each + self.options.perceptual * seen
-        return StepResult(each.mean(), logged, batch.keys, each.detach())
-
-    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
-        """Write the complete model in float16, with these weights of the detail network."""
-        parts = dataclasses.replace(self.parts, detail=self._with(weights))
-        return save_components(parts, folder, dtype=EXPORT_DTYPE)
-
-    def _with(self, weights: Mapping[str, Tensor]) -> DetailNet:
-        net = DetailNet(**self.net.config)
-        net.load_state_dict({k: v.detach().cpu() for k, v in weights.items()})
-        return net.eval()
+        return self.result(each, {"gain": gain}, batch.keys, output, target)
 
     @torch.no_grad()
     def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002
         """PSNR and SSIM of held-out clips, and the gain over their decoded frames and over the warped picture."""
         clips = self._held_out()
-        net = self._with(weights).to(self.device)
+        net = self.with_weights(weights).to(self.device)
         rows, scores = [], []
         for k in range(1 if self.config.overfit_one_clip else self.config.validation.clips):
             shown = clips[k]
-            made = self._detailed(net, shown)
+            given = ([to_unit(p[None]).to(self.device) for p in shown.frame(i)[:5]] for i in range(len(shown.true)))
+            made = to_uint8(torch.cat([net(*pictures) for pictures in given]))
             score = clip_scores(made, shown.true, shown.reference)
             for name, other in (("decoded", shown.decoded), ("warp", shown.warped)):
                 than = clip_scores(other, shown.true, shown.reference)
@@ -318,12 +295,7 @@ class DetailTask(Task):
             scores.append(score)
             chosen = np.unique(np.linspace(0, len(made) - 1, _SHOWN).astype(int))
             rows += [list(frames[chosen]) for frames in (shown.true, shown.warped, shown.decoded, made)]
-        mean = {name: float(np.mean([s[name] for s in scores])) for name in scores[0]}
-        return Validation(mean, {"detail": contact_sheet(rows)}, best="psnr_moving", higher_is_better=True)
-
-    def _detailed(self, net: DetailNet, shown: Predicted) -> Frames:
-        made = [net(*(to_unit(p[None]).to(self.device) for p in shown.frame(i)[:5])) for i in range(len(shown.true))]
-        return to_uint8(torch.cat(made))
+        return self.validation(scores, rows)
 
     def _held_out(self) -> _Clips:
         """Validation clips, created on first use."""

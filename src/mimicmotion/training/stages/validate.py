@@ -29,9 +29,9 @@ from mimicmotion.pose.guidance.limb_warp import WarpedPoses
 from mimicmotion.pose.keypoints import BODY, PoseSequence
 from mimicmotion.settings.training import TrainConfig
 from mimicmotion.training.bundled import contact_sheet
-from mimicmotion.training.launch import autocast
 from mimicmotion.training.networks import DenoiserModel
 from mimicmotion.training.objective import BANDS, Draws, Encoded, denoising_loss, sigma_distribution
+from mimicmotion.training.processes import autocast
 from mimicmotion.training.task import Validation
 
 SEED = 20_240_628

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,29 +12,23 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mimicmotion.backbones.svd.checkpoint import save_components
 from mimicmotion.backbones.svd.decode import to_uint8
 from mimicmotion.backbones.svd.pose_features import to_unit
 from mimicmotion.backbones.tiny.warp import CELL, PICTURES, Warped, WarpInput, WarpNet, warp_input
 from mimicmotion.data.shards.shards import Shards
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.metrics.lpips import load_lpips
 from mimicmotion.evaluation.metrics.pixels import moving_region
 from mimicmotion.pose.guidance.limb_warp import cut
 from mimicmotion.pose.guidance.skeleton import PoseDrawer
 from mimicmotion.settings.training import TrainConfig
 from mimicmotion.synth.noise import perturb_poses
-from mimicmotion.training.bundled import contact_sheet
 from mimicmotion.training.networks import load_networks
-from mimicmotion.training.stages.detail import EXPORT_DTYPE
-from mimicmotion.training.stages.shards import held_out_shards, training_shards
+from mimicmotion.training.stages.common import PartTask, held_out_shards, training_shards
 from mimicmotion.training.stages.validate import SEED, clip_scores
-from mimicmotion.training.task import StepResult, Task, Validation
+from mimicmotion.training.task import StepResult, Validation
 
 MOVING = 3.0
 """Loss weight of the moving region, where the true frame differs from the reference picture."""
-
-
 GAINS = (0.6, 1.2), (-0.2, 0.2)
 """Ranges of the contrast and brightness of recoloured clips."""
 
@@ -102,7 +95,7 @@ def recoloured(batch: WarpBatch, rng: np.random.Generator) -> WarpBatch:
     return batch._replace(given=given._replace(cells=cells, **changed), true=change(batch.true))
 
 
-class WarpTask(Task):
+class WarpTask(PartTask):
     """Trains the warp network on rendered clips (`mimicmotion prepare synthetic --truth`).
 
     The first frame of a clip is the reference picture.
@@ -116,22 +109,23 @@ class WarpTask(Task):
         WeightsError: the model, or LPIPS if the loss uses it, is missing or damaged.
     """
 
+    part = "warp"
+
     def __init__(self, config: TrainConfig, shards: Shards | None = None) -> None:
         self.config, self.options = config, config.warp
-        self.parts = load_networks(config.model, config.seed)
+        parts = load_networks(config.model, config.seed)
         self.shards = shards or training_shards(config)
         if self.shards[0].truth is None:
             fix = "prepare them with: mimicmotion prepare synthetic --truth"
-            raise InputError("shards without truth", "masks and flow of rendered people", fix)
+            raise InputError("shards without ground truth", "masks and flow of rendered people", fix)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            fresh = self.parts.warp is None or self.options.new
-            widths = self.options.widths if fresh else self.parts.warp.config["widths"]
-            self.net = WarpNet(widths, self.options.decided)
+            fresh = parts.warp is None or self.options.new
+            widths = self.options.widths if fresh else parts.warp.config["widths"]
+            net = WarpNet(widths, self.options.decided)
         if not fresh:
-            self.net.load_state_dict(self.parts.warp.state_dict())
-        self.model: nn.Module = self.net
-        self.lpips = load_lpips("alex", device="cpu").requires_grad_(False) if self.options.perceptual else None
+            net.load_state_dict(parts.warp.state_dict())
+        super().__init__(parts, net, self.options.perceptual)
         self._clips: dict[int, WarpBatch] = {}
         self.drawer = PoseDrawer(self.shards.size, **self.parts.settings.get("pose_drawing", {}))
         self.identity: dict[str, Any] = {
@@ -139,15 +133,6 @@ class WarpTask(Task):
             "data": self.shards.digest,
             "warp": dataclasses.asdict(self.options) | {"widths": list(self.net.config["widths"])},
         }
-
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """All parameters of the network."""
-        return dict(self.net.named_parameters())
-
-    def place(self, device: torch.device) -> None:
-        """Move LPIPS to the device."""
-        if self.lpips is not None:
-            self.lpips.to(device)
 
     def batch(self, step: int, numbers: Sequence[int]) -> WarpBatch:  # noqa: ARG002
         """Some frames of a clip for each of these sample numbers."""
@@ -193,24 +178,12 @@ class WarpTask(Task):
         """`warp_loss` and, if enabled, LPIPS."""
         made = model(batch.given)
         each, log = warp_loss(made, batch)
-        if self.lpips is not None:
-            seen = self.lpips(made.frames, batch.true)
-            each, log = each + self.options.perceptual * seen, log | {"lpips": float(seen.detach().mean())}
-        return StepResult(each.mean(), log, batch.keys, each.detach())
-
-    def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
-        """Write the complete model in float16, with these weights of the warp network."""
-        return save_components(dataclasses.replace(self.parts, warp=self._with(weights)), folder, dtype=EXPORT_DTYPE)
-
-    def _with(self, weights: Mapping[str, Tensor]) -> WarpNet:
-        net = WarpNet(**self.net.config)
-        net.load_state_dict({k: v.detach().cpu() for k, v in weights.items()})
-        return net.eval()
+        return self.result(each, log, batch.keys, made.frames, batch.true)
 
     @torch.no_grad()
     def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002
         """PSNR and SSIM of held-out clips, the gain over the limb warp, and a picture of four clips."""
-        shards, net = held_out_shards(self.config, self.shards), self._with(weights)
+        shards, net = held_out_shards(self.config, self.shards), self.with_weights(weights)
         scores, rows = [], []
         for number in range(self.config.validation.clips):
             clip = self.clip(shards, number, SEED)
@@ -220,8 +193,7 @@ class WarpTask(Task):
             scores.append(score | {"gain_over_warp": score["psnr_moving"] - than["psnr_moving"]})
             if number < 4:
                 rows += [[reference, *true], [reference, *made]]
-        mean = {name: float(np.mean([s[name] for s in scores])) for name in scores[0]}
-        return Validation(mean, {"warp": contact_sheet(rows)}, best="psnr_moving", higher_is_better=True)
+        return self.validation(scores, rows)
 
 
 def _joined(clips: Sequence[WarpBatch]) -> WarpBatch:

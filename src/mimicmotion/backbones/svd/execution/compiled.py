@@ -33,12 +33,12 @@ def check_compiler(device: torch.device) -> None:
     if not any(shutil.which(name) for name in names):
         raise ConfigError(
             f"compile=True without a C++ compiler (looked for {', '.join(names)})",
-            "a C++ compiler on the PATH, or its path in the variable CXX",
+            "a C++ compiler on the PATH, or its path in the environment variable CXX",
             "install g++ (Debian, Ubuntu: apt install g++), or turn off compile",
         )
     if device.type == "cuda" and not torch.utils._triton.has_triton():
         fix = "pip install triton, or turn off compile"
-        raise ConfigError("compile=True on a GPU without Triton", "the package triton", fix)
+        raise ConfigError("compile=True on a GPU without Triton", "the triton package", fix)
 
 
 def keep_compiled_code() -> None:

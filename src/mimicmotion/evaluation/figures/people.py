@@ -1,8 +1,8 @@
-"""Hand crops of several results, side by side at the same frames (paper figure on hand region enhancement)."""
+"""Pose maps with and without confidence-aware guidance, and hand crops of several results (paper figures 2 and 8)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,15 +24,118 @@ from mimicmotion.evaluation.figures.clips import (
     parse_names,
     spaced,
 )
-from mimicmotion.evaluation.figures.specs import FigureResult, HandsSpec
+from mimicmotion.evaluation.figures.specs import FigureResult, HandsSpec, PosesSpec
 from mimicmotion.generate import inputs
 from mimicmotion.pose.files import open_poses
+from mimicmotion.pose.guidance.skeleton import draw_pose
 from mimicmotion.pose.hands import hand_boxes
-from mimicmotion.pose.keypoints import LEFT_HAND, RIGHT_HAND, VISIBLE, PoseSequence
+from mimicmotion.pose.keypoints import BODY, FACE, FEET, LEFT_HAND, NUM_POINTS, RIGHT_HAND, VISIBLE, PoseSequence
 from mimicmotion.runtime.progress import Job
 from mimicmotion.runtime.reading import read_json
 from mimicmotion.settings import GenerateConfig, parse
 from mimicmotion.tables import write_csv
+
+PARTS = {"body": BODY, "feet": FEET, "face": FACE, "left hand": LEFT_HAND, "right hand": RIGHT_HAND}
+SHOWN_POSES = 4
+DRAWN_SIDE = 512  # longer side in pixels: as many as the page shows
+STROKE = 3.0  # thicker than for the network, because the page is small
+MARGIN = 0.1
+ROWS = ("frame", "with confidence", "without")
+
+
+def make_poses(spec: PosesSpec) -> Job[FigureResult]:
+    """The figure, and OUTPUT.csv with position and confidence of every point.
+
+    Raises:
+        InputError: the poses do not match the video, a frame is out of range, or nobody is visible.
+        OutputError: a file cannot be written.
+    """
+    known = open_poses(spec.poses) if spec.poses else None
+    clip = open_clips([("video", spec.video)])[0]
+    count = clip.count()
+    shown = check_frames(spec.frames or (), 0, count) or spaced(0, count - 1, SHOWN_POSES)
+    pictures = clip.chosen(shown)
+    if known is None:
+        found = yield from estimate(list(pictures.values()))
+    else:
+        if len(known) != count:
+            got = f"{spec.poses} has {len(known)} poses, {spec.video} has {count} frames"
+            fix = f"make it with 'mimicmotion poses {spec.video}' without --fps"
+            raise InputError(got, "a pose for each frame", fix)
+        check_shapes([clip], known)
+        found = known[shown].scaled(clip.size)
+    maps = make_maps(pictures, found)
+    rows = (
+        (t, k, part_of(k), float(xy[k, 0]), float(xy[k, 1]), float(c[k]), int(c[k] > VISIBLE))
+        for t, xy, c in zip(pictures, found.xy, found.confidence, strict=True)
+        for k in range(NUM_POINTS)
+    )
+    head = ("frame", "point", "part", "x", "y", "confidence", "drawn_without")
+    table = write_csv(spec.output.with_suffix(".csv"), head, rows)
+    seen_in = zip(pictures, found.confidence, strict=True)
+    titles = [f"frame {t}" + ("" if c.any() else ": nobody found") for t, c in seen_in]
+    height, width = maps["frame"][0].shape[:2]
+    row = min((plot.PAGE_WIDTH - 0.4) / max(len(titles), 3) * height / width, 2.6)
+    with plot.figure(spec.output, height=3 * row + 0.45) as sheet:
+        plot.picture_grid(sheet, maps, titles, coloured=False, interpolation="antialiased")
+    seen = found.confidence[found.confidence > 0]
+    dim = float((seen < 0.5).mean()) if len(seen) else 0.0
+    source = found.source or spec.poses
+    note = f"frames {', '.join(map(str, shown))} by {source}; {dim:.0%} of the visible points are below 0.5"
+    return FigureResult([spec.output, table], [note])
+
+
+def part_of(point: int) -> str:
+    """The body part of a point."""
+    return next(name for name, part in PARTS.items() if part.start <= point < part.stop)
+
+
+def pose_box(poses: PoseSequence) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of all drawn points of all frames with a margin, clipped to the frame.
+
+    The whole frame if nobody is visible.
+    """
+    height, width = poses.size
+    seen = poses.xy[poses.confidence > VISIBLE]
+    if not len(seen):
+        return 0, 0, width, height
+    low, high = seen.min(0), seen.max(0)
+    margin = MARGIN * max(high - low)
+    left, top = np.clip(np.floor(low - margin), 0, [width - 2, height - 2]).astype(int)
+    right, bottom = np.clip(np.ceil(high + margin), [left + 2, top + 2], [width, height]).astype(int)
+    return int(left), int(top), int(right), int(bottom)
+
+
+def make_maps(frames: Mapping[int, Frame], poses: PoseSequence) -> dict[str, list[Frame]]:
+    """Draw the poses of some frames, cropped to the shown part.
+
+    Args:
+        frames: frame number -> frame.
+        poses: one pose for each frame, in the same order and in pixels of the frames.
+
+    Returns:
+        The cropped frames; pose maps with colours multiplied by confidence; and pose maps with only the points above
+        0.3, in full colours: `ROWS`.
+
+    Raises:
+        PoseError: nobody is visible in any of the frames.
+    """
+    if not (poses.confidence > VISIBLE).any():
+        got = f"nobody visible in the frames {', '.join(map(str, frames))}"
+        raise PoseError(got, "a person", "choose other frames with --frames")
+    left, top, right, bottom = pose_box(poses)
+    scale = DRAWN_SIDE / max(right - left, bottom - top)
+    size = max(1, round((bottom - top) * scale)), max(1, round((right - left) * scale))
+    at = (poses.xy - np.array([left, top])) * np.array([size[1] / (right - left), size[0] / (bottom - top)])
+    aware, plain = (
+        [
+            draw_pose(xy, confidence, size, canvas_short_side=None, stroke=STROKE, confidence_aware=on)
+            for xy, confidence in zip(at, poses.confidence, strict=True)
+        ]
+        for on in (True, False)
+    )
+    return dict(zip(ROWS, ([f[top:bottom, left:right] for f in frames.values()], aware, plain), strict=True))
+
 
 SIDES = ("left", "right")
 PADDING = 0.3
@@ -71,7 +174,7 @@ class HandCrop:
         return float(np.abs(other.astype(np.float64) - first).mean())
 
 
-def make(spec: HandsSpec) -> Job[FigureResult]:
+def make_hands(spec: HandsSpec) -> Job[FigureResult]:
     """The figure, and OUTPUT.csv with the boxes and each crop's difference from the first result's.
 
     Raises:
@@ -94,9 +197,13 @@ def make(spec: HandsSpec) -> Job[FigureResult]:
         known = known if spec.max_frames is None else known[: spec.max_frames]
     data = cut_hands(clips, known, numbers=numbers, frames=frames)
     head = ("result", "frame", "hand", "left", "top", "right", "bottom", "confidence", "difference_from_first")
-    rows = ((n, h.frame, h.side, *box, h.confidence, h.difference(n)) for h in data for n, box in h.boxes.items())
-    table = write_csv(spec.output.with_suffix(".csv"), head, rows)
-    _paint(data, spec.output)
+    lines = ((n, h.frame, h.side, *box, h.confidence, h.difference(n)) for h in data for n, box in h.boxes.items())
+    table = write_csv(spec.output.with_suffix(".csv"), head, lines)
+    rows = {name: [hand.crops[name] for hand in data] for name in data[0].crops}
+    titles = [f"frame {hand.frame}\n{hand.side} {hand.confidence:.2f}" for hand in data]
+    cell = min((plot.PAGE_WIDTH - 0.4) / max(len(data), 4), 1.6)
+    with plot.figure(spec.output, height=cell * len(rows) + 0.5) as sheet:
+        plot.picture_grid(sheet, rows, titles, interpolation="antialiased")
     note = f"{len(data)} hands in frames {', '.join(map(str, sorted({h.frame for h in data})))}"
     return FigureResult([spec.output, table], [note])
 
@@ -174,14 +281,6 @@ def cut_hands(
             crops = {n: crop(pictures[n][t], box) for n, box in boxes.items()}
             found.append(HandCrop(t, SIDES[k], float(poses.confidence[i, part].min()), boxes, crops))
     return found
-
-
-def _paint(data: Sequence[HandCrop], output: Path) -> None:
-    rows = {name: [hand.crops[name] for hand in data] for name in data[0].crops}
-    titles = [f"frame {hand.frame}\n{hand.side} {hand.confidence:.2f}" for hand in data]
-    cell = min((plot.PAGE_WIDTH - 0.4) / max(len(data), 4), 1.6)
-    with plot.figure(output, height=cell * len(rows) + 0.5) as sheet:
-        plot.picture_grid(sheet, rows, titles, interpolation="antialiased")
 
 
 def _pixels(square: Float[ndarray, " 4"], size: tuple[int, int]) -> Box:

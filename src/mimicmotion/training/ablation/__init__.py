@@ -1,1 +1,0 @@
-"""Ablation studies: runs that differ in one setting, and their report."""
