@@ -96,7 +96,7 @@ def test_someone_of_quite_another_size_is_not_the_target_returning() -> None:
 
 
 def test_a_person_who_never_comes_is_an_error_at_the_end() -> None:
-    for person, text in ((5, "shows 2"), ((900.0, 900.0), "never seen")):
+    for person, text in ((5, "more than 2"), ((900.0, 900.0), "never seen")):
         tracker = PersonTracker(person)
         assert run(tracker, [[figure(50)], [figure(50), figure(200)]]) == [None, None]
         with pytest.raises(PoseError, match=text):

@@ -31,27 +31,33 @@ class Pose:
 
 
 class _Bones:
-    """Rotations and positions of bones during posing; the right arm is posed as a mirrored left arm."""
+    """Rotations and positions of bones during posing, by name; the right arm is posed as a mirrored left arm."""
 
-    def __init__(self, body: Body, rot: ndarray, head: ndarray, letter: str, mirror: ndarray | None = None) -> None:
-        self.body, self.rot, self.head, self.letter = body, rot, head, letter
+    def __init__(self, body: Body, rot: ndarray, head: ndarray, side: str, mirror: ndarray | None = None) -> None:
+        self.body, self.rot, self.head, self.side = body, rot, head, side
         self.mirror = np.ones(3) if mirror is None else mirror
-        self.rest = body.heads * self.mirror
+        self.flip = np.outer(self.mirror, self.mirror)
 
     def index(self, name: str) -> int:
         """Index of a bone of this side."""
-        return self.body.index(f"{name}.{self.letter}")
+        return self.body.index(name + self.side)
 
-    def follow(self, bone: int, parent: int | None = None) -> ndarray:
+    def rest(self, name: str) -> Float64[ndarray, " 3"]:
+        """Position of a bone's head in the rest pose."""
+        return self.body.heads[self.index(name)] * self.mirror
+
+    def follow(self, name: str, parent: int | None = None) -> ndarray:
         """Position of a bone's head, given the transform of the parent."""
+        bone = self.index(name)
         parent = self.body.assets.parents[bone] if parent is None else parent
         away = self.body.heads[bone] - self.body.heads[parent]
         return (self.head[:, parent] + self.rot[:, parent] @ away) * self.mirror
 
-    def put(self, bone: int, turn: ndarray, at: ndarray | None = None) -> None:
+    def put(self, name: str, turn: ndarray, at: ndarray | None = None) -> None:
         """Set the rotation of a bone, and its position unless it follows its parent."""
-        self.head[:, bone] = (self.follow(bone) if at is None else at) * self.mirror
-        self.rot[:, bone] = turn * np.outer(self.mirror, self.mirror)
+        bone = self.index(name)
+        self.head[:, bone] = (self.follow(name) if at is None else at) * self.mirror
+        self.rot[:, bone] = turn * self.flip
 
 
 def pose_bones(body: Body, q: Float64[ndarray, "n 54"]) -> Pose:
@@ -61,11 +67,11 @@ def pose_bones(body: Body, q: Float64[ndarray, "n 54"]) -> Pose:
     every = _Bones(body, rot, head, "")
     _trunk(every, q)
     for side, letter in enumerate("LR"):
-        _leg(_Bones(body, rot, head, letter), q, side)
-        _arm(_Bones(body, rot, head, letter, _MIRROR if side else None), q, side)
-    for i, parent in enumerate(body.assets.parents):  # parents precede their children
-        if np.isnan(rot[0, i, 0, 0]):
-            every.put(i, rot[:, parent])
+        _leg(_Bones(body, rot, head, f".{letter}"), q, side)
+        _arm(_Bones(body, rot, head, f".{letter}", _MIRROR if side else None), q, side)
+    for i, (name, parent) in enumerate(zip(body.assets.bones, body.assets.parents, strict=True)):
+        if np.isnan(rot[0, i, 0, 0]):  # it moves with its parent, which comes first
+            every.put(name, rot[:, parent])
     shift = head - np.einsum("nbij,bj->nbi", rot, body.heads)
     tips = np.einsum("ntij,tj->nti", rot[:, body.tip_bones], body.tips) + shift[:, body.tip_bones]
     return Pose(rot, head, shift, tips)
@@ -112,14 +118,13 @@ def _trunk(bones: _Bones, q: ndarray) -> None:
         flat = (middle + hip - ankle)[:, [0, 2]]
         drop = np.sqrt(np.maximum((0.995 * leg) ** 2 - (flat**2).sum(-1), (0.3 * leg) ** 2))
         middle[:, 1] = np.minimum(middle[:, 1], ankle[:, 1] + drop - hip[:, 1] + 4 * (ankle[:, 1] - lowest))
-    bones.put(body.index("root"), pelvis, middle + pelvis @ (body.head("root") - body.hip))
-    bones.put(body.index("spine05"), pelvis)
+    bones.put("root", pelvis, middle + pelvis @ (body.head("root") - body.hip))
+    bones.put("spine05", pelvis)
     bend = rotation("ZYX", *(0.25 * q[:, k] for k in (fig.SPINE_ROLL, fig.SPINE_TWIST, fig.SPINE_PITCH)))
     nod = rotation("YXZ", *(0.25 * q[:, k] for k in (fig.HEAD_YAW, fig.HEAD_PITCH, fig.HEAD_ROLL)))
     for names, step in ((SPINE, bend), (NECK, nod)):
         for name in names:
-            i = body.index(name)
-            bones.put(i, bones.rot[:, body.assets.parents[i]] @ step)
+            bones.put(name, bones.rot[:, body.assets.parents[body.index(name)]] @ step)
 
 
 def _frames(rest: list[ndarray], bend: ndarray) -> list[ndarray]:
@@ -136,63 +141,61 @@ def _frames(rest: list[ndarray], bend: ndarray) -> list[ndarray]:
 
 def _leg(bones: _Bones, q: ndarray, side: int) -> None:
     body, k, sign = bones.body, fig.LEG[side], 1 - 2 * side
-    names = ("pelvis", "upperleg01", "upperleg02", "lowerleg01", "lowerleg02", "foot", "toe2-1")
-    pelvis, upper, upper2, lower, lower2, foot, toe = map(bones.index, names)
-    root = bones.rot[:, body.index("root")]
-    bones.put(pelvis, root, bones.follow(pelvis, body.index("root")))
+    trunk = body.index("root")
+    root = bones.rot[:, trunk]
+    bones.put("pelvis", root, bones.follow("pelvis", trunk))
     heading = rotation("Y", q[:, fig.YAW] + sign * q[:, k + 4])
     bend = heading[..., 2] + 0.5 * root[..., 2] + sign * 0.12 * root[..., 0]
-    rest = [body.heads[i] for i in (upper, lower, foot)]
+    rest = [bones.rest(name) for name in ("upperleg01", "lowerleg01", "foot")]
     thigh, shank = (float(np.linalg.norm(b - a)) for a, b in pairwise(rest))
-    hip, target = bones.follow(upper), _ankle_targets(body, q, rotation("Y", q[:, fig.YAW]), side)
+    hip, target = bones.follow("upperleg01"), _ankle_targets(body, q, rotation("Y", q[:, fig.YAW]), side)
     knee, ankle, first, second = two_bones(hip, target, bend, thigh, shank)
     a, b = _frames(rest, np.array([0.12 * sign, 0.0, 1.5]))
     thigh_rot, shank_rot = first @ a.T, second @ b.T
     along = unit(rest[1] - rest[0])
     turn = _twist(np.swapaxes(root, 1, 2) @ thigh_rot, along)
     pitch = q[:, k + 3]
-    bones.put(upper, thigh_rot @ axis_rotation(along, -0.5 * turn), hip)
-    bones.put(upper2, thigh_rot)
-    bones.put(lower, shank_rot, knee)
-    bones.put(lower2, shank_rot)
-    bones.put(foot, heading @ rotation("X", -pitch), ankle)
-    bones.put(toe, heading @ rotation("X", -np.where(pitch < 0, 0.3 * pitch, pitch)))
+    bones.put("upperleg01", thigh_rot @ axis_rotation(along, -0.5 * turn), hip)
+    bones.put("upperleg02", thigh_rot)
+    bones.put("lowerleg01", shank_rot, knee)
+    bones.put("lowerleg02", shank_rot)
+    bones.put("foot", heading @ rotation("X", -pitch), ankle)
+    bones.put("toe2-1", heading @ rotation("X", -np.where(pitch < 0, 0.3 * pitch, pitch)))
 
 
 def _arm(bones: _Bones, q: ndarray, side: int) -> None:
-    body, k, rest, mirror = bones.body, fig.ARM[side], bones.rest, bones.mirror
-    names = ("clavicle", "shoulder01", "upperarm01", "upperarm02", "lowerarm01", "lowerarm02", "wrist")
-    clavicle, shoulder, upper, upper2, elbow, elbow2, wrist = map(bones.index, names)
-    spine = body.index("spine01")
-    chest, chest_head = bones.rot[:, spine] * np.outer(mirror, mirror), bones.head[:, spine] * mirror
+    body, k, spine = bones.body, fig.ARM[side], bones.body.index("spine01")
+    rest = [bones.rest(name) for name in ("upperarm01", "lowerarm01", "wrist")]
+    shoulder, elbow, wrist = rest
+    chest, chest_head = bones.rot[:, spine] * bones.flip, bones.head[:, spine] * bones.mirror
     want = q[:, k : k + 3]
     lift = 0.5 * np.clip(0.5 * want[:, 1] + 0.35, 0, 0.85) + 0.2 * q[:, fig.SHRUG[side]] - 0.12
     raised = chest @ rotation("YZ", -0.25 * np.clip(want[:, 2], -0.4, 1), lift)
-    bones.put(clavicle, raised)
-    bones.put(shoulder, raised)
-    start = bones.follow(upper)
-    length = float(np.linalg.norm(rest[elbow] - rest[upper])), float(np.linalg.norm(rest[wrist] - rest[elbow]))
-    target = _outside_trunk(body, rest[upper] - body.hip + want * sum(length)) + body.hip
-    target = chest_head + times(chest, target - rest[spine])
+    bones.put("clavicle", raised)
+    bones.put("shoulder01", raised)
+    start = bones.follow("upperarm01")
+    length = float(np.linalg.norm(elbow - shoulder)), float(np.linalg.norm(wrist - elbow))
+    target = _outside_trunk(body, shoulder - body.hip + want * sum(length)) + body.hip
+    target = chest_head + times(chest, target - body.heads[spine] * bones.mirror)
     straight, aside = elbow_axes(unit(want))
     swivel = q[:, k + 3, None]
     hint = straight * np.cos(swivel) + aside * np.sin(swivel)
     middle, end, first, second = two_bones(start, target, times(chest, hint), *length)
-    a, b = _frames([rest[i] for i in (upper, elbow, wrist)], rest[elbow] - rest[upper])
+    a, b = _frames(rest, elbow - shoulder)
     arm, forearm = first @ a.T, second @ b.T
-    along = unit(rest[elbow] - rest[upper])
+    along = unit(elbow - shoulder)
     turn = _twist(np.swapaxes(raised, 1, 2) @ arm, along)
-    bones.put(upper, arm @ axis_rotation(along, -0.5 * turn), start)
-    bones.put(upper2, arm)
+    bones.put("upperarm01", arm @ axis_rotation(along, -0.5 * turn), start)
+    bones.put("upperarm02", arm)
     palm = _hand_frame(bones)
     hand = second @ rotation("YXZ", q[:, k + 4], -q[:, k + 5], q[:, k + 6]) @ palm.T
-    along = unit(rest[wrist] - rest[elbow])
+    along = unit(wrist - elbow)
     turn = _twist(np.swapaxes(forearm, 1, 2) @ hand, along)
-    bones.put(elbow, forearm @ axis_rotation(along, 0.3 * turn), middle)
-    bones.put(elbow2, forearm @ axis_rotation(along, 0.75 * turn))
-    bones.put(wrist, hand, end)
+    bones.put("lowerarm01", forearm @ axis_rotation(along, 0.3 * turn), middle)
+    bones.put("lowerarm02", forearm @ axis_rotation(along, 0.75 * turn))
+    bones.put("wrist", hand, end)
     for m in range(1, 5):
-        bones.put(bones.index(f"metacarpal{m}"), hand)
+        bones.put(f"metacarpal{m}", hand)
     _fingers(bones, q, side, hand, palm)
 
 
@@ -209,8 +212,7 @@ def _outside_trunk(body: Body, wrist: ndarray) -> ndarray:
 
 def _hand_frame(bones: _Bones) -> ndarray:
     """Axes of the hand in the rest pose: x towards the thumb, y towards the forearm, z out of the palm."""
-    names = ("wrist", "finger3-1", "finger2-1", "finger5-1")
-    wrist, middle, index, little = (bones.rest[bones.index(name)] for name in names)
+    wrist, middle, index, little = map(bones.rest, ("wrist", "finger3-1", "finger2-1", "finger5-1"))
     y, x = unit(wrist - middle), index - little
     x = unit(x - y * (x @ y))
     return np.stack([x, y, np.cross(x, y)], -1)
@@ -220,8 +222,8 @@ def _fingers(bones: _Bones, q: ndarray, side: int, hand: ndarray, frame: ndarray
     tips = bones.body.tips * bones.mirror
     curls, spread = q[:, fig.CURL[side] : fig.CURL[side] + 5], q[:, fig.CURL[side] + 5]
     for f in range(5):
-        chain = [bones.index(f"finger{f + 1}-{j}") for j in (1, 2, 3)]
-        places = [*(bones.rest[b] for b in chain), tips[f + (7 if side else 0)]]
+        chain = [f"finger{f + 1}-{j}" for j in (1, 2, 3)]
+        places = [*map(bones.rest, chain), tips[f + (7 if side else 0)]]
         turn = hand @ axis_rotation(frame[:, 2], _FAN[f] * (1.8 * spread - 0.5) if f else 0.3 * spread - 0.1)
         before, bent = -frame[:, 1], 0.0
         for j, (bone, (a, b)) in enumerate(zip(chain, pairwise(places), strict=True)):
