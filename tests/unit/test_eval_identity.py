@@ -89,7 +89,7 @@ def test_files_that_are_no_face_network(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="takes faces of 16 pixels"):
         FaceNetwork(mean_network(tmp_path / "small.onnx", 16))
     (tmp_path / "no.onnx").write_bytes(b"no network")
-    with pytest.raises(WeightsError, match="as ONNX"):
+    with pytest.raises(WeightsError, match="in ONNX format"):
         FaceNetwork(tmp_path / "no.onnx")
     with pytest.raises(WeightsError, match=r"1 number\(s\)"):
         FaceNetwork(mean_network(tmp_path / "one.onnx", outputs=1))

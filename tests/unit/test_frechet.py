@@ -65,7 +65,7 @@ def test_bad_input_is_refused_by_name() -> None:
     x = normal(4, 3, 0)
     with pytest.raises(InputError, match="undefined"):
         frechet_distance(x, x[:1])
-    with pytest.raises(InputError, match="3 and 2 numbers"):
+    with pytest.raises(InputError, match="dimension 3 and 2"):
         frechet_distance(x, x[:, :2])
     with pytest.raises(InputError, match="shape"):
         frechet_distance(x[0], x)

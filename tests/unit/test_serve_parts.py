@@ -237,7 +237,7 @@ def test_a_worker_answers_and_survives_what_it_is_asked() -> None:
             worker.ask("bug", 60)
         assert "secret" not in str(e.value)
         assert worker.ask("pid", 60) == first
-        with pytest.raises(DiedError, match="ended with 3"):
+        with pytest.raises(DiedError, match="ended with exit code 3"):
             worker.ask("die", 60)
         second = worker.ask("pid", 60)
         with pytest.raises(DiedError, match=r"within 0\.2 seconds"):

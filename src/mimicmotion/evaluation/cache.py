@@ -25,7 +25,7 @@ class ResultCache:
     """Numbers and features in the user's cache folder, one file per key, written atomically.
 
     Args:
-        enabled: False neither reads nor writes.
+        enabled: whether to use the cache; if False, nothing is read or written.
     """
 
     def __init__(self, *, enabled: bool = True) -> None:
@@ -34,7 +34,7 @@ class ResultCache:
         self.hits = self.misses = 0
 
     def get(self, key: Mapping[str, Any]) -> Any:
-        """The stored numbers (a dict) or features (an array); None if there are none or the file is damaged."""
+        """The stored numbers (dict) or features (array); None if there are none, or the file is damaged."""
         for path in (self._path(key, ".json"), self._path(key, ".npy")):
             if self.enabled and path.exists():
                 try:
@@ -52,7 +52,7 @@ class ResultCache:
         return None
 
     def put(self, key: Mapping[str, Any], value: Mapping[str, Any] | Float32[ndarray, "n d"]) -> None:
-        """Store numbers or features; NaN is kept."""
+        """Store numbers or features, which may be NaN. If the file cannot be written, this is only logged."""
         if not self.enabled:
             return
         path = self._path(key, ".npy" if isinstance(value, ndarray) else ".json")

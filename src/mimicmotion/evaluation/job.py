@@ -50,7 +50,7 @@ class Failure:
 
 
 def evaluate(config: EvaluateConfig) -> Job[Evaluation]:
-    """Measure and write the report. An interrupted run can be repeated and reuses its measurements.
+    """Measure all methods and write the report. An interrupted run can be repeated and reuses its measurements.
 
     Raises:
         InputError: folders, settings or protocol are invalid; with `strict`, also any other problem.
@@ -68,7 +68,7 @@ def evaluate(config: EvaluateConfig) -> Job[Evaluation]:
 
 
 class Evaluation:
-    """Measures all methods; afterwards, the content of a report.
+    """Measures all methods, and then holds the content of the report.
 
     Args:
         config: the settings.
@@ -161,7 +161,7 @@ class Evaluation:
             )
 
     def _look(self, real: dict[str, Path], found: dict[str, dict[str, Path]]) -> Job[list[VideoPair]]:
-        """Open all pairs; a damaged video is recorded as a failure and its sequence left out."""
+        """Open all pairs. A damaged video is recorded as a failure and left out; with `strict`, it raises an error."""
         todo = [(s, m) for s in real for m in found if s in found[m]]
         pairs: list[VideoPair] = []
         for i, (sequence, method) in enumerate(todo):
@@ -202,7 +202,7 @@ class Evaluation:
             yield Progress(stage, done, total)
 
     def _measure(self, pair: VideoPair, row: Row) -> Iterator[int]:
-        """All metrics that compare frame with frame, in one pass."""
+        """Compute all metrics that need no poses, faces or features, in one pass; yields the number of frames done."""
         field = self.config.convention == "field"
         table = measures.FIELD if field else measures.EXACT
         made: list[tuple[dict[str, Any], list[measures.Measure | measures.Flicker]]] = []
@@ -236,7 +236,7 @@ class Evaluation:
             row.values |= values
 
     def _find_borders(self, pair: VideoPair) -> list[int]:
-        """Segment borders of a result, or a note on why there are none."""
+        """Segment borders of a result. If there are none, the reason is added to the notes."""
         found = self.config.borders
         if found is None and (fusion := sidecar_fusion(pair.generated.reader.path)) is not None:
             found = segment_borders(pair.made, fusion)
@@ -263,7 +263,7 @@ class Evaluation:
             self.notes.append(f"{pair.method}, {pair.sequence}: no pose fidelity: {e.got}")
 
     def _find_poses(self, pair: VideoPair, side: Side, before: int) -> Generator[int, None, PoseSequence]:
-        """Poses in one side of a pair, in pixels of the compared frames; `before` frames are already reported."""
+        """Poses of one side of a pair, in pixels of the compared frames; progress is counted from `before` frames."""
         key = {"kind": "poses", "version": measures.VERSIONS["poses"], "estimator": SOURCE} | pair.key(side)
         points = self._cache.get(key)
         if points is None:
@@ -307,7 +307,7 @@ class Evaluation:
         return known
 
     def _features(self, network: MetricNetwork, sets: Sets, pair: VideoPair, row: Row) -> Iterator[int]:  # noqa: ARG002
-        """Add the features of a pair's clips to `sets`."""
+        """Add the features of a pair's clips to `sets`, or a note if the videos are too short for a clip."""
         if pair.frames < network.length:
             text = f"{pair.frames} frames are too few for a clip of {network.length}: left out of {network.group}"
             self.notes.append(f"{pair.method}, {pair.sequence}: {text}")

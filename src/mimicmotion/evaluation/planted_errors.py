@@ -24,13 +24,13 @@ _ARMS = {"right": (R_ELBOW, RIGHT_HAND, LEFT_HAND), "left": (L_ELBOW, LEFT_HAND,
 def plant_error(
     poses: PoseSequence, kind: str, seed: int, *, side: str = "right", frames: Sequence[int] | None = None
 ) -> PoseSequence:
-    """Poses with one error.
+    """Return poses with one planted error.
 
     Args:
         poses: exact poses.
-        kind: "duplicate_detection": the points of the hand of `side` lie, a little off, on the other hand.
-            "hand_on_wrong_hand": the points of both hands are swapped. "occluded_elbow": the elbow of `side` is guessed
-            0.4 to 0.6 torso lengths off; the guess drifts slowly from frame to frame.
+        kind: "duplicate_detection": the hand of `side` is detected on the other hand, slightly shifted.
+            "hand_on_wrong_hand": the points of both hands are swapped. "occluded_elbow": the elbow of `side` is
+            0.4 to 0.6 torso lengths from its true position, and the direction drifts slowly from frame to frame.
         seed: random seed.
         side: left or right, of the person.
         frames: numbers of the frames to change; None means all.
@@ -62,7 +62,7 @@ def plant_error(
 
 
 def plant_errors(poses: PoseSequence, seed: int) -> PoseSequence:
-    """All three errors, each in a third of the frames, in an order and on a side chosen by the seed."""
+    """Plant all three errors, each in a third of the frames, in an order and on a side chosen by the seed."""
     rng = np.random.default_rng([seed, 5])
     side = ("left", "right")[int(rng.integers(2))]
     for share, kind in zip(np.array_split(np.arange(len(poses)), 3), rng.permutation(3), strict=True):

@@ -39,7 +39,7 @@ class MethodCrop(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol(Settings):
-    """A protocol; YAML files have these fields."""
+    """An evaluation protocol. YAML files have these fields."""
 
     name: str = "plain"
     what: str = "whole frames of all sequences"
@@ -62,7 +62,7 @@ class Protocol(Settings):
             raise ConfigError(f"frames_in={self.frames_in!r}", "a folder within the sequence", "correct 'frames_in'")
 
     def crop_of(self, method: str) -> MethodCrop:
-        """The crop of a method."""
+        """The crop of a method: its own, or else the one for all methods."""
         return self.methods.get(method, self.crop)
 
 
@@ -77,7 +77,7 @@ PROTOCOLS = {"plain": Protocol(), "tiktok": TIKTOK}
 
 
 def load_protocol(name: str) -> Protocol:
-    """A protocol by name, or from a YAML file, which may extend another one with `base: tiktok`.
+    """Load a protocol by name or from a YAML file, which may extend a named one (`base: tiktok`).
 
     Raises:
         ConfigError: the name is unknown, or the file cannot be read or has an invalid field.

@@ -80,7 +80,7 @@ def _default(config: EvaluateConfig) -> list[str]:
 
 
 def _not_given(config: EvaluateConfig, groups: Collection[str]) -> list[str]:
-    """How to get the metrics that are left out."""
+    """Notes on metrics that are left out, and on how to get them."""
     notes = []
     if "identity" not in groups:
         notes.append("identity not computed: `mimicmotion weights fetch faces`, or give a network with --identity")
@@ -130,5 +130,5 @@ def _given(group: str, config: EvaluateConfig) -> Path:
         fix = f"correct --{group}; this network is not on a package index"
         if group == "identity":
             fix = "`mimicmotion weights fetch faces`, or correct --identity"
-        raise WeightsError(f"{path} does not exist", "the network's file", fix)
+        raise WeightsError(f"{path} does not exist" if path else f"no --{group}", "the network's file", fix)
     return path

@@ -1,6 +1,6 @@
 """Videos of sequences: listing folders of them, and streaming real and generated ones as pairs of frames.
 
-Reports, user studies and reference pictures are all listed here, so that a sequence has the same name everywhere.
+Reports and user studies list their folders with these functions, so that a sequence has the same name everywhere.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Rename = Callable[[str], str]
 
 
 def list_videos(folder: Path, *, frames_in: str = "", rename: Rename = str) -> dict[str, Path]:
-    """Sequence -> video file, or folder of frames.
+    """List the videos of a folder: sequence -> video file or folder of frames.
 
     Args:
         folder: folder to list.
@@ -53,7 +53,7 @@ def list_videos(folder: Path, *, frames_in: str = "", rename: Rename = str) -> d
 
 
 def list_pictures(folder: Path) -> dict[str, Path]:
-    """Sequence -> picture; raises as `list_videos`."""
+    """List the pictures of a folder: sequence -> picture. Raises the errors of `list_videos`."""
     return _listed(folder, "pictures", lambda path: path if path.is_file() and named_picture(path) else None)
 
 
@@ -96,10 +96,10 @@ def content_digest(path: Path, chosen: Callable[[Path], bool] = named_picture) -
 
 
 def find_sequences(folder: Path, protocol: Protocol) -> dict[str, Path]:
-    """Sequence -> video or folder of frames, for the sequences of the protocol.
+    """Find the sequences of the protocol in a folder: sequence -> video or folder of frames.
 
     Raises:
-        InputError: the folder does not exist, holds no sequence, or holds two of the same name.
+        InputError: the folder does not exist, holds no videos, or holds two of the same name.
     """
     found = list_videos(folder, frames_in=protocol.frames_in, rename=plain_name if protocol.sequences else str)
     wanted = {plain_name(s) for s in protocol.sequences}
@@ -167,7 +167,7 @@ class VideoPair:
             raise MediaError(f"{side.reader.path} has {count} frames", f"{self.frames}", "the file changed: run again")
 
     def chunks(self) -> Iterator[tuple[Frames, Frames]]:
-        """(generated, real) frames in chunks."""
+        """Yield the frames in chunks, each as a pair (generated, real)."""
         count = max(1, PIXELS_AT_ONCE // (self.size[0] * self.size[1]))
         both = zip(self.fitted(self.generated), self.fitted(self.real), strict=True)
         while held := list(islice(both, count)):
@@ -188,11 +188,11 @@ def open_pair(
     protocol: Protocol,
     cache: ResultCache,
 ) -> VideoPair:
-    """Decode the real and the generated video completely, and decide how they are compared.
+    """Open the real and the generated video, count their frames by decoding, and decide how they are compared.
 
     Raises:
         MediaError: a video is damaged or cannot be read.
-        InputError: rates or lengths differ, which the settings do not allow, or the crops do not overlap.
+        InputError: lengths differ although the settings are strict, or the crops do not overlap.
     """
     timed = [p for p in paths if p.is_file() or config.folder_fps]  # folders of frames specify no rate
     rate = config.folder_fps or (open_video(timed[0]).info.fps if len(timed) == 1 else RELEASED_FPS)

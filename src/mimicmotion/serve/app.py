@@ -109,7 +109,7 @@ class Guard:
 
 
 class Connection(H11Protocol):
-    """A connection that is closed if there are too many, or if it sends no request.
+    """A connection that is closed if there are too many connections, or if it sends no request in time.
 
     By default, uvicorn responds to excess requests with 503, but keeps all connections open, even silent ones.
     """
@@ -434,7 +434,7 @@ def _answer_error(_: Request, error: Exception) -> Response:
         return _refusal(422, RefusedError(422, got, first["msg"], "correct the request"))
     if isinstance(error, HTTPException):
         fix = "see /v1/openapi.json"
-        return _refusal(error.status_code, RefusedError(error.status_code, error.detail, "a known request", fix))
+        return _refusal(error.status_code, RefusedError(error.status_code, error.detail, "an endpoint of the API", fix))
     if isinstance(error, RefusedError):
         return _refusal(error.status, error)
     return _refusal(507 if isinstance(error, OutputError) else 500, error)

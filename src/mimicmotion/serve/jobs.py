@@ -1,4 +1,4 @@
-"""The jobs of the service: each is recorded by DBOS until it ends, and run by a worker process of a device.
+"""The jobs of the service: DBOS records each one, and the worker process of a device runs it.
 
 A job is a folder (inputs, settings, progress, result) and a DBOS workflow with the same id. The workflow runs
 `generate` in a worker, which resumes from its own saved state. After a crash the workflow is run again, and the
@@ -88,7 +88,7 @@ class Record:
 
 
 class Jobs:
-    """The jobs of a data folder. A process can open only one, and a folder can be open in one process per name.
+    """The jobs of a data folder. A process can open only one folder, and a folder only once for each service name.
 
     Args:
         config: settings of the service.
@@ -173,7 +173,7 @@ class Jobs:
         """Check a job and accept it. Once this returns, the job cannot be lost.
 
         Args:
-            folder: folder of `incoming` with the files `picture` and `video`.
+            folder: folder from `incoming` with the files `picture` and `video`.
             owner: name of the token.
             kind: see `Record`.
             settings: settings of the request.
@@ -230,7 +230,7 @@ class Jobs:
         return self._state(DBOS.get_workflow_status(id) if known else None, owner)
 
     def list(self, owner: str | None, limit: int, offset: int) -> list[JobState]:
-        """Jobs, newest first."""
+        """Jobs of an owner, newest first. An owner of None means all jobs."""
         found = DBOS.list_workflows(user=owner, limit=limit, offset=offset, sort_desc=True, load_input=False)
         states = []
         for status in found:
@@ -289,7 +289,7 @@ class Jobs:
         """Raise RefusedError if an owner has the maximum number of queued and running jobs."""
         most = self.config.max_jobs
         if len(DBOS.list_workflows(user=owner, status=ACTIVE, limit=most, load_input=False, load_output=False)) >= most:
-            raise RefusedError(429, f"{most} queued or running jobs", f"at most {most}", "wait until one has ended")
+            raise RefusedError(429, f"over {most} queued or running jobs", f"at most {most}", "wait until one ends")
 
     def check_room(self, used: int) -> None:
         """Raise RefusedError if `used` bytes are more than the data folder may hold."""
@@ -345,7 +345,7 @@ class Jobs:
         threading.Thread(target=self._clean_up, name="clean-up", daemon=True).start()
 
     def close(self) -> None:
-        """Save the state of running jobs, and end. They resume when the service is opened again."""
+        """Stop running jobs, which save their state first and resume when the service is opened again."""
         self._stopping.set()
         end = time.monotonic() + SHUTDOWN_SECONDS
         while self._running and time.monotonic() < end:
@@ -491,7 +491,7 @@ def public_sidecar(output: Path) -> str:
 
 
 def _is_not_of_an_ended_job(record: logging.LogRecord) -> bool:
-    """A log filter: DBOS reports an error if a job is deleted or cancelled just before its outcome is recorded."""
+    """Log filter that drops DBOS errors if a job is deleted or cancelled just before its outcome is recorded."""
     ended = error.DBOSNonExistentWorkflowError, error.DBOSAwaitedWorkflowCancelledError
     return not (record.exc_info and isinstance(record.exc_info[1], ended))
 

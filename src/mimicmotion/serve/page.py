@@ -162,7 +162,7 @@ class Gate:
         return await (early or self.app)(scope, receive, respond)
 
     async def _early(self, request: Request) -> Response | None:
-        """Response to a request that does not reach the page."""
+        """Response to a request that the page does not handle; None for other requests."""
         path, language = request.url.path, _language(request)
         if path == "/logout":
             response: Response = RedirectResponse("/", 303)
@@ -278,7 +278,7 @@ class Page:
         return gr.Textbox("" if value is None else str(value), max_lines=1, **facts)
 
     def _settings(self, values: tuple[Any, ...]) -> dict[str, Any]:
-        """The settings of the form that differ from the defaults."""
+        """The settings of the form that differ from the defaults, and `preview`, which is always on."""
         given = dict(zip(self.names, values, strict=True))
         found: dict[str, Any] = {"preview": True}
         for name, value in given.items():
@@ -442,7 +442,7 @@ def _figure(content: str, caption: str) -> str:
 
 
 def _driving(base: str, path: Path, settings: dict[str, Any]) -> str:
-    """The driving video; for a pose file, the picture."""
+    """HTML of the driving video; if that is a pose file, of the picture."""
     if path.suffix in (".npz", ".json"):
         return f'<img src="{base}/picture" alt="">'
     if path.suffix in (".gif", ".webp"):

@@ -27,7 +27,7 @@ Text = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class Answer(BaseModel):
-    """An answer. The page chooses `id`, so that an answer sent twice is stored once."""
+    """An answer to one question about a pair. The page chooses `id`, so that an answer sent twice is stored once."""
 
     id: Text
     pair: Text
@@ -38,7 +38,7 @@ class Answer(BaseModel):
 
 
 class Answers(BaseModel):
-    """Answers from the page."""
+    """The answers in one request."""
 
     votes: Annotated[list[Answer], Field(max_length=1000)]
 
@@ -69,7 +69,7 @@ class RunningStudy:
         return {(t.pair.id, t.repeat): t for t in planned}
 
     def begin(self, rater: str, agreed: bool) -> dict[str, Any] | None:
-        """Trials, videos and stored answers of a rater; None if the rater has not consented yet."""
+        """Trials, videos, answers and completion code of a rater; None if the rater has not consented (`agreed`)."""
         if agreed:
             self.store.enrol(rater, _now())
         trials = self.trials(rater)
@@ -94,7 +94,7 @@ class RunningStudy:
         return {"trials": shown, "videos": videos, "answered": answered, "code": self._code(rater, trials, votes)}
 
     def add(self, rater: str, answers: list[Answer]) -> dict[str, Any]:
-        """Store all answers or, on an error, none.
+        """Store all answers or, on an error, none. Returns their number and the completion code (see `_code`).
 
         Raises:
             RefusedError: an answer does not belong to a trial of this rater.
@@ -113,7 +113,7 @@ class RunningStudy:
         return {"stored": len(votes), "code": self._code(rater, trials, self.store.history(rater))}
 
     def _code(self, rater: str, trials: dict[tuple[str, int], Trial], votes: Iterable[Vote]) -> str | None:
-        """The completion code, if everything is answered."""
+        """The completion code; None until everything is answered."""
         asked = {(*trial, question) for trial in trials for question in range(len(self.study.questions))}
         unanswered = asked - {(v.pair, v.repeat, v.question) for v in votes}
         return None if unanswered else completion_code(self.study, rater)

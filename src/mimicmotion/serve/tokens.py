@@ -27,7 +27,7 @@ COOKIE = "mimicmotion-token"
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token.
+    """An access token, with only the checksum of its secret.
 
     Attributes:
         name: owner of the jobs that are submitted with the token.
@@ -77,7 +77,7 @@ class Tokens:
         return self._tokens
 
     def find(self, secret: str) -> Token | None:
-        """The valid token with this secret, `ANYBODY` if the service has no tokens, or None."""
+        """The valid token with this secret, or None; `ANYBODY` if the service has no tokens."""
         tokens = self.all()
         if not tokens:
             return ANYBODY
@@ -93,7 +93,7 @@ class Tokens:
         if token is None:
             raise RefusedError(401, "no valid token", "Authorization: Bearer TOKEN", "ask the operator for one")
         if not token.allows(scope):
-            raise RefusedError(403, f"a token for {token.scope!r}", f"one for {scope!r}", "use another token")
+            raise RefusedError(403, f"a token with scope {token.scope!r}", f"scope {scope!r}", "use another token")
         return token
 
     def add(self, name: str, scope: Scope) -> str:

@@ -120,7 +120,7 @@ class Form:
         name = options.get(b"name", b"").decode("utf-8", "replace")
         if name not in (*FILES, *TEXTS) or name in self.texts or name in self.files:
             got = f"a part named {name[:80]!r}" + (" for the second time" if name in (*self.texts, *self.files) else "")
-            raise RefusedError(422, got, f"each of {', '.join((*FILES, *TEXTS))} once", "leave it out")
+            raise RefusedError(422, got, f"each of {', '.join((*FILES, *TEXTS))} at most once", "leave it out")
         if name in FILES:
             self.files.append(name)
             self._file = (self._folder / name).open("xb")
@@ -131,7 +131,7 @@ class Form:
         if self._file is not None:
             self._file.write(data[start:end])
         elif len(self._text) + end - start > MAX_TEXT:
-            raise RefusedError(413, "a text field of more than 64 KiB", "settings as JSON", "send files as files")
+            raise RefusedError(413, "a text field of more than 64 KiB", "a shorter text", "shorten the settings")
         else:
             self._text += data[start:end]
 
@@ -175,7 +175,7 @@ def _refusing_malformed() -> Iterator[None]:
 
 
 def name_by_content(path: Path) -> Path:
-    """Rename an uploaded file (`picture` or `video`) to have the suffix of its format, which is read from its content.
+    """Rename an uploaded file (`picture` or `video`) by adding the suffix of its actual format. Returns the new path.
 
     Formats that refer to other files, such as playlists, are not accepted.
 

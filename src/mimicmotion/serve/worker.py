@@ -99,7 +99,7 @@ class Worker:
             code = self.kill()
             if stopping() is not None:
                 raise Stopped from e
-            got = f"a worker process ended with {code}"
+            got = f"a worker process ended with exit code {code}"
             raise DiedError(got, "a process that keeps running", "check that there is enough memory") from e
         if isinstance(response, BaseException):
             raise response
@@ -204,7 +204,7 @@ class Checker:
 
         pixels = (config.height or 0) * (config.width or 0)
         if pixels > self.max_result_pixels:
-            raise ConfigError(f"{pixels} pixels", f"at most {self.max_result_pixels}", "lower 'height' and 'width'")
+            raise ConfigError(f"{pixels} pixels per frame", f"at most {self.max_result_pixels}", "lower the size")
         check_inputs(config)
         source = open_driving(config)
         if isinstance(source, PoseSequence):

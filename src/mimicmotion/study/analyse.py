@@ -67,7 +67,7 @@ def share(k: int, n: int) -> Share:
 
 @dataclass(frozen=True, slots=True)
 class Rater:
-    """A rater. All counts are of answers.
+    """A rater's answers and reliability. All counts are numbers of answers.
 
     Attributes:
         name: id of the rater.
@@ -107,7 +107,7 @@ class Preference:
     Attributes:
         baseline: name of the baseline.
         question: the question.
-        ties: number of votes for neither video, which are not part of the other attributes.
+        ties: number of votes for neither video, which the other attributes do not count.
         votes: share of votes for ours; the interval and the test assume independent votes.
         by_rater: the same share with an interval over raters, whose votes are not independent.
     """
@@ -195,7 +195,7 @@ def _by(votes: Iterable[Vote], *names: str) -> dict[tuple[Any, ...], list[Vote]]
 
 
 def _preferred(key: Key, vote: Vote) -> str:
-    """Whether a vote is for "ours", the "baseline" or a "tie"."""
+    """What a vote is for: "ours", "baseline" or "tie"."""
     return TIE if vote.choice == TIE else "ours" if key.videos[vote.choice].method == key.ours else "baseline"
 
 

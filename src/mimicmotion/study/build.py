@@ -54,7 +54,7 @@ class BuiltStudy:
     warnings: list[str]
 
     def summary(self) -> str:
-        """A summary of a few lines."""
+        """Summary for the user: warnings, what was built, and the command to run next."""
         key = self.key
         pairs = [p for p in key.pairs.values() if p.baseline]
         sequences, checks = len({p.sequence for p in pairs}), len(key.pairs) - len(pairs)
@@ -239,7 +239,7 @@ class _Writer:
 
 
 def _encode(source: StudyVideo, path: Path, coarse: bool) -> None:
-    """Encode a video as H.264 at its own size and rate; a coarse copy is about 12 blocks wide."""
+    """Encode a video as H.264 at its own size and rate; a coarse copy has about 12 blocks along its short side."""
     info = source.reader.info
     fps = VARIABLE_FPS if info.variable_frame_rate else info.fps
     frames = source.reader.frames(fps=fps if info.variable_frame_rate else None)

@@ -48,7 +48,7 @@ class StudyPair:
 
 @dataclass(frozen=True, slots=True)
 class PageVideo:
-    """What the page knows about a video: its file name in videos/, size in pixels, and length."""
+    """What the page knows about a video: its file name in videos/, size in pixels, and length in seconds."""
 
     file: str
     width: int
@@ -58,7 +58,7 @@ class PageVideo:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What the service knows, without the names of methods and sequences.
+    """What the service knows about a study: everything but the names of methods and sequences.
 
     Attributes:
         study: id of the study.

@@ -19,10 +19,10 @@ RATER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def sign(study: Study, rater: str) -> str:
-    """Sign the id of a rater, so that nobody can vote under another id: RATER.SIGNATURE.
+    """Sign the id of a rater (RATER.SIGNATURE), so that nobody can vote under another id.
 
     Raises:
-        InputError: the id contains characters other than letters, digits, _ and -.
+        InputError: the id is not a letter or digit followed by at most 63 letters, digits, _ and -.
     """
     if not RATER.fullmatch(rater):
         raise InputError(f"the rater {rater!r:.80}", "at most 64 letters, digits, _ and -", "choose another name")
@@ -156,7 +156,7 @@ def load_votes(folder: Path, study: Study, sources: Sequence[Path] = ()) -> list
     for source in sources or [folder / DATABASE]:
         if not source.exists():
             fix = "pass the path of the database, or collect votes with mimicmotion serve --study"
-            raise InputError(f"{source} does not exist", "votes", fix)
+            raise InputError(f"{source} does not exist", "a database of votes", fix)
         votes += VoteStore(source, study).history()
     return latest(votes)
 
@@ -215,7 +215,7 @@ class VoteStore:
             )
 
     def history(self, rater: str | None = None) -> list[Vote]:
-        """All votes of a rater, or of all raters, in order of arrival, including those that were changed later."""
+        """All votes of a rater, or of all raters, in order of arrival, including those replaced by a later answer."""
         with self._open() as db:
             where, values = ("WHERE rater = ?", (rater,)) if rater else ("", ())
             return [Vote(*row) for row in db.execute(f"SELECT * FROM votes {where} ORDER BY rowid", values)]

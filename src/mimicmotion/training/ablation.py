@@ -59,14 +59,14 @@ HAND_SCALE = 10.0
 
 
 def ablate(config_path: str | Path, *, processes: int = 1) -> Job[Path]:
-    """Run the experiment of a file, resuming an interrupted one.
+    """Run an experiment, resuming it if it was interrupted.
 
     Args:
-        config_path: a YAML file, or the name of a recipe such as ablation-tiny.
+        config_path: path of an experiment (YAML), or the name of a bundled one, such as ablation-tiny.
         processes: number of training runs in parallel.
 
     Returns:
-        The table (Markdown), with results.csv and effects.png in the same folder.
+        Path of the table (Markdown); results.csv and effects.png are in the same folder.
 
     Raises:
         ConfigError: a setting is wrong; raised before the first training run starts.
@@ -101,7 +101,7 @@ def load_ablation(path: str | Path) -> AblationConfig:
 
 
 def runs(config: AblationConfig) -> list[tuple[str, int]]:
-    """Arm and seed of all training runs, seed by seed, so that a stopped experiment has complete rows."""
+    """Arm and seed of each training run, seed by seed: a stopped experiment has all arms for its first seeds."""
     return [(name, seed) for seed in config.seeds for name in ARMS]
 
 
@@ -112,7 +112,7 @@ def train_config(config: AblationConfig, name: str, seed: int) -> TrainConfig:
     sample = data.setdefault("data", {}).setdefault("sample", {})
     for group, key in ((objective, "hand_scale"), (sample, "guidance")):
         if key in group:
-            raise ConfigError(f"train sets {key}", "a setting that the arms decide", f"leave {key} out")
+            raise ConfigError(f"{key} in 'train'", "only settings that all arms share", f"leave out {key}")
     objective["hand_scale"] = HAND_SCALE if ARMS[name].hand_loss else 1.0
     sample["guidance"] = "confidence" if ARMS[name].confidence else "threshold"
     model = {"base": str(start_folder(config, seed)), "settings": {"fusion": BUNDLED["fusion"]}}
@@ -125,7 +125,7 @@ def start_folder(config: AblationConfig, seed: int) -> Path:
 
 
 def make_start(config: AblationConfig, seed: int) -> Path:
-    """Write the initial model for a seed, if it does not exist."""
+    """Write the initial model for a seed, if it does not exist. Returns its folder."""
     import torch
 
     from mimicmotion.backbones.svd.checkpoint import load_components, save_components
@@ -237,7 +237,7 @@ PAPER = """The paper's Table 2 (second-hand; another data set, another model, fu
 
 
 def cube(rows: Sequence[Mapping[str, Any]], arm: str, condition: str, measure: str) -> Float64[ndarray, "seeds clips"]:
-    """One measure of one arm; NaN where it is undefined for a clip (such as without hands).
+    """One measure of one arm under one condition; NaN where it is undefined, such as for clips without hands.
 
     Raises:
         InputError: a seed or clip is missing.
@@ -267,7 +267,7 @@ def interval(values: Float64[ndarray, "seeds clips"], seed: int = 0, draws: int 
 
 
 def effect(rows: Sequence[Mapping[str, Any]], name: str, condition: str, measure: str) -> Interval:
-    """Effect of a switch (`EFFECTS`): paired by seed and clip."""
+    """Effect of a switch, or the interaction (see `EFFECTS`), from differences paired by seed and clip."""
     parts = [
         sign * (cube(rows, a, condition, measure) - cube(rows, b, condition, measure)) for (a, b), sign in EFFECTS[name]
     ]

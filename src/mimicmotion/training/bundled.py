@@ -38,7 +38,7 @@ def bundled_settings(size: tuple[int, int]) -> dict[str, Any]:
 
 
 def held_out_clip(index: int, frames: int, size: tuple[int, int]) -> SynthClip:
-    """Clip `index` of the held-out people."""
+    """Render clip number `index` of the held-out synthetic people."""
     return render_clip(HELD_OUT_SEED + index, frames, size)
 
 

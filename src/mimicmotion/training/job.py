@@ -1,4 +1,4 @@
-"""Open trainers, and train."""
+"""Train from a recipe or settings: open the task and the trainer, and run it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def train(
 
 
 def open_task(config: TrainConfig) -> Task:
-    """The task of a config's stage.
+    """Create the task of the stage that the settings select.
 
     Raises:
         ConfigError: the settings do not match the data or the weights.
@@ -100,7 +100,7 @@ def open_task(config: TrainConfig) -> Task:
 def open_trainer(
     config: TrainConfig | str | Path, *, resume: bool = True, allow_changes: bool = False, task: Task | None = None
 ) -> Trainer:
-    """Open a trainer at the run's last checkpoint.
+    """Create a trainer, which resumes from the run's last checkpoint if there is one.
 
     Args:
         config: settings, the path of a recipe (YAML), or the name of a bundled one.

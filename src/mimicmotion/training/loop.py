@@ -51,7 +51,7 @@ class Passes(torch.utils.data.Dataset[Any]):
         self.config, self.task, self.rank, self.world = config, task, rank, world
 
     def __getitem__(self, index: int) -> Any:
-        """The batch of forward pass `index`."""
+        """The batch of forward pass `index`; in a worker, the error if there is one."""
         numbers = state.sample_numbers(self.config, index, self.rank, self.world)
         try:
             return self.task.batch(index // self.config.optim.accumulation, numbers)
@@ -100,7 +100,7 @@ class Trainer:
             raise ConfigError("optim.ema_on_cpu with FSDP2", "a sharded average, in GPU memory", fix)
         self.step, self.means, self.seconds = 0, Means(), 0.0
         self.loss: float | None = None
-        """Of the last step, mean over all processes."""
+        """Loss of the last step, averaged over all processes."""
         self._logged_at: float | None = None
         self.identity = state.identity(config, task.identity, self.world)
         found = self._newest()
@@ -270,7 +270,7 @@ class Trainer:
         return total / self.world, asked > 0
 
     def _check(self, loss: float, norm: float, results: list[StepResult]) -> None:
-        """Stop in all processes on a non-finite loss or gradient, before it reaches the weights."""
+        """Raise an error in all processes if the loss or gradient is not finite, before it reaches the weights."""
         # with fp16 an infinite gradient only means that the loss scale was too large; that step is skipped
         bad_norm = not math.isfinite(norm) and self.config.precision != "fp16"
         if math.isfinite(loss) and not bad_norm:
@@ -399,7 +399,7 @@ class Trainer:
 
 
 def bad_samples(result: StepResult) -> list[str]:
-    """Samples with a non-finite loss, or the whole batch if there are no losses per sample."""
+    """Samples with a non-finite loss, or the whole batch if that is unknown; empty if the batch's loss is finite."""
     if math.isfinite(float(result.loss)):
         return []
     if result.each is None:

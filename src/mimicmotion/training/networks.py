@@ -64,7 +64,7 @@ def load_networks(config: ModelConfig, seed: int) -> Components:
 
 
 def new_networks(config: TinyConfig, seed: int) -> Components:
-    """Small networks with random weights around a trained autoencoder.
+    """Build small networks with random weights around a trained autoencoder.
 
     Raises:
         WeightsError: the configured autoencoder does not exist.

@@ -45,7 +45,7 @@ class Draws:
     Attributes:
         sigma: noise level of each sample.
         eps: unit noise of the latents.
-        dropped: whether each sample drops picture embedding, picture latent, pose (the columns).
+        dropped: whether each sample drops the picture embedding, the picture latent, and the pose (columns).
         noise_aug: strength of the noise on the reference picture; 0 without augmentation.
         picture_noise: unit noise for the reference picture; None without augmentation.
     """
@@ -68,7 +68,7 @@ class Encoded:
         pixels: the reference picture as input of the image encoder.
         poses: drawn poses in [-1, 1].
         reference_pose: drawn pose of the reference picture.
-        hand_mask: share of each latent cell in reliable hand boxes.
+        hand_mask: fraction of each latent cell that lies in reliable hand boxes.
         fps: frames per second of each sample.
         warped_latents: latents of the reference picture warped to the pose of each slot (mode, not scaled); None if the
             model does not use it.

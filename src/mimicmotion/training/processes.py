@@ -42,7 +42,7 @@ def quiet_worker(_: int) -> None:
 
 
 def build_accelerator(config: TrainConfig) -> Accelerator:
-    """Accelerate's view of this process: device, processes, precision.
+    """Create the `Accelerator` with the device, precision and accumulation of the run.
 
     Raises:
         ConfigError: the precision does not fit the device.
@@ -93,7 +93,7 @@ def on_main_process(accelerator: Accelerator, work: Callable[[], T]) -> T | None
 
 @contextlib.contextmanager
 def shared(count: int) -> Iterator[range]:
-    """This process's share of `count` pieces of work; waits for the other processes at the end."""
+    """Yield this process's share of `count` tasks, by number; waits for the other processes at the end."""
     several = dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
     yield range(rank, count, world)
@@ -112,13 +112,13 @@ def resume_command(config: TrainConfig, world: int) -> str:
 
 
 class Strategy:
-    """What differs between one process, DDP and FSDP2.
+    """Model and optimiser, with the same interface for one process, DDP and FSDP2.
 
     Args:
-        accelerator: wraps model and optimizer.
+        accelerator: wraps model and optimiser.
         model: model in which only the trained parameters have a gradient.
-        optimizer: optimizer of the trained parameters.
-        names: the trained parameters' names to their names within `model`.
+        optimizer: optimiser of the trained parameters.
+        names: name of each trained parameter -> its name within `model`.
 
     Raises:
         ConfigError: Accelerate is set to FSDP1 or DeepSpeed.
@@ -182,7 +182,7 @@ class Strategy:
             value.copy_(source)
 
     def optimizer_state(self) -> dict[str, dict[str, Any]]:
-        """Names of trained parameters to their moments as full tensors (with shards, only on the main process).
+        """Moments of each trained parameter, by its name, as full tensors (with shards, only on the main process).
 
         The format is the same for all strategies, so that a run can switch between them. All processes must call it.
         """
@@ -218,7 +218,7 @@ class Strategy:
 
 
 def build_optimizer(config: OptimConfig, params: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Create the optimizer that the settings select.
+    """Create the optimiser that the settings select.
 
     Raises:
         ConfigError: 8-bit AdamW without its package or without a GPU.

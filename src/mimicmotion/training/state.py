@@ -77,7 +77,7 @@ def first_number(config: TrainConfig, step: int, world: int) -> int:
 
 
 def global_batches(config: TrainConfig, world: int) -> list[list[int]]:
-    """[end, samples per step] of each phase, which must not change when a run is resumed."""
+    """[end, samples per step] of each phase, to be compared on resuming; without phases, one entry with end 0."""
     each = world * config.optim.accumulation
     return [[p.until, p.batch * each] for p in config.phases] or [[0, config.optim.batch * each]]
 
@@ -148,7 +148,7 @@ def check_identity(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], 
         allow_changes: settings may differ (but not the task: networks and data).
 
     Raises:
-        ConfigError: it is not; the message lists the differences.
+        ConfigError: it is another run; the message lists the differences.
     """
     same = "the same as before"
     if changed := differences(old["task"], new["task"]):
@@ -182,7 +182,7 @@ def checkpoints(run: Path) -> list[Path]:
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """RUN/checkpoints/step-N."""
+    """Path of the checkpoint after `step` steps, RUN/checkpoints/step-N."""
     return run / "checkpoints" / f"step-{step:08d}"
 
 

@@ -18,7 +18,7 @@ class StepResult:
     """Result of a batch.
 
     Attributes:
-        loss: mean over the samples of the batch, float32, with its graph.
+        loss: mean over the samples of the batch, float32, with its autograd graph.
         log: numbers for the log, each averaged over the batches that report it.
         samples: a name per sample, for messages.
         each: loss per sample, detached; if given, errors name only samples with a non-finite loss.
@@ -82,11 +82,11 @@ class Task(Protocol):
         ...
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
-        """Write the model for inference to the new folder `folder`.
+        """Write the model for inference to `folder`, and return its path.
 
         Args:
             folder: does not exist yet.
-            weights: the names of `parameters` to averaged values, float32.
+            weights: averaged value of each parameter (float32), named as in `parameters`.
         """
         ...
 

@@ -27,13 +27,13 @@ TIMES = ("time", "seconds", "samples_per_s", "gpu_gib")
 
 
 class Means:
-    """Sums since the last line of the log; stored in checkpoints, so that a resumed run writes the same lines."""
+    """Sums and counts since the last line of the log; kept in checkpoints, so that a resumed run logs the same."""
 
     def __init__(self) -> None:
         self.sums: dict[str, list[float]] = {}
 
     def add(self, values: Mapping[str, float]) -> None:
-        """Collect values."""
+        """Add values to the sums."""
         for key, value in values.items():
             total = self.sums.setdefault(key, [0.0, 0.0])
             total[0] += float(value)
@@ -52,7 +52,7 @@ class Means:
 
 
 class Log:
-    """`log.jsonl` and the trackers; only the main process has one.
+    """Writes `log.jsonl`, and sends the same numbers to the trackers; only the main process has a log.
 
     Args:
         run: the run folder.
@@ -103,7 +103,7 @@ class Log:
                     tracker.log_images({name: picture[None]}, step=step)
 
     def close(self) -> None:
-        """Flush the trackers."""
+        """Close the trackers."""
         for tracker in self.trackers:
             tracker.finish()
 
@@ -116,9 +116,9 @@ def _step(line: str) -> float:
 
 
 def check_trackers(names: Sequence[str]) -> list[str]:
-    """The trackers whose packages are installed.
+    """Check the names of trackers, and return those whose packages are installed.
 
-    TensorBoard is on by default, so without it there is only a warning: log.jsonl has the same numbers.
+    TensorBoard is on by default, so there is only a warning if it is not installed: log.jsonl has the same numbers.
 
     Raises:
         ConfigError: a name is unknown, or the package of a tracker other than TensorBoard is missing.

@@ -31,7 +31,7 @@ def cache_folder() -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON file that contains an object.
 
     Raises:
         WeightsError: the file is missing, unreadable, or not a JSON object.
@@ -63,7 +63,7 @@ def check_format(path: Path, name: str | None = None) -> None:
 
 
 def format_problem(path: Path, name: str | None = None) -> str | None:
-    """The problem that `check_format` would raise; None if there is none."""
+    """Description of the problem that `check_format` reports; None if there is none."""
     with path.open("rb") as f:
         start = f.read(64)
     if not start:

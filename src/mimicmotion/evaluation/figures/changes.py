@@ -29,9 +29,9 @@ COLUMNS = 4  # slices side by side
 
 
 def make_yt(spec: YtSpec) -> Job[FigureResult]:
-    """The figure, OUTPUT.csv with every pixel of the slices, and OUTPUT-jumps.csv with the jump at each frame.
+    """Draw y-t slices; write their pixels to OUTPUT.csv, and the jump at each frame to OUTPUT-jumps.csv.
 
-    The videos are streamed twice.
+    The videos are read twice.
 
     Raises:
         InputError: lengths or sizes differ, or the column or a border is out of range.
@@ -45,7 +45,7 @@ def make_yt(spec: YtSpec) -> Job[FigureResult]:
     if column is None:
         column = choose_column([changes for changes, _ in found.values()])
     elif not 0 <= column < width:
-        raise InputError(f"column={column} of pictures {width} wide", f"0 to {width - 1}", "columns are counted from 0")
+        raise InputError(f"column={column} of {width} columns", f"0 to {width - 1}", "count columns from 0")
     borders = check_frames(spec.borders or (), 1, frames, "border")
     slices = {c.name: np.stack([f[:, column] for f in c], 1) for c in clips}
     middle = clips[0].chosen([frames // 2])[frames // 2]
@@ -127,7 +127,7 @@ BRIGHTEST = 99.7  # percentile of the shown differences that has the brightest c
 
 
 def make_diff(spec: DiffSpec) -> Job[FigureResult]:
-    """The figure, and OUTPUT.csv with the curves. The videos are streamed twice.
+    """Draw frame differences, and write their means to OUTPUT.csv. The videos are read twice.
 
     Raises:
         InputError: lengths or sizes differ, or a frame or border is out of range.
@@ -154,7 +154,7 @@ def frame_difference(now: Frame, before: Frame) -> Float32[ndarray, "height widt
 
 
 def change_over_time(frames: Iterable[Frame]) -> Float64[ndarray, " frames-1"]:
-    """The mean of `frame_difference` at frames 1, 2, ..."""
+    """Mean `frame_difference` of each frame from the previous one."""
     return np.array([frame_difference(b, a).mean(dtype=np.float64) for a, b in pairwise(frames)], np.float64)
 
 

@@ -22,7 +22,7 @@ ASPECT_TOLERANCE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One result.
+    """A named video, one of the results that a figure compares.
 
     Attributes:
         name: shown in the figure.
@@ -50,7 +50,7 @@ class Clip:
         return f"{self.name} ({self.reader.path})"
 
     def chosen(self, numbers: Sequence[int]) -> dict[int, Frame]:
-        """Number -> frame, for the given numbers that exist."""
+        """A dict from number to frame, for the given numbers; those beyond the end are left out."""
         wanted, found = set(numbers), {}
         for t, frame in enumerate(self):
             if t in wanted:
@@ -65,7 +65,7 @@ class Clip:
 
 
 def parse_names(texts: Sequence[str]) -> list[tuple[str, Path]]:
-    """Split NAME=PATH; a plain PATH is named after its file.
+    """Split each NAME=PATH into name and path; a plain PATH is named after its file.
 
     Raises:
         InputError: there are no results, a part is empty, or two names are the same.
@@ -89,12 +89,12 @@ def parse_names(texts: Sequence[str]) -> list[tuple[str, Path]]:
 
 
 def open_clips(named: Sequence[tuple[str, Path]], *, max_frames: int | None = None, scaled: bool = True) -> list[Clip]:
-    """Open results.
+    """Open the videos that a figure compares.
 
     Args:
         named: names and paths, from `parse_names`.
         max_frames: maximum number of frames of each.
-        scaled: scale all frames to the size of the first result.
+        scaled: whether to scale all frames to the size of the first result.
 
     Raises:
         InputError: aspect ratios differ.
@@ -106,7 +106,7 @@ def open_clips(named: Sequence[tuple[str, Path]], *, max_frames: int | None = No
 
 
 def check_same_length(clips: Sequence[Clip], counts: Mapping[str, int], least: int = 2) -> int:
-    """The common number of frames of all clips.
+    """Check that all clips have the same number of frames, and return this number.
 
     Raises:
         InputError: their lengths differ, or are below `least`.
@@ -131,7 +131,7 @@ def spaced(first: int, last: int, count: int) -> list[int]:
 
 
 def check_frames(wanted: Sequence[int], first: int, frames: int, what: str = "frame") -> list[int]:
-    """Sort numbers of frames (or of borders, where b lies between the frames b - 1 and b), without repeats.
+    """Check numbers of frames (or borders: b lies between frames b - 1 and b), and return them sorted, without repeats.
 
     Raises:
         InputError: a number is outside first..frames - 1.
@@ -146,7 +146,7 @@ def check_shapes(clips: Sequence[Clip], poses: PoseSequence | None = None) -> No
     """Check that results, and poses if there are any, have the same aspect ratio.
 
     Raises:
-        InputError: they do not.
+        InputError: aspect ratios differ by more than 2%.
     """
     shapes = {str(c): c.size for c in clips}
     if poses is not None:
@@ -158,7 +158,7 @@ def check_shapes(clips: Sequence[Clip], poses: PoseSequence | None = None) -> No
 
 
 def estimate(frames: Sequence[Frame]) -> Job[PoseSequence]:
-    """Poses by the bundled estimator, without tracking, because the frames are not consecutive."""
+    """Estimate poses with the bundled estimator, without tracking, because the frames are not consecutive."""
     estimator = inputs.find_estimator(PoseOptions())(static=True)
     found = []
     for i, frame in enumerate(frames):

@@ -1,4 +1,4 @@
-"""How segments overlap, and their weights at each frame (paper figure 4: N = 8, C = 3)."""
+"""Figure of how segments overlap, and of their weights at each frame (paper figure 4: N = 8, C = 3)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ MAX_LABELS = 32  # frames whose weights can be written into their cells
 
 
 def make(spec: FusionSpec) -> Job[FigureResult]:
-    """The figure, and OUTPUT.csv with a row per segment and a column per frame.
+    """Draw segments and weights; write the weights to OUTPUT.csv, with a row per segment and a column per frame.
 
     Raises:
         ConfigError: an unknown mode, or an invalid overlap.
-        InputError: no frames.
+        InputError: the number of frames is below 1.
         OutputError: a file cannot be written.
     """
     yield from ()
@@ -55,7 +55,7 @@ class _Plan(NamedTuple):
 
 
 def _plan(spec: FusionSpec, mode: str) -> _Plan:
-    """The sampling plan, without the reference slot."""
+    """Segments and weights of the sampling plan, without the reference slot."""
     from mimicmotion.diffusion.fusion import make_plan
 
     numbers = {"segment_frames": spec.segment_frames, "overlap_frames": spec.overlap_frames}

@@ -1,4 +1,4 @@
-"""Making any of the figures."""
+"""Make any of the figures."""
 
 from __future__ import annotations
 

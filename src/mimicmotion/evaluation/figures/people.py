@@ -44,7 +44,7 @@ ROWS = ("frame", "with confidence", "without")
 
 
 def make_poses(spec: PosesSpec) -> Job[FigureResult]:
-    """The figure, and OUTPUT.csv with position and confidence of every point.
+    """Draw pose maps with and without confidence; write position and confidence of every point to OUTPUT.csv.
 
     Raises:
         InputError: the poses do not match the video, a frame is out of range, or nobody is visible.
@@ -86,12 +86,12 @@ def make_poses(spec: PosesSpec) -> Job[FigureResult]:
 
 
 def part_of(point: int) -> str:
-    """The body part of a point."""
+    """Name of the body part that a point belongs to, such as "left hand"."""
     return next(name for name, part in PARTS.items() if part.start <= point < part.stop)
 
 
 def pose_box(poses: PoseSequence) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of all drawn points of all frames with a margin, clipped to the frame.
+    """Bounding box (left, top, right, bottom) of the drawn points of all frames, plus a margin, clipped to the frame.
 
     The whole frame if nobody is visible.
     """
@@ -107,15 +107,15 @@ def pose_box(poses: PoseSequence) -> tuple[int, int, int, int]:
 
 
 def make_maps(frames: Mapping[int, Frame], poses: PoseSequence) -> dict[str, list[Frame]]:
-    """Draw the poses of some frames, cropped to the shown part.
+    """Draw the poses of some frames, and crop frames and pose maps to the visible points.
 
     Args:
         frames: frame number -> frame.
         poses: one pose for each frame, in the same order and in pixels of the frames.
 
     Returns:
-        The cropped frames; pose maps with colours multiplied by confidence; and pose maps with only the points above
-        0.3, in full colours: `ROWS`.
+        Name of each row of the figure (`ROWS`) -> its pictures: the cropped frames; pose maps with colours multiplied
+        by confidence; and pose maps with only the points above 0.3, in full colours.
 
     Raises:
         PoseError: nobody is visible in any of the frames.
@@ -153,8 +153,8 @@ class HandCrop:
         frame: number of the frame.
         side: left or right, of the person.
         confidence: the lowest of its 21 points.
-        boxes: name -> (left, top, right, bottom) in pixels of that result.
-        crops: name -> content of the box; black outside the frame.
+        boxes: name of each result -> (left, top, right, bottom) in its pixels.
+        crops: name of each result -> content of its box; black outside the frame.
     """
 
     frame: int
@@ -175,7 +175,7 @@ class HandCrop:
 
 
 def make_hands(spec: HandsSpec) -> Job[FigureResult]:
-    """The figure, and OUTPUT.csv with the boxes and each crop's difference from the first result's.
+    """Draw hand crops; write the boxes and each crop's difference from the first result's to OUTPUT.csv.
 
     Raises:
         InputError: results and poses do not match, a frame is out of range, or no hand is clearly visible.
@@ -209,7 +209,7 @@ def make_hands(spec: HandsSpec) -> Job[FigureResult]:
 
 
 def _sidecar(path: Path) -> tuple[GenerateConfig, tuple[int, int]] | None:
-    """Settings and size (height, width) of a result, if this is the file that `generate` wrote beside it."""
+    """Settings and size (height, width) of a result, from its RESULT.json; None for another JSON file."""
     data = read_json(path, "a pose file or RESULT.json", "check the path")
     if not (isinstance(data, dict) and isinstance(data.get("settings"), dict) and "size" in data):
         return None

@@ -15,20 +15,20 @@ class FigureResult:
 
     Attributes:
         files: the figure first, then its tables.
-        notes: one sentence each.
+        notes: what the figure shows, one line each.
     """
 
     files: list[Path]
     notes: list[str]
 
     def summary(self) -> str:
-        """Summary for the user."""
+        """The notes, and the paths of the files, one per line."""
         return "\n".join([*self.notes, f"figure: {self.files[0]}", *(f"numbers: {p}" for p in self.files[1:])])
 
 
 @dataclass(frozen=True, kw_only=True)
 class FigureSpec(Settings):
-    """Settings of all figures."""
+    """Settings that all figures have in common."""
 
     output: Path
     """The PNG file; the numbers are written beside it as CSV."""
@@ -47,7 +47,7 @@ class SegmentsSpec(_ResultsSpec):
     """Settings of figures that mark segment borders."""
 
     borders: list[int] | None = None
-    """First frames of new segments, to mark."""
+    """Segment borders to mark, each given as the first frame of the new segment."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from mimicmotion.errors import InputError
 
 
 class UnequalSetsWarning(UserWarning):
-    """The two sets differ in size, which changes the bias of the distance (about c/n)."""
+    """The two sets differ in size, on which the bias of the distance depends."""
 
 
 def frechet_distance(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"]) -> float:
@@ -37,7 +37,7 @@ def frechet_distance(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"]) -> floa
     """
     a, b = _checked(x, "first set"), _checked(y, "second set")
     if a.shape[1] != b.shape[1]:
-        got = f"features of {a.shape[1]} and {b.shape[1]} numbers"
+        got = f"features of dimension {a.shape[1]} and {b.shape[1]}"
         raise InputError(got, "features from the same network", "use one network for both sets")
     if len(a) != len(b):
         text = f"Frechet distance of {len(a)} against {len(b)} features: comparable only between sets of equal size"
@@ -61,7 +61,7 @@ def _checked(x: Float[ndarray, "n d"], name: str) -> Float64[ndarray, "n d"]:
     """Return features as float64, checked to be a finite matrix with at least two rows."""
     x = np.asarray(x)
     if x.ndim != 2 or not x.shape[1]:
-        raise InputError(f"{name} of shape {x.shape}", "(clips, numbers)", "stack the features as rows")
+        raise InputError(f"{name} of shape {x.shape}", "(clips, dimension)", "stack the features as rows")
     if len(x) < 2:
         raise InputError(
             f"{len(x)} feature(s) in the {name}: the Frechet distance is undefined without a covariance",
@@ -77,7 +77,7 @@ def _checked(x: Float[ndarray, "n d"], name: str) -> Float64[ndarray, "n d"]:
 def fd_infinity(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"], *, seed: int = 0) -> float:
     """Frechet distance without the bias of small sets: linear fit in 1/n, extrapolated to 0 (Chong & Forsyth 2020).
 
-    Each of 8 set sizes, from half the smaller set to all of it, averages four draws without replacement.
+    The fit uses 8 set sizes, from half the smaller set to all of it, with the mean of four draws at each.
 
     Args:
         x: features of one set.
@@ -85,8 +85,8 @@ def fd_infinity(x: Float[ndarray, "n d"], y: Float[ndarray, "m d"], *, seed: int
         seed: seed of the random draws.
 
     Returns:
-        The distance for infinitely many clips, which can be negative because of noise. It does not make up for too few
-        sequences, whose clips are alike.
+        The distance for infinitely many clips, which can be negative because of noise. It cannot make up for too few
+        sequences, because clips of the same sequence are alike.
 
     Raises:
         InputError: a set has fewer than 16 features, or as for `frechet_distance`.

@@ -70,7 +70,7 @@ class FaceNetwork:
             session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         except Exception as e:  # onnxruntime's errors have no common base class other than Exception
             reason = " ".join(str(e).split())[:200]
-            raise WeightsError(f"{self.path}: {reason}", "a face network as ONNX", "correct --identity") from e
+            raise WeightsError(f"{self.path}: {reason}", "a face network in ONNX format", "correct --identity") from e
         entry = self._check(session.get_inputs())
 
         def run(face: ndarray) -> Any:
@@ -134,7 +134,7 @@ def five_points(poses: PoseSequence) -> tuple[Float64[ndarray, "frames 5 2"], Fl
 
 
 def sure_faces(poses: PoseSequence) -> Bool[ndarray, " frames"]:
-    """Frames with a reliable face: all five points reach `SURE`, and the eyes are at least `MIN_EYES` apart."""
+    """Which frames have a reliable face: all five points reach `SURE`, and the eyes are at least `MIN_EYES` apart."""
     points, confidence = five_points(poses)
     return (confidence >= SURE) & (np.hypot(*(points[:, 1] - points[:, 0]).T) >= MIN_EYES)
 
@@ -182,8 +182,8 @@ def identity_numbers(made: Embeddings, real: Embeddings) -> dict[str, float]:
         real: embeddings of the real frames.
 
     Returns:
-        Mean cosines (-1..1) over the frames with both faces, and `identity_missing`: the fraction of frames with a real
-        face in which the generated face is missing. NaN if there are no such frames.
+        `identity`: mean cosine (-1..1) over the frames with both faces; `identity_missing`: the fraction of frames with
+        a real face in which the generated face is missing. Each is NaN if there are no such frames.
     """
     seen, known = np.isfinite(made).all(1), np.isfinite(real).all(1)
     both = seen & known

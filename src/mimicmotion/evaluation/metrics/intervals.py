@@ -62,7 +62,7 @@ def mean_interval(values: Sequence[float] | ndarray) -> Interval:
         values: one finite number per sequence, at least one.
 
     Raises:
-        ConfigError: scipy is not installed.
+        InputError: the values are not such numbers, or scipy is not installed.
     """
     x = _checked(values)
     return ratio_of_sums(x, np.ones_like(x))
@@ -74,7 +74,7 @@ def ratio_of_sums(numerators: Sequence[float] | ndarray, denominators: Sequence[
     Sequences with a denominator of 0 are left out; at least one must remain.
 
     Raises:
-        ConfigError: scipy is not installed.
+        InputError: the numbers do not match or are not finite, no sequence remains, or scipy is not installed.
     """
     x, y = _checked(numerators), _checked(denominators)
     if len(x) != len(y) or (y < 0).any() or not y.sum() > 0:

@@ -56,7 +56,7 @@ class Measure:
         self._last = (output[-1:], target[-1:]) if self.changes else None
 
     def result(self) -> dict[str, float]:
-        """The values, after `finish`."""
+        """Compute the results from all frames added so far."""
         return self.finish(self._values)
 
 
@@ -123,7 +123,7 @@ def lpips_mean(network: Lpips, *, field: bool = False) -> Measure:
 
 
 class Flicker:
-    """`temporal.background_flicker` of output and target, from exact sums of differences from the first frame."""
+    """`temporal.background_flicker` of output and target, from sums over the frames added so far."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -139,7 +139,7 @@ class Flicker:
         self._count += len(both)
 
     def result(self) -> dict[str, float]:
-        """Flicker, its difference from the target's, and the static fraction; NaN if too little is static."""
+        """Flicker, its difference from the target's (both NaN if too little is static), and the static fraction."""
         flicker, own, share = (float("nan"),) * 3
         if self._count > 1:
             variance = np.maximum(self._squares / self._count - (self._sum / self._count) ** 2, 0)
@@ -157,7 +157,7 @@ def _warping(chunks: list[ndarray]) -> dict[str, float]:
 
 
 def seam_score(borders: Sequence[int]) -> Measure:
-    """Mean of `temporal.seam_scores`; NaN without borders, or without frames between them.
+    """Mean of `temporal.seam_scores`; NaN if no border has a score.
 
     Args:
         borders: first frames of new segments; those beyond the compared frames are ignored.

@@ -53,7 +53,7 @@ def unit_frames(frames: Num[ndarray, ...], name: str = "frames") -> Float64[ndar
 
 
 def pair(output: AnyFrames, target: AnyFrames) -> tuple[Float64[ndarray, "f h w 3"], Float64[ndarray, "f h w 3"]]:
-    """Convert both clips to float64 in 0..1.
+    """Check that two clips match, and convert both to float64 in 0..1.
 
     Raises:
         InputError: they differ in length or size, or one is malformed (see `unit_frames`).
@@ -128,7 +128,7 @@ def lpips(output: AnyFrames, target: AnyFrames, *, network: Lpips, batch_size: i
         batch_size: frames per forward pass.
 
     Raises:
-        InputError: different lengths or sizes, frames too small for the network, or malformed ones.
+        InputError: lengths or sizes differ, or frames are malformed or too small for the network.
     """
     import torch
 

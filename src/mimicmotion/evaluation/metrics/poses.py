@@ -63,7 +63,7 @@ def torso_length(truth: PoseSequence) -> float:
     If the hips are never visible, 1.2 times the largest shoulder width.
 
     Raises:
-        PoseError: neither is visible in any frame.
+        PoseError: no frame shows neck and hips, or both shoulders.
     """
     xy, seen = truth.xy.astype(np.float64), truth.confidence > 0
     spine = np.hypot(*(xy[:, kp.NECK] - 0.5 * (xy[:, kp.R_HIP] + xy[:, kp.L_HIP])).T)
@@ -112,7 +112,7 @@ def pose_fidelity(
         `Fidelity` of "body" (18 points), "left_hand", "right_hand" (21), "face" (68).
 
     Raises:
-        PoseError: lengths differ, there are no frames, or no torso is visible in the true poses.
+        PoseError: lengths differ, there are no frames, or (with unit "torso") no torso is visible in the true poses.
     """
     if len(found) != len(truth) or not len(truth):
         got = f"{len(found)} found and {len(truth)} true poses"
@@ -164,7 +164,7 @@ def redetect(frames: Frames, estimator: PoseEstimator) -> PoseSequence:
 
 
 def pose_numbers(found: PoseSequence, truth: PoseSequence) -> dict[str, float]:
-    """All pose metrics of a report.
+    """Compute all pose metrics of a report, by name.
 
     Raises:
         PoseError: lengths differ, or no torso is visible in the true poses.

@@ -31,7 +31,7 @@ OCCLUSION_SHARE, OCCLUSION_OFFSET = 0.01, 0.5  # forward-backward check of Sunda
 
 
 def static_where(deviation: Float[ndarray, "height width 3"]) -> Bool[ndarray, "height width"]:
-    """Static pixels away from moving ones, from the standard deviation over time; isolated noisy pixels are ignored."""
+    """Mask of static pixels away from moving ones, given the standard deviation over time; ignores isolated noise."""
     moving = cv2.medianBlur((deviation.max(-1) > STATIC).astype(np.uint8), 5)
     reach = max(SMALLEST_MARGIN, round(MARGIN * min(moving.shape)))
     return cv2.dilate(moving, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) == 0
@@ -121,7 +121,7 @@ def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Fl
     frames = len(jump) + 1
     if bad := [b for b in borders if not 1 <= b < frames]:
         raise InputError(
-            f"border {bad[0]} in a clip of {frames} frames", "1 to frames - 1", "pass the first frames of segments"
+            f"border {bad[0]} in a clip of {frames} frames", f"1 to {frames - 1}", "pass the first frames of segments"
         )
     at = {b - 1 for b in borders}
     between = [i for i in range(len(jump)) if i not in at]

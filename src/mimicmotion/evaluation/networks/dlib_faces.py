@@ -24,7 +24,7 @@ HALVING = (3, 7, 10, 13)  # blocks that start by halving the resolution
 
 
 class DlibFaces(nn.Module):
-    """The network, with parameters named as in the file written by `mimicmotion weights fetch faces`."""
+    """The network as a module, with parameters named as in the file written by `mimicmotion weights fetch faces`."""
 
     def __init__(self) -> None:
         super().__init__()

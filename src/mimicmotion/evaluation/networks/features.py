@@ -44,8 +44,8 @@ class Preprocess:
 
     Attributes:
         size: side of the square input in pixels.
-        fit: "squash": straight to the square, bicubic with antialiasing (DisCo's protocol). "crop": the shorter side
-            to `size`, bilinear without antialiasing, then the central square (the usual protocol of FVD).
+        fit: "squash": stretch to the square, bicubic with antialiasing (DisCo's protocol). "crop": scale the shorter
+            side to `size`, bilinear without antialiasing, and take the central square (the usual protocol of FVD).
         mean: subtracted from values in 0..255.
         std: divides the result.
     """
@@ -59,7 +59,7 @@ class Preprocess:
         """Convert one frame, uint8 or float in 0..1, to the network's input.
 
         Raises:
-            InputError: another shape or type, NaN, or values out of range.
+            InputError: wrong shape or type, NaN, or values out of range.
         """
         x = (unit_frames(np.asarray(frame)[None])[0] * 255).astype(np.float32)
         x = (_squashed if self.fit == "squash" else _cropped)(x, self.size)
@@ -112,10 +112,10 @@ class FeatureNetwork:
     device: str
 
     def __call__(self, clips: Float32[ndarray, "n frames 3 size size"]) -> Float32[ndarray, "n dim"]:
-        """Features of preprocessed clips.
+        """Compute the features of preprocessed clips.
 
         Raises:
-            WeightsError: the network does not give one vector per clip.
+            WeightsError: the network does not return one vector per clip.
         """
         import torch
 
@@ -124,12 +124,12 @@ class FeatureNetwork:
             out = self.module(x.squeeze(2) if self.length == 1 else x)
         if not isinstance(out, torch.Tensor) or out.ndim < 2 or len(out) != len(clips):
             got = f"{self.name} returns {tuple(out.shape) if isinstance(out, torch.Tensor) else type(out).__name__}"
-            raise WeightsError(got, "features (clips, numbers)", "export the network without its classifier")
+            raise WeightsError(got, "features (clips, dimension)", "export the network without its classifier")
         return out.flatten(1).float().cpu().numpy()
 
 
 def best_device(device: str | None) -> str:
-    """The requested device, or else a GPU if there is one, or else the CPU."""
+    """The requested device; if None, a GPU if there is one, else the CPU."""
     if device is not None:
         return device
     import torch
@@ -138,7 +138,7 @@ def best_device(device: str | None) -> str:
 
 
 def weights_path(name: str, path: Path | str | None) -> Path:
-    """Path of the given or else the downloaded weights.
+    """Path of the given weights, or else of the downloaded ones.
 
     Raises:
         WeightsError: the file is missing; the message contains the command that fetches it.
@@ -151,7 +151,7 @@ def weights_path(name: str, path: Path | str | None) -> Path:
 
 
 def load_strictly(make: Callable[[], T], path: Path) -> T:
-    """Make a network, and load exactly the parameters in a file into it.
+    """Make a network and load its parameters from a file, which must contain all of them and nothing else.
 
     Raises:
         WeightsError: the file is damaged or belongs to another network.
@@ -200,7 +200,7 @@ def load_i3d(
 
     Raises:
         WeightsError: the weights are missing or do not fit.
-        InputError: the clips are too short for this network.
+        InputError: `length` is less than 9.
     """
     if length < I3D_MIN_FRAMES:
         raise InputError(f"clips of {length} frames", f"at least {I3D_MIN_FRAMES} for I3D", "use 16")

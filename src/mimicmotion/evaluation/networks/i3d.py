@@ -32,7 +32,7 @@ _STAGES: tuple[dict[str, tuple[int, int, int, int, int, int]], ...] = (
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
-    """TensorFlow's 'SAME' padding along one axis: (before, after), the odd one after.
+    """TensorFlow's 'SAME' padding along one axis: (before, after); if the total is odd, one more goes after.
 
     >>> same_padding(224, 7, 2)
     (2, 3)
@@ -58,7 +58,7 @@ class SameConv(nn.Conv3d):
         super().__init__(inputs, outputs, kernel, stride)
 
     def forward(self, input: Volume) -> Volume:
-        """Convolve."""
+        """Pad, convolve and apply ReLU."""
         return F.relu(super().forward(_padded(input, self.kernel_size, self.stride, 0.0)))
 
 
@@ -82,7 +82,7 @@ class Inception(nn.Module):
 
 
 class I3D(nn.Module):
-    """The network, with parameters named as in the file of `mimicmotion weights fetch i3d`."""
+    """I3D as a module, with parameters named as in the file of `mimicmotion weights fetch i3d`."""
 
     def __init__(self) -> None:
         super().__init__()

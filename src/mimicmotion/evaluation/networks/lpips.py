@@ -17,7 +17,7 @@ MIN_SIZE = {"alex": 31, "vgg": 16}
 
 
 class Lpips(nn.Module):
-    """The distance, with parameters named as in the files of `mimicmotion weights fetch lpips-alex` (or lpips-vgg).
+    """LPIPS as a module; parameters are named as in the files of `mimicmotion weights fetch lpips-alex` (or lpips-vgg).
 
     Args:
         net: "alex" or "vgg".

@@ -134,7 +134,7 @@ class Comparison:
 
 
 def compare(sources: Sequence[str], *, with_published: bool = True, metrics: Sequence[str] = ()) -> Comparison:
-    """Read all sources.
+    """Read all sources, and combine their rows.
 
     Args:
         sources: folders of reports, summary.json or CSV files, each as PATH or NAME=PATH.
@@ -230,7 +230,7 @@ def _finite(value: float) -> float | None:
 
 
 def _table(c: Comparison, published: str = PUBLISHED) -> Table:
-    """All numbers, the best measured row of each source in bold; `published` is the source shown for quoted rows."""
+    """All numbers, the best of each metric and source in bold; `published` is the source shown for quoted rows."""
 
     def cell(e: Entry, metric: str) -> str:
         i = e.cells.get(metric)

@@ -43,7 +43,7 @@ _FITTED = (
 
 
 def save_report(folder: Path, done: Evaluation) -> Path:
-    """Write report.md, report.html (needs no other file), metrics.csv and summary.json.
+    """Write report.md, report.html (self-contained), metrics.csv and summary.json. Returns the folder.
 
     Raises:
         OutputError: a file cannot be written.
@@ -74,7 +74,7 @@ def overview(done: Evaluation) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Versions and processors that results may depend on."""
+    """Versions, platform and number of processors, on which results may depend."""
     found = {"mimicmotion": __version__, "python": platform.python_version(), "platform": platform.platform()}
     return found | installed(*PACKAGES) | {"processors": str(os.cpu_count())}
 
@@ -121,7 +121,7 @@ def _interval(i: Interval) -> dict[str, Any]:
 
 
 def title(done: Evaluation, metric: str) -> str:
-    """Heading of a metric; that of a distance on other features names their network."""
+    """Title of a metric; for a Frechet distance on other features, it names their network."""
     network = done.networks.get("features")
     if network is None or metric.removesuffix("_infinity") != "features":
         return METRICS[metric].title
@@ -162,7 +162,7 @@ def _differences(done: Evaluation) -> Table:
 
 
 def verdict(method: str, i: Interval, p: float, info: Metric) -> str:
-    """The verdict on a difference, `p` being its corrected p-value."""
+    """Verdict on a difference `i` whose corrected p-value is `p`, such as "A better"."""
     if not math.isfinite(i.low):
         return "no interval"
     if i.n < FEW:
@@ -175,7 +175,7 @@ def verdict(method: str, i: Interval, p: float, info: Metric) -> str:
 
 
 def _sections(done: Evaluation) -> list[Section]:
-    """All parts of the report."""
+    """The sections of the report, without empty ones."""
     used = done.summary.metrics
     settings = [(k, json.dumps(v, ensure_ascii=False)) for k, v in (_protocol(done) | _settings(done)).items()]
     networks = [[n.title, n.path.name, n.digest] for n in done.networks.values() if n]
@@ -220,7 +220,7 @@ def _introduction(done: Evaluation, used: Sequence[str]) -> list[str]:
 
 
 def _bars(done: Evaluation, used: Sequence[str]) -> dict[str, bytes]:
-    """Bar charts of all metrics, by name."""
+    """A picture (PNG) with bar charts of all metrics, by its caption; empty if there are no metrics."""
     png = BytesIO()
     if used:
         bars.paint(done.summary.methods, used, png, {m: title(done, m) for m in used})

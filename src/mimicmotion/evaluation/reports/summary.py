@@ -19,7 +19,7 @@ from mimicmotion.settings.metrics import FIELD, METRICS
 
 @dataclass(slots=True)
 class Row:
-    """The measurements on one sequence of one method.
+    """The measurements of one method on one sequence.
 
     Attributes:
         sequence: name of the sequence.
@@ -48,7 +48,7 @@ class Paired:
 
 @dataclass(slots=True)
 class Summary:
-    """Summary of all rows.
+    """Summary of an evaluation.
 
     Attributes:
         methods: method -> metric -> number with its interval.
@@ -62,7 +62,7 @@ class Summary:
 
     @property
     def metrics(self) -> list[str]:
-        """Metrics of any method, in the order of the report."""
+        """Metrics that at least one method has, in the order of the report."""
         return [m for m in METRICS if any(m in of for of in self.methods.values())]
 
 
@@ -74,7 +74,7 @@ Sets = dict[str, OfSequences]
 
 
 def summarise_rows(rows: Sequence[Row], methods: Sequence[str]) -> Summary:
-    """Summarise everything but the Frechet distances."""
+    """Summarise all metrics except the Frechet distances."""
     out = Summary({m: {} for m in methods})
     for metric in METRICS:
         found = {m: {r.sequence: r for r in rows if r.method == m and metric in r.values} for m in methods}
@@ -151,9 +151,9 @@ def add_frechet(summary: Summary, metric: str, sets: Sets, *, infinite: bool = F
 
 
 def equal_sets(sets: Sets) -> tuple[Sets, list[str]]:
-    """Use the same clips for every method, with a note if their numbers differ.
+    """Cut the sets to the same clips for every method. Also returns a note if that was necessary.
 
-    The bias of the distance is about c / n, so distances at different n cannot be compared.
+    The bias of the distance depends on the number of clips, so distances of different numbers cannot be compared.
     """
     sets = {m: dict(of) for m, of in sets.items() if of}
     counts = {m: sum(len(b) for _, b in of.values()) for m, of in sets.items()}
@@ -173,7 +173,7 @@ def _distance(pairs: Sequence[tuple[ndarray, ndarray]]) -> float:
 
 
 def _joined(pairs: Sequence[tuple[ndarray, ndarray]]) -> tuple[ndarray, ndarray]:
-    """All real features, and all generated ones."""
+    """Concatenate the real features of all sequences, and the generated ones."""
     real, generated = zip(*pairs, strict=True)
     return np.concatenate(real), np.concatenate(generated)
 

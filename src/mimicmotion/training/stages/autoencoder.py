@@ -115,13 +115,13 @@ class AutoencoderModel(nn.Module):
 
 
 class AutoencoderTask(Task):
-    """The autoencoder with its data and loss.
+    """Trains the decoder of the small model's autoencoder.
 
     Args:
         config: settings of a run with stage `autoencoder`.
 
     Raises:
-        ConfigError: clips longer than the records, or frames whose size is not a multiple of the patch size.
+        ConfigError: clips are longer than the records, or the frame size is not a multiple of the patch size.
         InputError: shards are missing or empty.
     """
 

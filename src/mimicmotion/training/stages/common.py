@@ -75,7 +75,7 @@ class PartTask(Task):
         return dict(self.net.named_parameters())
 
     def place(self, device: torch.device) -> None:
-        """Move LPIPS to the device."""
+        """Move LPIPS to the device, if the loss uses it."""
         if self.lpips is not None:
             self.lpips.to(device)
 
@@ -105,6 +105,6 @@ class PartTask(Task):
         return net.eval()
 
     def validation(self, scores: Sequence[dict[str, float]], rows: Sequence[Sequence[ndarray]]) -> Validation:
-        """The mean of the scores of clips, and rows of pictures."""
+        """Combine the scores of clips (by their mean) and rows of pictures into a `Validation`."""
         mean = {name: float(np.mean([s[name] for s in scores])) for name in scores[0]}
         return Validation(mean, {self.part: contact_sheet(rows)}, best="psnr_moving", higher_is_better=True)

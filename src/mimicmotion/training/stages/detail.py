@@ -298,7 +298,7 @@ class DetailTask(PartTask):
         return self.validation(scores, rows)
 
     def _held_out(self) -> _Clips:
-        """Validation clips, created on first use."""
+        """Validation clips, generated on first use; with `overfit_one_clip`, the training clip."""
         if self.config.overfit_one_clip:
             return self.train_clips
         if self.held_out is None:

@@ -158,7 +158,7 @@ class Validator:
 
 
 def clip_scores(output: Frames, target: Frames, reference: UInt8[ndarray, "height width 3"]) -> dict[str, float]:
-    """PSNR (all pixels, moving region) and SSIM of a generated clip, and the gain over copying the reference."""
+    """PSNR (all pixels, moving region), gain over copying the reference, and SSIM for frames of 11 pixels or more."""
     mask = moving_region(target, reference)
     if not mask.any():
         mask = np.ones_like(mask)

@@ -34,7 +34,7 @@ GAINS = (0.6, 1.2), (-0.2, 0.2)
 
 
 class WarpBatch(NamedTuple):
-    """Frames of some clips.
+    """A batch of frames from some clips.
 
     Attributes:
         keys: names of the clips.
