@@ -73,7 +73,7 @@ class ServiceError(MimicMotionError):
     """The service rejected a request, or a job failed or was cancelled.
 
     Args:
-        status: HTTP status of the response; 0 for a job.
+        status: HTTP status of the response; 0 if a job failed or was cancelled.
         error: `got`, `expected` and `fix`.
     """
 
@@ -105,7 +105,7 @@ class Client:
         key: str | None = None,
         **settings: Any,
     ) -> JobState:
-        """Submit a job.
+        """Submit a job and return its state.
 
         Args:
             picture: picture of the person.
@@ -157,7 +157,7 @@ class Client:
                             return
 
     def wait(self, id: str) -> JobState:
-        """Wait until a job is done.
+        """Wait until a job is done, and return its final state.
 
         Raises:
             ServiceError: the job failed or was cancelled.
@@ -169,7 +169,7 @@ class Client:
         return state
 
     def cancel(self, id: str) -> JobState:
-        """Cancel a queued or running job."""
+        """Cancel a queued or running job, and return its state."""
         return JobState(**self._json("DELETE", f"/v1/jobs/{quote(id)}"))
 
     def delete(self, id: str) -> None:
@@ -178,7 +178,7 @@ class Client:
             pass
 
     def download(self, id: str, path: str | os.PathLike[str]) -> Path:
-        """Download the result of a job. The file appears only when complete."""
+        """Download the result of a job to `path`, where it appears only when complete, and return the path."""
         with self._request("GET", f"/v1/jobs/{quote(id)}/result") as answer, atomic_path(path) as part:
             with part.open("wb") as file:
                 shutil.copyfileobj(answer, file)
@@ -238,7 +238,7 @@ def _lines(answer: http.client.HTTPResponse) -> Iterator[bytes]:
 def _form(
     boundary: str, texts: dict[str, str], files: dict[str, Path]
 ) -> tuple[bytes, list[tuple[bytes, Path]], bytes]:
-    """Build a multipart form: the text fields, the header and path of each file, and the end."""
+    """Build the parts of a multipart form: the text fields, the header and path of each file, and the end."""
     line = 'Content-Disposition: form-data; name="{}"'
     head = "".join(f"--{boundary}\r\n{line.format(name)}\r\n\r\n{text}\r\n" for name, text in texts.items())
     parts = []
@@ -252,4 +252,4 @@ def _error(answer: http.client.HTTPResponse) -> dict[str, str]:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         error = json.load(answer)["error"]
         return {name: str(error[name]) for name in ("got", "expected", "fix")}
-    return {"got": f"{answer.status} {answer.reason}", "expected": "a response of the service", "fix": "check the url"}
+    return {"got": f"{answer.status} {answer.reason}", "expected": "a reply from the service", "fix": "check the url"}

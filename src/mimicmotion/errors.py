@@ -1,4 +1,4 @@
-"""The errors of this package. Each says what it got, what it expected, and how to fix it."""
+"""The errors of this package. Each says what was wrong, what was expected, and how to fix it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def system_error(error: BaseException, what: str = "this") -> InputError | None:
-    """Describe an error of the system to the user: memory is full, or a path is invalid. None for any other error.
+    """Convert a system error (memory is full, a path is unusable) to one that helps the user; None for any other error.
 
     Args:
         error: any error.

@@ -47,7 +47,7 @@ STYLE: dict[str, Any] = {
 
 
 def check_plot_output(path: Path) -> Path:
-    """Check in advance that a figure can be written to `path`.
+    """Check in advance that a figure can be written to `path`, and its numbers to a CSV file beside it; return `path`.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -90,17 +90,17 @@ def figure(output: Path | BytesIO, height: float, width: float = PAGE_WIDTH) -> 
 
 
 def colour(i: int) -> str:
-    """Colour number `i` of the palette, which repeats."""
+    """Colour number `i` of `PALETTE`, which repeats."""
     return PALETTE[i % len(PALETTE)]
 
 
 def line(i: int) -> dict[str, Any]:
-    """Colour and line style of curve number `i`, also distinguishable in greyscale."""
+    """Matplotlib colour and line style of curve number `i`, distinguishable even in greyscale."""
     return {"color": colour(i), "linestyle": LINES[i % len(LINES)]}
 
 
 def bare(axes: Axes) -> None:
-    """Remove the ticks and the frame, for pictures."""
+    """Remove the ticks and the frame of axes that show a picture."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
@@ -119,7 +119,7 @@ def picture_grid(
         options: passed to `imshow`.
 
     Returns:
-        The axes, (rows, columns).
+        Array of the axes, (rows, columns).
     """
     grid = sheet.subplots(len(rows), len(titles), squeeze=False)
     for k, (name, pictures) in enumerate(rows.items()):

@@ -36,7 +36,7 @@ class Table:
     bold: Collection[tuple[int, int]] = ()
 
     def markdown(self) -> list[str]:
-        """Lines of a Markdown table."""
+        """The table as lines of Markdown."""
 
         def cell(value: object) -> str:
             return str(value).replace("|", "\\|").replace("\n", " ")
@@ -45,7 +45,7 @@ class Table:
         return ["| " + " | ".join(line) + " |" for line in lines]
 
     def html(self) -> str:
-        """HTML <table> element."""
+        """The table as an HTML <table> element."""
 
         def line(cells: Sequence[str], tag: str) -> str:
             return "<tr>" + "".join(f"<{tag}>{c}</{tag}>" for c in cells) + "</tr>"
@@ -54,11 +54,11 @@ class Table:
         return f"<table>{head}{''.join(line(r, 'td') for r in self._cells(_escaped, '<b>{}</b>'))}</table>"
 
     def latex(self, align: str, headings: Mapping[int, str] | None = None) -> str:
-        """LaTeX tabular (needs the booktabs package).
+        """The table as a LaTeX tabular (needs the booktabs package).
 
         Args:
             align: alignment of the columns, one letter each.
-            headings: row number to a heading on a separate line above that row.
+            headings: headings by row number, each on a separate line above that row.
         """
         out = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", " & ".join(map(_tex, self.head)) + r" \\", r"\midrule"]
         for k, cells in enumerate(self._cells(_tex, r"\textbf{{{}}}")):
@@ -83,7 +83,7 @@ class Section:
         heading: heading; "" for none.
         text: paragraphs; those that begin with "- " are list items.
         table: table; left out if it has no rows.
-        pictures: PNG by alternative text; in HTML only.
+        pictures: PNG files by alternative text, shown in HTML only.
     """
 
     heading: str
@@ -114,18 +114,18 @@ class Section:
 
 
 def markdown_page(title: str, sections: Sequence[Section]) -> str:
-    """A Markdown document."""
+    """Format sections as a Markdown document."""
     return "\n\n".join([f"# {title}", *(s.markdown() for s in sections)]) + "\n"
 
 
 def html_page(title: str, sections: Sequence[Section]) -> str:
-    """A self-contained HTML document."""
+    """Format sections as a self-contained HTML document."""
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{_escaped(title)}</title><style>{_STYLE}</style>"
     return "\n".join([head, f"<h1>{_escaped(title)}</h1>", *(s.html() for s in sections)]) + "\n"
 
 
 def write_csv(path: Path, head: Sequence[object], rows: Iterable[Sequence[object]]) -> Path:
-    """Write a CSV file. None becomes an empty cell, and floats keep all digits.
+    """Write a CSV file and return `path`. None becomes an empty cell, and floats keep all digits.
 
     Raises:
         OutputError: the file cannot be written.

@@ -249,5 +249,5 @@ def test_frames_of_some_take(tmp_path: Path) -> None:
 def test_frame_numbers_far_apart_take_no_memory(tmp_path: Path) -> None:
     for number in (0, 50_000_000_000):
         (tmp_path / f"a_{number}.json").write_text("{}")
-    with pytest.raises(PoseError, match="no file for frame 1 and 49999999998 others"):
+    with pytest.raises(PoseError, match=r"no file for frame 1 \(missing files: 49999999999\)"):
         load_openpose(tmp_path)

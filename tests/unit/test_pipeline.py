@@ -271,7 +271,7 @@ BAD: dict[str, tuple[tuple[Any, ...], dict[str, Any], type[Exception], str]] = {
     "path as picture": (("me.png", POSES), {}, InputError, "str"),
     "empty list": (([], POSES), {}, InputError, "lists of lengths"),
     "lists that differ": (([IMAGE] * 3, [POSES] * 2), {}, InputError, "lists of lengths"),
-    "batch of lengths": ((IMAGE, [POSES, POSES[:5]]), {}, InputError, "same in one batch"),
+    "batch of lengths": ((IMAGE, [POSES, POSES[:5]]), {}, InputError, "one size and length"),
     "no steps": ((IMAGE, POSES), {"num_inference_steps": 0}, ConfigError, "num_inference_steps=0"),
     "NaN guidance": ((IMAGE, POSES), {"guidance_scale": float("nan")}, ConfigError, "guidance_scale=nan"),
     "negative guidance": ((IMAGE, POSES), {"max_guidance_scale": -1.0}, ConfigError, "max_guidance_scale=-1"),

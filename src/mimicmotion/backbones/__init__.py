@@ -50,7 +50,7 @@ def load_backbone(base: str | Path, checkpoint: str | Path | None = None, **opti
     Args:
         base: folder, name from `mimicmotion weights list`, or hub id.
         checkpoint: weights to load on top of the base.
-        options: see `Backbone.load`; None is ignored.
+        options: see `Backbone.load`; options that are None are ignored.
 
     Raises:
         WeightsError: files are missing, damaged, or do not match, or the backbone is not installed.

@@ -64,7 +64,7 @@ class ConditionedNetwork:
         conditional: the conditional pass.
         pair: both passes of classifier-free guidance.
         precondition: turns the network into a denoiser.
-        memory: additional tensors, by name, that are needed to resume from a saved step.
+        memory: returns additional tensors, by name, that are needed to resume from a saved step.
         close: called at the end of the run.
     """
 
@@ -94,9 +94,8 @@ class Backbone(ABC):
     Attributes:
         name: name of the backbone in a model folder's mimicmotion.json.
         settings: the model's defaults, as plain data: `height`, `width`, `num_inference_steps` or `sigmas` (noise
-            levels), `guidance_scale`, `fusion` (fields of `FusionConfig`), `trained_frames` (slots of the clips that it
-            was trained on), `pose_drawing` (arguments of `PoseDrawer`), `estimator` (pose estimator that it was trained
-            with).
+            levels), `guidance_scale`, `fusion` (fields of `FusionConfig`), `trained_frames` (frames per clip in
+            training), `pose_drawing` (arguments of `PoseDrawer`), `estimator` (pose estimator used in training).
         files: files that the model was loaded from.
         size_multiple: height and width must be multiples of this.
         device: device of the networks.

@@ -18,11 +18,11 @@ class _Formatter(logging.Formatter):
 
 
 TRACEBACK = "MIMICMOTION_TRACEBACK"
-"""Environment variable that shows the traceback of unexpected errors."""
+"""Environment variable that, if set, shows the traceback of unexpected errors."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point. Exit codes: 0 done, 1 failed, 2 wrong input or usage, 130 interrupted."""
+    """Run a command line and return the exit code: 0 done, 1 failed, 2 wrong input or usage, 130 interrupted."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -25,7 +25,7 @@ def doctor() -> None:
 
 
 def _facts() -> Iterator[str]:
-    """One line per fact; warnings begin with "!", commands with "$"."""
+    """Yield one line per fact; warnings begin with "!", commands with "$"."""
     import onnxruntime
     import torch
 
@@ -50,7 +50,7 @@ def _facts() -> Iterator[str]:
 
 
 def _to_do(device: str, providers: Sequence[str]) -> Iterator[str]:
-    """Commands for this machine: repairs, then what the published weights still need."""
+    """Yield problems and the commands that solve them, then how to get and use the published weights."""
     from huggingface_hub import get_token
 
     from mimicmotion.generate.provenance import installed

@@ -1,4 +1,4 @@
-"""Generate videos, and related commands: plan, batch, replay, inspect, poses, mask, demo."""
+"""The commands generate, plan, batch, replay, inspect, poses, mask and demo."""
 
 from __future__ import annotations
 

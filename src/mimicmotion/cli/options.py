@@ -1,4 +1,4 @@
-"""The application, and commands made from settings classes: each field is an option, and its docstring is the help."""
+"""The application, and commands made from settings classes: each field is an option, with its docstring as help."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Output = Parameter(name=["--output", "-o"])
 Several = Parameter(consume_multiple=True, negative="")
 
 SCREEN = 20
-"""Commands with more options than this show only those declared as first in their short help."""
+"""The short help of a command with more options than this shows only those with `Help(..., first=True)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Option:
     """Type on the command line, which `convert` turns into the field's value."""
     convert: Callable[[Any], Any] = lambda value: value
     default: Any = None
-    """Also overrides the configuration file."""
+    """Default to use instead of the field's; it also overrides the configuration file."""
     help: str | None = None
 
 
@@ -164,7 +164,7 @@ def say(text: object, flush: bool = False) -> None:
 
 
 def run_job(job: Job[T]) -> T:
-    """Run a job, with a progress display on stderr."""
+    """Run a job with a progress display on stderr, and return its result."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 

@@ -33,7 +33,7 @@ def study_invite(folder: Path, raters: list[str], /, *, url: str = "http://127.0
 
     Args:
         folder: Folder made by `study build`.
-        raters: Names or numbers of the raters; their votes are counted under these.
+        raters: Names or numbers of the raters, under which their votes are counted.
         url: Address at which raters reach the service.
     """
     from mimicmotion.study.folder import load_study

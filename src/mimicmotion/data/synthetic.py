@@ -23,7 +23,7 @@ from mimicmotion.synth.clip import SOURCE, Truth
 from mimicmotion.synth.recordings import load_recording
 
 FRAME_RATES = (15.0, 10.0, 6.0)
-"""Frames per second of the clips, in turn; the paper does not state its interval of frames."""
+"""Frames per second of the clips, in turn; the paper does not state its frame interval."""
 
 RECORDED_SHARE = 1 / 3
 """Share of the clips with a recorded motion, if there are recordings."""
@@ -78,7 +78,7 @@ def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
 
 
 def synthetic_records(config: SyntheticConfig, recordings: tuple[Path, ...], seed: int) -> Iterator[RecordData]:
-    """The single record for a seed; a third of the clips use one of the recorded motions."""
+    """Yield the single record for a seed. If there are recorded motions, a third of the clips use one of them."""
     fps = FRAME_RATES[seed % len(FRAME_RATES)]
     rng = np.random.default_rng([seed, 7])
     moving, size = bool(rng.random() < config.camera_motion), (config.height, config.width)
@@ -106,12 +106,12 @@ def synthetic_records(config: SyntheticConfig, recordings: tuple[Path, ...], see
 
 
 def pack_truth(truth: Truth) -> dict[str, ndarray]:
-    """Ground truth of a clip in the form that records store, with the reference first.
+    """Convert the ground truth of a clip to the form that records store, with the reference first.
 
     Returns:
         mask: (frames, height, width) uint8, the person's share of each pixel, 0..255. flow: (frames, height / 2,
         width / 2, 2) float16, from every second pixel of each frame to the same point in the reference, in pixels
-        (x, y). in_reference: whether that point is visible there.
+        (x, y). in_reference: (frames, height / 2, width / 2) bool, whether that point is visible there.
     """
     flow = np.concatenate([np.zeros_like(truth.flow[:1]), truth.flow])[:, ::2, ::2]
     seen = np.concatenate([np.ones_like(truth.in_reference[:1]), truth.in_reference])[:, ::2, ::2]

@@ -1,8 +1,8 @@
 """Denoisers: from the network's v-prediction to clean latents, with classifier-free guidance.
 
 A `Network` predicts v, a `Denoiser` predicts x0. `guide` combines networks, `precondition_v` turns a network into a
-denoiser, and `fusion.fuse` turns a denoiser for segments into one for long videos. x0 is affine in v with the same skip
-term for all, so guiding or fusing v is the same as guiding or fusing x0.
+denoiser, and `fusion.fuse` turns a denoiser for segments into one for long videos. x0 is affine in v, with a skip term
+that is the same for all predictions, so guiding or fusing v is equivalent to guiding or fusing x0.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Long videos from overlapping segments, fused in every denoising step (paper section 3.5).
 
-Plan and weights are pure functions of integers. Fusion itself is a denoiser whose segments share their latents. An
-Euler step is affine in x0, so blending x0 with weights that sum to 1 is equivalent to blending the latents after the
-step, as written in the paper (z_next = j*lambda*z_next + (1 - j*lambda)*z_prev).
+The plan and its weights only depend on frame counts. Fusion itself is a denoiser that denoises each segment and
+blends the results. An Euler step is affine in x0, so blending x0 with weights that sum to 1 is equivalent to blending
+the latents after the step, as written in the paper (z_next = j*lambda*z_next + (1 - j*lambda)*z_prev).
 
-With a reference slot, each segment starts with the reference picture and its own pose. The slot counts as one of the N
-frames of a segment and, since it is the same in all, as one of the C frames that neighbours share. In every mode, a
+With a reference slot, each segment starts with the reference picture and the pose of its person. The slot counts as one
+of the N frames of a segment and, since it is the same in all segments, as one of the C frames that neighbours share. A
 segment therefore covers N - 1 frames of the video, and neighbours share C - 1 of them, as in the published code.
 """
 
@@ -31,7 +31,7 @@ def has_reference_slot(cfg: FusionConfig) -> bool:
 def plan_segments(num_frames: int, cfg: FusionConfig) -> list[range]:
     """Cover frames 0..num_frames-1 of the video with segments of equal length; the last one is moved back to fit.
 
-    If the video is shorter than a segment, the segment shrinks. In mode "none" only the last segment may overlap.
+    If the video is shorter than a segment, the segment shrinks. In mode "none", only the last two segments may overlap.
 
     Raises:
         InputError: there are no frames.
@@ -96,7 +96,7 @@ def segment_weights(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FusionPlan:
-    """Rows and weights of each segment.
+    """The segments of a video, and the weights with which they are blended.
 
     Attributes:
         segments: rows of each segment. Without a reference slot, row f is frame f of the video; with one, row 0 is the
@@ -112,7 +112,7 @@ class FusionPlan:
 
     @property
     def num_rows(self) -> int:
-        """Number of frames of the video, plus one with a reference slot."""
+        """Number of frames of the video, plus one if there is a reference slot."""
         return 1 + max(map(max, self.segments))
 
     def video(self, latents: Float[Tensor, "batch rows *clip"]) -> Float[Tensor, "batch frames *clip"]:

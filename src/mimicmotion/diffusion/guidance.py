@@ -75,9 +75,9 @@ class Differences:
         return self.stored[self.names[tuple(frames)]].to(like)
 
     def restore(self, memory: Mapping[str, Tensor]) -> None:
-        """Restore the differences of a run. Raises InputError if some are missing."""
+        """Restore the differences from the memory of a step. Raises InputError if some are missing."""
         if missing := [name for name in self.names.values() if name not in memory]:
-            raise InputError(f"no {missing[0]} in memory", "the differences of all segments", "pass that step's memory")
+            raise InputError(f"no {missing[0]} in memory", "the previous step's differences", "pass that step's memory")
         self.stored = {name: memory[name].to(self.device, self.dtype) for name in self.names.values()}
 
 

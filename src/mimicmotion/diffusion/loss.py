@@ -65,7 +65,7 @@ def hand_weights(
 
 
 def weighted_mse(output: Latents, target: Latents, weights: Tensor | None = None) -> Float32[Tensor, " batch"]:
-    """mean(M * (F - v)^2) of each sample, in float32.
+    """mean(M * (F - v)^2) of each sample, in float32; M is 1 without `weights`.
 
     M is not normalised, so pictures without hands do not gain weight.
 

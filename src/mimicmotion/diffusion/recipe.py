@@ -28,7 +28,7 @@ class Recipe:
     """Segments, noise levels and guidance of a video.
 
     Attributes:
-        fusion: how segments are split and joined.
+        fusion: how the video is split into segments and joined.
         plan: the segments of this video.
         sigmas: decreasing noise levels, on the CPU.
         guidance: classifier-free guidance scale of each row of the plan.
@@ -48,7 +48,7 @@ class Recipe:
 
     @property
     def network_passes(self) -> int:
-        """Total number of network passes: two per segment in guided steps, otherwise one."""
+        """Total number of network passes: two per segment in steps that run both, otherwise one."""
         return len(self.plan.segments) * sum(2 if p == "both" else 1 for p in self.passes)
 
 
@@ -80,7 +80,7 @@ def make_recipe(
         sampling: sampling settings. Unset ones come from the tier, then from the model.
         model: the model's default settings: `num_inference_steps` or `sigmas`, `guidance_scale`, `fusion`.
         reference_slot: whether there is a reference pose. Without one there is no slot, regardless of `fusion`.
-        fusion: how segments are split and joined; None uses the model's default.
+        fusion: how the video is split into segments and joined; None uses the model's default.
 
     Raises:
         PoseError: mode "released" is used without a reference pose.

@@ -33,7 +33,7 @@ class Step:
         sigma: current noise level of `latents`.
         latents: the noisy latents that step `index + 1` continues from.
         x0: the clean latents predicted in this step, for previews; None if they were not kept.
-        memory: other tensors that the next step needs (may share those of `x0`); empty for Euler with plain guidance.
+        memory: other tensors that the next step needs (may include `x0` itself); empty for Euler with plain guidance.
     """
 
     index: int
@@ -125,7 +125,7 @@ def advance(
     index: int,
     in_place: bool = False,
 ) -> Latents:
-    """Take one step from level `index` to the next: second order with `last`, an Euler step without.
+    """Take one step from level `index` to the next: an Euler step without `last` or to level 0, otherwise second order.
 
     With t = -ln sigma the ODE is (x / sigma)' = x0 / sigma. Euler's method keeps x0 constant, which moves x towards it
     by a fraction of 1 - sigma_next / sigma. The second-order method extrapolates x0 linearly in t from its last two

@@ -44,10 +44,10 @@ def karras_sigmas(steps: int) -> Float64[Tensor, " {steps}+1"]:
 
 
 def explicit_sigmas(values: Sequence[float]) -> Float64[Tensor, " levels"]:
-    """Validate a custom schedule. n levels give n - 1 steps; sampling stops at the last level.
+    """Validate a custom schedule and return it as a tensor. n levels give n - 1 steps; sampling ends at the last level.
 
     Raises:
-        ConfigError: there are fewer than two levels, they do not decrease, or one before the last is not positive.
+        ConfigError: there are fewer than two levels, or they are not finite, decreasing and at least 0.
     """
     sigmas = torch.tensor([float(v) for v in values], dtype=torch.float64)
     falls = bool((sigmas[1:] < sigmas[:-1]).all()) and bool(torch.isfinite(sigmas).all())
@@ -55,7 +55,7 @@ def explicit_sigmas(values: Sequence[float]) -> Float64[Tensor, " levels"]:
         raise ConfigError(
             f"sigmas={[round(float(v), 4) for v in values]}",
             "at least two finite levels, each smaller than the one before, none below 0",
-            "list the levels from the noisiest to the cleanest, for example AYS_SVD",
+            "list the levels from the noisiest to the cleanest, for example 700, 54.5, 4.25, 0.17",
         )
     return sigmas
 

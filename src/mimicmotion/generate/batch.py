@@ -56,7 +56,7 @@ class Outcome:
     Attributes:
         output: path of the result.
         state: "made", "there" (made by an earlier run) or "failed".
-        message: the error.
+        message: the error, if it failed.
     """
 
     output: Path
@@ -66,14 +66,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """Outcomes of all jobs, in the order of the file."""
+    """Outcomes of all jobs, in the order of the file, and the total time in seconds."""
 
     outcomes: list[Outcome]
     seconds: float
 
     @property
     def failed(self) -> list[Outcome]:
-        """Failed jobs."""
+        """Outcomes of the failed jobs."""
         return [outcome for outcome in self.outcomes if outcome.state == "failed"]
 
     def summary(self) -> str:
@@ -253,7 +253,7 @@ def _run_on_server(config: BatchConfig, jobs: Mapping[int, GenerateConfig]) -> G
 
 
 def _fetch(client: Client, job: GenerateConfig) -> tuple[State, str]:
-    """Run one job on the service."""
+    """Run one job on the service, and download its result."""
     defaults = {f.name: plain(f.default) for f in dataclasses.fields(job) if f.name not in NOT_SENT}
     given = plain(dataclasses.asdict(job))
     settings = {name: given[name] for name, default in defaults.items() if given[name] != default}

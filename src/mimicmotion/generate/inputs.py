@@ -170,7 +170,7 @@ def open_driving(config: PoseJob) -> VideoReader | PoseSequence:
     """Open the driving video, or read the poses of a pose file.
 
     Raises:
-        ConfigError: a setting specifies what the source itself specifies, or has no effect with a pose file.
+        InputError: the source cannot be read, or a setting has no effect or would override what the source specifies.
     """
     path, fps, unneeded = config.video, config.video_fps, ["video_fps", "video_size"]
     kind = _pose_format(path)
@@ -263,7 +263,7 @@ def _is_driver(path: Path) -> bool:
 
 
 def picture_pose(config: GenerateConfig, estimator: Callable[..., PoseEstimator], picture: Frame) -> PoseSequence:
-    """The pose of the chosen person in the picture, in its pixels; cached.
+    """Estimate the pose of the chosen person in the picture, in its pixels, or load it from the cache.
 
     Raises:
         PoseError: no person is found, or not the chosen one.
@@ -286,7 +286,7 @@ def picture_pose(config: GenerateConfig, estimator: Callable[..., PoseEstimator]
 def driving_poses(
     config: PoseJob, source: VideoReader | PoseSequence, estimator: Callable[..., PoseEstimator]
 ) -> Job[PoseSequence]:
-    """Poses of the driving video at the frame rate of the result; cached."""
+    """Estimate the driving video's poses at the frame rate of the result, or load them from a file or the cache."""
     if isinstance(source, PoseSequence):
         return resample_poses(source, config)
     if not (config.pose_cache and config.video.is_file()):
@@ -347,7 +347,7 @@ def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[Fram
 
 
 def result_fps(config: DrivingOptions, own: float) -> float:
-    """Frame rate of the result for a source of `own` frames per second; `PosesConfig` may keep that of the source."""
+    """Frame rate of the result: `fps` if set, otherwise that of the source (`own`), or 15 with sampling "released"."""
     return config.fps or (RELEASED_FPS if config.sampling == "released" else own) or RELEASED_FPS
 
 
@@ -392,7 +392,7 @@ def cache_settings(config: PoseJob) -> dict[str, Any]:
 
 
 def pose_settings(config: PoseOptions) -> dict[str, Any]:
-    """All settings that change what an estimator finds, as plain data; model files by their checksum."""
+    """All settings that change what an estimator finds, and the package version; checksums stand for model files."""
     from mimicmotion import __version__
 
     without_effect = {"pose_cache", "pose_device"}
@@ -403,7 +403,7 @@ def pose_settings(config: PoseOptions) -> dict[str, Any]:
 
 
 def keep_face(poses: PoseSequence, part: Literal["all", "eyes-mouth", "none"]) -> PoseSequence:
-    """Hide face points; nose, eyes and ears of the body remain."""
+    """Hide all face points except those in `part`; nose, eyes and ears of the body remain."""
     dropped = {"all": 0, "eyes-mouth": 36, "none": 68}[part]  # outline, brows and nose come first
     confidence = poses.confidence.copy()
     confidence[:, FACE][:, :dropped] = 0

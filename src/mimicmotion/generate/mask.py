@@ -31,7 +31,7 @@ class MaskResult:
     """Result of a mask job.
 
     Attributes:
-        output: the masks.
+        output: path of the masks.
         frames: number of masks.
         size: (height, width).
         share: fraction of all pixels that belong to the person.
@@ -56,7 +56,7 @@ class MaskResult:
 
 
 def mask(config: MaskConfig) -> Job[MaskResult]:
-    """Segment the person in a video.
+    """Segment the person in a video, and write the masks.
 
     Raises:
         InputError: the video or a setting is invalid.
@@ -84,7 +84,7 @@ def _mask(config: MaskConfig) -> Job[tuple[PoseSequence, float]]:
 
 
 def _masks(config: MaskConfig, reader: VideoReader, poses: PoseSequence) -> Iterator[Mask]:
-    """The masks, from the cache (a folder of frames), or computed and cached."""
+    """Read the masks from the cache (a folder of frames), or compute and cache them."""
     path = None
     if config.pose_cache and config.video.is_file():
         path = PoseCache().path(config.video, inputs.cache_settings(config) | {"masks": VERSION}).with_suffix("")
@@ -103,7 +103,7 @@ def _masks(config: MaskConfig, reader: VideoReader, poses: PoseSequence) -> Iter
 
 
 def _saved(masks: Iterator[Mask], path: Path, poses: PoseSequence) -> Iterator[Mask]:
-    """Write masks and yield each in turn."""
+    """Write each mask, then yield it."""
     with open_writer(path, poses.size, poses.fps) as writer:
         for mask in masks:
             writer.write(np.repeat(mask[..., None], 3, -1))

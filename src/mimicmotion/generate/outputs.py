@@ -48,9 +48,9 @@ class GenerateResult:
     """Result of a generate job.
 
     Attributes:
-        path: the video.
-        side_by_side: the comparison video, if requested.
-        sidecar: JSON with seed, settings, versions and checksums.
+        path: path of the video, or of the folder of frames.
+        side_by_side: path of the comparison video; None if not requested.
+        sidecar: path of a JSON file with seed, settings, versions and checksums.
         num_frames: number of frames.
         fps: frames per second.
         size: (height, width).
@@ -99,22 +99,22 @@ class GenerateResult:
 
 
 def side_by_side_path(output: Path) -> Path:
-    """OUTPUT-side-by-side.SUFFIX."""
+    """Path of the comparison video: OUTPUT-side-by-side.SUFFIX."""
     return output.with_name(f"{output.stem}-side-by-side{output.suffix}")
 
 
 def sidecar_path(output: Path) -> Path:
-    """OUTPUT.json."""
+    """Path of the sidecar: OUTPUT.json."""
     return output.with_name(f"{output.name}.json")
 
 
 def preview_path(output: Path) -> Path:
-    """OUTPUT.preview.png."""
+    """Path of the preview picture: OUTPUT.preview.png."""
     return output.with_name(f"{output.name}.preview.png")
 
 
 def state_path(output: Path) -> Path:
-    """OUTPUT.state."""
+    """Path of the state folder: OUTPUT.state."""
     return output.with_name(f"{output.name}.state")
 
 
@@ -154,7 +154,7 @@ def clear_partial(output: Path) -> None:
 def write_video(
     config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frames: Iterable[Frame], about: str
 ) -> Job[tuple[int, str | None]]:
-    """Write frames as they are decoded, on a separate thread; the files appear when all are complete.
+    """Write frames as they are decoded, on a separate thread; the files appear only once complete.
 
     Args:
         config: settings of the job; with `output_fps`, frames are repeated here.
@@ -209,7 +209,7 @@ def _repeated(frames: Iterable[Frame], config: GenerateConfig) -> Iterator[tuple
 
 
 def with_background(config: GenerateConfig, inputs: Inputs, frames: Iterator[Frame]) -> Iterator[Frame]:
-    """The decoded frames with the background that the settings choose."""
+    """Put the person onto the background of the picture, unless the settings keep the model's background."""
     if config.background == "model":
         return frames
     segmenter = SelfieSegmenter(device=config.pose_device)
@@ -274,7 +274,7 @@ def read_sidecar(path: Path, parts: Sequence[str]) -> dict[str, Any]:
         parts: keys that it must have.
 
     Raises:
-        ConfigError: the file is missing, is not a sidecar, or was written by another version.
+        ConfigError: the file is missing, is not a sidecar, lacks a key, or was written by another version.
     """
     form = f"the file OUTPUT.json that `mimicmotion generate` writes (version {VERSION})"
     data = read_json(path, form, "pass the OUTPUT.json beside a result", ConfigError)

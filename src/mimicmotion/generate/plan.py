@@ -36,9 +36,9 @@ class PlanReport:
 
     Attributes:
         inputs: the fitted picture and the poses.
-        overlay: the overlay picture, see `draw_overlay`.
+        overlay: path of the overlay picture; see `draw_overlays`.
         fps: frames per second.
-        recipe: segments, how they are joined, and the denoising steps.
+        recipe: the segments, how they are joined, and the denoising steps.
         execution: execution plan of the networks, with predicted peaks of memory.
     """
 
@@ -71,14 +71,14 @@ class PlanReport:
 
 
 def describe_cut(fit: Fit) -> list[str]:
-    """What a crop cuts off the picture; empty below 2% of a side."""
+    """A list with one description of what a crop cuts off the picture; empty if it is less than 2% on every side."""
     sides = zip(("top", "bottom", "left", "right"), fit.cut, strict=True)
     cut = [f"{share:.0%} at the {side}" for side, share in sides if share >= 0.02]
     return [", ".join(cut)] if cut else []
 
 
 def _most(poses: PoseSequence) -> str:
-    """Largest number of people in a frame. An estimator that tracks a person counts them only in some frames."""
+    """Largest number of people in a frame, or "not counted". Estimators that track a person rarely count."""
     return str(most) if (most := int(poses.people.max())) else "not counted"
 
 

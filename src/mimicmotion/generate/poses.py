@@ -25,7 +25,7 @@ DRAWN_SHORT_SIDE = 576
 
 @dataclass(frozen=True, slots=True)
 class PosesResult:
-    """Result of a pose job."""
+    """Result of a pose job: the poses, the paths of the files written (`draw` is optional), and seconds per stage."""
 
     poses: PoseSequence
     output: Path

@@ -104,7 +104,7 @@ def installed(*packages: str) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package, Python and `PACKAGES`."""
+    """Versions of this package, Python and those of `PACKAGES` that are installed."""
     found = {"mimicmotion": __version__, "python": sys.version.split()[0], **installed(*PACKAGES)}
     return {package: version for package, version in found.items() if version != "missing"}
 

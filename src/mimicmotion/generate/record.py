@@ -62,7 +62,7 @@ class RunRecord:
         """Read the state of an interrupted run, and compare settings and inputs with it, before a model is loaded.
 
         Raises:
-            ConfigError: they differ, or another process is writing the same output.
+            ConfigError: they differ, another process writes the same output, or there is a state but `resume` is off.
         """
         exists = self.state.exists
         if not self.config.resume:
@@ -147,7 +147,7 @@ class RunRecord:
             self.has_saved = self.state.done is not None
 
     def describe_saved(self) -> str:
-        """What is saved, and how to resume."""
+        """Describe what is saved, and how to resume."""
         total = f" of {self._total}" if self._total else ""
         done = f"{self.state.done}{total} steps" if self.state.done else "the poses"
         return f"{done} are kept in {self.state.folder}: to continue, repeat the command with --resume"
@@ -155,7 +155,7 @@ class RunRecord:
     # --- facts --------------------------------------------------------------------------------------------------
 
     def facts(self) -> Facts:
-        """Facts that change during the run."""
+        """Facts about the run so far, to be saved with its state."""
         return {
             "seconds": self.watch.seconds,
             "peak_memory": self.peak_memory(),

@@ -80,7 +80,7 @@ def with_estimator(config: GenerateConfig, pipeline: MimicMotionPipeline | None)
 
 
 def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig:
-    """The model's fusion, overridden by the settings."""
+    """The model's fusion settings, overridden by those of the job."""
     segment = default.segment_frames if config.segment_frames is None else config.segment_frames
     overlap = min(default.overlap_frames, segment - 1) if config.overlap_frames is None else config.overlap_frames
     slot = default.reference_slot if config.reference_slot is None else config.reference_slot

@@ -15,7 +15,7 @@ DiffusionPipeline: Any = import_extra("diffusers", "diffusers").DiffusionPipelin
 
 
 class MimicMotionPipeline(DiffusionPipeline):
-    """`DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)`.
+    """Load it with `DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)`.
 
     The networks are not diffusers components. They are loaded on first use; move and cast them with `to`.
     """
@@ -52,8 +52,8 @@ class MimicMotionPipeline(DiffusionPipeline):
         """Generate a video. Takes the arguments of `mimicmotion.MimicMotionPipeline`.
 
         Returns:
-            `frames` as in diffusers: a list of one list of PIL images, or with "np" an array (1, frames, height,
-            width, 3) in 0..1.
+            `frames` as in diffusers: a list that contains one list of PIL images, or with "np" an array (1, frames,
+            height, width, 3) in 0..1.
         """
         frames = self.model(image, video=video, output_type=output_type, **settings).frames  # type: ignore[arg-type]
         return PipelineOutput(np.stack([frames]).astype(np.float32) / 255 if output_type == "np" else [frames])

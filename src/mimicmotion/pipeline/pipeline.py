@@ -175,7 +175,7 @@ class MimicMotionPipeline:
 
         Raises:
             PoseError: pose frames differ from the picture in size or type.
-            InputError: `noise_aug_strength` without `image_noise` (`Noise.picture`).
+            InputError: `noise_aug_strength` is set, but `image_noise` (`Noise.picture`) is missing.
         """
         sampling = from_keywords(SamplingSettings, sampling, settings)
         count = len(poses) if sampling.num_frames is None else sampling.num_frames
@@ -214,8 +214,8 @@ class MimicMotionPipeline:
 
         Args:
             conditioning: conditioning of the video.
-            noise: unit noise for all frames, after the reference slot if there is one (`draw_noise().latents`); with
-                `start` > 0 the latents to resume from (`Step.latents`).
+            noise: unit noise of the reference slot, if there is one, and of all frames (`draw_noise().latents`); with
+                `start` > 0, the latents to resume from (`Step.latents`).
             recipe: the recipe; see `recipe`.
             start: index of the first step to run.
             memory: `Step.memory` of the step before `start`.
@@ -225,8 +225,7 @@ class MimicMotionPipeline:
                 is requested.
 
         Raises:
-            InputError: noise or conditioning do not match the recipe (raised before the first step).
-            KeyError: a tensor is missing from `memory`.
+            InputError: noise, conditioning or memory does not match the recipe (raised before the first step).
             NonFiniteError: the network returned NaN or infinity.
         """
         plan = recipe.plan

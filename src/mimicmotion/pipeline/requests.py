@@ -71,7 +71,7 @@ def find_poses(
     reference = open_chosen(static=True).estimate([picture])
     for what, poses in (("image", reference), ("video", driving)):
         if not (poses.confidence[:, BODY] > VISIBLE).any():
-            raise PoseError(f"no person found in {what!r}", "a person in full view", "choose another")
+            raise PoseError(f"no person found in {what!r}", "a person in full view", f"choose another {what}")
     return picture, reference, driving
 
 
@@ -96,10 +96,10 @@ def build_requests(
     generator: torch.Generator | Sequence[torch.Generator] | None,
     num_frames: int | None,
 ) -> tuple[list[Request], bool]:
-    """Build one request per video, and return whether lists were given. Single values apply to all list items.
+    """Build one request per video. Also returns whether lists were given. Single values apply to all videos.
 
     Raises:
-        InputError: lists are empty or differ in length, there are too few frames, or a picture has the wrong type.
+        InputError: lists are empty or differ in length, an item is invalid, or the videos differ in size or length.
     """
     given = {"image": image, "poses": poses, "reference_pose": reference_pose, "seed": seed, "generator": generator}
     lists = {name: value for name, value in given.items() if isinstance(value, list | tuple)}
@@ -112,7 +112,7 @@ def build_requests(
     requests = [_request(**item, num_frames=num_frames) for item in items]
     if len({(r.size, r.num_frames) for r in requests}) > 1:
         found = sorted({(*r.size, r.num_frames) for r in requests})
-        raise InputError(f"(height, width, frames) {found}", "the same in one batch", "call it once per video")
+        raise InputError(f"(height, width, frames) {found}", "one size and length", "call the pipeline once per video")
     return requests, bool(lists)
 
 

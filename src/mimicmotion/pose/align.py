@@ -57,7 +57,7 @@ class Alignment:
     """Map from pixels of the driving video to pixels of the output: x' = scale[0] * x + offset[0], likewise for y.
 
     Attributes:
-        scale: (x, y); equal for all methods, so the aspect ratio is kept.
+        scale: (x, y); the two are equal in all methods, which keeps the aspect ratio.
         offset: (x, y) in output pixels.
         size: (height, width) of the output.
         limbs: factors by which body parts are lengthened before mapping; see `stretch`.
@@ -109,7 +109,7 @@ def fit_alignment(
     joints, trust = target.xy[0, STABLE], target.confidence[0, STABLE].astype(np.float64)
     fix = "use a picture and a video that show the same part of one person clearly, or align 'none'"
     if not (trust > VISIBLE).any():
-        raise PoseError(f"joints in the reference picture: none above confidence {VISIBLE}", "a visible person", fix)
+        raise PoseError(f"no joint in the reference picture above confidence {VISIBLE}", "a visible person", fix)
     xy, weight = driving.xy[:, STABLE], driving.confidence[:, STABLE].astype(np.float64)
     if not driving.confidence.any():
         raise PoseError("nobody in the driving video", "at least one frame with a person", fix)
@@ -222,7 +222,7 @@ def _with_hidden_joints(poses: PoseSequence) -> Float[ndarray, "frames 134 2"]:
 
 
 def part_lengths(poses: PoseSequence, head: Iterable[int] = ()) -> dict[str, float]:
-    """Full length in pixels of each visible part, as in `part_scales`; for the head, the spread of these points."""
+    """Full length in pixels of each visible part, as in `part_scales`; for the head, the spread of its points."""
     head = list(head)
     xy, sure = poses.xy[:, kp.BODY], poses.confidence[:, kp.BODY]
     gap = lambda a, b: np.hypot(*(a - b).T)  # noqa: E731

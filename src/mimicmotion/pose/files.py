@@ -205,7 +205,7 @@ def _openpose_files(path: Path) -> list[Path]:
     first, missing = min(numbered), max(numbered) - min(numbered) + 1 - len(numbered)
     if missing:
         gap = next(n for n in itertools.count(first) if n not in numbered)
-        raise PoseError(f"{path}: no file for frame {gap} and {missing - 1} others", "one file per frame", fix)
+        raise PoseError(f"{path}: no file for frame {gap} (missing files: {missing})", "one file per frame", fix)
     return [numbered[k] for k in sorted(numbered)]
 
 
@@ -325,7 +325,7 @@ class PoseCache:
             return None
 
     def put(self, path: Path, poses: PoseSequence) -> None:
-        """Store `poses` at a path returned by `path()`."""
+        """Store `poses` at a path returned by `path()`. If that fails, only a warning is logged."""
         try:
             save_poses(poses, path)
         except OutputError as e:

@@ -20,7 +20,7 @@ HOST_SHARE = 0.85
 
 
 def choose_device(name: str) -> torch.device:
-    """Torch device for a name; "auto" is the GPU if there is one.
+    """Return a torch device by name; "auto" is a GPU (CUDA or MPS) if there is one, else the CPU.
 
     Raises:
         ConfigError: the name is unknown, or this machine has no such device.
@@ -44,7 +44,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Torch dtype for a name; "auto" is float32 on a CPU and float16 (as in the published code) on a GPU."""
+    """Return a torch dtype by name; "auto" is float32 on a CPU and float16 (as in the published code) on a GPU."""
     import torch
 
     if name == "auto":
@@ -53,7 +53,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def free_memory(device: torch.device, resident: int = 0) -> int | None:
-    """Memory in bytes that networks may use on a device; None if unknown.
+    """Return the memory in bytes that networks may use on a device; None if unknown.
 
     Args:
         device: GPU or CPU.
@@ -73,9 +73,9 @@ def free_memory(device: torch.device, resident: int = 0) -> int | None:
 
 
 def host_free(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that this process can still allocate, within the limits of its control groups (containers; version 2).
+    """Return the bytes that this process can still allocate, within the limits of its container (cgroups version 2).
 
-    None if the system does not report it.
+    Returns None if the system does not report them.
     """
     rooms = [1024 * int(kib) for kib in re.findall(r"^MemAvailable: *(\d+)", _text(proc / "meminfo"), re.M)]
     name = "".join(re.findall(r"^0::/(.*)$", _text(proc / "self" / "cgroup"), re.M)).replace("../", "")

@@ -27,7 +27,7 @@ def import_extra(module: str, extra: str) -> Any:
 
 
 def install_command(extra: str) -> str:
-    """The command that installs optional packages from the source of this package: checkout, repository or index."""
+    """Return the pip command that installs an extra from the origin of this package: checkout, repository or index."""
     try:
         text = importlib.metadata.distribution("mimicmotion").read_text("direct_url.json")
     except importlib.metadata.PackageNotFoundError:  # the sources of a checkout, on the path

@@ -22,12 +22,12 @@ FAILED_WRITE = re.compile(r"inline_container|PytorchStreamWriter|file write fail
 
 
 def check_writable(path: str | os.PathLike[str]) -> Path:
-    """Check in advance that `path` can be written; leaves no files.
+    """Check in advance that `path` can be written, without leaving any files, and return it.
 
     Missing parent folders are fine, because they are created before writing.
 
     Raises:
-        OutputError: a part of the path is a file, a name is too long, or the nearest existing folder cannot be written.
+        OutputError: a part of the path is a file, a name is too long, or the nearest existing folder is not writable.
     """
     path = Path(path)
     folder, names = path.absolute().parent, [part_name(path)]
@@ -55,10 +55,10 @@ def check_not_inputs(inputs: Iterable[str | os.PathLike[str] | None], outputs: I
 
     Args:
         inputs: files and folders; those that do not exist (None, names on the hub) are ignored.
-        outputs: files and folders that are replaced.
+        outputs: files and folders that the job replaces.
 
     Raises:
-        ConfigError: an output is an input, or two outputs are the same.
+        ConfigError: an output is or contains an input, or two outputs are the same.
     """
     read: dict[tuple[int, int], str] = {}
     for path in filter(None, inputs):
@@ -81,7 +81,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 def part_name(path: Path) -> str:
-    """A hidden name for an incomplete file, see `run_folder.LEFTOVER`."""
+    """A random hidden name for an incomplete file, of the form `run_folder.LEFTOVER`."""
     return f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}"
 
 
@@ -128,7 +128,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a UTF-8 file atomically. Lone surrogates, as in undecodable file names, become "?".
+    """Write a UTF-8 file atomically and return `path`. Lone surrogates, as in undecodable file names, become "?".
 
     Raises:
         OutputError: the file cannot be written.
@@ -139,7 +139,7 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_json(path: Path, data: Any) -> Path:
-    """Write plain data as JSON. NaN and infinity become null.
+    """Write plain data as JSON and return `path`. NaN and infinity become null.
 
     Raises:
         OutputError: the file cannot be written.
@@ -171,7 +171,7 @@ def output_error(path: Path, error: OSError) -> OutputError:
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """Hexadecimal sha256 of a file, read in chunks.
+    """Return the hexadecimal SHA-256 of a file, which is read in chunks.
 
     Raises:
         InputError: the file cannot be read.

@@ -21,9 +21,9 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interrupts:
-    """Context in which SIGTERM acts like Ctrl-C. In `patiently`, the first signal sets `asked`, the second interrupts.
+    """Makes SIGTERM act like Ctrl-C. Inside `patiently`, the first signal only sets `asked`; the second interrupts.
 
-    Has no effect outside the main thread, and on signals that are ignored (as under nohup).
+    A context manager, without effect outside the main thread and on signals that are ignored (as under nohup).
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def patiently(self, notice: str = "") -> Iterator[None]:
-        """Context for code that checks `asked` and stops by itself; `notice` is logged at the first signal."""
+        """Context manager for code that checks `asked` and stops by itself; `notice` is logged at the first signal."""
         self._patient, self._notice = True, notice
         try:
             yield

@@ -18,8 +18,8 @@ class Progress:
     """One report of a running job.
 
     Attributes:
-        stage: current stage: poses, load, encode, denoise, write, train.
-        done: number of finished units (frames or steps).
+        stage: name of the current stage, such as poses, denoise or train.
+        done: number of finished units, such as frames or steps.
         total: total number of units; None if unknown.
         note: text to show next to the progress, such as a loss.
     """
@@ -42,7 +42,7 @@ def finish(job: Job[T], on_progress: Callable[[Progress], object] | None = None)
             `mimicmotion.Stopped` to cancel.
 
     Raises:
-        InputError: a library ran out of memory (the message names the stage), or a path is invalid. Also whatever the
+        InputError: a library ran out of memory (the message names the stage), or a path is unusable. Also whatever the
             job raises.
     """
     stage = "the first stage"
@@ -70,7 +70,7 @@ class Stopwatch:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def watch(self, job: Job[T]) -> Job[T]:
-        """Forward a job's reports, and add up the time of each stage."""
+        """Forward the reports and the result of a job, and add up the time of each stage."""
         last = time.perf_counter()
         stage = "start"
         with contextlib.closing(job):  # so that it saves its state before the caller continues

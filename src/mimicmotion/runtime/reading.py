@@ -22,7 +22,7 @@ LIMITS: dict[Limit, tuple[float, str]] = {
     "gap": (600, "seconds between two frames"),
     "bytes": (2**29, "bytes of text or numbers"),  # OpenPose JSON takes 4 kB for each frame and person
 }
-"""Largest sizes that a picture, video or pose file may declare; above that, it is considered damaged or malicious.
+"""Largest sizes that a picture, video or pose file may declare; a file above them is considered damaged or malicious.
 
 The environment variables MIMICMOTION_MAX_PIXELS, _FRAMES, ... set other limits.
 """
@@ -38,7 +38,7 @@ def check_limit(name: Limit, value: float, what: object, kind: type[MimicMotionE
         kind: class of the error.
 
     Raises:
-        InputError: it is above the limit.
+        InputError: it is above the limit (raised as `kind`), or the environment variable is not a number.
     """
     highest, unit = LIMITS[name]
     variable = f"MIMICMOTION_MAX_{name.upper()}"
@@ -64,7 +64,7 @@ def reading(path: object, what: str, fix: str, kind: type[MimicMotionError] = In
         kind: class of the error.
 
     Raises:
-        InputError: the body raised anything but an error of this package.
+        InputError: the body raised an error that does not come from this package (raised as `kind`).
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""Folders of resumable runs: written atomically and durably, by one process at a time, with a fixed identity.
+"""Folders of resumable runs: atomic and durable writes, locks, clean-up, and comparison of settings.
 
 A file or folder is written under a hidden name, flushed to disk, and then renamed. `clear_leftovers` removes hidden
-files of killed processes.
+files that killed processes have left behind.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LEFTOVER = re.compile(r"\.(.+?)(\.[0-9a-f]{8})?\.(part|old)(\.[^.]+)?")
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or the names in a folder, to disk, so that a power cut leaves no name with partial contents."""
+    """Flush a file, or the names in a folder, to disk, so that a power cut leaves no file with partial contents."""
     if os.name == "nt" and path.is_dir():  # Windows cannot open folders
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -36,7 +36,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def durable_file(path: Path) -> Iterator[Path]:
-    """`files.atomic_path`, with the file flushed to disk before it is renamed."""
+    """Like `files.atomic_path`, but flush the file to disk before it is renamed."""
     with atomic_path(path) as part:
         yield part
         with writing(path):
@@ -48,7 +48,7 @@ def atomic_folder(path: str | os.PathLike[str], pattern: str = "*") -> Iterator[
     """Yield a hidden folder next to `path`, renamed to `path` on success and removed on any error or Ctrl-C.
 
     Creates parent folders. An existing folder is replaced only when the new one is complete and on disk, and only if it
-    contains nothing but `pattern` files. Errors of the body are not converted.
+    contains nothing but files that match `pattern`. Errors of the body are not converted.
 
     Raises:
         OutputError: the folder cannot be written, or `path` contains other files.
@@ -77,7 +77,7 @@ def atomic_folder(path: str | os.PathLike[str], pattern: str = "*") -> Iterator[
 
 
 def check_replaceable_folder(path: Path, pattern: str) -> None:
-    """Raise OutputError if `path` is a file, or a folder with files other than `pattern`, which would be deleted."""
+    """Raise OutputError if `path` is a file, or a folder with files that do not match `pattern` and would be lost."""
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file", "a new or empty folder", "choose another name")
     if path.is_dir():

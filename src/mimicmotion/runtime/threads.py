@@ -1,7 +1,7 @@
 """Concurrent stages: a thread that prefetches, and a thread that works in the background.
 
 Video decoding, drawing, onnxruntime, the networks and the video encoder all release the GIL, so threads are enough.
-Order and results are the same as with one stage after the other.
+Order and results are the same as if the stages ran one after the other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def cores() -> int:
-    """CPU cores available to this process or, if unknown, to the machine."""
+    """Number of CPU cores available to this process or, if that is unknown, of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -31,7 +31,7 @@ def prefetch(source: Iterable[T], depth: int = 2) -> Iterator[Iterator[T]]:
 
     Args:
         source: an iterable, which only the thread may use from now on.
-        depth: number of items made ahead of the one in use, including the one in progress.
+        depth: number of items to fetch ahead of the one in use, including the one in progress.
     """
     items = iter(source)
 

@@ -26,11 +26,11 @@ def run_parallel(work: Work[T, R], tasks: Sequence[T], processes: int) -> Genera
     """Run the generators `work(task)` of all tasks; yield what they yield (integers) and the result of each.
 
     Results come in the order in which they are finished. Closing the generator (as Ctrl-C does) stops the workers at
-    their next yield. The first error stops all and is raised.
+    their next yield. The first error stops all tasks and is raised.
 
     Args:
-        work: picklable, if there are several processes.
-        tasks: picklable too.
+        work: generator function that runs one task; must be picklable if there are several processes.
+        tasks: arguments of `work`; must be picklable too.
         processes: 1 runs the tasks in this process, without a pool.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Frozen settings and their one parser. Only the standard library is imported at module level."""
+"""Frozen settings, and the parser for all of them. Only the standard library is imported at module level."""
 
 from mimicmotion.settings.generate import (
     BatchConfig,

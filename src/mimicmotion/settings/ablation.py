@@ -1,4 +1,4 @@
-"""Settings of an ablation: frozen, parsed strictly from YAML by `mimicmotion.settings.parse`."""
+"""Settings of an ablation: frozen, and parsed strictly from YAML by `mimicmotion.settings.parse`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TestConfig(Settings):
     frames: Annotated[int, Range(2)] = 12
     """Frames per clip."""
     conditions: tuple[Condition, ...] = ("detector", "planted")
-    """Driving poses: clean (exact), detector (simulated detector errors) or planted (errors planted in them)."""
+    """Driving poses: clean (exact), detector (simulated detector errors) or planted (misplaced hands or elbows)."""
     first: int = 3000
     """Index of the first held-out clip."""
 
@@ -34,7 +34,7 @@ class TestConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AblationConfig(Settings):
-    """The whole experiment."""
+    """Settings of an ablation: its training runs, and how the trained models are tested."""
 
     run: str
     """Folder for all runs and the result."""

@@ -36,7 +36,7 @@ class PosesConfig(DrivingOptions, PoseOptions):
     """Settings of `mimicmotion poses` and its YAML file."""
 
     video: Path
-    """The video."""
+    """The video to estimate poses in."""
     output: Annotated[Path, Help("Output")]
     """Pose file to write (.npz), or a folder name ending in / for OpenPose JSON files."""
     draw: Annotated[Path | None, Help("Output")] = None
@@ -57,7 +57,7 @@ class MaskConfig(DrivingOptions, PoseOptions):
     """Settings of `mimicmotion mask` and its YAML file."""
 
     video: Path
-    """The video."""
+    """The video that shows the person."""
     output: Annotated[Path, Help("Output")]
     """The mask, white on black: .mp4, or a folder name ending in / for PNG frames, which are lossless."""
     fps: float | None = None  # type: ignore[assignment]
@@ -91,7 +91,7 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], Help("Speed")] = "auto"
     """Data type of the networks; auto is float32 on a CPU and float16 on a GPU."""
     height: Annotated[int | None, Range(16, 8192), Help("Output", first=True)] = None
-    """Height of the result in pixels (set `width` too); default: the model's area, in the picture's aspect ratio."""
+    """Height of the result in pixels (set `width` too); default: the model's area, at the picture's aspect ratio."""
     width: Annotated[int | None, Range(16, 8192), Help("Output", first=True)] = None
     """Width of the result in pixels (set `height` too)."""
     fit: Annotated[Literal["auto", "crop", "letterbox", "released"], Help("Input")] = "auto"
@@ -162,7 +162,7 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(GenerateConfig):
-    """Settings of `mimicmotion plan`: those of `generate`, and what is shown."""
+    """Settings of `mimicmotion plan`: those of `generate`, and which alignments to show."""
 
     compare_alignments: Annotated[bool, Help("Motion")] = False
     """Draw the overlay three times, once per alignment method: limbs, weighted and released."""

@@ -31,12 +31,12 @@ class Metric:
 
     @property
     def title(self) -> str:
-        """Name and unit."""
+        """Name, followed by the unit in parentheses if there is one."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
     @property
     def arrow(self) -> str:
-        """Arrow towards better values, after a space; "" for a descriptive number."""
+        """Arrow that shows which way is better, after a space; "" for a descriptive number."""
         return {"higher": " ↑", "lower": " ↓", "": ""}[self.better]
 
     def best(self, values: Sequence[float | None]) -> int | None:

@@ -31,7 +31,7 @@ class Range:
     low: float
     high: float = math.inf
     above: bool = False
-    """Whether the number must be above `low`."""
+    """Whether the number must be above `low`, rather than at least `low`."""
 
     def __contains__(self, value: Any) -> bool:
         try:
@@ -160,7 +160,7 @@ def refuse_unused(settings: Any, names: Iterable[str], why: str) -> None:
 
 
 def recipes() -> dict[str, Path]:
-    """Names and files of the bundled training recipes."""
+    """Paths of the bundled training recipes, by name."""
     return {path.stem: path for path in sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))}
 
 
@@ -168,7 +168,7 @@ def find_recipe(name: str | Path) -> Path:
     """Find a recipe's file, given its path or the name of one of `recipes`.
 
     Raises:
-        ConfigError: `name` is neither a YAML file nor a bundled recipe.
+        ConfigError: `name` is neither the path of a YAML file nor a bundled recipe.
     """
     path, known = Path(name), recipes()
     if path.suffix in (".yaml", ".yml") or path.is_file():

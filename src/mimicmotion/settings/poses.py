@@ -86,7 +86,7 @@ class DrivingOptions(Settings):
 
     @property
     def frame_size(self) -> tuple[int, int] | None:
-        """`video_size` as (height, width)."""
+        """`video_size` as (height, width); None if it is not set."""
         if self.video_size is None:
             return None
         match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", self.video_size)
@@ -97,5 +97,5 @@ class DrivingOptions(Settings):
         return int(match[2]), int(match[1])
 
     def source_seconds(self, seconds: float) -> float:
-        """Seconds of the driving video that `seconds` of the result show."""
+        """Seconds of the driving video that `seconds` of the result cover."""
         return seconds * self.tempo

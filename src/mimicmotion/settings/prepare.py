@@ -96,13 +96,13 @@ _ANALYSIS = ("fps", "cut_ratio", "cut_change", "min_seconds", "max_seconds", "ma
 
 
 def result_settings(config: PrepareConfig) -> dict[str, Any]:
-    """All settings that change the shards, as plain data; model files by their checksum."""
+    """All settings that change the shards, as plain data, with checksums in place of model files."""
     facts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in _PLACE}
     return facts | _model_files(config)
 
 
 def analysis_settings(config: PrepareConfig) -> dict[str, Any]:
-    """All settings that change what is measured in a video, which excludes filter thresholds."""
+    """All settings that change what is measured in a video, as plain data, and the version of this package."""
     from mimicmotion import __version__
 
     facts = {name: getattr(config, name) for name in (*_ANALYSIS, "estimator", "person", "fit")}

@@ -1,4 +1,4 @@
-"""Settings of the training data: frozen, parsed strictly by `mimicmotion.settings.parse`."""
+"""Settings of the training samples: frozen, and parsed strictly by `mimicmotion.settings.parse`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SampleConfig(Settings):
     spacing: Spacing = "interval"
     """interval: equal intervals; spread: frames anywhere in the scene, in order (for a first phase of few frames)."""
     short_records: Literal["error", "skip"] = "error"
-    """Scenes too short for one sample: stop with an error that lists them, or skip them and log how many."""
+    """Scenes too short for one sample: stop with an error that counts them, or skip them and log how many."""
     reference: Literal["video", "clip", "first"] = "video"
     """Source of the reference picture: video is any frame or still of the same source video; clip is any frame of
     the same scene; first is its first frame, or the still before it."""

@@ -103,7 +103,7 @@ TIERS: dict[Speed, dict[str, Any]] = {
         "block_cache": 0.6,
     },
 }
-"""What the tiers are made of; measured by benchmarks/tiers.py."""
+"""Settings of each tier; benchmarks/tiers.py measures them."""
 PLAIN: dict[str, Any] = {"sampler": "euler", "guidance_every": 1, "block_cache": 0.0}
 
 

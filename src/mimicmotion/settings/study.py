@@ -77,7 +77,7 @@ class Exclusion(Settings):
     """Minimum share of catch pairs answered correctly."""
 
     def rule(self) -> str:
-        """The rule in words."""
+        """The exclusion rule in words, for the report."""
         parts = [
             (self.min_consistency > 0, f"less than {self.min_consistency:.0%} of repeated pairs answered consistently"),
             (self.min_caught > 0, f"less than {self.min_caught:.0%} of catch pairs answered correctly"),

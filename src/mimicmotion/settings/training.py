@@ -1,4 +1,4 @@
-"""Settings of a training run, parsed strictly from YAML by `mimicmotion.settings.parse`."""
+"""Settings of a training run: frozen, and parsed strictly from YAML by `mimicmotion.settings.parse`."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ class OptimConfig(Settings):
     weight_decay: float = 0.01
     """AdamW's weight decay."""
     clip: Annotated[float, Range(0, 1e9)] = 1.0
-    """Maximum gradient norm; 0 does not clip."""
+    """Maximum gradient norm; 0 turns clipping off."""
     ema: Annotated[float, Range(0, 1)] = 0.999
     """Decay of the EMA (lower in the first steps), whose weights are validated and exported; 0 turns the EMA off."""
     ema_on_cpu: bool = False
@@ -198,7 +198,7 @@ class ValidationConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AutoencoderConfig(Settings):
-    """The small autoencoder, whose encoder is a fixed PCA of patches of 8x8 pixels."""
+    """The small autoencoder: its size and training clips. Its encoder is a fixed PCA of patches of 8x8 pixels."""
 
     latent_channels: Annotated[int, Range(1, 16)] = 16
     """Number of latent channels, at most 16."""
@@ -280,11 +280,11 @@ class TrainConfig(Settings):
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """The loss (stage denoiser)."""
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    """Network and loss of the autoencoder (stage autoencoder)."""
+    """Size and training clips of the autoencoder (stage autoencoder)."""
     detail: DetailConfig = field(default_factory=DetailConfig)
-    """Network and loss of the detail network (stage detail)."""
+    """Training clips, size and loss of the detail network (stage detail)."""
     warp: WarpConfig = field(default_factory=WarpConfig)
-    """Network and loss of the warp network (stage warp)."""
+    """Training clips, size and loss of the warp network (stage warp)."""
     trained: TrainedConfig = field(default_factory=TrainedConfig)
     """Which weights are trained (stage denoiser)."""
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -354,7 +354,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> TrainConfig:
         try:
             inner[last] = yaml.safe_load(text)
         except yaml.YAMLError as e:
-            raise ConfigError(f"--set {item}", "a YAML value", "quote it") from e
+            raise ConfigError(f"--set {item}", "a YAML value", "quote the value") from e
     return parse(TrainConfig, data)
 
 

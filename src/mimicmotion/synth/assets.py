@@ -30,7 +30,7 @@ def default_path() -> Path:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Garment:
-    """Clothes, shoes or hair that fit any body, as each vertex is attached to three vertices of the body."""
+    """Clothes, shoes or hair that fit any body, because each vertex is attached to three vertices of the body."""
 
     vertex: Int64[ndarray, "n 3"]  # the three vertices of the base mesh
     weight: Float32[ndarray, "n 3"]  # their weights
@@ -79,7 +79,7 @@ def split_quads(quads: Int32[ndarray, "faces 4"]) -> Int32[ndarray, "n 3"]:
 
 
 def load_assets(path: Path | str | None = None) -> Assets:
-    """Read the packed file, once per process.
+    """Read the packed file. The result is cached.
 
     Args:
         path: the file; `default_path()` if None.

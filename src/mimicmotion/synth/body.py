@@ -58,7 +58,7 @@ def random_genes(rng: np.random.Generator, assets: Assets) -> Genes:
 
 
 def _both_sides(name: str, assets: Assets, rng: np.random.Generator) -> dict[str, float]:
-    """Weights of a one-sided target and, nearly equal, of its mirror image."""
+    """Weights of a target and, if it is one-sided, of its mirror image, which gets nearly the same weight."""
     folder, short = name.split("/", 1)
     if short[:2] not in ("l-", "r-"):
         return {name: 1.0}
@@ -67,7 +67,7 @@ def _both_sides(name: str, assets: Assets, rng: np.random.Generator) -> dict[str
 
 
 def shape_weights(genes: Genes) -> dict[str, float]:
-    """Weights of all targets: products of MakeHuman's macro parameters, and the details."""
+    """Weight of each target by name: products of MakeHuman's macro parameters, and the details."""
     out = dict(genes.details)
     sexes = {"female": genes.female, "male": 1 - genes.female}
     names, years = list(AGES), list(AGES.values())
@@ -111,7 +111,7 @@ class Body:
         vertices: (n, 3) the base mesh with the shape of this body.
         heads: (bones, 3) heads of the bones.
         tips: (tips, 3) ends of fingers and toes.
-        tip_bones: bone of each tip.
+        tip_bones: index of the bone of each tip.
         arm: (n,) weight with which each vertex follows an arm, 0..1.
         reach: (n,) distance of each vertex from the shoulder along the arm.
         elbow: reach of the elbow.
@@ -159,7 +159,7 @@ class Body:
         return self.heads[self.index(bone)]
 
     def skin(self, placed: Float64[ndarray, "n 3"] | None = None) -> Skin:
-        """The vertices of the base mesh, or points `placed` instead of them, with their bones."""
+        """The vertices of the base mesh with their bones; `placed` replaces their positions if given."""
         return Skin(self.vertices if placed is None else placed, self.assets.weight_bone, self.assets.weight)
 
     @property
@@ -204,7 +204,7 @@ class Mesh(NamedTuple):
         cls, skin: Skin, triangles: ndarray, uv: ndarray, material: int | ndarray, cut: ndarray | None = None,
         fray: float = 0.0,
     ) -> Mesh:  # fmt: skip
-        """Make a mesh with a material for all or for each of its triangles; unused vertices are dropped."""
+        """Make a mesh with one material, or one per triangle; unused vertices are dropped."""
         used, corners = np.unique(triangles, return_inverse=True)
         cuts = np.ones(len(used)) if cut is None else cut[used]
         return cls(

@@ -98,12 +98,12 @@ def render_clip(
         num_frames: number of frames, at least 1.
         size: (height, width) in pixels.
         fps: frames per second.
-        motion: a name from `mimicmotion.synth.motion.MOTIONS`, or a recording from `load_bvh`; random if None.
+        motion: a name from `mimicmotion.synth.motion.MOTIONS`, or a recorded motion; random if None.
         framing: 'full' or 'upper'; random for each person (65% full) if None.
         camera_motion: whether the camera drifts and shakes slightly.
 
     Raises:
-        InputError: a value is out of range, or numba is missing.
+        InputError: a value is out of range or unknown, or MakeHuman's data is missing.
     """
     _check(seed, num_frames, size, fps)
     scene = make_scene(seed, size, framing)
@@ -127,7 +127,7 @@ def _check(seed: int, num_frames: int, size: tuple[int, int], fps: float) -> Non
 
 
 def _params(rng: np.random.Generator, motion: str | Mocap, num_frames: int, fps: float) -> Float64[ndarray, "n+1 54"]:
-    """Motion parameters of the clip, then of the reference, from the same motion at another time or another motion."""
+    """Motion parameters of the clip, then of the reference: the same motion at another time, or another motion."""
     spare = int(_SPARE_SECONDS * fps)
     times = np.arange(num_frames + spare) / fps
     start = int(rng.integers(spare + 1))
@@ -189,7 +189,7 @@ def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> 
     Args:
         seed: any integer >= 0.
         size: (height, width) of the frames.
-        framing: 'full', 'upper' or None for 65% full.
+        framing: 'full' or 'upper'; random (65% full) if None.
 
     Raises:
         InputError: the framing is unknown, or MakeHuman's data is missing.
@@ -268,7 +268,7 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
 
 
 def _background(scene: Scene, pan: ndarray) -> Float32[ndarray, "rows columns 3"]:
-    """The place, shifted by camera motion."""
+    """Return the picture of the place, shifted by camera motion and without its margin."""
     rows, columns = scene.size
     margin, picture = scene.place.margin, scene.place.picture
     if not pan.any():
@@ -279,7 +279,7 @@ def _background(scene: Scene, pan: ndarray) -> Float32[ndarray, "rows columns 3"
 
 
 def _floor_shadow(scene: Scene, view: View, v: Float32[ndarray, "n 3"], background: ndarray) -> ndarray:
-    """Add the shadows of the person on the floor to the background."""
+    """Return the background with the shadows of the person on the floor."""
     place, mesh = scene.place, scene.figure.mesh
     middle = v[:, [0, 2]].mean(0)
     start = (middle - 0.5 * FLOOR_CELLS * CELL).astype(np.float32)

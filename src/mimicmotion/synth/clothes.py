@@ -182,7 +182,7 @@ def _textured(
 
 
 def shoe(body: Body, material: int, *, height: float, thick: float, sole: float, pointed: float) -> Piece:
-    """A pair of shoes from the feet of the tights, thickened, with a sole.
+    """Make a pair of shoes from the feet of the tights mesh, thickened and with a sole.
 
     Args:
         body: the body that wears them.
@@ -226,7 +226,7 @@ def fit(body: Body, garment: Garment) -> Skin:
 
 
 def from_garment(body: Body, garment: Garment, top: int, bottom: int) -> Piece:
-    """A suit from the additional assets; its connected parts are tops or trousers, by height.
+    """Fit a suit from the additional assets; each connected part becomes a top or trousers, depending on its height.
 
     Args:
         body: the body that wears it.
@@ -261,5 +261,5 @@ def from_garment(body: Body, garment: Garment, top: int, bottom: int) -> Piece:
 
 
 def hidden(pieces: Sequence[Piece]) -> Bool[ndarray, " n"]:
-    """Vertices of the base mesh that are safely hidden by clothes."""
+    """Mask of the vertices of the base mesh that clothes cover with some margin."""
     return np.any([piece.inside > MARGIN for piece in pieces], axis=0)

@@ -32,7 +32,7 @@ ELBOW_HINT = np.array([0.42, -0.72, -0.54])  # direction of the elbow at swivel 
 
 
 def rotation(axes: str, *angles: Float64[ndarray, " n"]) -> Float64[ndarray, "n 3 3"]:
-    """Rotations by angles (radians) about the given axes ("XYZ") in turn, each axis moved by the rotations before."""
+    """Intrinsic rotations by angles (radians) about the given axes ("XYZ"): each axis moves with earlier rotations."""
     return Rotation.from_euler(axes, np.stack(angles, -1)).as_matrix()
 
 

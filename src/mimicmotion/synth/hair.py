@@ -34,7 +34,7 @@ class HairStyle:
 
 @functools.lru_cache(maxsize=2)
 def _scalp(assets: Assets) -> tuple[ndarray, ndarray, ndarray]:
-    """Triangles of the scalp, their texture coordinates, and how far inside the hairline each vertex is."""
+    """Triangles of the scalp, indices of their texture coordinates, and how far inside the hairline each vertex is."""
     triangles, corners = assets.faces("body")
     v = assets.vertices
     angle = np.degrees(np.arctan2(np.abs(v[:, 0]), v[:, 2] - _CENTRE[2]))
@@ -50,7 +50,7 @@ def _scalp(assets: Assets) -> tuple[ndarray, ndarray, ndarray]:
 
 
 def scalp_hair(body: Body, style: HairStyle, material: int) -> list[Mesh]:
-    """Layers over the scalp that become sparser outwards, so that they look like strands."""
+    """Make layers over the scalp that become sparser outwards, so that they look like strands."""
     assets, vertices = body.assets, body.vertices
     triangles, corners, inside = _scalp(assets)
     inside = inside - style.recede * np.clip((assets.vertices[:, 2] - 0.3) / 1.0, 0, 1)
@@ -73,7 +73,7 @@ def scalp_hair(body: Body, style: HairStyle, material: int) -> list[Mesh]:
 
 
 def hanging_hair(body: Body, style: HairStyle, material: int, rng: np.random.Generator) -> list[Mesh]:
-    """Loose hair, ponytail and bun; their roots follow the head, and lower parts the chest."""
+    """Make the loose hair, ponytail and bun of a style; roots follow the head, and lower parts the chest."""
     skull = body.vertices[np.unique(body.assets.faces("body")[0])]
     skull = skull[skull[:, 1] > body.head("head")[1] + 0.2]
     crown = body.level["crown"]
@@ -93,7 +93,7 @@ def hanging_hair(body: Body, style: HairStyle, material: int, rng: np.random.Gen
 
 
 def _grid(body: Body, placed: ndarray, u: ndarray, v: ndarray, cut: ndarray, fray: float, material: int) -> Mesh:
-    """A mesh from a grid of points (rows, columns, 3), with texture coordinates u per column and v per row.
+    """Make a mesh from a grid of points (rows, columns, 3), with texture coordinates u per column and v per row.
 
     It hangs from the head; towards the shoulders, it increasingly follows the chest.
     """
@@ -113,7 +113,7 @@ def _grid(body: Body, placed: ndarray, u: ndarray, v: ndarray, cut: ndarray, fra
 def _curtain(
     body: Body, style: HairStyle, material: int, rng: np.random.Generator, level: float, ring: ndarray
 ) -> Mesh:
-    """Loose hair: a sheet around the head, from the crown down, open in front of the face.
+    """Make loose hair: a sheet around the head, from the crown down, open in front of the face.
 
     Args:
         body: the body that has it.
@@ -155,7 +155,7 @@ def _curtain(
 
 
 def _tube(body: Body, root: ndarray, way: ndarray, length: float, radius: float, material: int) -> Mesh:
-    """A ponytail, or a bun if short, tapered towards its end."""
+    """Make a ponytail, or a bun if short, tapered towards its end."""
     rows, columns = 14, 17
     t = np.linspace(0, 1, rows)[:, None]
     angle = np.linspace(0, 2 * np.pi, columns)
@@ -171,5 +171,5 @@ def _tube(body: Body, root: ndarray, way: ndarray, length: float, radius: float,
 
 
 def garment_hair(body: Body, garment: Garment, material: int) -> Mesh:
-    """Hair or a hat from the additional assets."""
+    """Fit hair or a hat from the additional assets to a body."""
     return Mesh.of(fit(body, garment), garment.triangles, garment.uv[garment.triangle_uv], material)

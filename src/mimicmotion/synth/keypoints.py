@@ -46,7 +46,7 @@ _SHOULDER = np.array([0.0, 0.28, 0.0])  # offset of estimated shoulders on rende
 
 @functools.cache
 def face_vertices() -> tuple[ndarray, ndarray]:
-    """Vertices of the base mesh and their weights for the 68 face points."""
+    """Vertices of the base mesh whose weighted means are the 68 face points, and the weights."""
     data = json.loads(FACE_POINTS.read_text(encoding="utf-8"))
     return np.array(data["vertices"]), np.array(data["weights"])
 
@@ -90,7 +90,7 @@ def keypoints(figure: Figure, pose: Pose, frame: int, vertices: ndarray) -> Floa
 def hidden_points(
     seen: Float64[ndarray, "134 3"], nearness: ndarray, samples: int, height: float
 ) -> Bool[ndarray, " 134"]:
-    """Which points are farther behind the visible surface than their part is thick.
+    """Mask of the points that are farther behind the visible surface than their body part is thick.
 
     Args:
         seen: column, row (pixels) and inverse depth of each point.

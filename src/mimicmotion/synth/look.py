@@ -119,7 +119,7 @@ def ink(colour: ndarray) -> tuple[float, ...]:
 
 
 def _spot(place: ndarray, centre: tuple[float, float, float], radius: float) -> ndarray:
-    """A soft spot on both sides of the body."""
+    """Mask (0..1) of a soft spot on both sides of the body, given the positions of texels."""
     away = np.abs(place[..., 0]) - centre[0], place[..., 1] - centre[1], place[..., 2] - centre[2]
     return np.exp(-(away[0] ** 2 + away[1] ** 2 + away[2] ** 2) / radius**2)
 
@@ -157,7 +157,7 @@ def _face_maps(assets: Assets, size: int) -> dict[str, Float32[ndarray, "size si
 
 
 def skin_colour(rng: Rng, races: tuple[float, float, float]) -> Float32[ndarray, " 3"]:
-    """Sample a skin colour for a mix of African, Asian and Caucasian, sRGB in 0..255."""
+    """Sample a skin colour (sRGB, 0..255) for the given weights of African, Asian and Caucasian."""
     share = rng.random()
     ends = [np.array(light) * share + np.array(dark) * (1 - share) for light, dark in SKINS.values()]
     mix = sum(np.log(e) * r for e, r in zip(ends, races, strict=True))
@@ -167,7 +167,7 @@ def skin_colour(rng: Rng, races: tuple[float, float, float]) -> Float32[ndarray,
 def skin_texture(
     rng: Rng, assets: Assets, size: int, base: ndarray, hair: ndarray, *, female: bool, age: float
 ) -> Texture:
-    """Skin texture with brows, lips and nails, and possibly a beard, freckles or make-up."""
+    """Make a skin texture with brows, lips and nails, and possibly a beard, freckles or make-up."""
     maps = _face_maps(assets, size)
     one = lambda name: maps[name][..., None]  # noqa: E731
     tone = base / 255.0
@@ -204,7 +204,7 @@ def skin_texture(
 
 
 def hair_texture(rng: Rng, size: int, base: ndarray, *, curl: float) -> Texture:
-    """Strands along v."""
+    """Make a hair texture, with strands along v."""
     rows = _shifted(rng, "white", size)[: int(3 + 30 * curl)]
     streak = cv2.resize(np.concatenate([rows, rows[:1]]), (size, size), interpolation=cv2.INTER_CUBIC)
     streak = streak / streak.std()
@@ -213,7 +213,7 @@ def hair_texture(rng: Rng, size: int, base: ndarray, *, curl: float) -> Texture:
 
 
 def leather_texture(rng: Rng, size: int, base: ndarray, sole: ndarray, band: ndarray, sole_height: float) -> Texture:
-    """A shoe's texture: sole, upper, laces and band; u runs from heel to toe, v from the floor up to 2 decimetres."""
+    """Make a shoe texture: sole, upper, laces and band; u runs from heel to toe, v from the floor to 2 decimetres."""
     colour = np.broadcast_to(base, (size, size, 3)).astype(np.float32).copy()
     row = lambda v: int(np.clip(1 - v, 0, 1) * size)  # noqa: E731
     if rng.random() < 0.5:
@@ -230,7 +230,7 @@ def cloth_texture(
     rng: Rng, size: int, base: ndarray, *, pattern: str = "plain", denim: bool = False, front: str = "",
     rough: float = 1.0, folds: float = 1.0,
 ) -> Texture:  # fmt: skip
-    """Cloth of 16 x 8 decimetres with the front in the left half, the back in the right half, and the waist at row 0.
+    """Make a cloth texture of 16 x 8 decimetres: front in the left half, back in the right half, waist at row 0.
 
     Args:
         rng: random generator.

@@ -70,7 +70,7 @@ MOODS: dict[str, dict[str, float]] = {
 
 
 def neutral() -> Float64[ndarray, " 54"]:
-    """Standing with the arms at the sides."""
+    """Motion parameters of a person standing with the arms at the sides."""
     q = np.zeros(fig.NUM_PARAMS)
     for side in (0, 1):
         set_arm(q, side, "hang", None)
@@ -91,7 +91,7 @@ def set_arm(q: ndarray, side: int, region: str, rng: Rng | None) -> None:
 
 
 def set_hand(q: ndarray, side: int, shape: str, rng: Rng) -> None:
-    """Set the fingers to one of HAND_SHAPES, with small random variations."""
+    """Set the fingers to one of `HAND_SHAPES`, with small random variations."""
     q[fig.CURL[side] : fig.CURL[side] + 6] = np.array(HAND_SHAPES[shape]) + rng.normal(size=6) * 0.06
 
 
@@ -325,7 +325,7 @@ def choose_motion(rng: Rng) -> str:
 
 
 def motion_params(name: str, rng: Rng, t: Float64[ndarray, " n"]) -> Params:
-    """Parameters of a motion at the times `t` (seconds), plus sway, breathing and blinks."""
+    """Parameters of a motion at the times `t` (seconds), with sway, breathing and blinks added."""
     if name not in MOTIONS:
         raise InputError(f"motion={name!r}", f"one of {sorted(MOTIONS)}", "choose one of them, or None for any")
     q = MOTIONS[name](rng, t)

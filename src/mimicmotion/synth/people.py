@@ -36,7 +36,7 @@ _FLESH = {  # part to groups of the base mesh
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """A dressed body."""
+    """A person with clothes, shoes and hair, ready to be posed."""
 
     body: Body  # shape and joints
     mesh: Mesh  # visible surface
@@ -49,7 +49,7 @@ class Figure:
     height: float  # from the soles to the crown, decimetres
 
     def place(self, pose: Pose, frame: int, face: dict[str, float]) -> Float32[ndarray, "n 3"]:
-        """Vertices in one frame, with the given face actions (0..1)."""
+        """Positions of the vertices in one frame, with the given face actions (0..1)."""
         rest = self.mesh.vertices.copy()
         for name, strength in face.items():
             if strength > 0.01 and name in self.actions:
@@ -122,7 +122,7 @@ class _Maker:
         return len(self.rows) - 1
 
     def woven(self, colour: ndarray | None = None, **style: Any) -> look.Texture:
-        """Texture of cloth, with a random colour if None; `style` as for `look.cloth_texture`."""
+        """Make a cloth texture of a colour (random if None); `style` is passed to `look.cloth_texture`."""
         colour = look.cloth_colour(self.rng) if colour is None else colour
         return look.cloth_texture(self.rng, self.size, colour, **style)
 
@@ -160,7 +160,7 @@ class _Maker:
         return out | {"lash": self.material(light.LEATHER, black, gloss=0.0, power=1, two_sided=1)}
 
     def flesh(self, materials: dict[str, int], under: ndarray) -> tuple[Mesh, ndarray]:
-        """The parts of the body that are not `under` clothes, and the vertex in them of each base vertex (or -1)."""
+        """Mesh of the body parts that are not `under` clothes, and the index in it of each base vertex (or -1)."""
         triangles, corners, material = [], [], []
         for name, groups in _FLESH.items():
             t, c = self.assets.faces(*groups)
@@ -174,7 +174,7 @@ class _Maker:
         return Mesh.of(self.body.skin(), t, self.assets.uv[c], np.concatenate(material)), vertex_of
 
     def clothes(self) -> list[Piece]:
-        """A suit from the additional assets, or trousers, shorts or a skirt with a top and possibly a jacket."""
+        """Make a suit from the additional assets, or trousers, shorts or a skirt with a top and possibly a jacket."""
         rng = self.rng
         suits = [n for n in self.assets.garments if "suit" in n and n.startswith("clothes/female") == self.female]
         if suits and self.genes.age > 16 and rng.random() < 0.3:
@@ -194,7 +194,7 @@ class _Maker:
         return self.lower(kind, upper) + upper
 
     def lower(self, kind: str, over: list[Piece]) -> list[Piece]:
-        """Trousers, shorts, leggings or a skirt, which end where garments `over` them begin."""
+        """Make trousers, shorts, leggings or a skirt, which end where garments `over` them begin."""
         rng, body, level = self.rng, self.body, self.body.level
         leg = level["crotch"] - level["ankle"]
         denim = kind in ("long", "short") and rng.random() < 0.4
@@ -222,7 +222,7 @@ class _Maker:
         return [from_tights(body, cut, material, loose=loose, flare=flare, folds=_folds(), over=over)]
 
     def tops(self, over: list[Piece]) -> list[Piece]:
-        """A top, tucked into garments `over` it, and possibly an open jacket, cardigan or coat."""
+        """Make a top, tucked into garments `over` it, and possibly an open jacket, cardigan or coat."""
         rng, body, level, female = self.rng, self.body, self.body.level, self.female
         sleeves = [0.0, 0.55, 0.75, 1.3, 1.85]
         sleeve = float(rng.choice(sleeves, p=[0.12 if female else 0.05, 0.2, 0.25, 0.08, 0.35 if female else 0.42]))
@@ -248,7 +248,7 @@ class _Maker:
         return [from_tights(body, cut, material, folds=_folds(), over=outer, **shape), *jackets]
 
     def shoes(self) -> list[Piece]:
-        """Shoes and socks, or bare feet; the soles become the floor of the body."""
+        """Make shoes and socks, or nothing for bare feet; the soles become the floor of the body."""
         rng, body, level, garments = self.rng, self.body, self.body.level, self.assets.garments
         kind = rng.choice(["sneaker", "shoe", "boot", "slip", "bare"], p=[0.45, 0.2, 0.15, 0.12, 0.08])
         if kind == "bare":
@@ -283,7 +283,7 @@ class _Maker:
         return pieces
 
     def hair(self, colour: ndarray) -> list[Mesh]:
-        """Hair of the given colour, a cap or hat, or neither."""
+        """Make hair of the given colour, a cap or hat over short hair, or nothing."""
         rng, body, garments = self.rng, self.body, self.assets.garments
         female, african = self.female, self.genes.races[0] > 0.5
         curl = float(rng.uniform(0.6, 1.0) if african else rng.uniform(0.0, 0.5))
@@ -323,7 +323,7 @@ class _Maker:
         return HairStyle(length, rng.uniform(0.6, 1), curl, 0.0, hang, bool(rng.random() < 0.4), tail, bun)
 
     def hat(self) -> Mesh:
-        """A knitted cap, or a hat from the additional assets."""
+        """Make a knitted cap, or a hat from the additional assets."""
         rng, assets, vertices = self.rng, self.assets, self.body.vertices
         ready = [n for n in assets.garments if n.startswith("clothes/fedora")]
         if ready and rng.random() < 0.3:
@@ -357,7 +357,7 @@ def _fold(body: Body, mesh: Mesh) -> Float32[ndarray, " n"]:
 
 
 def ambient_occlusion(mesh: Mesh) -> Float32[ndarray, " n"]:
-    """Fraction of the hemisphere above each vertex that the mesh does not occlude."""
+    """Ambient occlusion of each vertex: 1 if unoccluded, 0.25 if the mesh hides the whole hemisphere above it."""
     vertices = mesh.vertices
     normal = normals_of(vertices, mesh.triangles)
     total, open_ = np.zeros(len(vertices)), np.zeros(len(vertices))

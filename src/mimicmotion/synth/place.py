@@ -1,4 +1,4 @@
-"""Backgrounds: rooms and outdoor scenes in perspective, with textures, objects, lighting and blur."""
+"""Backgrounds: rooms, studios and outdoor scenes in perspective, with textures, objects, lighting and blur."""
 
 from __future__ import annotations
 
@@ -135,14 +135,14 @@ class _Painter:
         return (fine * (1 - share) + coarse * share) / 255.0
 
     def floor_at(self) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-        """Mask of the floor, and x, z and distance there."""
+        """Mask of the pixels that show the floor, and their x, z and distance."""
         y = self.way[..., 1]
         hit = y < -1e-3
         far = np.where(hit, -self.view.eye[1] / np.where(hit, y, -1), 1e6)
         return hit, self.way[..., 0] * far + self.view.eye[0], self.way[..., 2] * far + self.view.eye[2], far
 
     def room(self) -> None:
-        """A room with doors, windows, pictures and furniture."""
+        """Paint a room with doors, windows, pictures and furniture."""
         rng, way, eye = self.rng, self.way, self.view.eye
         back = -rng.uniform(6, 35)
         sides = -rng.uniform(14, 45), rng.uniform(14, 45)
@@ -179,7 +179,7 @@ class _Painter:
             self._furniture(back, sides)
 
     def _wall(self, u: ndarray, v: ndarray) -> ndarray:
-        """Colours of walls at positions along and up them; `self.far` is their distance."""
+        """Colours of the walls at positions along (u) and up (v) them in decimetres; `self.far` is their distance."""
         rng, far = self.rng, self.far
         kind, base = str(rng.choice(WALLS)), self.colour(0.5, 0.97, 0.4)
         other, scale, phase = self.colour(0.3, 0.95, 0.5), rng.uniform(0.7, 1.5), rng.random(2)
@@ -401,7 +401,7 @@ class _Painter:
         self.far = np.where(hit, np.minimum(far, 400), 400.0).astype(np.float32)
 
     def street(self) -> None:
-        """A street with houses behind a pavement."""
+        """Paint a street with houses behind a pavement."""
         rng = self.rng
         self._sky()
         self._ground(("asphalt", "paving", "gravel"))
@@ -435,7 +435,7 @@ class _Painter:
         self.picture *= (1 - 0.4 * near)[..., None].astype(np.float32)
 
     def park(self) -> None:
-        """A lawn or path with trees and hedges."""
+        """Paint a lawn or path with trees and hedges."""
         rng = self.rng
         self._sky()
         self._ground(("grass", "grass", "gravel", "paving"))
@@ -452,7 +452,7 @@ class _Painter:
                     self._leaves(x + 9 * k, 7, z, 9, tint)
 
     def studio(self) -> None:
-        """A single-coloured paper backdrop with a soft spotlight."""
+        """Paint a single-coloured paper backdrop with a soft spotlight."""
         rng = self.rng
         base = self.colour(0.25, 0.98, 0.6)
         hit, _, z, far = self.floor_at()

@@ -79,7 +79,7 @@ def load_recording(path: Path | str) -> Mocap:
 def load_bvh(path: str | Path) -> Mocap:
     """Read a BVH file (y up, z forward in the rest pose) and retarget it.
 
-    Hands and feet keep their positions relative to limb length; the pelvis stays in place.
+    Hands and feet keep their positions relative to limb length; the pelvis moves only up and down.
 
     Raises:
         InputError: the file is missing, truncated, not a BVH file, or has no arms or legs.
@@ -162,7 +162,7 @@ def _frame(x: ndarray, up: ndarray) -> ndarray:
 
 
 def _points(names: list[str], pos: ndarray, path: Path) -> Points:
-    """Map the joints of a file to common names."""
+    """Positions of the joints of a file, by side and part (see `_JOINTS`)."""
     lower, out = [n.lower() for n in names], {}
     for side, word in enumerate(("left", "right")):
         for part, usual in _JOINTS.items():

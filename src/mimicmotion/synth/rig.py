@@ -1,4 +1,4 @@
-"""Rotation and position of every bone of a body from motion parameters."""
+"""Compute the rotation and position of every bone of a body from motion parameters."""
 
 from __future__ import annotations
 

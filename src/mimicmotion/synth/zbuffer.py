@@ -16,7 +16,7 @@ kernel, inlined = njit(**_OPTIONS), njit(**_OPTIONS, inline="always")
 
 @inlined
 def in_world(points, corners, w1, w2):
-    """Perspective-correct barycentric coordinates from those in the picture; points (n, 3) with nearness."""
+    """Convert barycentric coordinates in the picture to perspective-correct ones; column 2 of `points` is nearness."""
     a, b, c = corners
     w0 = (1.0 - w1 - w2) / points[a, 2]
     w1, w2 = w1 / points[b, 2], w2 / points[c, 2]

@@ -31,7 +31,7 @@ COPIED = {
 RATE = 48000
 """Sample rate in Hz if the encoder does not support that of the source."""
 JITTER = 0.02
-"""Deviation of time stamps from the sample count, in seconds, up to which it is ignored, as some files round them."""
+"""Deviations of time stamps from the sample count up to this many seconds are ignored, as some files round them."""
 
 
 class AudioTrack:
@@ -89,7 +89,7 @@ class AudioTrack:
             self._next = None
 
     def finish(self) -> None:
-        """Flush the encoder; the audio ends with the last frame."""
+        """Flush the encoder and close the source file; the audio ends with the last frame."""
         if self._packets is None:
             self._mux(self._stream.encode(None))
         self.close()

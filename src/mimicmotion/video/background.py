@@ -48,7 +48,7 @@ class KeptBackground:
         self.background = fill_hole(picture, distance_outside(person) <= HOLE * self.height)
 
     def weight(self, person: Mask) -> Float32[ndarray, "height width"]:
-        """Opacity of a frame, 0..1: 1 on the person and up to `SURE`, falling to 0 at `REACH`."""
+        """Opacity of a frame, 0..1: 1 within a distance of `SURE` from the person, falling to 0 at `REACH`."""
         far = distance_outside(person) / self.height
         return np.clip((REACH - far) / (REACH - SURE), 0, 1)
 
@@ -164,4 +164,4 @@ def _check(frame: Frame, mask: Mask, size: tuple[int, int] | None = None) -> Non
     size = size or frame.shape[:2]
     if frame.shape != (*size, 3) or frame.dtype != np.uint8 or mask.shape != size or mask.dtype != np.uint8:
         got = f"a frame {frame.shape} of {frame.dtype} with a mask {mask.shape} of {mask.dtype}"
-        raise InputError(got, f"uint8 of (height, width) {size}", "scale frames and masks to the picture's size")
+        raise InputError(got, f"uint8, height and width {size}", "scale frames and masks to the picture's size")

@@ -135,7 +135,7 @@ def plan_fit(
 
 
 def similar_sizes(source: Size, model: Size, multiple: int) -> list[Size]:
-    """Sizes with about the area of `model` = (height, width), sorted by similarity of aspect ratio to `source`."""
+    """Sizes in multiples of `multiple`, the most similar in aspect ratio to `source` and in area to `model` first."""
 
     def cost(size: Size) -> float:
         shape, area = size[0] / size[1] * source[1] / source[0], size[0] * size[1] / (model[0] * model[1])
@@ -149,8 +149,8 @@ def similar_sizes(source: Size, model: Size, multiple: int) -> list[Size]:
 def plan_size(source: Size, *, multiple: int = 64, resolution: int = 576) -> Size:
     """Output (height, width) of the published code for a picture of size `source`.
 
-    The short side is `resolution`; the long side is 16/9 of it, rounded down to a multiple. The result is portrait if
-    the picture is taller than wide, otherwise landscape.
+    The short side is `resolution`; the long side is 16/9 of it, rounded down to a multiple of `multiple`. The result is
+    portrait if the picture is taller than wide, otherwise landscape.
 
     Args:
         source: (height, width) of the reference picture.

@@ -34,7 +34,7 @@ from mimicmotion.weights.registry import find_asset
 SHOWN_SECONDS = 2
 """Seconds for which the visible label is shown at the start (GB 45438-2025: at least 2 s)."""
 LETTERS, SMALLEST_LETTER = 0.05, 69
-"""Height of the smallest letters: fraction of the short side of the frame (GB 45438-2025: 5%), pixels in the asset."""
+"""Height of the smallest letters: fraction of the frame's short side (GB 45438-2025: 5%), and pixels in the asset."""
 SIGNABLE = ("mov", "gif", "webp")
 """Kinds of files that can contain a C2PA manifest."""
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -79,7 +79,7 @@ class Label:
 
 
 def embed(path: Path, kind: str, label: Label) -> None:
-    """Embed the label as XMP into a complete "gif" or "webp", in place."""
+    """Embed the label as XMP into a complete "gif" or "webp" file, in place."""
     xmp = label.xmp.encode()
     with path.open("r+b") as file:
         if kind == "gif":  # before the trailer; 256 descending bytes end the block for readers that expect sub-blocks

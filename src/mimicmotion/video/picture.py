@@ -129,7 +129,7 @@ def write_picture(path: str | os.PathLike[str], image: Frame) -> Path:
 
 
 def check_picture_output(path: str | os.PathLike[str]) -> Path:
-    """Raise OutputError unless the suffix is a supported picture format."""
+    """Return the path; raise OutputError unless its suffix is that of a supported picture format."""
     Image.init()
     path = Path(path)
     if path.suffix.lower() not in PICTURE_SUFFIXES or path.suffix.lower() not in Image.EXTENSION:
@@ -162,11 +162,11 @@ def check_picture_size(image: Frame, name: str) -> None:
     height, width = image.shape[:2]
     if min(height, width) < 64:
         got = f"{name} is {width} x {height} pixels"
-        raise MediaError(got, "at least 64 on the short side", "use a larger one")
+        raise MediaError(got, "at least 64 on the short side", "use a larger picture")
 
 
 def _grey_to_rgb(grey: ndarray) -> ndarray:
-    """Convert 16-bit, 32-bit or float grey to RGB. The maximum of floats decides between 0..1 and 0..255."""
+    """Convert 16-bit, 32-bit or float grey to RGB. Floats are taken as 0..1 if none exceeds 1, else as 0..255."""
     highest = np.nanmax(grey, initial=0)
     if np.issubdtype(grey.dtype, np.floating):
         scale = 255.0 if highest <= 1 else 1.0

@@ -48,7 +48,7 @@ class VideoInfo:
         fps: average frames per second.
         duration: duration in seconds.
         num_frames: number of frames, estimated from header or duration if the file does not specify it.
-        codec: FFmpeg's name of the codec, or `pictures`.
+        codec: FFmpeg's name of the codec, the suffix of a picture or animation, or `pictures` for a folder.
         has_audio: whether there is an audio track.
         variable_frame_rate: whether frames in the first seconds have unequal durations.
     """

@@ -47,7 +47,7 @@ class FrameWriter:
         path: path of the result.
         size: (height, width) of the frames.
         count: number of frames written so far.
-        unsigned_sha256: SHA-256 of the complete file before signing, as signatures differ each time.
+        unsigned_sha256: SHA-256 of the file before signing (signatures differ each time); None if it is not signed.
     """
 
     def __init__(self, path: Path, size: tuple[int, int], append: Append) -> None:
@@ -96,7 +96,7 @@ def open_writer(
         label: label for the metadata of the file, and whether to sign it; None for no label.
 
     Raises:
-        ConfigError: the suffix or rate is unknown, or a frame has the wrong size or type.
+        ConfigError: the suffix is unknown, the size or rate is out of range, or a frame has the wrong size or type.
         OutputError: the file cannot be written, the disk is full, or no frame was written.
     """
     target, kind = plan_output(path)
@@ -148,7 +148,7 @@ def plan_output(path: str | os.PathLike[str]) -> tuple[Path, str]:
 
 
 def check_output(path: str | os.PathLike[str]) -> Path:
-    """Check in advance that `path` can be written. Leaves no files behind.
+    """Check in advance that `path` can be written, and return it. Leaves no files behind.
 
     Raises:
         ConfigError: the suffix is unknown.

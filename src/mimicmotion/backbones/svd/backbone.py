@@ -125,7 +125,7 @@ class SVDBackbone(Backbone):
         return tuple(network for name in NETWORKS if (network := getattr(self, name)) is not None)
 
     def use(self, name: str) -> None:
-        """Load an offloaded network ("unet", "vae", "image_encoder") to the device while it is used."""
+        """Load an offloaded network ("unet", "vae" or "image_encoder") to the device, after unloading the others."""
         for other, parked in self._parked.items():
             if other != name:
                 parked.park()  # first, to make room
@@ -243,7 +243,7 @@ class SVDBackbone(Backbone):
 
         Raises:
             PoseError: pose frames differ from the picture in size or type, or `check` fails.
-            InputError: `noise_aug_strength` without `image_noise` (`Noise.picture`).
+            InputError: `noise_aug_strength` is set, but `image_noise` (`Noise.picture`) is missing.
         """
         self.check(request)
         if sampling.noise_aug_strength and image_noise is None:
@@ -328,6 +328,6 @@ class SVDBackbone(Backbone):
         return (to_uint8(frame, truncate=released) for frame in frames)
 
     def finish(self, frames: Iterator[Tensor], request: Request, first: int, count: int) -> Iterator[Tensor]:
-        """Post-process `count` decoded frames, starting with frame `first`."""
+        """Post-process `count` decoded frames, starting with frame `first`; here they are returned unchanged."""
         del request, first, count
         return frames

@@ -73,7 +73,7 @@ try:
 except ImportError as e:
     raise ImportError("this model needs MimicMotion: pip install 'mimicmotion[diffusers]'") from e
 '''
-"""pipeline.py of a saved model."""
+"""Contents of pipeline.py in a saved model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +357,7 @@ def _check_width(pose_net: PoseNet, channels: int, name: str) -> None:
 
 
 def _guess(tensors: Mapping[str, Tensor]) -> str:
-    """Guess what a wrong checkpoint contains."""
+    """Guess what a wrong checkpoint contains, and say what to use instead."""
     if any(k.startswith("conv_layers.") for k in tensors):
         return "this looks like a PoseNet alone: a whole checkpoint (MimicMotion_1-1.pth) is needed"
     if any(k.startswith("model.diffusion_model.") for k in tensors):

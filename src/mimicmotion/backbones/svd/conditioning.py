@@ -95,11 +95,11 @@ class ConditionedUNet:
     cache: BlockCache | None = None
 
     def conditional(self, x: Latents, c_noise: Sigma, frames: Sequence[int]) -> Latents:
-        """The conditional v."""
+        """Predict the conditional v."""
         return self._pass(x, c_noise, frames, conditional=True)
 
     def pair(self, x: Latents, c_noise: Sigma, frames: Sequence[int]) -> tuple[Latents, Latents]:
-        """(unconditional v, conditional v); the `NetworkPair` of guidance."""
+        """Predict the unconditional and the conditional v, for classifier-free guidance."""
         if self.cache is not None or not self.one_batch:
             uncond = self._pass(x, c_noise, frames, conditional=False)
             return uncond, self._pass(x, c_noise, frames, conditional=True)

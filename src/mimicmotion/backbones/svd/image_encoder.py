@@ -52,7 +52,7 @@ ACTIVATIONS = {"gelu": F.gelu, "quick_gelu": lambda x: x * torch.sigmoid(1.702 *
 
 
 class ImageEncoder(nn.Module):
-    """CLIP's vision tower with projection (arXiv 2103.00020): one embedding of a picture.
+    """CLIP's vision tower with projection (arXiv 2103.00020), which gives one embedding per picture.
 
     Config and parameter names match transformers' `CLIPVisionModelWithProjection`.
 
@@ -60,7 +60,7 @@ class ImageEncoder(nn.Module):
         config: its config.json; fields left out have the defaults of `FIELDS`.
 
     Raises:
-        ConfigError: an unknown field, an activation other than gelu and quick_gelu, or sizes that are not divisible.
+        ConfigError: an unknown field or activation, or a hidden size that is not a multiple of the number of heads.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:

@@ -382,7 +382,7 @@ class TimeMixer(nn.Module):
 
 
 class SpatioTemporalResBlock(nn.Module):
-    """A spatial residual block, and a temporal one whose change is mixed in.
+    """A spatial residual block, followed by a temporal one, whose change is mixed in with a learned weight.
 
     Args:
         channels: channels of the input.

@@ -50,7 +50,7 @@ class LoraLinear(nn.Module):
 
 
 def target_names(unet: nn.Module, targets: Sequence[str]) -> list[str]:
-    """Linear layers whose names end in one of `targets`, except those that cannot change the output."""
+    """Names of the linear layers that end in one of `targets`, except layers that cannot change the output."""
     linear = [n for n, m in unet.named_modules() if isinstance(m, nn.Linear)]
     unused = set(unused_parameter_names(unet))
     return [n for n in linear if n.endswith(tuple(f".{t}" for t in targets)) and f"{n}.weight" not in unused]

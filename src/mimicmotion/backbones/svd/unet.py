@@ -77,7 +77,7 @@ class UNet(nn.Module):
         groups, time = c.get("norm_num_groups", GROUPS), 4 * widths[0]
 
         def level(way: Literal["down", "mid", "up"], i: int, inputs: list[int], attention: bool, eps: float) -> Level:
-            """A level with one residual block per entry of `inputs`, the channels of its input."""
+            """Build a level with one residual block for each entry of `inputs`, the number of its input channels."""
             width, resnets, attentions = widths[i], [], []
             count = 1 if way == "mid" else len(inputs) if attention else 0
             each = [depths[i]] * count if isinstance(depths[i], int) else list(depths[i])[:count]
@@ -149,7 +149,7 @@ class UNet(nn.Module):
             added_time_ids: micro-conditioning.
             pose: pose features, added after the first convolution; one per video or one for all. None adds nothing.
             deep: called with the input of the levels below the outermost and a function that computes their
-                output. Returns this output, computed or cached. None always computes it.
+                output; returns this output, computed or cached. None always computes it.
 
         Raises:
             InputError: the pose features have the wrong shape.

@@ -48,7 +48,7 @@ class Autoencoder(nn.Module):
 
     Config and parameter names match diffusers' `AutoencoderKLTemporalDecoder`. The additional field `patch_size` (p)
     folds p x p pixels into channels first, which makes a small model several times faster. `in_channels` and
-    `out_channels` are then 3 p^2, and a latent covers p * 2^(levels - 1) pixels a side.
+    `out_channels` are then 3 p^2, and a latent covers p * 2^(levels - 1) pixels per side.
 
     Args:
         config: its config.json; missing fields have the defaults of `FIELDS`.

@@ -29,7 +29,7 @@ def unet_config(
     head_dim: int = 96,
     norm_groups: int = 8,
 ) -> dict[str, Any]:
-    """The `config.json` of a narrow U-Net; widths in multiples of 32.
+    """Contents of `config.json` for a narrow U-Net; widths must be multiples of 32.
 
     `norm_groups` is lower than the 32 of diffusers: with only two channels per group, the last norm would remove the
     mean and scale of the colours.
@@ -87,7 +87,7 @@ def build_tiny_image_encoder(token_dim: int = 64, hidden: int = 64, layers: int 
 
 
 def autoencoder_config(patch_size: int = 8, latent_channels: int = 16) -> dict[str, Any]:
-    """The `config.json` of an autoencoder with one level of 128 channels."""
+    """Contents of `config.json` for an autoencoder with one level of 128 channels."""
     return {
         "patch_size": patch_size,
         "in_channels": 3 * patch_size**2,
@@ -108,7 +108,7 @@ def init_with_pca(vae: Autoencoder, mean: Float[Tensor, "3 p p"], basis: Float[T
     channels keep their random initialisation.
 
     Args:
-        vae: autoencoder with one level, 128 channels per 16 latents.
+        vae: autoencoder with one level of 128 channels, and at most 32 latent channels.
         mean: mean patch of pictures in [-1, 1].
         basis: filters; latent k = sum of basis[k] * (patch - mean).
     """

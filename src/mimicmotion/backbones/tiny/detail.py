@@ -133,7 +133,7 @@ class DetailNet(nn.Module):
         return sum(w[:, None] * p.float() for w, p in zip(weights.softmax(1).unbind(1), shown, strict=True))  # type: ignore[return-value]
 
     def _levels(self, folded: Tensor) -> tuple[Tensor, Tensor]:
-        """Features of the finest and second finest level."""
+        """Compute the features of the finest and the second finest level."""
         x, kept = self.enter(folded), []
         for blocks, down in zip(self.down_blocks, self.downs, strict=False):
             x = blocks(x)
@@ -162,7 +162,7 @@ class _Block(nn.Module):
 
 
 def _corrections(made: int, channels: int) -> nn.Sequential:
-    """Zero-initialised convolutions that correct the `made` outputs per pixel, given them and three pictures."""
+    """Convolutions that predict corrections (at first 0) of the `made` outputs, given these and three pictures."""
     last = nn.Conv2d(channels, made, 3, padding=1)
     with torch.no_grad():
         for parameter in last.parameters():

@@ -54,7 +54,7 @@ class WarpInput(NamedTuple):
     """A batch of network inputs.
 
     Attributes:
-        cells: input channels from pieces, pictures and poses, in cells of 4x4 pixels; first the opacity of each piece.
+        cells: input channels from pieces (their opacities first), pictures and poses, in cells of 4x4 pixels.
         top: index of the topmost piece at each pixel, or of the nearest piece; -1 if the frame has no pieces.
         outline: opacity of all pieces together, 0..1.
         maps: affine map of each piece from pixels (x, y, 1) to pixels of the reference picture; 0 for missing pieces.

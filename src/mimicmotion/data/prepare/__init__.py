@@ -1,1 +1,1 @@
-"""Videos to training clips: analysis, scenes, filters, duplicates, report."""
+"""From videos to training clips: analysis, scenes, filters, duplicates and the report."""

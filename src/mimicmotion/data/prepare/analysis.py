@@ -82,8 +82,8 @@ class SceneMeasures:
     Attributes:
         poses: poses of the tracked person, one per frame.
         people: number of people in frames `COUNT_EVERY` seconds apart.
-        sharpness: variance of the Laplacian of the person's brightness (0..255) at the stored size; NaN: no person.
-        change: mean difference (0..255) of the person's box from `CHANGE_OVER` seconds earlier; NaN at the start.
+        sharpness: variance of the Laplacian of the person's brightness (0..255) at the stored size; NaN without one.
+        change: mean difference (0..255) from `CHANGE_OVER` seconds earlier, around the person; NaN at the start.
         thumbs: small JPEG pictures of the frames `thumb_frames`.
         thumb_frames: indices of these frames within the scene.
         problem: why there are no measurements; "" if there are.
@@ -117,7 +117,7 @@ def measure_scene(
         known: poses, if they are known.
 
     Yields:
-        Numbers of further frames done.
+        Number of frames since the last report, approximately.
 
     Raises:
         PoseError: the chosen person is not in this scene.
@@ -204,7 +204,7 @@ def _cut(grey: ndarray, box: ndarray) -> ndarray | None:
 
 
 def survey(path: Path, config: PrepareConfig) -> Generator[int, None, Survey]:
-    """Read a video once; yields 0 from time to time, so that it can be stopped there.
+    """Find the scenes of a video and hash its frames; yields 0 now and then, so that it can be stopped there.
 
     Raises:
         MediaError: it cannot be read.
@@ -229,7 +229,7 @@ def survey(path: Path, config: PrepareConfig) -> Generator[int, None, Survey]:
 
 
 def scene_frames(path: Path, fps: float, scenes: Iterable[range]) -> Iterator[Iterator[Frame]]:
-    """The frames of each scene of a video; each scene must be consumed before the next one."""
+    """Yield the frames of each scene of a video; each scene must be consumed before the next one."""
     frames, position = open_video(path).frames(fps=fps), 0
     for scene in scenes:
         yield islice(frames, scene.start - position, scene.stop - position)
@@ -243,7 +243,7 @@ def measure_video(
     config: PrepareConfig,
     open_estimator: Callable[[], PoseEstimator],
 ) -> Generator[int, None, dict[int, SceneMeasures]]:
-    """Poses and measurements of the given scenes, by index; yields numbers of further frames done.
+    """Measure the given scenes and return the results by index; yields the number of frames since the last report.
 
     Poses are read from and written to the user's pose cache.
 
@@ -291,7 +291,7 @@ class AnalysisCache:
 
     Args:
         folder: folder of the files, created on first use.
-        config: settings; thresholds of filters are not relevant, so changing them costs nothing.
+        config: settings; only those in `analysis_settings` are relevant, so most thresholds can change at no cost.
     """
 
     def __init__(self, folder: Path, config: PrepareConfig) -> None:
@@ -299,12 +299,12 @@ class AnalysisCache:
         self._facts = json.dumps([FORMAT, analysis_settings(config)], sort_keys=True)
 
     def path(self, kind: str, sha256: str) -> Path:
-        """Path of the survey or the scenes (`kind`) of a video."""
+        """Path of the stored survey or scenes (`kind`) of the video with this checksum."""
         name = hashlib.sha256(f"{kind} {sha256} {self._facts}".encode()).hexdigest()[:32]
         return self.folder / f"{kind}-{name}.npz"
 
     def save_survey(self, sha256: str, found: Survey) -> None:
-        """Store a survey."""
+        """Store the survey of the video with this checksum."""
         facts: dict[str, Any] = dataclasses.asdict(found)
         facts["scenes"] = [{"start": s.start, "stop": s.stop} for s in found.scenes]
         _save(self.path("survey", sha256), facts, {"hashes": facts.pop("hashes")})
@@ -318,7 +318,7 @@ class AnalysisCache:
         return Survey(**facts, hashes=arrays["hashes"])
 
     def save_scenes(self, sha256: str, found: dict[int, SceneMeasures]) -> None:
-        """Store the measurements of a video's scenes."""
+        """Store the measurements of the scenes of the video with this checksum."""
         arrays: dict[str, ndarray] = {}
         facts: dict[str, Any] = {}
         for i, m in found.items():

@@ -35,9 +35,9 @@ Fingerprint = tuple[float, UInt8[ndarray, "moments 32"]]
 
 
 def fingerprint_distance(a: Fingerprint, b: Fingerprint) -> float:
-    """Share of differing bits, averaged over moments spread over both videos; 1 if their lengths differ.
+    """Share of differing bits, averaged over moments spread over both videos; 1 if their lengths differ by over 10%.
 
-    Identical videos have 0, unrelated ones about 0.5.
+    It is 0 for identical videos, and about 0.5 for unrelated ones.
     """
     (seconds, mine), (others, theirs) = a, b
     if abs(seconds - others) > _LENGTH_TOLERANCE * max(seconds, others, 1e-6):
@@ -58,7 +58,7 @@ def near_duplicates(prints: Sequence[Fingerprint], threshold: float) -> dict[int
         threshold: share of differing bits below which two videos are the same; 0 finds none.
 
     Returns:
-        Index of each duplicate -> (index of the video that is kept, share of differing bits).
+        For each duplicate, by its index: the index of the video that is kept, and the share of differing bits.
     """
     found: dict[int, tuple[int, float]] = {}
     for i, mine in enumerate(prints):

@@ -36,8 +36,8 @@ class Judgement:
 
     Attributes:
         numbers: all measurements that could be made, by name.
-        reasons: why the scene is left out: threshold ("person" if the chosen person is not in it) -> sentence; empty
-            if it is used.
+        reasons: why the scene is left out, by threshold ("person" if the chosen person is not in it); empty if it is
+            used.
     """
 
     numbers: dict[str, float]
@@ -50,7 +50,7 @@ class Judgement:
 
 
 def judge_length(num_frames: int, fps: float, enlargement: float, config: PrepareConfig) -> Judgement:
-    """Checks that need no poses."""
+    """Judge a scene by its length and enlargement alone, which needs no poses."""
     numbers = _rounded({"seconds": num_frames / fps, "frames": num_frames, "enlargement": enlargement})
     return Judgement(numbers, _missed(numbers, config))
 
@@ -63,12 +63,12 @@ def usable_scenes(survey: Survey, config: PrepareConfig) -> list[int]:
 
 
 def judge(measures: SceneMeasures, stored: PoseSequence, enlargement: float, config: PrepareConfig) -> Judgement:
-    """All checks of a scene.
+    """Judge a scene by all thresholds.
 
     Args:
         measures: measurements of the scene.
         stored: poses in pixels of the stored frames; points outside the crop have confidence 0.
-        enlargement: factor by which the frames are enlarged.
+        enlargement: factor by which the frames are enlarged to fill the stored size.
         config: settings with the thresholds.
     """
     first = judge_length(len(stored), stored.fps, enlargement, config)
@@ -90,7 +90,7 @@ def judge(measures: SceneMeasures, stored: PoseSequence, enlargement: float, con
 
 
 def measure_poses(poses: PoseSequence) -> dict[str, float]:
-    """Shares of frames and points with a visible person in the stored frames, and the confidence of those points."""
+    """Shares of frames with a visible person or reliable hands; share and mean confidence of visible body points."""
     body = poses.confidence[:, BODY]
     seen = body > VISIBLE
     found = seen.any(1)
@@ -106,7 +106,7 @@ def measure_poses(poses: PoseSequence) -> dict[str, float]:
 
 
 def _missed(numbers: dict[str, float], config: PrepareConfig) -> dict[str, str]:
-    """A sentence for each threshold that is not met."""
+    """Explain, by name, each threshold that is not met."""
     found = {}
     for threshold, (name, told) in _TOLD.items():
         limit, value = getattr(config, threshold), numbers.get(name)

@@ -66,7 +66,7 @@ class PrepareResult:
         output: folder of the shards.
         totals: content of report.json under "summary".
         shards: number of tar files.
-        unused: a sentence for each file that could not be read or is a duplicate.
+        unused: a sentence for each video that is unreadable, a duplicate, or without suitable scenes.
         fresh: False if everything already existed.
         seconds: seconds per stage.
     """
@@ -103,7 +103,7 @@ class PrepareResult:
 
 
 def prepare(config: PrepareConfig) -> Job[PrepareResult]:
-    """Write shards from a folder of videos.
+    """Make training shards and a report from a folder of videos.
 
     Raises:
         InputError: a setting is wrong, there is no video, or no scene passes the filters.
@@ -140,7 +140,7 @@ class _Preparation:
         return (yield from self._write(reports, shared, stamp))
 
     def _identify(self, names: Sequence[str]) -> Job[list[SourceVideo]]:
-        """Checksums of all files, reused for unchanged ones."""
+        """Compute the checksums of all files, reusing those of unchanged ones."""
         known = _load_json(self.work / _FILES) or {}
         facts: dict[str, list[Any]] = {}
         for i, name in enumerate(names):
@@ -258,7 +258,7 @@ class _Preparation:
 
 
 def _check_settings(config: PrepareConfig, settings: dict[str, Any], work: Path) -> None:
-    """Refuse to mix shards of different settings; delete old ones only with `overwrite`."""
+    """Refuse to mix shards made with different settings; delete old ones only with `overwrite`."""
     old = _load_json(work / _SETTINGS)
     shards = shard_files(config.output)
     if not shards or old == settings:
@@ -361,7 +361,7 @@ def _alone(step: VideoStep, config: PrepareConfig, file: SourceVideo) -> Outcome
 
 
 def _guarded(step: VideoStep, config: PrepareConfig, file: SourceVideo) -> Generator[int, None, Outcome]:
-    """Report problems of a single video, but raise those that affect all."""
+    """Run a step on one file; return a problem with this file, but raise one that affects all files."""
     mark = config.output / WORK / _MARK.format(file.sha256)
     with writing(mark):
         mark.touch()

@@ -1,4 +1,4 @@
-"""From a folder of videos to a plan of shards: finding videos, splitting them, and making their records."""
+"""From a folder of videos to a plan of shards: find videos, assign them to splits, and make their records."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def video_id(source: str) -> str:
 
 
 def split_of(video: str, seed: int, validation: float) -> Literal["train", "val"]:
-    """Train or val, depending only on the video's id and the seed."""
+    """Choose train or val, depending only on the video's id, the seed and the share `validation`."""
     number = int.from_bytes(hashlib.sha256(f"{seed}:{video}".encode()).digest()[:8], "big")
     return "val" if number < validation * 2**64 else "train"
 
@@ -86,9 +86,9 @@ class VideoReport:
         source: path within the folder of videos.
         sha256: checksum of the file.
         status: used, without scenes (all were left out), duplicate, near-duplicate, unreadable, or no video.
-        reason: one sentence; empty if it is used.
-        survey: None if the file could not be read.
-        scenes: empty if poses were not estimated.
+        reason: why it is not used; empty if it is.
+        survey: None if the file was not or could not be read.
+        scenes: all scenes; empty unless the status is "used" or "without scenes".
     """
 
     source: str
@@ -105,7 +105,7 @@ class VideoReport:
 
 
 def judge_video(source: str, sha256: str, survey: Survey, cache: AnalysisCache, config: PrepareConfig) -> VideoReport:
-    """Decide which scenes of a measured video to use."""
+    """Decide which scenes of a surveyed video to use, from its cached measurements."""
     measured = cache.load_scenes(sha256) or {}
     enlargement = survey.enlargement(config.size)
     scenes: list[SceneReport] = []
@@ -169,7 +169,7 @@ def plan_set(videos: Sequence[VideoReport], config: PrepareConfig) -> list[Shard
 
 
 def make_records(config: PrepareConfig, item: StoredVideo) -> Iterator[RecordData]:
-    """The records of some scenes of one video, read in one pass; run by workers of `write_shards`.
+    """Yield the records of some scenes of one video, read in one pass; run by workers of `write_shards`.
 
     Raises:
         MediaError: the video has changed, or its analysis is missing.
@@ -210,7 +210,7 @@ def _cropped(path: Path, frames: Iterator[np.ndarray], expected: int, fit: Fit) 
 
 
 def scene_key(video: str, number: int) -> str:
-    """Name of a scene's record."""
+    """Key of a scene's record."""
     return f"{video}-{number:04d}"
 
 

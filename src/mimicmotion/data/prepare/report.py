@@ -32,7 +32,7 @@ _GREEN, _RED, _GREY = (31, 122, 66), (178, 48, 48), (90, 90, 90)
 
 
 def count(videos: Sequence[VideoReport], config: PrepareConfig) -> dict[str, Any]:
-    """Totals: files by status; scenes, seconds and frames per split; and how often each rejection reason occurred."""
+    """Count files by status; scenes, seconds and frames by split; and how often each reason for rejection occurred."""
     scenes = [(v, s) for v in videos for s in v.scenes]
     used = [(v, s) for v, s in scenes if s.judgement.accepted]
     splits: dict[str, dict[str, float]] = {}
@@ -100,7 +100,7 @@ def _video(video: VideoReport, config: PrepareConfig) -> dict[str, Any]:
 
 
 def save_page(folder: Path, videos: Sequence[VideoReport], cache: AnalysisCache, config: PrepareConfig) -> Path:
-    """Write report.html, which is self-contained, and its pictures as PNG files.
+    """Write report.html, which is self-contained, and its pictures as PNG files; return the path of the page.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -120,7 +120,7 @@ def save_page(folder: Path, videos: Sequence[VideoReport], cache: AnalysisCache,
 
 
 def _chosen(videos: Sequence[VideoReport], accepted: bool) -> Chosen:
-    """A selection of the measured scenes, evenly spread."""
+    """Select scenes that were measured and accepted (or rejected), evenly spread over all of them."""
     every = [(v, s) for v in videos for s in v.scenes if s.crop and s.judgement.accepted is accepted]
     limit = SHOWN if accepted else SHOWN_LEFT_OUT
     picked = np.unique(np.linspace(0, len(every) - 1, min(limit, len(every))).round().astype(int))
@@ -130,7 +130,7 @@ def _chosen(videos: Sequence[VideoReport], accepted: bool) -> Chosen:
 def contact_sheet(
     scenes: Chosen, cache: AnalysisCache, config: PrepareConfig
 ) -> UInt8[ndarray, "height width 3"] | None:
-    """Three frames of each scene as stored, with their poses; None without scenes."""
+    """Show three frames of each scene as stored, with their poses; None if there are no scenes to show."""
     wide = max(48, round(_TALL * config.width / config.height))
     cells = [cell for v, s in scenes if (cell := _cell(v, s, cache, config, (_TALL, wide))) is not None]
     if not cells:
@@ -193,7 +193,7 @@ def _shortened(text: str, font: Any, width: int, *, keep_end: bool) -> str:
 
 
 def _histograms(videos: Sequence[VideoReport], config: PrepareConfig) -> dict[str, bytes | None]:
-    """Confidence of the visible body points of all scenes, and shares of frames with a reliable hand of used ones."""
+    """Plot the confidence of visible body points in all scenes, and the visibility of hands in used ones, as PNG."""
     judged = [s.judgement for v in videos for s in v.scenes if "confidence" in s.judgement.numbers]
     sure = {
         name: [j.numbers["confidence"] for j in judged if j.accepted is accepted]

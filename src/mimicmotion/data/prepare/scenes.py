@@ -1,4 +1,4 @@
-"""Finding cuts, and splitting a video into scenes."""
+"""Find cuts, and split a video into scenes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class CutFinder:
         self._count += 1
 
     def finish(self) -> list[int]:
-        """Indices of the frames that begin a new scene, without frame 0."""
+        """Return the indices of the frames that begin a new scene, without frame 0."""
         return [self._numbers[k] for k in find_peaks(self._changes, self._ratio, self._change)]
 
 

@@ -1,1 +1,1 @@
-"""Training samples and batches from records."""
+"""Training samples and batches, made from records."""

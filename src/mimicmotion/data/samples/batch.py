@@ -27,7 +27,7 @@ class Sample:
         reference_latents: latents of the reference picture; None if frames are given.
         poses: drawn pose of each slot; slot 0 is the reference's own pose if there is a reference slot.
         reference_pose: drawn pose of the reference picture.
-        hand_mask: share of each latent cell in the box of a reliable hand, 0..1 (paper section 3.4); 0 in the
+        hand_mask: share of each latent cell that is in the box of a reliable hand, 0..1 (paper section 3.4); 0 in the
             reference slot.
         fps: frames per second of the driving slots (1 / interval), or their mean for frames spread over a scene.
         warped: the reference picture warped to each slot's pose, for models that use it; the reference itself in the
@@ -80,7 +80,7 @@ class Batch:
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples in order; all have the same shapes, and frames or latents alike."""
+    """Stack samples in order. All must have the same shapes, and set the same optional fields."""
 
     def stack(name: str) -> Tensor | None:
         if getattr(samples[0], name) is None:

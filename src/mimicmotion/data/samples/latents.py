@@ -26,15 +26,15 @@ Encode = Callable[[UInt8[ndarray, "n H W 3"]], Float32[ndarray, "n c h w"]]
 
 
 class LatentCache:
-    """Latents (mode of the VAE's posterior, not scaled) of every frame of a set of shards.
+    """Cache of the latents (mode of the VAE's posterior, not scaled) of every frame of a set of shards.
 
-    One float16 file per record, written atomically, so several processes can fill one folder. Paths contain the
+    Each record has one float16 file, written atomically, so several processes can fill one folder. Paths contain the
     identities of encoder and shard, so latents are never mixed up, and those of unchanged shards are reused.
 
     Args:
         shards: the records.
         digest: identity of the encoder (for example the sha256 of its weights).
-        encode: RGB frames to latents.
+        encode: encodes RGB frames to latents.
         folder: folder of the cache.
 
     Raises:
@@ -47,7 +47,7 @@ class LatentCache:
         check_writable(self.folder / "latents.npy")
 
     def latents(self, record: int, frames: Sequence[int] | None = None) -> Float32[ndarray, "frames c h w"]:
-        """Latents of the given frames of a record, in the given order.
+        """Return the latents of the given frames of a record, in the given order; encode them if they are missing.
 
         Args:
             record: index in the shards.
@@ -64,7 +64,7 @@ class LatentCache:
         return chosen.astype(np.float32)
 
     def fill(self, records: Sequence[int] | None = None) -> Iterator[int]:
-        """Encode missing records, yielding the number of records done after each.
+        """Encode the records that are missing, and yield the number of records done after each one.
 
         Needed before starting the workers of a data loader if the encoder is on a GPU, which they cannot use.
         """
@@ -100,7 +100,7 @@ class LatentCache:
         values = np.concatenate(parts)
         if not np.isfinite(values).all():
             raise WeightsError(
-                f"the latents of {key} contain NaN or numbers above 65504", "finite numbers", "encode in float32"
+                f"the latents of {key} contain NaN or overflow float16", "values up to 65504", "encode in float32"
             )
         path = self._path(record)
         with atomic_path(path) as part, writing(path), part.open("wb") as file:

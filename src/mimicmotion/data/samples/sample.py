@@ -1,4 +1,4 @@
-"""From records to training samples: frames or latents, drawn poses and hand masks (paper sections 3.2 to 3.4)."""
+"""Make training samples from records: frames or latents, drawn poses and hand masks (paper sections 3.2 to 3.4)."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class FrameChoice:
 class SampleMaker:
     """Makes samples 0, 1, 2, ..., each a pure function of (seed, number).
 
-    A run can therefore resume at any sample, in any number of processes. All records are equally likely. Safe in
-    processes, but not in threads.
+    A run can therefore resume at any sample, in any number of processes. All records are equally likely. Safe to use
+    in several processes, but not in several threads.
 
     Args:
         shards: the records, all of one size.
@@ -63,7 +63,7 @@ class SampleMaker:
         downscale: pixels per latent along each axis.
         drawing: how poses are drawn: the model's settings "pose_drawing" (canvas_short_side, stroke).
         latents: cache of latents, to be used instead of frames.
-        warp: moves the reference picture, in a pose, to other poses (such as `limb_warp`); None for no warped pictures.
+        warp: warps a picture from its pose to other poses (such as `limb_warp`); None for samples without `warped`.
 
     Raises:
         InputError: a record is too short for a sample (see `SampleConfig.short_records`).
@@ -118,16 +118,16 @@ class SampleMaker:
         return self._usable[key]
 
     def _shortest_step(self, record: int, config: SampleConfig) -> int:
-        """Least number of stored frames from one driving frame to the next."""
+        """Minimum number of stored frames from one driving frame to the next."""
         return max(1, round(config.interval[0] * self.shards.fps[record]))
 
     def _needed(self, record: int, config: SampleConfig) -> int:
-        """Least number of frames of a record from which the driving frames can be taken."""
+        """Minimum number of frames of a record from which the driving frames can be taken."""
         count = config.num_frames - config.reference_slot
         return count if config.spacing == "spread" else (count - 1) * self._shortest_step(record, config) + 1
 
     def _complain(self, fits: Sequence[bool], config: SampleConfig) -> None:
-        """Report that records are too short: an error, or a warning if they are to be skipped."""
+        """Raise an error for records that are too short, or log a warning if they are to be skipped."""
         short = f"{fits.count(False)} of {len(fits)} records are too short"
         if config.short_records == "skip" and any(fits):
             logger.warning("%s for a sample and are skipped", short)
@@ -142,7 +142,7 @@ class SampleMaker:
         )
 
     def choose(self, rng: np.random.Generator, config: SampleConfig) -> FrameChoice:
-        """Choose the frames of a sample. All random numbers are always drawn, so that options do not affect each other.
+        """Choose the frames of a sample. Options that are off draw random numbers too, so none affects the others.
 
         Args:
             rng: random generator of this sample alone.
@@ -234,7 +234,7 @@ class SampleMaker:
         return np.stack([self.drawer.draw(xy, c) for xy, c in zip(poses.xy, poses.confidence, strict=True)])
 
     def _pictures(self, driver: Record, owner: Record, choice: FrameChoice) -> dict[str, Any]:
-        """Frames or latents of the slots, and the reference."""
+        """Frames or latents of the slots, and the reference, as fields of `Sample`."""
         slot, (number, frame) = self.config.reference_slot, choice.reference
         reference = owner.frames([frame])
         if self.latents is None:

@@ -36,7 +36,7 @@ _PICTURE = re.compile(r"(\d{5})\.(png|jpg)")
 
 
 def scan_tar(path: Path) -> dict[str, Span]:
-    """The regular files of an uncompressed tar, in order: name -> position. Reads only the headers.
+    """Return the positions of the regular files of an uncompressed tar by name, in order. Reads only the headers.
 
     Raises:
         MediaError: the file is missing, truncated, or not a tar file.
@@ -55,10 +55,10 @@ def scan_tar(path: Path) -> dict[str, Span]:
 
 
 def read_spans(path: Path, spans: Sequence[Span]) -> list[bytes]:
-    """The bytes of some spans of a file.
+    """Read spans of a file.
 
-    The file is opened in each call (about 20 microseconds), so processes and threads share no position, and large sets
-    of shards do not need many open files.
+    The file is opened in each call (about 20 microseconds), so processes and threads share no file position, and large
+    sets of shards do not need many open files.
 
     Raises:
         MediaError: the file is missing or too short.
@@ -136,7 +136,7 @@ def shard_files(folder: Path) -> list[Path]:
 
 
 def scan_shard(path: Path) -> tuple[dict[str, Any], ShardEntry]:
-    """A shard's metadata and its entry in the index, from its headers, records and checksum.
+    """Read a shard, and return its metadata (the first member) and its entry in the index.
 
     Raises:
         MediaError: the file is damaged or truncated, or a record lacks a member; the message names shard and record.
@@ -187,7 +187,7 @@ def check_version(where: Path, head: Mapping[str, Any]) -> None:
 
 
 def make_index(head: Mapping[str, Any], shards: Iterable[ShardEntry]) -> Index:
-    """The index of shards with the size, store and settings of `head`; the splits follow from their names.
+    """The index of shards with the size, store and settings of `head`; the splits follow from the file names.
 
     Raises:
         InputError: there are no records, or two with the same key.
@@ -197,7 +197,7 @@ def make_index(head: Mapping[str, Any], shards: Iterable[ShardEntry]) -> Index:
         splits.setdefault(shard.file.rpartition("-")[0], []).append(shard)
     keys = [r.key for some in splits.values() for s in some for r in s.records]
     if not keys:
-        raise InputError("shards without a record", "at least one", "check the videos and filters")
+        raise InputError("shards without a record", "at least one record", "check the videos and filters")
     if len(set(keys)) < len(keys):
         twice = next(k for k in keys if keys.count(k) > 1)
         raise InputError(f"record {twice} occurs twice", "each record once", "choose another key")
@@ -217,7 +217,7 @@ def save_index(index: Index, folder: Path) -> None:
 
 
 def load_index(path: Path) -> Index:
-    """Read an index. Unsafe names of shards and records are refused.
+    """Read an index, refusing names of shards and records that would be unsafe in paths.
 
     Raises:
         InputError: it is damaged or has another format.

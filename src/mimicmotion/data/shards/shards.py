@@ -41,7 +41,7 @@ _CHUNK = 1 << 20
 
 
 def find_storage(where: str | Path, cache: Path | None = None) -> Folder | Remote:
-    """The storage behind a path or URL.
+    """Return the storage of the shards at a path or URL.
 
     Raises:
         InputError: the URL has a scheme other than `SCHEMES`.
@@ -85,7 +85,7 @@ class Folder:
         return index
 
     def find(self, shard: ShardEntry) -> Path:
-        """The file itself."""
+        """Path of a shard."""
         return self.folder / shard.file
 
 
@@ -117,7 +117,7 @@ class Remote:
         return load_index(path)
 
     def find(self, shard: ShardEntry) -> Path:
-        """The copy of a shard, fetched and verified on first use, by one process at a time.
+        """Path of the local copy of a shard, fetched and verified on first use, by one process at a time.
 
         Raises:
             InputError: it cannot be fetched.
@@ -149,7 +149,7 @@ class Remote:
 
 
 def _read(url: str) -> Iterator[bytes]:
-    """The bytes of the file at a URL."""
+    """Yield the bytes of the file at a URL in chunks."""
     try:
         with _open(url) as source:
             while chunk := source.read(_CHUNK):
@@ -189,7 +189,7 @@ class Record:
 
     @property
     def where(self) -> str:
-        """Shard and key, for messages."""
+        """Storage, shard and key of the record, for messages."""
         return f"{self._shards.storage.name}: {self._shard.file}: record {self.key}"
 
     @functools.cached_property
@@ -210,8 +210,8 @@ class Record:
         except PoseError as e:
             raise MediaError(e.got, e.expected, REMAKE) from e
         if len(poses) != len(self) or poses.size != self._shards.size:
-            got = f"{self.where}: {len(poses)} poses of frames {poses.size}"
-            raise MediaError(got, f"{len(self)} of {self._shards.size}", REMAKE)
+            got = f"{self.where}: {len(poses)} poses in frames of size {poses.size}"
+            raise MediaError(got, f"{len(self)} poses in frames of size {self._shards.size}", REMAKE)
         return poses
 
     @functools.cached_property
@@ -228,7 +228,7 @@ class Record:
             return {name: stored[name] for name in stored.files}
 
     def frames(self, indices: Sequence[int]) -> UInt8[ndarray, "n height width 3"]:
-        """RGB frames in the order of `indices`, which may repeat.
+        """Decode RGB frames in the order of `indices`, which may repeat.
 
         Raises:
             InputError: there is no such frame.
@@ -265,7 +265,7 @@ class Shards:
         num_frames: number of frames of each record.
         stills: number of leading frames of each record that are outside the timeline.
         fps: frames per second of each record.
-        videos: video id to the indices of its records.
+        videos: indices of the records of each video, by video id.
         sums: sha256 of the shard of each record; with the key, it identifies the record.
     """
 
@@ -277,7 +277,7 @@ class Shards:
         self._entries = [(s, r) for s in shards for r in s.records]
         if not self._entries:
             there = ", ".join(f"{k} ({sum(len(s.records) for s in v)})" for k, v in index.splits.items())
-            raise InputError(f"{storage.name} has no records in split {split!r}", there, "choose or prepare another")
+            raise InputError(f"{storage.name} has no records in split {split!r}", f"one of {there}", "choose another")
         self.keys = [r.key for _, r in self._entries]
         self.num_frames = [r.num_frames for _, r in self._entries]
         self.stills = [r.stills for _, r in self._entries]

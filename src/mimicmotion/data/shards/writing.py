@@ -112,13 +112,13 @@ class ShardPlan:
         return f"{self.split}-{self.number:05d}.tar"
 
     def digest(self) -> str:
-        """Identity of the items."""
+        """Hash of the items, by which a finished shard is recognised."""
         return hashlib.sha256(canonical(self.items).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class ShardsWritten:
-    """Result of `write_shards`; `reused` of the shards already existed."""
+    """Result of `write_shards`; `reused` is the number of shards that already existed, `records` is by split."""
 
     folder: Path
     shards: int
@@ -145,14 +145,14 @@ def write_shards(
 ) -> Job[ShardsWritten]:
     """Write the shards of a plan, each in a single process, and then the index.
 
-    Complete shards from the same items and settings are reused. The result depends neither on `processes` nor on
+    Complete shards made from the same items and settings are reused. The result depends neither on `processes` nor on
     interruptions.
 
     Args:
         folder: folder of the shards.
         plan: planned shards.
         make_records: returns the records of an item (possibly none). Must be deterministic and, with several
-        processes, picklable: a function of a module, or a `functools.partial` of one.
+            processes, picklable: a function of a module, or a `functools.partial` of one.
         shared: size, store and settings.
         processes: number of processes; 1 uses this process.
         stage: name of the stage in progress reports, which count items, including those of reused shards.
@@ -233,10 +233,10 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def _members(record: RecordData, shared: ShardSettings, split: str) -> dict[str, bytes]:
-    """Suffix of the name -> bytes."""
+    """Encode a record as the members of a tar file: bytes by suffix of the name."""
     count, fps = len(record.poses), record.poses.fps
     if not _KEY.fullmatch(record.key) or record.key.startswith("__"):
-        raise InputError(f"record {record.key!r}", "1 to 80 characters without dot or slash", "choose another key")
+        raise InputError(f"record {record.key!r}", "a key of 1 to 80 characters without dot or slash", "rename it")
     if record.poses.size != tuple(shared.size) or not 0 <= record.stills <= count or not count:
         got = f"record {record.key}: {count} poses of {record.poses.size}, {record.stills} stills"
         raise InputError(got, f"poses of {shared.size}, and no more stills than frames", "correct the record")

@@ -255,10 +255,12 @@ def decode_simcc(
 ) -> tuple[Float32[ndarray, "batch points 2"], Float32[ndarray, "batch points"]]:
     """Decode points, in pixels of the network's input, and their scores: the lower of the two peaks.
 
+    Points with a score of 0 or less are placed at bin -1.
+
     Args:
         x: likelihood of each column bin.
         y: likelihood of each row bin.
-        bins: bins per pixel (x, y). Points with a score of 0 or less are placed at bin -1.
+        bins: bins per pixel (x, y).
     """
     points = np.stack([x.argmax(-1), y.argmax(-1)], -1).astype(np.float32)
     score = np.minimum(x.max(-1), y.max(-1))

@@ -29,9 +29,9 @@ def open_estimator(
         person: person to follow if there are several; see `Person`.
         threads: CPU threads; None lets onnxruntime decide.
         device: "auto", "cpu" or "cuda".
-        detector_path: dwpose: the YOLOX person detector, e.g. yolox_l.onnx.
-        pose_path: dwpose: the whole-body network, e.g. dw-ll_ucoco_384.onnx.
-        static: holistic: treat frames as unrelated pictures, and detect people in each.
+        detector_path: YOLOX person detector, e.g. yolox_l.onnx (dwpose only).
+        pose_path: whole-body network, e.g. dw-ll_ucoco_384.onnx (dwpose only).
+        static: treat frames as unrelated pictures, and detect people in each (holistic only).
 
     Raises:
         ConfigError: the name or the device is unknown, or a path is missing or unexpected.
@@ -42,7 +42,7 @@ def open_estimator(
         raise ConfigError(f"device {device!r} for poses", "auto, cpu or cuda", "choose one of these")
     if name == "holistic":
         if detector_path or pose_path:
-            raise ConfigError("model files with the holistic estimator", "no model files", "use dwpose for them")
+            raise ConfigError("model files with the holistic estimator", "no model files", "omit them, or use dwpose")
         from mimicmotion.pose.estimators.holistic import HolisticEstimator
 
         return HolisticEstimator(person=person, threads=threads, device=device, static=static)
@@ -80,7 +80,7 @@ def choose_estimator(options: PoseOptions, trained_with: str | None) -> tuple[st
 
 
 def find_estimator(options: PoseOptions, threads: int | None = None) -> Callable[..., PoseEstimator]:
-    """Return a function that opens the chosen estimator; `static=True` opens it for pictures, with their own person.
+    """Return a function that opens the chosen estimator; `static=True` opens it for the reference picture.
 
     Model files are located or downloaded now, to fail early.
     """

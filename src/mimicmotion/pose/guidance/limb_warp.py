@@ -274,7 +274,7 @@ def _corners(mask: Bool[ndarray, "height width"], beyond: float) -> Float64[ndar
 def _colours(
     reference: Frame, regions: Mapping[str, ndarray], person: ndarray, arms: ndarray
 ) -> UInt8[ndarray, "2 height width 3"]:
-    """See `Puppet.colours`. The outermost pixels are not used: they are mixed with the background."""
+    """Compute `Puppet.colours`, without the outermost pixels of the person, which are mixed with the background."""
     inner = cv2.erode(person.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     inner = inner if inner.any() else person
     seen, bare = _extended(reference, inner), _extended(reference, inner & ~arms)

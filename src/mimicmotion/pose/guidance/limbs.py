@@ -33,7 +33,7 @@ PARENT = {part: bone for part, (_, bone, _) in ENDS.items()}
 PARENT |= {f"{side} forearm": f"{side} upper arm" for side in ("right", "left")}
 PARENT |= {f"{side} shank": f"{side} thigh" for side in ("right", "left")}
 PARENT |= {f"{side} {limb}": "torso" for side in ("right", "left") for limb in ("upper arm", "thigh")}
-"""The part that each is attached to."""
+"""The part that each part is attached to."""
 BACK_TO_FRONT = (
     *("right foot", "left foot", "right shank", "left shank", "right thigh", "left thigh", "torso", "head"),
     *("right upper arm", "left upper arm", "right forearm", "left forearm", "right hand", "left hand"),
@@ -145,7 +145,7 @@ def part_map(
     unit: float,
     sure: Float[ndarray, " 134"],
 ) -> Affine:
-    """The affine map of a part from the reference pose to a driving pose; `sure` is the confidence of the points."""
+    """Affine map of a part, cut from `source`, from pose `start` to pose `end`; `sure`: confidence of the points."""
     if part == "head":
         return head_map(start, end, unit, sure)
     if part in BONES:
@@ -205,7 +205,7 @@ def rotation(before: ndarray, after: ndarray, *, mirrored: bool = False) -> Floa
 def fit_affine(p: ndarray, q: ndarray, prior: Float64[ndarray, "2 2"], weight: float) -> Affine:
     """Least-squares affine map of points p to q, with its linear part regularised towards `prior`.
 
-    Without the prior, foreshortened parts would explode, since their points hardly determine their width.
+    Without the prior, foreshortened parts would be stretched wildly, since their points hardly determine their width.
     """
     centre, target = p.mean(0), q.mean(0)
     x, y = (p - centre).T, (q - target).T

@@ -63,7 +63,7 @@ class PoseDrawer:
         threshold: see `confidence_aware`; unused in confidence-aware drawing.
 
     Raises:
-        PoseError: the stroke is invalid.
+        PoseError: the size, the stroke or the threshold is invalid.
     """
 
     def __init__(
@@ -283,7 +283,7 @@ class DrawnPoses:
     Args:
         poses: poses in pixels of the pictures.
         drawer: drawer to use.
-        threads: number of threads that share the frames of a slice, each with its own canvas.
+        threads: number of threads that share the frames of a slice, each with its own canvas; None uses up to 4.
     """
 
     def __init__(self, poses: PoseSequence, drawer: PoseDrawer, threads: int | None = None) -> None:

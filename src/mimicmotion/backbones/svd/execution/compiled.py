@@ -54,7 +54,7 @@ def keep_compiled_code() -> None:
 
 
 def compiled(function: F, module: nn.Module) -> F:
-    """Compile `function`, whose first argument is `module`, for modules with parameters of these shapes."""
+    """Compile `function`, whose first argument is `module`, for all modules with parameters of the same shapes."""
     shapes = tuple((name, tuple(p.shape)) for name, p in module.named_parameters())
     return _compiled(function, shapes)
 

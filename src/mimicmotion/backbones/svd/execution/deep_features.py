@@ -49,7 +49,7 @@ class Entry:
         inside: input of the deep part, at every `STRIDE`-th position; None after a resume until it is recomputed.
         deep: output of the deep part; None whenever `inside` is.
         ratio: last measured change of `deep` per change of `inside`; None before the second full pass.
-        error: sum of the predictions for the light passes since.
+        error: sum of the predictions for the light passes since then.
     """
 
     x: Float[Tensor, "1 frames channels h w"]
@@ -75,7 +75,7 @@ class BlockCache:
         light: number of light passes so far.
 
     Raises:
-        InputError: the state is empty.
+        InputError: the budget is not positive, or the state is empty or incomplete.
     """
 
     def __init__(self, budget: float, state: Mapping[str, Tensor] | None = None) -> None:

@@ -150,12 +150,12 @@ def _channels_last(x: Tensor) -> bool:
 
 
 def tensors_of(*modules: nn.Module | None) -> list[Tensor]:
-    """Parameters and buffers."""
+    """Parameters and buffers of the modules."""
     return [t for m in modules if m is not None for t in (*m.parameters(), *m.buffers())]
 
 
 def weight_bytes(*modules: nn.Module | None) -> int:
-    """Bytes of parameters and buffers; shared ones count once."""
+    """Bytes of the modules' parameters and buffers; shared ones count once."""
     return sum(map(_stored, {id(t): t for t in tensors_of(*modules)}.values()))
 
 

@@ -14,7 +14,7 @@ Stage = Literal["encode", "denoise", "decode"]
 Peaks = Mapping[Stage, int]
 """Predicted bytes of each stage on the device: loaded weights, stored features and latents, and working memory.
 
-Without the device's context and fragmentation (see `mimicmotion.runtime.device.free_memory`)."""
+This excludes the device's context and fragmentation (see `mimicmotion.runtime.device.free_memory`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -58,7 +58,7 @@ class Predictor:
 
     Args:
         backbone: backbone with networks on any device, including "meta".
-        device: device to run on; None uses the current one.
+        device: device to run on; None uses the backbone's.
     """
 
     def __init__(self, backbone: Any, device: torch.device | None = None) -> None:
@@ -106,7 +106,7 @@ class Predictor:
     # --- stored features and latents --------------------------------------------------------------------------------
 
     def latent_size(self, work: Workload) -> tuple[int, int]:
-        """(h, w) of latents."""
+        """(h, w) of the latents."""
         return work.size[0] // self.backbone.downscale, work.size[1] // self.backbone.downscale
 
     def _shape(self, work: Workload, frames: int) -> tuple[int, int, int, int]:

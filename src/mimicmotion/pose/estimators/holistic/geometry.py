@@ -20,10 +20,10 @@ class Roi:
     """A square region of a frame.
 
     Attributes:
-        x: centre, pixels.
-        y: centre, pixels.
-        size: side, pixels.
-        angle: rotation, radians, clockwise as seen on the screen (y points down).
+        x: horizontal position of the centre in pixels.
+        y: vertical position of the centre in pixels.
+        size: length of a side in pixels.
+        angle: rotation in radians, clockwise as seen on the screen (y points down).
     """
 
     x: float
@@ -54,7 +54,7 @@ class Roi:
 
 
 def upright_angle(start: ndarray, end: ndarray, target_degrees: float) -> float:
-    """Rotation, radians in -pi..pi, that brings the vector start -> end to `target_degrees` (counter-clockwise)."""
+    """Rotation in radians (-pi..pi) that brings the vector start -> end to `target_degrees` (counter-clockwise)."""
     dx, dy = float(end[0] - start[0]), float(end[1] - start[1])
     angle = math.radians(target_degrees) - math.atan2(-dy, dx)
     return math.remainder(angle, 2 * math.pi)

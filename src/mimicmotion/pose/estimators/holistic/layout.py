@@ -51,7 +51,7 @@ def body_confidence(body: BodyPoints) -> Float32[ndarray, 33]:
 
 
 def part_size(part: PartPoints) -> float:
-    """Longer side of the bounding box of a hand or face, pixels."""
+    """Longer side of the bounding box of a hand or face, in pixels."""
     return float(np.ptp(part.xy, axis=0).max())
 
 

@@ -34,7 +34,7 @@ class BodyPoints:
     """One person's 33 body points.
 
     Attributes:
-        xy: pixels of the frame.
+        xy: positions in pixels of the frame.
         visibility: 0..1, the network's estimate of whether a point is visible.
         peak: 0..1, the highest value of the point's heat map near it.
         score: 0..1, confidence that the region shows a person at all.
@@ -50,7 +50,7 @@ class BodyPoints:
 
 @dataclass(frozen=True, slots=True)
 class PartPoints:
-    """The points of a hand (21) or face (468): pixels of the frame, with one score (0..1) for all."""
+    """The points of a hand (21) or face (468) in pixels of the frame, with one score (0..1) for all of them."""
 
     xy: Float32[ndarray, "points 2"]
     score: float
@@ -197,7 +197,7 @@ class Detection:
     """A detected object.
 
     Attributes:
-        points: its keypoints (x, y), pixels of the frame (fractions of the input until they are projected).
+        points: its keypoints (x, y) in pixels of the frame; in results of `decode`, in fractions of the input.
         score: 0..1.
     """
 
@@ -245,7 +245,7 @@ def decode(
 def suppress(
     boxes: Float[ndarray, "n 4"], points: Float[ndarray, "n points 2"], scores: Float[ndarray, " n"]
 ) -> list[Detection]:
-    """Merge overlapping detections into averages weighted by score, as in BlazeFace. Expects the best first."""
+    """Merge overlapping detections (sorted, best first) into averages weighted by score, as in BlazeFace."""
     found = []
     left = np.arange(len(scores))
     while len(left):
