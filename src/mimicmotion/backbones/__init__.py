@@ -53,7 +53,7 @@ def load_backbone(base: str | Path, checkpoint: str | Path | None = None, **opti
         options: see `Backbone.load`; options that are None are ignored.
 
     Raises:
-        WeightsError: files are missing, damaged, or do not match, or the backbone is not installed.
+        WeightsError: files are missing or damaged, or do not match, or the backbone is not installed.
     """
     folder = find_base(base, full=checkpoint is None)
     return find_backbone(read_model_file(folder).get("backbone", "svd")).load(

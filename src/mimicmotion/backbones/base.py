@@ -136,7 +136,7 @@ class Backbone(ABC):
             edition: edition of published weights without settings; None detects it. Not passed if unspecified.
 
         Raises:
-            WeightsError: files are missing, damaged, or do not match.
+            WeightsError: files are missing or damaged, or do not match.
         """
 
     @abstractmethod

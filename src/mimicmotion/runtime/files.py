@@ -87,7 +87,7 @@ def part_name(path: Path) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Convert write errors of the body, which writes `path`, to an OutputError with a fix."""
+    """Convert write errors raised in the body, which writes `path`, to an OutputError with a fix."""
     try:
         yield
     except MimicMotionError:

@@ -55,7 +55,7 @@ def check_limit(name: Limit, value: float, what: object, kind: type[MimicMotionE
 
 @contextlib.contextmanager
 def reading(path: object, what: str, fix: str, kind: type[MimicMotionError] = InputError) -> Iterator[None]:
-    """Convert any error of the body, which reads `path`, to one that names the file.
+    """Convert any error raised in the body, which reads `path`, to one that names the file.
 
     Args:
         path: the file, for the error.

@@ -58,8 +58,8 @@ def prefetch(source: Iterable[T], depth: int = 2) -> Iterator[Iterator[T]]:
 def behind(work: Callable[[T], object], depth: int = 2) -> Iterator[Callable[[T], None]]:
     """Run `work(item)` on a thread for each submitted item, in order.
 
-    Use it as `with behind(writer.write) as write: write(frame)`. Leaving the block waits for all items; an error of the
-    work is raised in the block or at its end. If the block fails, the current item is finished and the rest dropped.
+    Use it as `with behind(writer.write) as write: write(frame)`. Leaving the block waits for all items; an error in
+    `work` is raised in the block or at its end. If the block fails, the current item is finished and the rest dropped.
 
     Args:
         work: called on the thread, with one item at a time.

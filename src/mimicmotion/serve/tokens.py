@@ -104,7 +104,7 @@ class Tokens:
         """
         with self._changing() as tokens:
             if not name.strip() or any(t.name == name for t in tokens):
-                raise ConfigError(f"the name {name!r}", "a name that has never been used", "choose another one")
+                raise ConfigError(f"the name {name!r}", "a non-empty name that has never been used", "choose another")
             secret = f"mm_{secrets.token_urlsafe(32)}"
             tokens.append(Token(name, _sha256(secret), scope, time.time()))
         return secret

@@ -43,7 +43,7 @@ def load_networks(config: ModelConfig, seed: int) -> Components:
 
     Raises:
         ConfigError: the settings name no weights.
-        WeightsError: files are missing, damaged, or do not match.
+        WeightsError: files are missing or damaged, or do not match.
     """
     if config.new is not None:
         parts = new_networks(config.new, seed)

@@ -143,7 +143,7 @@ class Strategy:
         return any(isinstance(p, DTensor) for p in self.inner.parameters())
 
     def params(self) -> dict[str, Tensor]:
-        """The trained parameters in this process (sharding replaces them)."""
+        """The trained parameters in this process, looked up anew because sharding replaces them."""
         held = dict(self.inner.named_parameters())
         return {name: held[inside] for name, inside in self.names.items()}
 

@@ -187,7 +187,7 @@ def _check_space(part: Path, expected: int | None) -> None:
 
 
 def _explained(e: Exception, repo: str, name: str, target: Path, endpoint: str) -> WeightsError:
-    """Convert an error of the hub client to one of ours, with a fix."""
+    """Convert an error from the hub client to one of ours, with a fix."""
     status = getattr(getattr(e, "response", None), "status_code", None)
     page = f"{endpoint}/{repo}"
     by_hand = f"or download the file in a browser and put it at {target}"

@@ -34,7 +34,7 @@ def check_store(store: str, size: tuple[int, int]) -> None:
 def compress_frames(
     frames: Iterable[Frame], store: str, size: tuple[int, int], fps: float, count: int
 ) -> dict[str, bytes]:
-    """Encode frames as members of a record: bytes by suffix of the name. Equal pixels give equal bytes.
+    """Encode frames as members of a record: their bytes, by file suffix. Equal pixels give equal bytes.
 
     Args:
         frames: RGB frames, which are streamed.

@@ -233,7 +233,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def _members(record: RecordData, shared: ShardSettings, split: str) -> dict[str, bytes]:
-    """Encode a record as the members of a tar file: bytes by suffix of the name."""
+    """Encode a record as the members of a tar file: their bytes, by file suffix."""
     count, fps = len(record.poses), record.poses.fps
     if not _KEY.fullmatch(record.key) or record.key.startswith("__"):
         raise InputError(f"record {record.key!r}", "a key of 1 to 80 characters without dot or slash", "rename it")

@@ -65,7 +65,7 @@ class DiffSpec(SegmentsSpec):
 
     output: Path = Path("diff.png")
     frames: list[int] | None = None
-    """Frames to show, counted from 1; default: six, evenly spaced."""
+    """Frames t to show, counted from 0 (so at least 1); default: six, evenly spaced."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,7 +74,7 @@ def ratio_of_sums(numerators: Sequence[float] | ndarray, denominators: Sequence[
     Sequences with a denominator of 0 are left out; at least one must remain.
 
     Raises:
-        InputError: the numbers do not match or are not finite, no sequence remains, or scipy is not installed.
+        InputError: the lengths differ, a number is invalid, no sequence remains, or scipy is not installed.
     """
     x, y = _checked(numerators), _checked(denominators)
     if len(x) != len(y) or (y < 0).any() or not y.sum() > 0:

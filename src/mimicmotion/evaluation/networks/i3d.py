@@ -82,7 +82,7 @@ class Inception(nn.Module):
 
 
 class I3D(nn.Module):
-    """I3D as a module, with parameters named as in the file of `mimicmotion weights fetch i3d`."""
+    """I3D as a module, with the parameter names of the file that `mimicmotion weights fetch i3d` writes."""
 
     def __init__(self) -> None:
         super().__init__()

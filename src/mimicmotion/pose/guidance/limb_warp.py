@@ -203,9 +203,9 @@ def moves(
         sources: available parts, and the part that each was cut from.
         unit: torso length in `start`.
         xy: target pose.
-        confidence: confidence of the points of `xy`; parts that are not visible in it move with the part that they are
+        confidence: confidence of the points of `xy`; parts that are hidden in it move with the part that they are
             attached to, or are omitted.
-        size: (height, width) of the picture; points outside it have no confidence.
+        size: (height, width) of the picture; arm and leg points outside it do not count as hidden.
     """
     end, sure = np.asarray(xy, np.float64), np.minimum(known, confidence)
     lost = (confidence < UNSEEN) & (xy >= 0).all(1) & (xy < size[::-1]).all(1)

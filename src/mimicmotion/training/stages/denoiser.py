@@ -63,7 +63,7 @@ class DenoiserTask(Task):
     Raises:
         ConfigError: settings contradict each other or the data.
         InputError: shards are missing, or scenes are too short for a sample.
-        WeightsError: networks are missing, damaged, or do not match.
+        WeightsError: networks are missing or damaged, or do not match.
     """
 
     def __init__(self, config: TrainConfig, shards: Shards | None = None) -> None:

@@ -148,7 +148,7 @@ class ParkedBlocks(Parked):
 
 
 def _is_plain(t: Tensor) -> bool:
-    """Whether a tensor's data can be set, unlike that of quantised weights, which have other classes."""
+    """Whether a tensor's data can be set, which the tensor subclasses of quantised weights do not allow."""
     return type(t) in (Tensor, nn.Parameter)
 
 
