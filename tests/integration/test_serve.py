@@ -25,7 +25,7 @@ from mimicmotion.generate.batch import batch
 from mimicmotion.runtime.progress import finish
 from mimicmotion.serve.tokens import Tokens
 from mimicmotion.settings import BatchConfig, GenerateConfig
-from mimicmotion.settings.serve import OPERATORS, callers_settings
+from mimicmotion.settings.serve import OPERATORS, client_settings
 from mimicmotion.video.reader import open_video
 from service import STEPS, Service, wait_for
 
@@ -464,10 +464,10 @@ def test_metrics_version_and_interface(service: Service, done: str) -> None:
     interface = service.request("GET", "/v1/openapi.json")[1]
     post = interface["paths"]["/v1/jobs"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert set(post["properties"]) == {"picture", "video", "settings", "priority"}
-    assert set(post["properties"]["settings"]["properties"]) == set(callers_settings())
+    assert set(post["properties"]["settings"]["properties"]) == set(client_settings())
 
 
 def test_callers_cannot_choose_files_of_the_machine() -> None:
-    schema = {f: str(GenerateConfig.__dataclass_fields__[f].type) for f in callers_settings()}
+    schema = {f: str(GenerateConfig.__dataclass_fields__[f].type) for f in client_settings()}
     assert not [name for name, kind in schema.items() if "Path" in kind]
     assert "model" in OPERATORS

@@ -28,7 +28,7 @@ from mimicmotion.serve.tokens import ANYBODY, Tokens
 from mimicmotion.serve.uploads import Form, RefusedError, name_by_content
 from mimicmotion.serve.worker import PROGRESS, DiedError, Worker, _run
 from mimicmotion.settings import parse
-from mimicmotion.settings.serve import ServeConfig, callers_settings
+from mimicmotion.settings.serve import ServeConfig, client_settings
 from worker_task import task
 
 
@@ -146,7 +146,7 @@ def test_results_are_labelled_unless_the_operator_says_otherwise(tmp_path: Path)
     given = ServeConfig(data=tmp_path, settings=tmp_path / "settings.yaml")
     assert Jobs(ServeConfig(data=tmp_path)).base["label"] in ("visible", "signed")
     assert Jobs(given).base["label"] == "metadata"
-    assert {"label", "producer", "signer"} & set(callers_settings()) == set()
+    assert {"label", "producer", "signer"} & set(client_settings()) == set()
 
 
 # --- forms ------------------------------------------------------------------------------------------------------

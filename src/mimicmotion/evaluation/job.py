@@ -165,7 +165,7 @@ class Evaluation:
         todo = [(s, m) for s in real for m in found if s in found[m]]
         pairs: list[VideoPair] = []
         for i, (sequence, method) in enumerate(todo):
-            yield Progress("look", i, len(todo), f"{method} {sequence}")
+            yield Progress("open", i, len(todo), f"{method} {sequence}")
             try:
                 paths = real[sequence], found[method][sequence]
                 for name, path in zip(("real", method), paths, strict=True):
@@ -175,7 +175,7 @@ class Evaluation:
                 pairs.append(open_pair(sequence, method, paths, digests, self.config, self.protocol, self._cache))
             except InputError as e:
                 self._failed(method, sequence, e)
-        yield Progress("look", len(todo), len(todo))
+        yield Progress("open", len(todo), len(todo))
         return pairs
 
     def _failed(self, method: str, sequence: str, error: InputError) -> None:

@@ -149,7 +149,7 @@ def fit_inputs(
     notes = [*describe_fit(fit, pose, config.fit), *describe_problems(reference, driving, aligned, config.video)]
     if config.align == "weighted":
         notes += describe_build(part_scales(driving, reference))
-    if doubts := doubt_pose(pose):
+    if doubts := pose_doubts(pose):
         hint = "the result will follow it; see the overlay of `mimicmotion plan`, try another picture or --estimator"
         notes.insert(0, f"the pose found in the picture looks wrong: {', '.join(doubts)}; {hint}")
         logger.warning(notes[0])
@@ -423,7 +423,7 @@ def describe_fit(fit: Fit, pose: PoseSequence, mode: PictureFit) -> list[str]:
     return [f"the crop cuts off the {names} of the person in the picture: --fit letterbox keeps all of it"]
 
 
-def doubt_pose(pose: PoseSequence) -> list[str]:
+def pose_doubts(pose: PoseSequence) -> list[str]:
     """Reasons, if any, to doubt the pose found in a picture, a few words each.
 
     Poses of drawn figures are often wrong. Foreshortening can make bones short, but never long.

@@ -190,7 +190,7 @@ def _denoise(
         conditioning, latents, recipe, start=start, memory=memory, keep_x0=config.preview, in_place=True
     )
     notice = "stopping once this step is finished and saved; press Ctrl-C again to stop at once"
-    with interrupts.patiently(notice) if record.state.enabled else contextlib.nullcontext():
+    with interrupts.deferred(notice) if record.state.enabled else contextlib.nullcontext():
         for step in steps:
             if step.x0 is not None:
                 write_preview(config.output, recipe.plan.video(step.x0)[0], pipe.decode)
@@ -199,8 +199,8 @@ def _denoise(
             except GeneratorExit:
                 record.save_step(step)
                 raise
-            if interrupts.asked or record.is_due(step):
+            if interrupts.stop_requested or record.is_due(step):
                 record.save_step(step)
-            if interrupts.asked:
+            if interrupts.stop_requested:
                 raise Stopped
     return step

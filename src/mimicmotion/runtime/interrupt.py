@@ -21,14 +21,15 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interrupts:
-    """Makes SIGTERM act like Ctrl-C. Inside `patiently`, the first signal only sets `asked`; the second interrupts.
+    """Makes SIGTERM act like Ctrl-C.
 
-    A context manager, without effect outside the main thread and on signals that are ignored (as under nohup).
+    Inside `deferred`, the first signal only sets `stop_requested`, and the second interrupts. A context manager,
+    without effect outside the main thread and on signals that are ignored (as under nohup).
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._patient, self._notice = False, ""
+        self.stop_requested = False
+        self._deferred, self._notice = False, ""
         self._old: dict[int, Any] = {}
         self._pid = os.getpid()
 
@@ -44,17 +45,17 @@ class Interrupts:
         self._old = {}
 
     @contextlib.contextmanager
-    def patiently(self, notice: str = "") -> Iterator[None]:
-        """Context manager for code that checks `asked` and stops by itself; `notice` is logged at the first signal."""
-        self._patient, self._notice = True, notice
+    def deferred(self, notice: str = "") -> Iterator[None]:
+        """Run code that checks `stop_requested` and stops by itself; `notice` is logged at the first signal."""
+        self._deferred, self._notice = True, notice
         try:
             yield
         finally:
-            self._patient = False
+            self._deferred = False
 
     def _on(self, _number: int, _frame: FrameType | None) -> None:
-        if os.getpid() != self._pid or self.asked or not self._patient:
+        if os.getpid() != self._pid or self.stop_requested or not self._deferred:
             raise KeyboardInterrupt
-        self.asked = True
+        self.stop_requested = True
         if self._notice:
             logger.warning(self._notice)

@@ -35,7 +35,7 @@ from mimicmotion.serve.jobs import OUTPUTS, Jobs, Kind, public, public_sidecar
 from mimicmotion.serve.tokens import COOKIE, Token, Tokens, owner_of
 from mimicmotion.serve.uploads import MIB, Form, RefusedError
 from mimicmotion.settings import GenerateConfig
-from mimicmotion.settings.serve import LOOPBACK, ServeConfig, callers_settings
+from mimicmotion.settings.serve import LOOPBACK, ServeConfig, client_settings
 from mimicmotion.settings.serve import Scope as TokenScope
 
 logger = logging.getLogger(__name__)
@@ -280,7 +280,7 @@ def _read_texts(form: Form) -> dict[str, Any]:
 def _form_schema() -> dict[str, Any]:
     """OpenAPI schema of the form of a job."""
     schema = TypeAdapter(GenerateConfig).json_schema()
-    names = callers_settings()
+    names = client_settings()
     settings = {"type": "object", "properties": {name: schema["properties"][name] for name in names}}
     file = {"type": "string", "format": "binary"}
     priority = {"type": "integer", "minimum": 0, "maximum": 9, "default": 5}

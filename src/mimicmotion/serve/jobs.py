@@ -39,7 +39,7 @@ from mimicmotion.serve.uploads import FORM, GIB, RefusedError, name_by_content
 from mimicmotion.serve.worker import LOCK, PROGRESS, RECORD, UNEXPECTED, Checker, DiedError, Generator, Worker, Workers
 from mimicmotion.settings import GenerateConfig, load_yaml, parse
 from mimicmotion.settings.parsing import nearest
-from mimicmotion.settings.serve import OPERATORS, ServeConfig, callers_settings
+from mimicmotion.settings.serve import OPERATORS, ServeConfig, client_settings
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class Jobs:
         Raises:
             ConfigError: a setting is unknown, invalid, or reserved for the operator.
         """
-        allowed = callers_settings()
+        allowed = client_settings()
         for name in record.settings:
             if name in OPERATORS:
                 raise ConfigError(f"the setting {name!r}", "a setting that clients may choose", f"remove {name!r}")

@@ -37,7 +37,7 @@ from mimicmotion.serve.uploads import MIB, RefusedError, small_body
 from mimicmotion.settings import GenerateConfig
 from mimicmotion.settings.parsing import Range, declared, field_help
 from mimicmotion.settings.serve import Scope as TokenScope
-from mimicmotion.settings.serve import callers_settings
+from mimicmotion.settings.serve import client_settings
 from mimicmotion.weights.registry import find_asset
 
 HERE = Path(__file__).parent
@@ -200,7 +200,7 @@ class Page:
 
     def __init__(self, jobs: Jobs, tokens: Tokens) -> None:
         self.jobs, self.tokens = jobs, tokens
-        names = [name for name in callers_settings() if name != "preview"]
+        names = [name for name in client_settings() if name != "preview"]
         self.names = [*MAIN, *(name for name in names if name not in MAIN)]
         fields = GenerateConfig.__dataclass_fields__
         self.defaults = {name: jobs.base.get(name, fields[name].default) for name in self.names}

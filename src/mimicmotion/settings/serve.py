@@ -77,6 +77,6 @@ OPERATORS = frozenset(
 """Settings of `GenerateConfig` that the operator controls, not the clients: files, weights, labels, devices."""
 
 
-def callers_settings() -> list[str]:
+def client_settings() -> list[str]:
     """Names of the settings that a client may send with a job."""
     return [f.name for f in dataclasses.fields(GenerateConfig) if f.name not in OPERATORS]

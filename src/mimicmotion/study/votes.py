@@ -16,6 +16,16 @@ from mimicmotion.errors import InputError, OutputError
 from mimicmotion.study.folder import DATABASE, Study, StudyPair
 
 RATER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+TIE = "tie"
+_TABLES = """
+CREATE TABLE IF NOT EXISTS study (id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS raters (number INTEGER PRIMARY KEY, rater TEXT NOT NULL UNIQUE, began INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS votes (id TEXT NOT NULL, rater TEXT NOT NULL, pair TEXT NOT NULL,
+ repeat INTEGER NOT NULL, question INTEGER NOT NULL, left TEXT NOT NULL, right TEXT NOT NULL, choice TEXT NOT NULL,
+ seconds REAL NOT NULL, time INTEGER NOT NULL, UNIQUE (rater, id));
+CREATE TRIGGER IF NOT EXISTS kept BEFORE DELETE ON votes BEGIN SELECT RAISE(ABORT, 'votes are never deleted'); END;
+CREATE TRIGGER IF NOT EXISTS same BEFORE UPDATE ON votes BEGIN SELECT RAISE(ABORT, 'votes are never changed'); END;
+"""
 
 
 def sign(study: Study, rater: str) -> str:
@@ -97,18 +107,6 @@ def williams(pairs: Sequence[StudyPair], row: int) -> list[StudyPair]:
 
 def _turned(pair: StudyPair, turn: int) -> Trial:
     return Trial(pair, *((pair.b, pair.a) if turn else (pair.a, pair.b)))
-
-
-TIE = "tie"
-_TABLES = """
-CREATE TABLE IF NOT EXISTS study (id TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS raters (number INTEGER PRIMARY KEY, rater TEXT NOT NULL UNIQUE, began INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS votes (id TEXT NOT NULL, rater TEXT NOT NULL, pair TEXT NOT NULL,
- repeat INTEGER NOT NULL, question INTEGER NOT NULL, left TEXT NOT NULL, right TEXT NOT NULL, choice TEXT NOT NULL,
- seconds REAL NOT NULL, time INTEGER NOT NULL, UNIQUE (rater, id));
-CREATE TRIGGER IF NOT EXISTS kept BEFORE DELETE ON votes BEGIN SELECT RAISE(ABORT, 'votes are never deleted'); END;
-CREATE TRIGGER IF NOT EXISTS same BEFORE UPDATE ON votes BEGIN SELECT RAISE(ABORT, 'votes are never changed'); END;
-"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,7 +139,10 @@ class Body:
         self.reach = np.where(second > 0, self.elbow + second, np.minimum(first, self.elbow))
         skin = np.unique(assets.faces("body")[0])
         self.floor = float(vertices[skin, 1].min())
-        height = lambda bone: float(self.head(bone)[1])  # noqa: E731
+
+        def height(bone: str) -> float:
+            return float(self.head(bone)[1])
+
         hip, knee, shoulder_height = (height(f"{b}.L") for b in ("upperleg01", "lowerleg01", "upperarm01"))
         self.level = {
             "floor": self.floor, "ankle": height("foot.L"), "knee": knee, "crotch": hip - 0.12 * (hip - knee),

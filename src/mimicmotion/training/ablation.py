@@ -56,6 +56,30 @@ ARMS = {
 }
 HAND_SCALE = 10.0
 """Loss weight of reliable hands in the arms with the hand loss, as in the paper."""
+MEASURES: dict[str, Metric] = {
+    "psnr_hands": Metric("PSNR hands, dB", "higher", 2),
+    "hand_error": Metric("hand error, torso lengths", "lower", 3),
+    "psnr_moving": Metric("PSNR moving, dB", "higher", 2),
+    "psnr": Metric("PSNR, dB", "higher", 2),
+    "ssim": Metric("SSIM", "higher", 4),
+    "body_error": Metric("body error, torso lengths", "lower", 3),
+    "flicker": Metric("flicker", "lower", 4),
+}
+EFFECTS = {
+    "hand loss": ((("hand", "none"), 1), (("both", "confidence"), 1)),
+    "confidence": ((("confidence", "none"), 1), (("both", "hand"), 1)),
+    "interaction": ((("both", "confidence"), 1), (("hand", "none"), -1)),
+}
+"""The differences of arms behind each effect, with signs. An effect is their mean, the interaction their sum."""
+PAPER = """The paper's Table 2 (second-hand; another data set, another model, full size):
+
+| | FID-VID | FVD | SSIM | PSNR, dB |
+|---|---|---|---|---|
+| none | 14.6 | 776 | .760 | 18.0 |
+| + hand | 15.0 | 678 | .758 | 17.9 |
+| + hand + confidence | 12.2 | 623 | .787 | 18.4 |
+| + progressive fusion | 9.3 | 594 | .795 | 20.1 |
+"""
 
 
 def ablate(config_path: str | Path, *, processes: int = 1) -> Job[Path]:
@@ -208,32 +232,6 @@ def _scores(frames: np.ndarray, clip: Any) -> dict[str, float]:
         **poses.patch_errors(frames, clip.frames, clip.poses),
         "flicker": temporal.background_flicker(frames, clip.frames),
     }
-
-
-MEASURES: dict[str, Metric] = {
-    "psnr_hands": Metric("PSNR hands, dB", "higher", 2),
-    "hand_error": Metric("hand error, torso lengths", "lower", 3),
-    "psnr_moving": Metric("PSNR moving, dB", "higher", 2),
-    "psnr": Metric("PSNR, dB", "higher", 2),
-    "ssim": Metric("SSIM", "higher", 4),
-    "body_error": Metric("body error, torso lengths", "lower", 3),
-    "flicker": Metric("flicker", "lower", 4),
-}
-EFFECTS = {
-    "hand loss": ((("hand", "none"), 1), (("both", "confidence"), 1)),
-    "confidence": ((("confidence", "none"), 1), (("both", "hand"), 1)),
-    "interaction": ((("both", "confidence"), 1), (("hand", "none"), -1)),
-}
-"""The differences of arms behind each effect, with signs. An effect is their mean, the interaction their sum."""
-PAPER = """The paper's Table 2 (second-hand; another data set, another model, full size):
-
-| | FID-VID | FVD | SSIM | PSNR, dB |
-|---|---|---|---|---|
-| none | 14.6 | 776 | .760 | 18.0 |
-| + hand | 15.0 | 678 | .758 | 17.9 |
-| + hand + confidence | 12.2 | 623 | .787 | 18.4 |
-| + progressive fusion | 9.3 | 594 | .795 | 20.1 |
-"""
 
 
 def cube(rows: Sequence[Mapping[str, Any]], arm: str, condition: str, measure: str) -> Float64[ndarray, "seeds clips"]:

@@ -175,7 +175,7 @@ class Trainer:
         log = on_main_process(self.accelerator, self._open_log)
         saved = self.step if state.checkpoints(self.run) else -1
         try:
-            with Interrupts() as interrupts, interrupts.patiently(), self._passes(last) as passes:
+            with Interrupts() as interrupts, interrupts.deferred(), self._passes(last) as passes:
                 while self.step < last:
                     stop = self._train_step(passes, interrupts)
                     ended = stop or self.step == last
@@ -263,7 +263,7 @@ class Trainer:
 
     def _mean_loss(self, loss: Tensor, interrupts: Interrupts) -> tuple[float, bool]:
         """Mean loss of all processes, and whether one of them was asked to stop."""
-        values = torch.stack([loss.detach().float(), loss.new_tensor(float(interrupts.asked)).float()])
+        values = torch.stack([loss.detach().float(), loss.new_tensor(float(interrupts.stop_requested)).float()])
         if self.world > 1:
             values = self.accelerator.reduce(values, "sum")
         total, asked = values.tolist()

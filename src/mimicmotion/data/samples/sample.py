@@ -93,9 +93,8 @@ class SampleMaker:
         self.grid = (height // downscale, width // downscale)
         look: Mapping[str, Any] = {**drawing, **PLAIN} if config.guidance == "threshold" else drawing
         self.drawer = PoseDrawer(shards.size, **look)
-        self.lengths = [
-            n - stills for n, stills in zip(shards.num_frames, shards.stills, strict=True)
-        ]  # without stills
+        # without stills
+        self.lengths = [n - stills for n, stills in zip(shards.num_frames, shards.stills, strict=True)]
         self.siblings: list[Sequence[int]] = [[i] for i in range(len(shards))]
         for records in shards.videos.values():
             for i in records:

@@ -26,6 +26,8 @@ from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.tables import write_csv
 
 COLUMNS = 4  # slices side by side
+SHOWN_DIFFERENCES = 6
+BRIGHTEST = 99.7  # percentile of the shown differences that has the brightest colour
 
 
 def make_yt(spec: YtSpec) -> Job[FigureResult]:
@@ -122,10 +124,6 @@ def _paint_yt(
         plot.curves(bottom.subplots(), jumps, "jump in the column,\ngrey levels", borders)
 
 
-SHOWN = 6
-BRIGHTEST = 99.7  # percentile of the shown differences that has the brightest colour
-
-
 def make_diff(spec: DiffSpec) -> Job[FigureResult]:
     """Draw frame differences, and write their means to OUTPUT.csv. The videos are read twice.
 
@@ -137,7 +135,7 @@ def make_diff(spec: DiffSpec) -> Job[FigureResult]:
     yield Progress("read", 0, 1)
     curves = {c.name: change_over_time(c) for c in clips}
     count = check_same_length(clips, {n: len(v) + 1 for n, v in curves.items()})
-    shown = check_frames(spec.frames or (), 1, count) or spaced(1, count - 1, SHOWN)
+    shown = check_frames(spec.frames or (), 1, count) or spaced(1, count - 1, SHOWN_DIFFERENCES)
     borders = check_frames(spec.borders or (), 1, count, "border")
     pictures = {c.name: pictures_of(c, shown) for c in clips}
     yield Progress("read", 1, 1)

@@ -41,6 +41,12 @@ DRAWN_SIDE = 512  # longer side in pixels: as many as the page shows
 STROKE = 3.0  # thicker than for the network, because the page is small
 MARGIN = 0.1
 ROWS = ("frame", "with confidence", "without")
+SIDES = ("left", "right")
+PADDING = 0.3
+LEAST_SHARE = 1 / 16  # least side of a crop as a share of the frame's short side
+SHOWN_HANDS = 4
+CANDIDATES = 12  # frames that are searched for hands
+Box = tuple[int, int, int, int]
 
 
 def make_poses(spec: PosesSpec) -> Job[FigureResult]:
@@ -135,14 +141,6 @@ def make_maps(frames: Mapping[int, Frame], poses: PoseSequence) -> dict[str, lis
         for on in (True, False)
     )
     return dict(zip(ROWS, ([f[top:bottom, left:right] for f in frames.values()], aware, plain), strict=True))
-
-
-SIDES = ("left", "right")
-PADDING = 0.3
-LEAST_SHARE = 1 / 16  # least side of a crop as a share of the frame's short side
-SHOWN = 4
-CANDIDATES = 12  # frames that are searched for hands
-Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -270,7 +268,7 @@ def cut_hands(
             "a clearly visible hand",
             "choose other frames",
         )
-    shown = usable if frames else [usable[i] for i in spaced(0, len(usable) - 1, SHOWN)]
+    shown = usable if frames else [usable[i] for i in spaced(0, len(usable) - 1, SHOWN_HANDS)]
     pictures = {c.name: c.chosen(shown) for c in clips}
     found = []
     for t in shown:

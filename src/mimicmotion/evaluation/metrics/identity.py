@@ -33,6 +33,19 @@ PLACES = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [
 coordinates, where pixel centres are integers."""
 DLIB_PLACES = np.array([[47.05, 46.10], [99.98, 46.10], [73.51, 76.06], [49.91, 102.52], [97.11, 102.52]])
 """The same for 150 x 150 pixels: dlib's mean face with a margin of a quarter of its size."""
+MIN_EYES = 6.0
+"""Minimum distance between the eyes, in pixels; it is 35 in an aligned face."""
+SURE = 0.5
+"""Minimum confidence of a face's five points."""
+ALIKE = 0.91
+"""Cosine similarity that corresponds to dlib's threshold for the same person, a distance of 0.6 between embeddings.
+In real clips, faces of the same person reach 0.96 and more; most pairs of different people stay below 0.89, but
+lookalikes reach 0.96."""
+
+# indices into the 68 points: eyes, nose tip, mouth corners; the person's right is on the left
+_GROUPS = (slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55))
+
+Embeddings = Float32[ndarray, "frames dim"]
 
 
 class FaceNetwork:
@@ -109,21 +122,6 @@ class FaceNetwork:
             got = f"{self.path} takes faces of {wrong[0]} pixels"
             raise WeightsError(got, f"{SIDE} pixels", "use a network such as ArcFace")
         return inputs[0]
-
-
-MIN_EYES = 6.0
-"""Minimum distance between the eyes, in pixels; it is 35 in an aligned face."""
-SURE = 0.5
-"""Minimum confidence of a face's five points."""
-ALIKE = 0.91
-"""Cosine similarity that corresponds to dlib's threshold for the same person, a distance of 0.6 between embeddings.
-In real clips, faces of the same person reach 0.96 and more; most pairs of different people stay below 0.89, but
-lookalikes reach 0.96."""
-
-# indices into the 68 points: eyes, nose tip, mouth corners; the person's right is on the left
-_GROUPS = (slice(36, 42), slice(42, 48), slice(30, 31), slice(48, 49), slice(54, 55))
-
-Embeddings = Float32[ndarray, "frames dim"]
 
 
 def five_points(poses: PoseSequence) -> tuple[Float64[ndarray, "frames 5 2"], Float64[ndarray, " frames"]]:

@@ -19,6 +19,17 @@ from mimicmotion.tables import Section, Table, html_page, markdown_page, write_c
 Results = dict[str, dict[str, Interval]]
 SUMMARY, TABLE = "summary.json", "metrics.csv"
 _FORM = "method -> metric -> {mean, low, high, n}"
+FILES = ("compare.md", "compare.tex", "compare.html", "compare.csv")
+PUBLISHED = "published, other implementation, do not compare across papers"
+# Table 1 of the paper (FID-VID, FVD), its supplement (SSIM, PSNR): TikTok sequences 335-340, central squares, zero-shot
+_PAPER = {
+    "MagicPose": (13.3, 916, 0.776, 18.8),
+    "Moore-AnimateAnyone": (12.4, 728, 0.758, 18.7),
+    "MuseV": (14.6, 754, 0.766, 17.6),
+    "MagicAnimate": (16.2, 848, 0.740, 17.5),
+    "MimicMotion": (9.3, 594, 0.795, 20.1),
+}
+_PAPER_METRICS = ("fid_vid", "fvd", "ssim", "psnr")
 
 
 def load_results(path: Path, label: str = "") -> tuple[Results, Mapping[str, Any]]:
@@ -92,19 +103,6 @@ def _number(value: Any, where: str) -> float:
         return float(value)
     except (TypeError, ValueError) as e:
         raise InputError(f"{where}: {value!r}", "a number or an empty cell", "correct the file") from e
-
-
-FILES = ("compare.md", "compare.tex", "compare.html", "compare.csv")
-PUBLISHED = "published, other implementation, do not compare across papers"
-# Table 1 of the paper (FID-VID, FVD), its supplement (SSIM, PSNR): TikTok sequences 335-340, central squares, zero-shot
-_PAPER = {
-    "MagicPose": (13.3, 916, 0.776, 18.8),
-    "Moore-AnimateAnyone": (12.4, 728, 0.758, 18.7),
-    "MuseV": (14.6, 754, 0.766, 17.6),
-    "MagicAnimate": (16.2, 848, 0.740, 17.5),
-    "MimicMotion": (9.3, 594, 0.795, 20.1),
-}
-_PAPER_METRICS = ("fid_vid", "fvd", "ssim", "psnr")
 
 
 @dataclass(frozen=True, slots=True)
