@@ -150,8 +150,9 @@ def test_pieces_are_painted_where_they_are_and_nowhere_else(clip: SynthClip) -> 
         layer = cv2.warpAffine(puppet.layers[part], matrix, SIZE[::-1])
         picture = picture * (1 - layer[..., 3:]) + layer[..., :3]
         top[layer[..., 3] > 0.5] = BACK_TO_FRONT.index(part)
-        np.testing.assert_allclose(laid.opacity[BACK_TO_FRONT.index(part)], layer[..., 3], atol=1e-3)
-    assert np.abs(laid.picture - picture).max() < 1  # rounded
+        near = 1e-3 if cv2.__version__ >= "5" else 1 / 32  # OpenCV 4 interpolates at multiples of 1/32 px
+        np.testing.assert_allclose(laid.opacity[BACK_TO_FRONT.index(part)], layer[..., 3], atol=near)
+    assert np.abs(laid.picture - picture).max() < (1 if cv2.__version__ >= "5" else 255 / 32)  # rounded
     assert (laid.top == top)[top >= 0].mean() > 0.97  # a half-covered pixel may count for either
 
 

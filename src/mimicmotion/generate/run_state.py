@@ -234,7 +234,7 @@ def dump_inputs(inputs: Inputs, path: Path) -> None:
         poses: PoseSequence = getattr(inputs, name)
         arrays |= {f"{name}.xy": poses.xy, f"{name}.confidence": poses.confidence}
         facts[name] = {"size": poses.size, "fps": poses.fps, "source": poses.source}
-    np.savez(path, allow_pickle=False, facts=json.dumps(facts), **arrays)
+    np.savez(path, facts=json.dumps(facts), **arrays)
 
 
 def load_inputs(path: Path) -> Inputs:
