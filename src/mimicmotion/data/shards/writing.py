@@ -246,7 +246,7 @@ def _members(record: RecordData, shared: ShardSettings, split: str) -> dict[str,
     members["poses.npz"] = dump_poses(record.poses)
     if record.truth is not None:
         file = io.BytesIO()
-        np.savez_compressed(file, **record.truth)
+        np.savez_compressed(file, **record.truth)  # type: ignore[arg-type]
         members["truth.npz"] = file.getvalue()
     return members
 
