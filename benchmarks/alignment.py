@@ -24,7 +24,7 @@ from numpy import ndarray
 
 from mimicmotion.pose.align import align
 from mimicmotion.pose.keypoints import PoseSequence
-from mimicmotion.pose.smooth import smooth
+from mimicmotion.pose.smoothing import smooth_poses
 from mimicmotion.synth import figure as fig
 from mimicmotion.synth.assets import load_assets
 from mimicmotion.synth.body import Body, Genes, shape_vertices, skin
@@ -126,9 +126,9 @@ def compare(seed: int, kind: str, swap: bool, frames: int, noise: float, recordi
     if noise:
         driving, picture = perturb_poses(driving, seed, noise), perturb_poses(picture, seed + 1, noise)
     unit = torso(truth.xy)
-    errors = {"found": jitter(driving, exact), "smoothed": jitter(smooth(driving), exact)}
+    errors = {"found": jitter(driving, exact), "smoothed": jitter(smooth_poses(driving), exact)}
     for method in METHODS:
-        poses = align(driving if method == "released" else smooth(driving), picture, SIZE, method)
+        poses = align(driving if method == "released" else smooth_poses(driving), picture, SIZE, method)
         apart = np.hypot(*np.moveaxis(poses.xy[:, :POINTS].astype(float) - truth.xy[:, :POINTS], -1, 0))
         errors[method] = float(apart.mean() / unit)
     return errors

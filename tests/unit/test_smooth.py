@@ -21,7 +21,7 @@ from mimicmotion.pose.keypoints import (
     RIGHT_HAND,
     PoseSequence,
 )
-from mimicmotion.pose.smooth import smooth
+from mimicmotion.pose.smoothing import smooth_poses
 from mimicmotion.synth.noise import perturb_poses
 
 TORSO = 100.0
@@ -55,10 +55,10 @@ def test_a_fast_wave_keeps_its_size_and_a_step_its_time(fps: float) -> None:
     waving, stepping = standing(len(t)), standing(len(t))
     waving[:, R_WRIST, 0] += 40 * np.sin(2 * np.pi * 3 * t + 0.3)
     stepping[t >= 2, R_WRIST, 0] += 40
-    wave = smooth(sequence(waving, fps=fps)).xy[:, R_WRIST, 0] - 170
+    wave = smooth_poses(sequence(waving, fps=fps)).xy[:, R_WRIST, 0] - 170
     basis = np.stack([np.sin(2 * np.pi * 3 * t), np.cos(2 * np.pi * 3 * t)], 1)
     assert np.hypot(*np.linalg.lstsq(basis, wave, rcond=None)[0]) >= 0.97 * 40
-    step = smooth(sequence(stepping, fps=fps)).xy[:, R_WRIST, 0]
+    step = smooth_poses(sequence(stepping, fps=fps)).xy[:, R_WRIST, 0]
     middle = np.interp(190, np.maximum.accumulate(step), np.arange(len(step)))
     assert abs(middle - np.interp(190, stepping[:, R_WRIST, 0], np.arange(len(step)))) <= 0.5
 
@@ -74,7 +74,7 @@ def test_jitter_of_a_detector_is_halved() -> None:
     for seed in range(8):
         noisy = perturb_poses(truth, seed)
         seen = (noisy.confidence[2:] > 0) & (noisy.confidence[1:-1] > 0) & (noisy.confidence[:-2] > 0)
-        off = [poses.xy.astype(float) - truth.xy for poses in (noisy, smooth(noisy))]
+        off = [poses.xy.astype(float) - truth.xy for poses in (noisy, smooth_poses(noisy))]
         jitter.append([acceleration(x)[seen].mean() for x in off])
         error.append([np.hypot(*np.moveaxis(x, -1, 0))[noisy.confidence > 0].mean() for x in off])
     before, after = np.mean(jitter, 0)
@@ -85,7 +85,9 @@ def test_jitter_of_a_detector_is_halved() -> None:
 def test_doubtful_points_are_smoothed_more() -> None:
     shaken = standing(40)
     shaken[:, R_WRIST] += np.random.default_rng(0).normal(0, 3, (40, 2))  # what a sure point has is taken out at once
-    left = [acceleration(smooth(sequence(shaken, c)).xy[:, R_WRIST].astype(float)).mean() for c in (0.9, 0.5, 0.31)]
+    left = [
+        acceleration(smooth_poses(sequence(shaken, c)).xy[:, R_WRIST].astype(float)).mean() for c in (0.9, 0.5, 0.31)
+    ]
     assert left[0] > 1.3 * left[1] > 1.3 * left[2]
 
 
@@ -97,7 +99,7 @@ def test_points_out_of_line_come_back_between_their_neighbours(run: int) -> None
     wrong[12 : 12 + run, R_WRIST] += (70, -60)
     wrong[20, R_SHOULDER, 0] += 40  # a shoulder jumps in one frame, as when somebody turns
     confidence[12 : 12 + run, R_WRIST] = confidence[20, R_SHOULDER] = 0.45
-    back = smooth(sequence(wrong, confidence))
+    back = smooth_poses(sequence(wrong, confidence))
     # 1% of the torso: doubtful points also lean towards the surer ones beside them
     np.testing.assert_allclose(back.xy[:, [R_WRIST, R_SHOULDER]], moving[:, [R_WRIST, R_SHOULDER]], atol=1)
     np.testing.assert_allclose(back.confidence, confidence, atol=1e-6)
@@ -110,7 +112,7 @@ def test_sides_that_are_swapped_for_a_while_are_corrected(frames: slice) -> None
         L_SHOULDER, L_ELBOW, L_WRIST, *range(LEFT_HAND.start, LEFT_HAND.stop),
     ]  # fmt: skip
     wrong[frames, right_side], wrong[frames, left_side] = right[frames, left_side], right[frames, right_side]
-    np.testing.assert_allclose(smooth(sequence(wrong)).xy, right, atol=0.01)
+    np.testing.assert_allclose(smooth_poses(sequence(wrong)).xy, right, atol=0.01)
 
 
 def test_lasting_sides_are_trusted() -> None:
@@ -119,14 +121,14 @@ def test_lasting_sides_are_trusted() -> None:
     across = np.cos(np.linspace(0, np.pi, 30))
     for point in (R_SHOULDER, R_ELBOW, R_WRIST, L_SHOULDER, L_ELBOW, L_WRIST):
         turning[:, point, 0] = 250 + (turning[:, point, 0] - 250) * across
-    found = smooth(sequence(turning)).xy[:, R_WRIST, 0]
+    found = smooth_poses(sequence(turning)).xy[:, R_WRIST, 0]
     np.testing.assert_allclose(found, turning[:, R_WRIST, 0], atol=1.5)
 
 
 def test_what_was_not_found_stays_as_it_is() -> None:
     xy, confidence = standing(20), np.full((20, NUM_POINTS), 0.9)
     xy[8:11, LEFT_HAND], confidence[8:11, LEFT_HAND] = 0.0, 0.0
-    found = smooth(sequence(xy, confidence))
+    found = smooth_poses(sequence(xy, confidence))
     np.testing.assert_array_equal(found.xy[8:11, LEFT_HAND], 0)
     np.testing.assert_array_equal(found.confidence, np.float32(confidence))
     np.testing.assert_allclose(found.xy[[7, 11], LEFT_HAND.start], standing(2)[:, LEFT_HAND.start], atol=0.01)
@@ -136,16 +138,16 @@ def test_a_point_that_is_hardly_ever_found_does_not_move_the_others() -> None:
     noisy = standing(30) + np.random.default_rng(0).normal(0, 0.5, (30, NUM_POINTS, 2))
     confidence = np.full((30, NUM_POINTS), 0.9)
     confidence[:, R_WRIST] = 0
-    without = smooth(sequence(noisy, confidence)).xy
+    without = smooth_poses(sequence(noisy, confidence)).xy
     confidence[15:17, R_WRIST] = 0.9
     noisy[:15, R_WRIST], noisy[17:, R_WRIST] = 0, 0
     np.testing.assert_array_equal(
-        np.delete(smooth(sequence(noisy, confidence)).xy, R_WRIST, 1), np.delete(without, R_WRIST, 1)
+        np.delete(smooth_poses(sequence(noisy, confidence)).xy, R_WRIST, 1), np.delete(without, R_WRIST, 1)
     )
 
 
 def test_short_clips_and_no_person() -> None:
     short = sequence(standing(2))
-    assert smooth(short) is short
+    assert smooth_poses(short) is short
     nobody = sequence(np.zeros((5, NUM_POINTS, 2)), 0.0)
-    np.testing.assert_array_equal(smooth(nobody).xy, 0)
+    np.testing.assert_array_equal(smooth_poses(nobody).xy, 0)

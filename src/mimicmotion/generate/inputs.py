@@ -24,7 +24,7 @@ from mimicmotion.pose.crop import PictureFit, fit_picture, keeps_person
 from mimicmotion.pose.estimators.open import find_estimator
 from mimicmotion.pose.files import PoseCache, load_openpose, load_poses
 from mimicmotion.pose.keypoints import BODY, FACE, NOSE, VISIBLE, PoseSequence
-from mimicmotion.pose.smooth import smooth
+from mimicmotion.pose.smoothing import smooth_poses
 from mimicmotion.runtime.files import sha256_file
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.runtime.reading import check_limit, is_heif
@@ -142,7 +142,7 @@ def fit_inputs(
         size: (height, width) of the result.
     """
     if config.smooth and config.align != "released":
-        driving = smooth(driving)
+        driving = smooth_poses(driving)
     fitted, fit = fit_picture(picture, pose, size, config.fit)
     reference = pose.fitted(fit)
     aligned = align(driving, reference, size, method=config.align)

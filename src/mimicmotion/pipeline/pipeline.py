@@ -27,7 +27,7 @@ from mimicmotion.pipeline.requests import build_requests, check_request, find_po
 from mimicmotion.pose.align import align
 from mimicmotion.pose.crop import PictureFit, choose_size, fit_picture
 from mimicmotion.pose.keypoints import PoseSequence
-from mimicmotion.pose.smooth import smooth
+from mimicmotion.pose.smoothing import smooth_poses
 from mimicmotion.settings import FusionConfig, SamplingSettings
 from mimicmotion.settings.parsing import from_keywords
 from mimicmotion.video.geometry import check_size
@@ -141,7 +141,7 @@ class MimicMotionPipeline:
         size = self.video_size(found, height, width)
         fitted, fit = fit_picture(picture, found, size, "auto")
         reference = found.fitted(fit)
-        return fitted, *self.guide(fitted, reference, align(smooth(driving), reference, size))
+        return fitted, *self.guide(fitted, reference, align(smooth_poses(driving), reference, size))
 
     def video_size(
         self, pose: PoseSequence, height: int | None = None, width: int | None = None, fit: PictureFit = "auto"

@@ -447,5 +447,5 @@ def _driving(base: str, path: Path, settings: dict[str, Any]) -> str:
         return f'<img src="{base}/picture" alt="">'
     if path.suffix in (".gif", ".webp"):
         return f'<img src="{base}/video" alt="">'
-    start, tempo = (escape(str(settings.get(name, d))) for name, d in (("start", 0), ("tempo", 1)))
-    return f'<video src="{base}/video" data-start="{start}" data-tempo="{tempo}" muted playsinline></video>'
+    start, rate = (escape(str(settings.get(name, d))) for name, d in (("start", 0), ("tempo", 1)))
+    return f'<video src="{base}/video" data-start="{start}" data-rate="{rate}" muted playsinline></video>'

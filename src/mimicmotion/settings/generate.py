@@ -155,9 +155,8 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
             raise ConfigError(got, "at least 'fps': frames are repeated, never dropped", "raise it, or lower 'fps'")
         if (self.height is None) != (self.width is None):
             raise ConfigError(f"height={self.height}, width={self.width}", "both or neither", "set the other one too")
-        if self.audio and (self.tempo != 1.0 or self.sampling != "time"):
-            got = f"audio with tempo={self.tempo:g} and sampling={self.sampling}"
-            raise ConfigError(got, "tempo=1 and sampling=time", "leave out 'audio'")
+        if self.audio:
+            self.require_video_timing("audio")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,7 +97,7 @@ METRICS: dict[str, Metric] = {
         "hand confidence", "higher", 4, "poses", "of the estimator, where a hand is visible in the real video"
     ),
     "jerkiness": Metric("jerkiness", "", 5, "poses", "mean second difference of the found points, in torso lengths"),
-    "jerkiness_ratio": Metric("jerkiness / true", "", 3, "poses", "1: as smooth as the true poses; above, it jitters"),
+    "jerkiness_ratio": Metric("jerkiness / true", "", 3, "poses", "1: as jerky as the true poses; above 1, it jitters"),
     "identity": Metric(
         "identity", "higher", 4, "identity", "cosine similarity of the faces in generated and real frames"
     ),

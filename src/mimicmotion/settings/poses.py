@@ -96,6 +96,12 @@ class DrivingOptions(Settings):
             )
         return int(match[2]), int(match[1])
 
+    def require_video_timing(self, setting: str) -> None:
+        """Raise ConfigError if the result does not keep the driving video's timing, which `setting` requires."""
+        if self.tempo != 1.0 or self.sampling != "time":
+            got = f"{setting} with tempo={self.tempo:g} and sampling={self.sampling}"
+            raise ConfigError(got, "tempo=1 and sampling=time", f"leave out '{setting}'")
+
     def source_seconds(self, seconds: float) -> float:
         """Seconds of the driving video that `seconds` of the result cover."""
         return seconds * self.tempo

@@ -1,6 +1,6 @@
 """Clothes for any body, cut from MakeHuman's helper meshes or taken from the additional assets; shoes and socks.
 
-The border of a garment is the zero level set of a value per vertex (`Mesh.cut`), so it is smooth even on a coarse mesh.
+The border of a garment is the zero level set of a value per vertex (`Mesh.cut`), so it is clean even on a coarse mesh.
 The body under a garment is removed, so skin never shows through.
 """
 

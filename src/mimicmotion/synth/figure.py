@@ -57,7 +57,7 @@ def elbow_axes(line: Float64[ndarray, "n 3"]) -> tuple[Float64[ndarray, "n 3"], 
     return axis, np.cross(line, axis)
 
 
-def smooth(values: Float64[ndarray, " frames *n"], frames: int) -> Float64[ndarray, " frames *n"]:
+def moving_average(values: Float64[ndarray, " frames *n"], frames: int) -> Float64[ndarray, " frames *n"]:
     """Moving average over an odd number of frames; the first and last values are replicated."""
     flat = values.reshape(len(values), -1)
     return cv2.blur(flat, (1, frames), borderType=cv2.BORDER_REPLICATE).reshape(values.shape)

@@ -19,7 +19,7 @@ from numpy import ndarray
 from mimicmotion.errors import InputError
 from mimicmotion.pose.keypoints import FACE, L_HIP, LEFT_HAND, NECK, NUM_POINTS, R_HIP, RIGHT_HAND, PoseSequence
 from mimicmotion.runtime.extras import import_extra
-from mimicmotion.synth.figure import smooth
+from mimicmotion.synth.figure import moving_average
 
 special = import_extra("scipy.special", "synth")
 
@@ -187,7 +187,7 @@ def _wander(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, ste
 
 
 def _drift(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, step: float) -> Float64[ndarray, "n 2 S"]:
-    """Like `_wander` for x and y, but smooth: autocorrelation (1 + t / time) exp(-t / time)."""
+    """Like `_wander` for x and y, but differentiable: autocorrelation (1 + t / time) exp(-t / time)."""
     noise = rng.standard_normal((n + 2, 2, len(still)))
     keep = np.exp(-step / time)
     square = keep**2
@@ -212,7 +212,7 @@ def _confidences(rng: np.random.Generator, fit: NoiseFit, exact: ndarray, step: 
     n, group = len(exact), _SCORE_GROUP
     scores = np.concatenate([exact[:, :_POINTS], *(exact[:, p].mean(1, keepdims=True) for p in PARTS)], 1)
     z = _lookup(scores, group, fit.exact, np.broadcast_to(Z, fit.exact.shape))
-    z = fit.follow[group] * smooth(z, 5)  # detectors do not follow flicker of the exact confidence
+    z = fit.follow[group] * moving_average(z, 5)  # detectors do not follow flicker of the exact confidence
     own = _wander(rng, n, fit.score_still[group], fit.score_time[group], step)
     z = z + np.sqrt(1 - fit.follow[group] ** 2) * own - 0.5 * max(strength - 1, 0)
     found = _lookup(z, group, fit.found_at, fit.found)[:, _SCORE_OF]

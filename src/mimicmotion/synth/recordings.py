@@ -230,7 +230,7 @@ def _retarget_legs(q: ndarray, at: Points, hips: ndarray) -> None:
         # the heading of a toe that points down is undefined
         level = np.clip(2 * flat / np.maximum(np.linalg.norm(toe, axis=-1), 1e-9) - 0.6, 0, 1)
         heading = np.clip(np.arctan2(sign * toe[:, 0], toe[:, 2]), -0.5, 1.0)
-        q[:, k + 4] = fig.smooth(0.2 + level * (heading - 0.2), _SMOOTH)
+        q[:, k + 4] = fig.moving_average(0.2 + level * (heading - 0.2), _SMOOTH)
 
 
 def _retarget_arm(q: ndarray, side: int, at: Points, chest: ndarray) -> None:
@@ -244,7 +244,7 @@ def _retarget_arm(q: ndarray, side: int, at: Points, chest: ndarray) -> None:
     straight, aside = elbow_axes(line)
     swivel = np.arctan2((aside * out).sum(-1), (straight * out).sum(-1))
     bent = np.clip(np.linalg.norm(out, axis=-1) / 0.08, 0, 1)  # the elbow direction of a straight arm is undefined
-    q[:, k + 3] = fig.smooth(np.clip(swivel, -2.2, 2.2) * bent, _SMOOTH)
+    q[:, k + 3] = fig.moving_average(np.clip(swivel, -2.2, 2.2) * bent, _SMOOTH)
 
 
 def lift_poses(poses: PoseSequence, name: str = "") -> Mocap:
@@ -288,14 +288,16 @@ def lift_poses(poses: PoseSequence, name: str = "") -> Mocap:
         face = xy[:, kp.FACE]
         gap, wide = (np.linalg.norm(face[:, a] - face[:, b], axis=-1) for a, b in ((62, 66), (60, 64)))
         q[:, fig.MOUTH] = 1 + np.clip(1.6 * (gap / np.maximum(wide, 1e-6) - 0.08), 0, 1.2)
-    return Mocap(fig.smooth(q, _SMOOTH_POSES), poses.fps or 15.0, name or poses.source)
+    return Mocap(fig.moving_average(q, _SMOOTH_POSES), poses.fps or 15.0, name or poses.source)
 
 
 def _trunk_in_space(at: Float64[ndarray, "frames 134 3"]) -> Points:
     """3D shoulders and hips, rotated by the angle implied by the apparent shoulder width, towards the nose."""
     across = at[:, kp.L_SHOULDER, 0] - at[:, kp.R_SHOULDER, 0]
     turn = np.arccos(np.clip(across / max(np.percentile(np.abs(across), 95), 1e-6), -1, 1))
-    turn = fig.smooth(np.where(turn < 0.35, 0, turn) * np.sign(at[:, kp.NOSE, 0] - at[:, kp.NECK, 0]), _SMOOTH_POSES)
+    turn = fig.moving_average(
+        np.where(turn < 0.35, 0, turn) * np.sign(at[:, kp.NOSE, 0] - at[:, kp.NECK, 0]), _SMOOTH_POSES
+    )
     out = {}
     for part, pair in (("arm", (kp.L_SHOULDER, kp.R_SHOULDER)), ("thigh", (kp.L_HIP, kp.R_HIP))):
         left, right = at[:, pair[0]], at[:, pair[1]]

@@ -39,13 +39,13 @@ class DetailNet(nn.Module):
     """Adds detail to decoded frames.
 
     Each pixel is a weighted mean of `CANDIDATES`: the pictures, blurred pictures (for uncertain borders), pictures
-    warped by a smooth displacement field, and a predicted colour.
+    displaced by a low-resolution field, and a predicted colour.
 
     Args:
         widths: channels of the levels, from cells of 2x2 pixels to cells of 16x16, in multiples of 8.
         blocks: residual blocks of two 3x3 convolutions per level, in both the encoder and the decoder.
         dropout: probability of dropping a channel of the coarsest level in training.
-        fine: channels between two final convolutions at full resolution, which smooth the ragged weights of 2x2 cells;
+        fine: channels between two final convolutions at full resolution, to refine the weights of 2x2 cells;
             0 for none.
         sharp_lean: in evaluation mode, added to the log-weights of the warped picture, moved or not, because the
             least-squares result is blurrier than people and pose estimators prefer.

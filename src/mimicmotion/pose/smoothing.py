@@ -37,7 +37,7 @@ ARMS, LEGS = (kp.R_SHOULDER, kp.R_ELBOW, kp.R_WRIST), (kp.R_HIP, kp.R_KNEE, kp.R
 HAND, FOOT = range(kp.RIGHT_HAND.start, kp.RIGHT_HAND.stop), range(kp.RIGHT_FOOT.start, kp.RIGHT_FOOT.stop)
 
 
-def smooth(poses: PoseSequence) -> PoseSequence:
+def smooth_poses(poses: PoseSequence) -> PoseSequence:
     """Correct left/right swaps, interpolate outliers and remove jitter.
 
     Low-confidence points are smoothed more. Points that were not found (confidence 0) are left alone. Confidences do
