@@ -35,7 +35,7 @@ class Garment:
     vertex: Int64[ndarray, "n 3"]  # the three vertices of the base mesh
     weight: Float32[ndarray, "n 3"]  # their weights
     offset: Float32[ndarray, "n 3"]  # offset from their weighted mean, in units of `scale`
-    scale: Float32[ndarray, "axes 4"]  # rows (axis, vertex a, vertex b, d); the axis' unit is the distance a-b / d
+    scale: Float32[ndarray, "axes 4"]  # rows (axis, vertex a, vertex b, d): the axis' unit is |a - b| / d
     triangles: Int32[ndarray, "faces 3"]  # vertex indices
     triangle_uv: Int32[ndarray, "faces 3"]  # indices into `uv`
     uv: Float32[ndarray, "texture 2"]  # texture coordinates, 0..1

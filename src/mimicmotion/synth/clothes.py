@@ -73,7 +73,7 @@ class Cut:
     open: float = 0.0  # half the width of an open front; 0 if closed
 
     def inside(self, body: Body, v: ndarray, arm: ndarray, reach: ndarray) -> ndarray:
-        """Approximate signed distance (decimetres) of points from the border, positive inside the garment.
+        """Compute the approximate signed distance (decimetres) of points from the border, positive inside the garment.
 
         Args:
             body: the body that wears it.
@@ -129,7 +129,7 @@ def from_tights(
         hang: 0..1, how far it hangs straight down from the chest instead of following the belly.
         folds: (rows, columns) height map that displaces the surface, decimetres.
         group: "helper-tights" or "helper-skirt".
-        over: garments worn over this one, under which it is cut distance except near their borders.
+        over: garments worn over this one, under which it is cut away except near their borders.
     """
     s, level = sheet(body.assets, group), body.level
     v, arm, reach = (s.interpolate(values) for values in (body.vertices, body.arm, body.reach))

@@ -103,13 +103,13 @@ def _norm(a):
 
 
 @inlined
-def _lit(shadow, at, bias, angle):
+def _lit(shadow, point, bias, angle):
     """Return the unoccluded fraction of the filter taps around a point in a shadow map."""
     depth, m, radius = shadow
     rows, columns = depth.shape
-    x = m[0, 0] * at[0] + m[0, 1] * at[1] + m[0, 2] * at[2] + m[0, 3]
-    y = m[1, 0] * at[0] + m[1, 1] * at[1] + m[1, 2] * at[2] + m[1, 3]
-    z = m[2, 0] * at[0] + m[2, 1] * at[1] + m[2, 2] * at[2] + m[2, 3] + bias
+    x = m[0, 0] * point[0] + m[0, 1] * point[1] + m[0, 2] * point[2] + m[0, 3]
+    y = m[1, 0] * point[0] + m[1, 1] * point[1] + m[1, 2] * point[2] + m[1, 3]
+    z = m[2, 0] * point[0] + m[2, 1] * point[1] + m[2, 2] * point[2] + m[2, 3] + bias
     c, s = math.cos(angle), math.sin(angle)
     seen = 0
     for k in range(12):

@@ -292,13 +292,13 @@ def _draw_pattern(rng: Rng, colour: ndarray, base: ndarray, other: ndarray, patt
             colour[_shifted(rng, "mid", size) + 0.5 * _shifted(rng, "coarse", size) > 0.7] = np.clip(tint, 0, 255)
     elif pattern == "flowers":
         for _ in range(130):
-            at = rng.integers(0, size, 2)
+            x, y = rng.integers(0, size, 2)
             tint = ink(hsv(rng.random() * 0.25 + (other[0] / 255.0), 0.6, rng.uniform(0.5, 0.95)))
             r = int(rng.integers(2, max(size // 48, 3)))
             for k in range(5):
                 turn = 2 * np.pi * k / 5
-                shift = (int(at[0] + 0.5 * r * np.cos(turn)), int(at[1] + r * np.sin(turn)))
-                cv2.ellipse(colour, shift, (max(r // 3, 1), max(2 * r // 3, 1)), np.degrees(turn), 0, 360, tint, -1)
+                petal = int(x + 0.5 * r * np.cos(turn)), int(y + r * np.sin(turn))
+                cv2.ellipse(colour, petal, (max(r // 3, 1), max(2 * r // 3, 1)), np.degrees(turn), 0, 360, tint, -1)
     elif pattern == "yoke":
         colour[int(size * rng.uniform(0.45, 0.62)) : int(0.98 * size) if rng.random() < 0.3 else None] = base
         colour[: int(size * rng.uniform(0.5, 0.6))] = other
@@ -319,9 +319,9 @@ def _print(rng: Rng, colour: ndarray, centre: tuple[int, int], wide: int, tint: 
         canvas = cv2.resize(canvas, (2 * wide, max(2 * wide * high // across, 2)), interpolation=cv2.INTER_AREA) > 90
         rows, columns = np.nonzero(canvas)
         if len(rows):
-            at = np.clip(y + (rows - rows.mean()) * 2, 0, len(colour) - 1).astype(int)
-            to = np.clip(x + columns - columns.mean(), 0, len(colour) - 1).astype(int)
-            colour[at, to] = colour[np.clip(at + 1, 0, len(colour) - 1), to] = tint
+            rows = np.clip(y + (rows - rows.mean()) * 2, 0, len(colour) - 1).astype(int)
+            columns = np.clip(x + columns - columns.mean(), 0, len(colour) - 1).astype(int)
+            colour[rows, columns] = colour[np.clip(rows + 1, 0, len(colour) - 1), columns] = tint
         return
     for k in range(int(rng.integers(1, 5))):
         kind, r = rng.integers(3), wide * rng.uniform(0.4, 1.0) / (k + 1)

@@ -148,7 +148,7 @@ class _Painter:
         sides = -rng.uniform(14, 45), rng.uniform(14, 45)
         ceiling = max(rng.uniform(24, 32), eye[1] + 4)
         self.far = (back - eye[2]) / rays[..., 2]
-        x, y = eye[0] + rays[..., 0] * self.far, eye[1] + rays[..., 1] * self.far  # on the back wall, extended
+        x, y = eye[0] + rays[..., 0] * self.far, eye[1] + rays[..., 1] * self.far  # on the plane of the back wall
         along, aside = x, np.zeros(self.size, bool)
         for side in sides:
             across = rays[..., 0] * np.sign(side)
@@ -271,12 +271,12 @@ class _Painter:
                 self._on_wall(back, x, y, 0.25, h, _rgb(0.75, 0.75, 0.73))
             elif kind == "shelf":
                 y, w = rng.uniform(9, 20), rng.uniform(3, 8)
-                at = x - w
-                while at < x + w:
+                left = x - w
+                while left < x + w:
                     wide, high = rng.uniform(0.15, 0.5), rng.uniform(1.2, 2.4)
                     book = self.colour(0.15, 0.85, 0.8)
-                    self._on_wall(back, at + wide, y + high / 2 + 0.2, wide * 0.94, high / 2, book)
-                    at += 2 * wide
+                    self._on_wall(back, left + wide, y + high / 2 + 0.2, wide * 0.94, high / 2, book)
+                    left += 2 * wide
                 self._on_wall(back, x, y, w + 0.3, 0.2, frame)
             elif kind == "switch":
                 self._on_wall(back, x, 11, 0.4, 0.4, _rgb(0.8, 0.8, 0.78))
@@ -334,9 +334,9 @@ class _Painter:
                     self._box(x + a * w - 0.3, x + a * w + 0.3, 0, h, z + 4 * b, z + 4 * b + 0.6, wood * 0.8)
             self._box(x - w - 0.5, x + w + 0.5, h, h + 0.4, z - 0.5, z + 5, wood)
             for _ in range(int(rng.integers(0, 4))):
-                at = x + rng.uniform(-0.7, 0.7) * w
+                left = x + rng.uniform(-0.7, 0.7) * w
                 wide, high = rng.uniform(0.5, 2), rng.uniform(0.8, 3)
-                self._box(at, at + wide, h + 0.4, h + high, z + 2, z + 3, self.colour(0.1, 0.9, 0.8))
+                self._box(left, left + wide, h + 0.4, h + high, z + 2, z + 3, self.colour(0.1, 0.9, 0.8))
         elif kind == "plant":
             self._box(x - 1.4, x + 1.4, 0, 2.8, z - 1.4, z + 1.4, self.colour(0.3, 0.9, 0.5))
             radius, tint = rng.uniform(2.5, 5), hsv(rng.uniform(0.22, 0.4), 0.6, rng.uniform(0.25, 0.6))
@@ -351,15 +351,15 @@ class _Painter:
     def _leaves(self, x: float, y: float, z: float, radius: float, tint: ndarray) -> None:
         """Draw a round clump of leaves, lit from above."""
         rng = self.rng
-        at = self.view.project(np.array([x, y, z]))
-        scale = self.view.focal * at[2]
-        if at[2] > 0.3:
+        column, row, nearness = self.view.project(np.array([x, y, z]))
+        scale = self.view.focal * nearness
+        if nearness > 0.3:
             return
         count = int(np.clip(8 * radius * scale, 40, 420))
         for k in range(count):
             a, r = rng.uniform(0, 2 * np.pi), radius * np.sqrt(rng.random())
             up = np.sin(a) * r
-            middle = int((at[0] + np.cos(a) * r * scale) * 16), int((at[1] - up * scale) * 16)
+            middle = int((column + np.cos(a) * r * scale) * 16), int((row - up * scale) * 16)
             size = max(radius * scale * rng.uniform(0.03, 0.08), 0.7)
             shade = (0.45 + 0.45 * (0.5 + 0.5 * up / radius) + 0.25 * rng.random()) * (0.6 + 0.4 * k / count)
             axes = int(size * 16), int(size * 16 * rng.uniform(0.3, 0.8))
