@@ -27,7 +27,7 @@ class TrainResult:
         checkpoint: last checkpoint, whose folder `model` is loaded for inference; None after a dry run.
         best: folder of the best validated weights; None without validation.
         loss: loss of the last step; None if the run was already complete.
-        plan: plan of a dry run.
+        plan: result of a dry run (see `Trainer.dry_run`).
     """
 
     checkpoint: Path | None
@@ -36,7 +36,7 @@ class TrainResult:
     plan: dict[str, Any] | None = None
 
     def summary(self) -> str:
-        """Summary for the user."""
+        """Return a summary to show to the user."""
         if self.plan is not None:
             return "\n".join(f"{k}: {v}" for k, v in self.plan.items())
         lines = [f"loss of the last step: {self.loss:.4f}"] if self.loss is not None else ["nothing was left to do"]

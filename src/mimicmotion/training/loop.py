@@ -108,7 +108,7 @@ class Trainer:
         self._check_consistent()
 
     def _newest(self) -> Path | None:
-        """Return the last checkpoint that the main process finds, or None; raise an error if another one cannot."""
+        """Return the main process's last checkpoint, or None; raise an error unless all processes can see it."""
         saved = state.checkpoints(self.run)
         name = broadcast_object_list([saved[-1].name if saved else None])[0]
         if name is None:

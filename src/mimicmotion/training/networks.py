@@ -85,7 +85,7 @@ def new_networks(config: TinyConfig, seed: int) -> Components:
 
 
 def find_autoencoder(name: str) -> Path:
-    """Find the model folder with vae/: of a model, a checkpoint, a run (its last checkpoint), or "tiny" (bundled).
+    """Find the folder with vae/ in a model, a checkpoint or a run (its last checkpoint); "tiny" is the bundled model.
 
     Raises:
         WeightsError: there is none.

@@ -161,7 +161,7 @@ def check_identity(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], 
     if old["batches"] != new["batches"]:
         raise ConfigError(
             f"samples per step: {_batch(new)}; {where} was made with {_batch(old)}",
-            "the same number, however it is divided",
+            "the same number of samples per step",
             "keep the product of processes, optim.batch and optim.accumulation, or allow the changes",
         )
 

@@ -133,7 +133,7 @@ def check_trackers(names: Sequence[str]) -> list[str]:
         elif name == "tensorboard":
             logger.warning("tensorboard is not installed, so the log is written to log.jsonl only")
         else:
-            raise ConfigError(f"trackers: {name}", "its package", f"pip install {name}, or leave it out")
+            raise ConfigError(f"trackers: {name}", f"the package {name}", f"pip install {name}, or leave it out")
     return found
 
 

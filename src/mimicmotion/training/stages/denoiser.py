@@ -176,12 +176,12 @@ class DenoiserTask(Task):
             nn.Module.to(module, device=device, dtype=torch.float16 if half else None)
         if device.type == "cpu" or self.latents is None:
             return
-        with shared(len(self.shards)) as mine:
+        with shared(len(self.shards)) as records:
             start = time.monotonic()
-            for done in self.latents.fill(mine):
+            for done in self.latents.fill(records):
                 if done in (1, 10) or done % 100 == 0:
-                    hours = (time.monotonic() - start) / done * (len(mine) - done) / 3600
-                    logger.info("latents of %d of %d scenes, %.2g hours left", done, len(mine), hours)
+                    hours = (time.monotonic() - start) / done * (len(records) - done) / 3600
+                    logger.info("latents of %d of %d scenes, %.2g hours left", done, len(records), hours)
 
     def batch(self, step: int, numbers: Sequence[int]) -> Batch:
         """Return the samples with these numbers; with `overfit_one_clip`, the same clip for each number."""

@@ -59,7 +59,7 @@ class Predicted:
         reference_pose: drawn pose of the reference picture.
         true: true frames of the clip.
         warped: reference picture warped to the pose of each frame.
-        decoded: frames generated without detail network.
+        decoded: frames generated without the detail network.
         poses: drawn poses.
     """
 
@@ -77,7 +77,7 @@ class Predicted:
 
     @staticmethod
     def from_array(pictures: Frames) -> Predicted:
-        """Invert `to_array`."""
+        """Restore a clip from the result of `to_array`."""
         n = (len(pictures) - 2) // 4
         return Predicted(pictures[0], pictures[1], *(pictures[2 + k * n : 2 + (k + 1) * n] for k in range(4)))
 
@@ -154,7 +154,7 @@ class DetailTask(PartTask):
         settings = {**parts.settings, **config.model.settings}
         if settings.get("reference_warp", "none") == "none":
             fix = "train one with model.reference_warp: residual first"
-            raise ConfigError("detail stage for a model without a warped picture", "one that warps it", fix)
+            raise ConfigError("detail stage for a model without a warped picture", "a model that uses one", fix)
         parts = dataclasses.replace(parts, settings=settings)
         self.shards = shards or training_shards(config)
         start = self._start(parts)
@@ -215,8 +215,8 @@ class DetailTask(PartTask):
         """Move LPIPS to the device, and generate the training frames, distributed over the processes."""
         super().place(device)
         self.device = device
-        with self._networks(), shared(self._count) as mine:
-            self.train_clips.fill(mine)
+        with self._networks(), shared(self._count) as clips:
+            self.train_clips.fill(clips)
 
     @property
     def _count(self) -> int:

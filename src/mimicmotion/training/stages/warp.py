@@ -80,7 +80,7 @@ def warp_loss(output: Warped, batch: WarpBatch) -> tuple[Float[Tensor, " n"], di
 
 
 def recoloured(batch: WarpBatch, rng: np.random.Generator) -> WarpBatch:
-    """Permute the colour channels, and change the contrast and brightness of each; drawn poses keep their colours."""
+    """Permute the colour channels and change each channel's contrast and brightness; drawn poses keep their colours."""
     gain, offset = (torch.from_numpy(rng.uniform(*ends, 3).astype(np.float32))[:, None, None] for ends in GAINS)
     order = torch.from_numpy(rng.permutation(3))
 
