@@ -37,7 +37,7 @@ class SyntheticResult:
     seconds: float
 
     def summary(self) -> str:
-        """Summary for the user."""
+        """Return a summary to show to the user."""
         w = self.written
         reused = f" ({w.reused} already existed)" if w.reused else ""
         clips = ", ".join(f"{n} clips of {split}" for split, n in w.records.items())

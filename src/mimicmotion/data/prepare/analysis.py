@@ -82,7 +82,7 @@ class SceneMeasures:
     Attributes:
         poses: poses of the tracked person, one per frame.
         people: number of people in frames `COUNT_EVERY` seconds apart.
-        sharpness: variance of the Laplacian of brightness (0..255) around the person, at the stored size; NaN without.
+        sharpness: variance of the Laplacian of the person's brightness (0..255) at the stored size; NaN if no person.
         change: mean difference (0..255) from `CHANGE_OVER` seconds earlier, around the person; NaN at the start.
         thumbs: small JPEG pictures of the frames `thumb_frames`.
         thumb_frames: indices of these frames within the scene.

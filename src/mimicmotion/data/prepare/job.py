@@ -66,7 +66,7 @@ class PrepareResult:
         output: folder of the shards.
         totals: content of report.json under "summary".
         shards: number of tar files.
-        unused: a sentence for each video that is unreadable, a duplicate, or without suitable scenes.
+        unused: a line of text for each video that is unreadable, a duplicate, or without suitable scenes.
         fresh: False if everything already existed.
         seconds: seconds per stage.
     """
@@ -79,7 +79,7 @@ class PrepareResult:
     seconds: dict[str, float]
 
     def summary(self) -> str:
-        """Summary for the user."""
+        """Return a summary to show to the user."""
         t = self.totals
         lines = [] if self.fresh else ["nothing new: the shards are complete and up to date"]
         for name, label in (("train", "training"), ("val", "validation")):
@@ -165,7 +165,7 @@ class _Preparation:
         return {p.name: p.stat().st_size for p in shard_files(self.config.output)}
 
     def _analyse(self, files: Sequence[SourceVideo]) -> Job[list[VideoReport]]:
-        """Survey all files, exclude duplicates, measure the remaining, and judge every scene."""
+        """Survey all files, exclude duplicates, measure the rest, and judge every scene."""
         config = self.config
         reports: dict[str, VideoReport] = {}
         surveys: dict[str, Survey] = {}

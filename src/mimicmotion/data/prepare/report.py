@@ -223,8 +223,8 @@ def _histogram(groups: dict[str, list[float]], label: str, marks: Mapping[str, f
             color=[plot.colour(i) for i in range(len(groups))],
             label=[f"{name} ({len(values)})" for name, values in groups.items()],
         )
-        for name, at in (marks or {}).items():
-            axes.axvline(at, color="black", lw=1, ls=":", label=name)
+        for name, x in (marks or {}).items():
+            axes.axvline(x, color="black", lw=1, ls=":", label=name)
         axes.set_xlim(0, 1)
         axes.set_xlabel(label)
         axes.set_ylabel("scenes")

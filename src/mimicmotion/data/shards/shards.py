@@ -277,7 +277,8 @@ class Shards:
         self._entries = [(s, r) for s in shards for r in s.records]
         if not self._entries:
             known = ", ".join(f"{k} ({sum(len(s.records) for s in v)})" for k, v in index.splits.items())
-            raise InputError(f"{storage.name} has no records in split {split!r}", f"one of {known}", "choose another")
+            got = f"{storage.name} has no records in split {split!r}"
+            raise InputError(got, f"one of {known}", "choose another split")
         self.keys = [r.key for _, r in self._entries]
         self.num_frames = [r.num_frames for _, r in self._entries]
         self.stills = [r.stills for _, r in self._entries]

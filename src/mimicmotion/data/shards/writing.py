@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import json
 import logging
 import re
 import tarfile
@@ -40,7 +41,7 @@ from mimicmotion.pose.files import dump_poses
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.files import atomic_path, check_writable, writing
 from mimicmotion.runtime.progress import Job, Progress
-from mimicmotion.runtime.run_folder import clear_leftovers
+from mimicmotion.runtime.run_folder import clear_leftovers, differences
 from mimicmotion.runtime.workers import run_parallel
 
 logger = logging.getLogger(__name__)
@@ -262,8 +263,8 @@ def _existing(path: Path, plan: ShardPlan, shared: ShardSettings) -> ShardEntry 
         return None
     made_from, wanted = head.pop("plan", None), canonical(shared.head(plan.split))
     if canonical(head) != wanted:
-        got = f"{path} was made with {head.get('settings')}, size {head.get('size')}, store {head.get('store')}"
-        raise OutputError(got, wanted, "choose another folder, or delete this one")
+        got = f"{path} was made with other settings: {', '.join(differences(head, json.loads(wanted)))}"
+        raise OutputError(got, "the same settings", "choose another folder, or delete this one")
     if made_from != plan.digest():
         logger.info("%s contains items other than planned; rewriting it", path)
         return None
