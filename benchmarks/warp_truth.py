@@ -30,7 +30,7 @@ class ColoursTask(WarpTask):
 
     def loss(self, model: nn.Module, batch: WarpBatch, step: int) -> StepResult:  # noqa: ARG002
         weight = 1 + (MOVING - 1) * batch.moving.float()
-        error = (model(batch.given).frames - batch.true).abs().mean(1) * weight
+        error = (model(batch.inputs).frames - batch.true).abs().mean(1) * weight
         each = 4 * error.mean((1, 2)) / weight.mean((1, 2))
         return StepResult(each.mean(), {}, batch.keys, each.detach())
 

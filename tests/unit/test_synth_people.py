@@ -118,7 +118,7 @@ def test_a_figure_can_be_any_size_and_opens_its_mouth(assets: Assets) -> None:
     assert {SKIN, CLOTH} <= kinds
     assert 0.25 <= figure.occlusion.min() < 0.6 < figure.occlusion.max() <= 1
     pose = pose_bones(figure.body, neutral()[None])
-    shut, wide = (figure.place(pose, 0, {"jawOpen": w}) for w in (0.0, 1.0))
+    shut, wide = (figure.pose_vertices(pose, 0, {"jawOpen": w}) for w in (0.0, 1.0))
     moved = np.linalg.norm(wide - shut, axis=1)
     assert 0.15 < moved.max() < 1.0
     assert moved[figure.vertex_of[np.unique(assets.faces("helper-l-eye")[0])]].max() < 0.02

@@ -564,8 +564,8 @@ def test_means_of_processes_count_samples() -> None:
     for value in (1.0, 2.0, 3.0):
         a.add({"x": value})
     b.add({"x": 10.0, "y": 5.0})
-    assert Means.of([a.sums, b.sums]) == {"x": 4.0, "y": 5.0}
-    assert Means.of([Means.joined([a.sums, b.sums])]) == Means.of([a.sums, b.sums])
+    assert Means.average([a.sums, b.sums]) == {"x": 4.0, "y": 5.0}
+    assert Means.average([Means.total([a.sums, b.sums])]) == Means.average([a.sums, b.sums])
 
 
 def test_missing_trackers(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -73,17 +73,17 @@ def test_a_batch_is_its_numbers_alone_and_fits_the_truth(people: Path, model: Pa
     for i in range(3):
         alone = t.batch(7, [3 + i])
         assert torch.equal(alone.true, batch.true[2 * i : 2 * i + 2])
-        assert torch.equal(alone.given.cells, batch.given.cells[2 * i : 2 * i + 2])
+        assert torch.equal(alone.inputs.cells, batch.inputs.cells[2 * i : 2 * i + 2])
     # colours found at the true places are those of the true frame, where the reference shows them
     mirrored = set()
     for number in range(0, 12, 2):
         clip, reference = t.clip(t.shards, number, 0), t.shards[0].frames([0])[0]
-        seen = clip.given.cells[0, PICTURES[1] : PICTURES[1] + 3]
+        seen = clip.inputs.cells[0, PICTURES[1] : PICTURES[1] + 3]
         small = torch.nn.functional.avg_pool2d(to_unit(np.stack([reference, reference[:, ::-1]])), 4)
         plain, flipped = (seen - small).abs().mean((1, 2, 3))
         mirrored.add(turned := bool(flipped < plain))
         reference = torch.from_numpy((reference[:, ::-1] if turned else reference).copy()).float()
-        at = clip.place.round().long()
+        at = clip.position.round().long()
         known = (clip.seen > 0) & (clip.mask[:, ::2, ::2] > 0.99)
         there = reference[at[:, 1].clamp(0, SIZE[0] - 1), at[:, 0].clamp(0, SIZE[1] - 1)]
         true = clip.true[:, :, ::2, ::2].movedim(1, -1) * 127.5 + 127.5
@@ -100,7 +100,7 @@ def test_a_batch_is_its_numbers_alone_and_fits_the_truth(people: Path, model: Pa
         )
     )
     exact = WarpTask(config(people, model, tmp_path))
-    same = [torch.equal(noisy.batch(0, [n]).given.maps, exact.batch(0, [n]).given.maps) for n in range(12)]
+    same = [torch.equal(noisy.batch(0, [n]).inputs.maps, exact.batch(0, [n]).inputs.maps) for n in range(12)]
     assert 0 < sum(same) < 12
 
 
@@ -109,21 +109,21 @@ def test_colours_change_in_all_pictures_alike(people: Path, model: Path, tmp_pat
     plain = t.batch(0, [0])
     other = recoloured(plain, np.random.default_rng(1))
     assert not torch.equal(other.true, plain.true)
-    for a, b in ((other.true, plain.true), (other.given.background, plain.given.background)):
+    for a, b in ((other.true, plain.true), (other.inputs.background, plain.inputs.background)):
         means = a.mean((0, 2, 3)), b.mean((0, 2, 3))
         assert not torch.allclose(*means, atol=0.01)
-    small = torch.nn.functional.avg_pool2d(other.given.picture, 4)
-    seen = other.given.cells[:, PICTURES[0] : PICTURES[0] + 3]
+    small = torch.nn.functional.avg_pool2d(other.inputs.picture, 4)
+    seen = other.inputs.cells[:, PICTURES[0] : PICTURES[0] + 3]
     assert (small - seen).abs().median() < 0.01  # but where a colour was cut off at white or black
-    rest = [k for k in range(plain.given.cells.shape[1]) if not PICTURES[0] <= k < PICTURES[1] + 3]
-    assert torch.equal(other.given.cells[:, rest], plain.given.cells[:, rest])
+    rest = [k for k in range(plain.inputs.cells.shape[1]) if not PICTURES[0] <= k < PICTURES[1] + 3]
+    assert torch.equal(other.inputs.cells[:, rest], plain.inputs.cells[:, rest])
 
 
 def test_the_loss_is_least_for_the_truth(people: Path, model: Path, tmp_path: Path) -> None:
     t = WarpTask(config(people, model, tmp_path))
     batch = t.batch(0, [0])
     logit = (batch.mask.clamp(1e-4, 1 - 1e-4)).logit()
-    place = torch.nn.functional.interpolate(batch.place, scale_factor=2.0, mode="nearest")
+    place = torch.nn.functional.interpolate(batch.position, scale_factor=2.0, mode="nearest")
     seen = torch.nn.functional.avg_pool2d(batch.seen[:, None], 2)[:, 0].clamp(1e-4, 1 - 1e-4).logit()
     right = Warped(batch.true, batch.true, logit, place, seen)
     best, log = warp_loss(right, batch)

@@ -1,1 +1,1 @@
-"""Training data: from a folder of videos to shards, from shards to samples and batches."""
+"""Training data: shards made from a folder of videos, and samples and batches made from shards."""

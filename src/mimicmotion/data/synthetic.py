@@ -23,10 +23,10 @@ from mimicmotion.synth.clip import SOURCE, Truth
 from mimicmotion.synth.recordings import load_recording
 
 FRAME_RATES = (15.0, 10.0, 6.0)
-"""Frames per second of the clips, in turn; the paper does not state its frame interval."""
+"""Frame rates of the clips, chosen in turn by seed; the paper does not state its frame interval."""
 
 RECORDED_SHARE = 1 / 3
-"""Share of the clips with a recorded motion, if there are recordings."""
+"""Fraction of the clips with a recorded motion, if there are recordings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class SyntheticResult:
     seconds: float
 
     def summary(self) -> str:
-        """Summary for the user."""
+        """Return a summary to show to the user."""
         w = self.written
         reused = f" ({w.reused} already existed)" if w.reused else ""
         clips = ", ".join(f"{n} clips of {split}" for split, n in w.records.items())
@@ -46,12 +46,12 @@ class SyntheticResult:
 
 
 def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
-    """Render clips into shards. Frame 0 of a record is a still of the person in another pose (`stills` is 1).
+    """Render clips into shards. Frame 0 of a record shows the person in another pose, as a reference (`stills` is 1).
 
-    An interrupted job resumes at the first incomplete shard. A larger count adds clips to an existing set.
+    An interrupted job resumes with the first incomplete shard. A larger count adds clips to an existing set.
 
     Raises:
-        InputError: there is nothing to render, or the folder `mocap` has no recorded motions.
+        InputError: there is nothing to render, or the folder `mocap` contains no recorded motions.
         OutputError: the folder cannot be written, or holds other shards.
     """
     start = time.perf_counter()
@@ -78,7 +78,7 @@ def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
 
 
 def synthetic_records(config: SyntheticConfig, recordings: tuple[Path, ...], seed: int) -> Iterator[RecordData]:
-    """Yield the single record for a seed. If there are recorded motions, a third of the clips use one of them."""
+    """Yield the single record of a seed. If there are recorded motions, a third of the clips use one of them."""
     fps = FRAME_RATES[seed % len(FRAME_RATES)]
     rng = np.random.default_rng([seed, 7])
     moving, size = bool(rng.random() < config.camera_motion), (config.height, config.width)
@@ -109,7 +109,7 @@ def pack_truth(truth: Truth) -> dict[str, ndarray]:
     """Convert the ground truth of a clip to the form that records store, with the reference first.
 
     Returns:
-        mask: (frames, height, width) uint8, the person's share of each pixel, 0..255. flow: (frames, height / 2,
+        mask: (frames, height, width) uint8, coverage of each pixel by the person, 0..255. flow: (frames, height / 2,
         width / 2, 2) float16, from every second pixel of each frame to the same point in the reference, in pixels
         (x, y). in_reference: (frames, height / 2, width / 2) bool, whether that point is visible there.
     """

@@ -1,4 +1,4 @@
-"""MakeHuman's data (CC0) in one packed file: base mesh, shape targets, rig, skin weights, masks, clothes and hair."""
+"""Load MakeHuman's data (CC0) from a packed file: base mesh, shape targets, rig, skin weights, masks, clothes, hair."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ VARIABLE = "MIMICMOTION_PEOPLE"
 
 
 def default_path() -> Path:
-    """Path of the packed file: $MIMICMOTION_PEOPLE, or people/makehuman.npz in the cache folder."""
-    if own := os.environ.get(VARIABLE):
-        return Path(own).expanduser()
+    """Return the path of the packed file: $MIMICMOTION_PEOPLE, or people/makehuman.npz in the cache folder."""
+    if path := os.environ.get(VARIABLE):
+        return Path(path).expanduser()
     return cache_folder() / "people" / "makehuman.npz"
 
 
@@ -35,7 +35,7 @@ class Garment:
     vertex: Int64[ndarray, "n 3"]  # the three vertices of the base mesh
     weight: Float32[ndarray, "n 3"]  # their weights
     offset: Float32[ndarray, "n 3"]  # offset from their weighted mean, in units of `scale`
-    scale: Float32[ndarray, "axes 4"]  # axis, two vertices, d: the axis' unit is the vertices' distance / d
+    scale: Float32[ndarray, "axes 4"]  # rows (axis, vertex a, vertex b, d): the axis' unit is |a - b| / d
     triangles: Int32[ndarray, "faces 3"]  # vertex indices
     triangle_uv: Int32[ndarray, "faces 3"]  # indices into `uv`
     uv: Float32[ndarray, "texture 2"]  # texture coordinates, 0..1
@@ -51,11 +51,11 @@ class Assets:
     quads: Int32[ndarray, "faces 4"]  # vertex indices of each face
     quad_uv: Int32[ndarray, "faces 4"]  # indices into `uv`
     quad_group: UInt8[ndarray, " faces"]  # index of the face's group in `groups`
-    groups: tuple[str, ...]  # body, eyes, teeth, lashes, and the helpers tights, skirt and hair
+    groups: tuple[str, ...]  # names of face groups: body, eyes, teeth, eyelashes, and helper meshes
     bones: tuple[str, ...]  # names of the bones
     parents: tuple[int, ...]  # index of each bone's parent, -1 for the root
     tips: tuple[str, ...]  # names of the bones whose ends are keypoints (fingers, toes)
-    joints: tuple[ndarray, ...]  # vertices whose mean is the head of each bone, then those of the ends of `tips`
+    joints: tuple[ndarray, ...]  # vertices whose mean is a joint: heads of `bones`, then ends of `tips`
     weight_bone: UInt8[ndarray, "vertices 6"]  # up to six bones that each vertex follows
     weight: Float32[ndarray, "vertices 6"]  # their weights; rows sum to 1
     targets: dict[str, tuple[ndarray, ndarray]]  # shape targets: name to (vertex indices, displacements)
@@ -64,11 +64,11 @@ class Assets:
     garments: dict[str, Garment] = field(default_factory=dict)  # name to clothes or hair from the additional assets
 
     def bone(self, name: str) -> int:
-        """Index of a bone."""
+        """Return the index of a bone."""
         return self.bones.index(name)
 
     def faces(self, *groups: str) -> tuple[Int32[ndarray, "n 3"], Int32[ndarray, "n 3"]]:
-        """Triangles of the given groups, and the indices of their texture coordinates."""
+        """Return the triangles of the given groups, and the indices of their texture coordinates."""
         chosen = np.isin(self.quad_group, [self.groups.index(g) for g in groups])
         return split_quads(self.quads[chosen]), split_quads(self.quad_uv[chosen])
 
@@ -85,7 +85,7 @@ def load_assets(path: Path | str | None = None) -> Assets:
         path: the file; `default_path()` if None.
 
     Raises:
-        InputError: the file is missing, damaged or of another version.
+        InputError: the file is missing or damaged, or has another format version.
     """
     return _load(Path(path) if path is not None else default_path())
 

@@ -22,7 +22,7 @@ BODY_FOLDERS = ("torso", "hip", "stomach", "buttocks", "pelvis", "breast", "arms
 
 @dataclass(frozen=True, slots=True)
 class Genes:
-    """The parameters of a body's shape."""
+    """Shape parameters of a body."""
 
     female: float  # 0 male, 1 female
     age: float  # years, 4 to 80
@@ -30,11 +30,11 @@ class Genes:
     muscle: float  # 0 to 1; 0.5 is the average
     weight: float  # 0 to 1; 0.5 is the average
     height: float  # -1 (short) to 1 (tall)
-    details: dict[str, float] = field(default_factory=dict)  # further targets and their weights
+    details: dict[str, float] = field(default_factory=dict)  # weights of additional targets, by name
 
 
 def random_genes(rng: np.random.Generator, assets: Assets) -> Genes:
-    """Sample a body: 15% children and teenagers, 20% above 55, with random faces and proportions."""
+    """Sample a body shape: 15% children and teenagers, 20% older than 55, with random faces and proportions."""
     female = float(np.clip(round(rng.random()) + rng.normal() * 0.08, 0, 1))
     kind = rng.random()
     age = rng.uniform(5, 17) if kind < 0.15 else rng.uniform(56, 78) if kind > 0.8 else rng.uniform(18, 55)
@@ -58,7 +58,7 @@ def random_genes(rng: np.random.Generator, assets: Assets) -> Genes:
 
 
 def _both_sides(name: str, assets: Assets, rng: np.random.Generator) -> dict[str, float]:
-    """Weights of a target and, if it is one-sided, of its mirror image, which gets nearly the same weight."""
+    """Return weights for a target (1) and, if it is one-sided, for its mirror image (0.85 to 1.15)."""
     folder, short = name.split("/", 1)
     if short[:2] not in ("l-", "r-"):
         return {name: 1.0}
@@ -67,7 +67,7 @@ def _both_sides(name: str, assets: Assets, rng: np.random.Generator) -> dict[str
 
 
 def shape_weights(genes: Genes) -> dict[str, float]:
-    """Weight of each target by name: products of MakeHuman's macro parameters, and the details."""
+    """Compute the weight of each target, by name, from MakeHuman's macro parameters and the details."""
     out = dict(genes.details)
     sexes = {"female": genes.female, "male": 1 - genes.female}
     names, years = list(AGES), list(AGES.values())
@@ -94,7 +94,7 @@ def _levels(value: float, name: str) -> dict[str, float]:
 
 
 def shape_vertices(assets: Assets, genes: Genes) -> Float64[ndarray, "vertices 3"]:
-    """Vertices of the base mesh in the rest pose with this body's shape; targets missing from the file are skipped."""
+    """Compute the base mesh's vertices in the rest pose for a body shape; targets missing from the file are skipped."""
     vertices = assets.vertices.astype(np.float64)
     for name, strength in shape_weights(genes).items():
         if name in assets.targets:
@@ -112,10 +112,10 @@ class Body:
         heads: (bones, 3) heads of the bones.
         tips: (tips, 3) ends of fingers and toes.
         tip_bones: index of the bone of each tip.
-        arm: (n,) weight with which each vertex follows an arm, 0..1.
+        arm: (n,) total weight of the arm bones at each vertex, 0..1.
         reach: (n,) distance of each vertex from the shoulder along the arm.
-        elbow: reach of the elbow.
-        wrist: reach of the wrist.
+        elbow: distance of the elbow from the shoulder along the arm.
+        wrist: distance of the wrist from the shoulder along the arm.
         level: heights of the floor, ankle, knee, crotch, hip, waist, armpit, shoulder, neck and crown.
         floor: lowest point of the body or its shoes.
         trunk: half width and half depth of the trunk, which the wrists must not enter.
@@ -154,16 +154,16 @@ class Body:
         self.trunk = float(np.abs(vertices[torso, 0]).max()), float(vertices[torso, 2].max() - self.hip[2])
 
     def index(self, bone: str) -> int:
-        """Index of a bone."""
+        """Return the index of a bone."""
         return self.assets.bones.index(bone)
 
     def head(self, bone: str) -> Float64[ndarray, " 3"]:
-        """Position of the head of a bone, the end nearer its parent."""
+        """Return the position of a bone's head (the end nearer its parent)."""
         return self.heads[self.index(bone)]
 
-    def skin(self, placed: Float64[ndarray, "n 3"] | None = None) -> Skin:
-        """The vertices of the base mesh with their bones; `placed` replaces their positions if given."""
-        return Skin(self.vertices if placed is None else placed, self.assets.weight_bone, self.assets.weight)
+    def skin(self, vertices: Float64[ndarray, "n 3"] | None = None) -> Skin:
+        """Return the base mesh as skinned points, at the given positions or else those of this body."""
+        return Skin(self.vertices if vertices is None else vertices, self.assets.weight_bone, self.assets.weight)
 
     @property
     def hip(self) -> Float64[ndarray, " 3"]:
@@ -191,7 +191,7 @@ class Skin(NamedTuple):
 
 
 class Mesh(NamedTuple):
-    """A part of a person, skinned to the bones."""
+    """A triangle mesh skinned to the bones: flesh, a garment or hair."""
 
     vertices: Float32[ndarray, "n 3"]  # in the rest pose, decimetres
     bone: ndarray  # (n, 6) bone indices
@@ -207,7 +207,7 @@ class Mesh(NamedTuple):
         cls, skin: Skin, triangles: ndarray, uv: ndarray, material: int | ndarray, cut: ndarray | None = None,
         fray: float = 0.0,
     ) -> Mesh:  # fmt: skip
-        """Make a mesh with one material, or one per triangle; unused vertices are dropped."""
+        """Create a mesh with one material, or one per triangle; unused vertices are dropped."""
         used, corners = np.unique(triangles, return_inverse=True)
         cuts = np.ones(len(used)) if cut is None else cut[used]
         return cls(
@@ -267,7 +267,7 @@ def _vertex_normals(vertices, triangles, out):
 
 
 def normals_of(vertices: ndarray, triangles: ndarray) -> ndarray:
-    """Unit normals of vertices: area-weighted mean of the normals of adjacent triangles."""
+    """Compute unit vertex normals as area-weighted means of the normals of adjacent triangles."""
     out = np.empty_like(vertices)
     _vertex_normals(vertices, triangles, out)
     return out

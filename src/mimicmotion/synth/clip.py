@@ -1,4 +1,4 @@
-"""Clips of synthetic people: a person in a place, pictures of them with ground truth, and exact poses."""
+"""Render clips of synthetic people, with ground truth and exact poses."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from mimicmotion.synth.view import MARGIN, View, choose_view, move_camera
 from mimicmotion.synth.zbuffer import blend, fill, in_world, kernel
 
 SOURCE = "mimicmotion.synth"
-_SPARE_SECONDS = 3.0  # motion before and after the clip that the reference may be taken from
+_SPARE_SECONDS = 3.0  # additional seconds of motion, from which the reference may be taken
 FRAMINGS = ("full", "upper")
 SAMPLES = 2  # per pixel along each axis
-KEY_MAP, TOP_MAP, FLOOR_CELLS, CELL = 288, 112, 160, 0.26
-_BANDS = ((0.0, 0.5, 0.15), (0.5, 2.0, 1.0), (2.0, 6.0, 3.5), (6.0, 60.0, 11.0))  # low, high, middle above the floor
+KEY_MAP, TOP_MAP, FLOOR_CELLS, CELL = 288, 112, 160, 0.26  # sides of shadow maps and floor grid; cell in decimetres
+_BANDS = ((0.0, 0.5, 0.15), (0.5, 2.0, 1.0), (2.0, 6.0, 3.5), (6.0, 60.0, 11.0))  # heights of occluders: from, to, mean
 _SEEN_DEPTH = 0.3  # depth tolerance for the same point in the reference, decimetres
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Ground truth of a clip and of its reference picture.
+    """Ground truth of a clip and its reference picture.
 
     Attributes:
         clean: the clip without camera noise and compression.
@@ -69,8 +69,8 @@ class SynthClip:
         poses: exact positions in pixels, with simulated detector confidences.
         reference_frame: RGB picture of the person in another pose.
         reference_pose: pose in the reference picture, a single frame.
-        visible: which points are inside the frame and not occluded, regardless of confidence.
-        truth: further ground truth.
+        visible: whether each point is inside the frame and not occluded, regardless of confidence.
+        truth: masks, depth, flow and other ground truth.
     """
 
     frames: UInt8[ndarray, "frames height width 3"]
@@ -91,10 +91,10 @@ def render_clip(
     framing: str | None = None,
     camera_motion: bool = False,
 ) -> SynthClip:
-    """Render a clip; on one machine, the same arguments always give the same pixels.
+    """Render a clip of a synthetic person. On one machine, the same arguments always give the same pixels.
 
     Args:
-        seed: random seed for everything that is not given; any integer >= 0.
+        seed: random seed for everything that the other arguments leave open; any integer >= 0.
         num_frames: number of frames, at least 1.
         size: (height, width) in pixels.
         fps: frames per second.
@@ -127,15 +127,15 @@ def _check(seed: int, num_frames: int, size: tuple[int, int], fps: float) -> Non
 
 
 def _params(rng: np.random.Generator, motion: str | Mocap, num_frames: int, fps: float) -> Float64[ndarray, "n+1 54"]:
-    """Motion parameters of the clip, then of the reference: the same motion at another time, or another motion."""
+    """Sample motion parameters for the clip and, last, the reference: from another time, or from another motion."""
     spare = int(_SPARE_SECONDS * fps)
     times = np.arange(num_frames + spare) / fps
     start = int(rng.integers(spare + 1))
-    whole = motion.window(rng, times) if isinstance(motion, Mocap) else motion_params(motion, rng, times)
+    long = motion.window(rng, times) if isinstance(motion, Mocap) else motion_params(motion, rng, times)
     other = motion_params(choose_motion(rng), rng, times[: spare + 1])
     pick = rng.random(2)
-    reference = whole[int(pick[1] * len(whole))] if pick[0] < 0.5 else other[int(pick[1] * len(other))]
-    return np.concatenate([whole[start : start + num_frames], reference[None]])
+    reference = long[int(pick[1] * len(long))] if pick[0] < 0.5 else other[int(pick[1] * len(other))]
+    return np.concatenate([long[start : start + num_frames], reference[None]])
 
 
 def _render(
@@ -159,19 +159,19 @@ def _render(
         clean, frame = develop(scene, moment.picture, rng)
         background = np.clip(np.rint(encode(moment.background)), 0, 255).astype(np.uint8)
         mask = np.rint(255 * moment.cover).astype(np.uint8)
-        flow, there = correspondence(scene, moment, last, pan[k] - pan[n])
-        shots.append((frame, clean, mask, moment.depth(), flow, there, background, moment.points[:, :2], moment.hidden))
-    frames, clean, mask, depth, flow, there, background, points, hidden = map(np.stack, zip(*shots, strict=True))
+        flow, seen = correspondence(scene, moment, last, pan[k] - pan[n])
+        shots.append((frame, clean, mask, moment.depth(), flow, seen, background, moment.points[:, :2], moment.hidden))
+    frames, clean, mask, depth, flow, seen, background, points, hidden = map(np.stack, zip(*shots, strict=True))
     parts = slice(n), slice(n, None)  # separately, as the reference is not the next frame of the clip
-    sure = np.concatenate([confidences(rng, points[p], hidden[p], size, scene.unit, fps) for p in parts])
-    poses = PoseSequence(points.astype(np.float32), sure.astype(np.float32), size, fps, SOURCE)
-    truth = Truth(clean[:n], mask[:n], depth[:n], flow[:n], there[:n], background[:n], clean[n], mask[n])
-    return SynthClip(frames[:n], poses[:n], frames[n], poses[n:], (~hidden & (sure > 0))[:n], truth)
+    confidence = np.concatenate([confidences(rng, points[p], hidden[p], size, scene.unit, fps) for p in parts])
+    poses = PoseSequence(points.astype(np.float32), confidence.astype(np.float32), size, fps, SOURCE)
+    truth = Truth(clean[:n], mask[:n], depth[:n], flow[:n], seen[:n], background[:n], clean[n], mask[n])
+    return SynthClip(frames[:n], poses[:n], frames[n], poses[n:], (~hidden & (confidence > 0))[:n], truth)
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Everything that clips of one person have in common."""
+    """Person, place and camera shared by all clips with the same seed."""
 
     figure: Figure
     view: View
@@ -179,12 +179,12 @@ class Scene:
     size: tuple[int, int]  # (height, width)
     unit: float  # body height in pixels
     blur: float  # lens blur in pixels
-    noise: tuple[float, float]  # standard deviation (0..255): in the dark, and its increase in bright areas
+    noise: tuple[float, float]  # standard deviation (0..255) in the dark, and its increase in bright areas
     quality: int  # JPEG quality; 0 for no compression
 
 
 def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> Scene:
-    """Make the person, place and camera for a seed.
+    """Sample the person, place and camera for a seed.
 
     Args:
         seed: any integer >= 0.
@@ -197,11 +197,11 @@ def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> 
     if framing not in (None, *FRAMINGS):
         raise InputError(f"framing={framing!r}", f"one of {FRAMINGS} or None", "choose one of them")
     assets = load_assets()
-    rng, own, around = (np.random.default_rng([seed, 1, k]) for k in range(3))
-    by_chance = "full" if rng.random() < 0.65 else "upper"
-    figure = make_figure(own, assets, max(size))
-    view = choose_view(rng, size, figure.height, framing or by_chance)
-    place = make_place(around, assets, view, size, int(MARGIN * size[0]) + 1)
+    rng, figure_rng, place_rng = (np.random.default_rng([seed, 1, k]) for k in range(3))
+    sampled = "full" if rng.random() < 0.65 else "upper"
+    figure = make_figure(figure_rng, assets, max(size))
+    view = choose_view(rng, size, figure.height, framing or sampled)
+    place = make_place(place_rng, assets, view, size, int(MARGIN * size[0]) + 1)
     noise = (rng.uniform(0.3, 2.0), rng.uniform(0, 2.5)) if rng.random() < 0.8 else (0.0, 0.0)
     quality = int(rng.integers(55, 96)) if rng.random() < 0.65 else 0
     blur = float(max(rng.normal(0.25, 0.25), 0)) * min(size) / 192
@@ -211,7 +211,7 @@ def make_scene(seed: int, size: tuple[int, int], framing: str | None = None) -> 
 
 
 class Moment(NamedTuple):
-    """One picture and its ground truth; the buffers have `SAMPLES` samples per pixel along each axis."""
+    """A rendered frame and its ground truth; the buffers have `SAMPLES` samples per pixel along each axis."""
 
     picture: Float32[ndarray, "rows columns 3"]  # linear colours
     cover: Float32[ndarray, "rows columns"]  # coverage of each pixel by the person, 0..1
@@ -224,7 +224,7 @@ class Moment(NamedTuple):
     background: Float32[ndarray, "rows columns 3"]  # the place without the person and their shadow
 
     def depth(self) -> Float32[ndarray, "rows columns"]:
-        """Depth in metres of the nearest sample of each pixel; infinite without a person."""
+        """Return the depth in metres of the nearest sample of each pixel; infinite outside the person."""
         rows, columns = self.cover.shape
         near = self.nearness.reshape(rows, SAMPLES, columns, SAMPLES).max((1, 3))
         return np.where(near > 0, 0.1 / np.maximum(near, 1e-9), np.inf).astype(np.float32)
@@ -243,7 +243,7 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
     figure, place, mesh = scene.figure, scene.place, scene.figure.mesh
     rows, columns = scene.size
     view = scene.view.moved((float(pan[0]), float(pan[1])))
-    v = figure.place(pose, frame, face)
+    v = figure.pose_vertices(pose, frame, face)
     normal = normals_of(v, mesh.triangles)
     seen = view.project(v).astype(np.float32)
     seen[:, :2] *= SAMPLES
@@ -268,7 +268,7 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
 
 
 def _background(scene: Scene, pan: ndarray) -> Float32[ndarray, "rows columns 3"]:
-    """Return the picture of the place, shifted by camera motion and without its margin."""
+    """Return the picture of the place, shifted by camera motion and cropped to the frame."""
     rows, columns = scene.size
     margin, picture = scene.place.margin, scene.place.picture
     if not pan.any():
@@ -308,7 +308,7 @@ def _floor_shadow(scene: Scene, view: View, v: Float32[ndarray, "n 3"], backgrou
 def develop(
     scene: Scene, picture: Float32[ndarray, "rows columns 3"], rng: np.random.Generator
 ) -> tuple[UInt8[ndarray, "rows columns 3"], UInt8[ndarray, "rows columns 3"]]:
-    """Convert a picture to sRGB, both without and with camera noise and compression."""
+    """Convert a linear picture to sRGB; return it without and with camera noise and compression."""
     if scene.blur > 0.2:
         picture = cv2.GaussianBlur(picture, (0, 0), scene.blur)
     exact = encode(picture)
@@ -326,46 +326,46 @@ def develop(
 
 
 @kernel
-def _correspond(flow, visible, here, there, triangles, shift):
+def _correspond(flow, visible, source, target, triangles, shift):
     """Fill `flow` and `visible`; `shift` is the flow of the background."""
     rows, columns, _ = flow.shape
-    high, wide = there.ids.shape
+    high, wide = target.ids.shape
     for i in range(rows):
         for j in range(columns):
             x, y = j + 0.5 + shift[0], i + 0.5 + shift[1]
             flow[i, j, 0], flow[i, j, 1] = x - j - 0.5, y - i - 0.5
             if x >= 0 and y >= 0 and x * SAMPLES < wide and y * SAMPLES < high:
-                visible[i, j] = there.ids[int(y * SAMPLES), int(x * SAMPLES)] < 0
+                visible[i, j] = target.ids[int(y * SAMPLES), int(x * SAMPLES)] < 0
             for k in range(SAMPLES * SAMPLES):
                 si, sj = i * SAMPLES + k // SAMPLES, j * SAMPLES + k % SAMPLES
-                t = here.ids[si, sj]
+                t = source.ids[si, sj]
                 if t < 0:
                     continue
                 corners = triangles[t, 0], triangles[t, 1], triangles[t, 2]
-                w0, w1, w2 = in_world(here.seen, corners, here.bary[si, sj, 0], here.bary[si, sj, 1])
-                points = there.seen
+                w0, w1, w2 = in_world(source.seen, corners, source.bary[si, sj, 0], source.bary[si, sj, 1])
+                points = target.seen
                 w0, w1, w2 = w0 * points[corners[0], 2], w1 * points[corners[1], 2], w2 * points[corners[2], 2]
                 near = w0 + w1 + w2  # barycentric weights for the other picture
                 x, y, _ = blend(points, corners, (w0 / near, w1 / near, w2 / near))
                 flow[i, j, 0], flow[i, j, 1] = (x - sj - 0.5) / SAMPLES, (y - si - 0.5) / SAMPLES
                 visible[i, j] = False
                 if x >= 0 and y >= 0 and x < wide and y < high:
-                    surface = there.nearness[int(y), int(x)]
+                    surface = target.nearness[int(y), int(x)]
                     visible[i, j] = surface > 0 and 1.0 / near - 1.0 / surface < _SEEN_DEPTH
                 break
 
 
 def correspondence(
-    scene: Scene, here: Moment, there: Moment, shift: ndarray
+    scene: Scene, source: Moment, target: Moment, shift: ndarray
 ) -> tuple[Float32[ndarray, "rows columns 2"], Bool[ndarray, "rows columns"]]:
-    """Flow from each pixel of one picture to the same point in another, in pixels, and whether it is visible there.
+    """Compute the flow in pixels from each pixel of one frame to the same point in another, and its visibility there.
 
     Args:
-        scene: scene of both pictures.
-        here: the source picture.
-        there: the target picture.
-        shift: shift by camera motion, from `there` to `here`.
+        scene: scene of both frames.
+        source: frame whose pixels have the flow.
+        target: frame that the flow points to.
+        shift: camera motion (pixels) of `source` minus that of `target`.
     """
     flow, visible = np.zeros((*scene.size, 2), np.float32), np.zeros(scene.size, np.bool_)
-    _correspond(flow, visible, here, there, scene.figure.mesh.triangles, shift)
+    _correspond(flow, visible, source, target, scene.figure.mesh.triangles, shift)
     return flow, visible

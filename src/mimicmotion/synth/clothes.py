@@ -1,4 +1,4 @@
-"""Clothes for any body, cut from MakeHuman's helper meshes or taken from the additional assets; shoes and socks.
+"""Clothes and shoes for any body, cut from MakeHuman's helper meshes or fitted from its additional assets.
 
 The border of a garment is the zero level set of a value per vertex (`Mesh.cut`), so it is clean even on a coarse mesh.
 The body under a garment is removed, so skin never shows through.
@@ -24,21 +24,21 @@ TILE = (16.0, 8.0)  # size of a texture in decimetres; front in the left half, b
 
 
 class Sheet(NamedTuple):
-    """A helper mesh, subdivided once; each vertex is the mean of vertices of the base mesh."""
+    """A helper mesh, subdivided once; each vertex is the mean of four vertices of the base mesh."""
 
     base: ndarray  # (n, 4) vertices of the base mesh
-    triangles: ndarray  # (faces, 3)
-    bone: ndarray
-    weight: ndarray
+    triangles: ndarray  # (faces, 3) vertex indices
+    bone: ndarray  # (n, 6) bone indices
+    weight: ndarray  # (n, 6) bone weights
 
-    def place(self, values: ndarray) -> ndarray:
+    def interpolate(self, values: ndarray) -> ndarray:
         """Interpolate values from vertices of the base mesh to those of the sheet."""
         return values[self.base].mean(1)
 
 
 @functools.lru_cache(maxsize=8)
 def sheet(assets: Assets, group: str) -> Sheet:
-    """The helper mesh of tights or skirt, with every quad split into four."""
+    """Return the helper mesh of the tights or skirt, with every quad split into four."""
     quads = assets.quads[assets.quad_group == assets.groups.index(group)]
     used, corners = np.unique(quads, return_inverse=True)
     corners = corners.reshape(-1, 4)
@@ -53,7 +53,7 @@ def sheet(assets: Assets, group: str) -> Sheet:
 
 
 def mix_weights(bone: ndarray, weight: ndarray) -> tuple[ndarray, ndarray]:
-    """Combine the bone weights of k vertices each, (n, k, 6), into the six largest, (n, 6), which sum to 1."""
+    """Merge the bones (n, k, 6) of k vertices each; return the six largest weights (n, 6), which sum to 1."""
     n = len(bone)
     dense = np.zeros((n, int(bone.max()) + 1), np.float32)
     np.add.at(dense, (np.arange(n)[:, None], bone.reshape(n, -1)), weight.reshape(n, -1))
@@ -68,17 +68,17 @@ class Cut:
 
     top: float  # height of its upper border
     hem: float  # height of its lower border
-    sleeve: float | None = None  # reach of its sleeves; 0 for bare arms, None without shoulders
+    sleeve: float | None = None  # length of its sleeves; 0 for bare arms, None without shoulders
     neck: str = ""  # neckline of tops: crew, v, boat or high
     open: float = 0.0  # half the width of an open front; 0 if closed
 
     def inside(self, body: Body, v: ndarray, arm: ndarray, reach: ndarray) -> ndarray:
-        """Approximate signed distance (decimetres) of points from the border, positive inside the garment.
+        """Compute the approximate signed distance (decimetres) of points from the border, positive inside the garment.
 
         Args:
             body: the body that wears it.
             v: points (n, 3).
-            arm: weight with which each point follows an arm.
+            arm: total weight of the arm bones at each point.
             reach: distance of each point from the shoulder along the arm.
         """
         on_arm = arm > 0.5
@@ -108,10 +108,10 @@ class Cut:
 
 
 class Piece(NamedTuple):
-    """A garment on a body: its mesh, and how far inside its borders each vertex of the base mesh is."""
+    """A garment on a body."""
 
     mesh: Mesh
-    inside: ndarray
+    inside: ndarray  # (n,) approximate distance of each vertex of the base mesh from its border, positive inside
 
 
 def from_tights(
@@ -129,30 +129,30 @@ def from_tights(
         hang: 0..1, how far it hangs straight down from the chest instead of following the belly.
         folds: (rows, columns) height map that displaces the surface, decimetres.
         group: "helper-tights" or "helper-skirt".
-        over: garments worn over this one, which ends where they begin.
+        over: garments worn over this one, under which it is cut away except near their borders.
     """
     s, level = sheet(body.assets, group), body.level
-    v, arm, reach = (s.place(values) for values in (body.vertices, body.arm, body.reach))
+    v, arm, reach = (s.interpolate(values) for values in (body.vertices, body.arm, body.reach))
     uv = _flat(body, v, arm, reach)
     if group == "helper-skirt":
         arm = np.zeros_like(arm)
     inside = cut.inside(body, v, arm, reach)
     for piece in over:
-        inside = np.minimum(inside, MARGIN - s.place(piece.inside) - 0.05)
+        inside = np.minimum(inside, MARGIN - s.interpolate(piece.inside) - 0.05)
     normal = normals_of(v, s.triangles)
     start = cut.top if cut.sleeve is None else level["armpit"]
     span = max(start - cut.hem, 0.1)
     low = np.clip((start - v[:, 1]) / span, 0, 1) * (arm < 0.5)
     along = np.clip(reach / max(body.wrist, 0.1), 0, 1) * (arm >= 0.5)
-    away = loose + flare * low**1.3 + 0.5 * flare * along
+    distance = loose + flare * low**1.3 + 0.5 * flare * along
     if cut.neck:
-        away = away * np.clip(0.3 + 0.7 * (level["neck"] + 0.1 - v[:, 1]) / 0.9, 0.3, 1)
+        distance = distance * np.clip(0.3 + 0.7 * (level["neck"] + 0.1 - v[:, 1]) / 0.9, 0.3, 1)
     if folds is not None:
         rows, columns = folds.shape
         i = np.mod(np.round(-uv[:, 1] / TILE[1] * rows).astype(int), rows)
         j = np.mod(np.round(uv[:, 0] / TILE[0] * columns).astype(int), columns)
-        away = away + folds[i, j] * (0.4 + 0.6 * low + 0.8 * along)
-    moved = v + normal * np.maximum(away, 0.04)[:, None]
+        distance = distance + folds[i, j] * (0.4 + 0.6 * low + 0.8 * along)
+    moved = v + normal * np.maximum(distance, 0.04)[:, None]
     if hang:
         below = (v[:, 1] < start) & (arm < 0.5)
         chest = (v[:, 1] > start - 0.6) & (v[:, 1] < start + 0.6) & (arm < 0.3)
@@ -164,7 +164,7 @@ def from_tights(
 
 
 def _flat(body: Body, v: ndarray, arm: ndarray, reach: ndarray) -> Float64[ndarray, "n 2"]:
-    """Texture coordinates of cloth in decimetres: across, and along the trunk or sleeve."""
+    """Compute texture coordinates of cloth in decimetres: across, and along the trunk or sleeve."""
     down = v[:, 1] * (1 - arm) + (body.level["shoulder"] - reach) * arm
     across = v[:, 0] * (1 - arm) + np.sign(v[:, 0]) * (2.2 + v[:, 2]) * arm
     return np.stack([across, down - body.level["waist"]], -1)
@@ -193,7 +193,7 @@ def shoe(body: Body, material: int, *, height: float, thick: float, sole: float,
         pointed: how far the toe extends forward.
     """
     s = sheet(body.assets, "helper-tights")
-    v = s.place(body.vertices)
+    v = s.interpolate(body.vertices)
     ankle, floor = body.level["ankle"], body.level["floor"]
     tilt = 0.25 * (v[:, 2] - v[:, 2].mean())  # the shaft is higher at the back
     inside = np.minimum(ankle + height - tilt * (height < 0.3) - v[:, 1], 9.0)
@@ -250,16 +250,16 @@ def from_garment(body: Body, garment: Garment, top: int, bottom: int) -> Piece:
         y = placed[part == k, 1]
         shoes = y.max() < level["ankle"] + 1.5
         trousers[part == k] = y.max() < level["armpit"] and y.min() < level["crotch"] + 0.8 and not shoes
-    off = skin._replace(vertices=placed + 0.02 * normal)
+    raised = skin._replace(vertices=placed + 0.02 * normal)
     flat, lower = _flat(body, placed, arm, reach), trousers[triangles[:, 0]]
     parts = [
-        _textured(off, triangles[own], flat, normal, material)
-        for own, material in ((~lower, top), (lower, bottom))
-        if own.any()
+        _textured(raised, triangles[chosen], flat, normal, material)
+        for chosen, material in ((~lower, top), (lower, bottom))
+        if chosen.any()
     ]
     return Piece(Mesh.join(parts), np.where(garment.hides, 9.0, -1.0))
 
 
 def hidden(pieces: Sequence[Piece]) -> Bool[ndarray, " n"]:
-    """Mask of the vertices of the base mesh that clothes cover with some margin."""
+    """Return a mask of the vertices of the base mesh that clothes cover, except near their borders."""
     return np.any([piece.inside > MARGIN for piece in pieces], axis=0)

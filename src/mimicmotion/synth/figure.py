@@ -32,12 +32,12 @@ ELBOW_HINT = np.array([0.42, -0.72, -0.54])  # direction of the elbow at swivel 
 
 
 def rotation(axes: str, *angles: Float64[ndarray, " n"]) -> Float64[ndarray, "n 3 3"]:
-    """Intrinsic rotations by angles (radians) about the given axes ("XYZ"): each axis moves with earlier rotations."""
+    """Return intrinsic rotations about `axes` (such as "XYZ") in radians: each axis moves with earlier rotations."""
     return Rotation.from_euler(axes, np.stack(angles, -1)).as_matrix()
 
 
 def axis_rotation(axis: Float64[ndarray, " 3"], angle: Float64[ndarray, " n"]) -> Float64[ndarray, "n 3 3"]:
-    """Rotations about a unit vector by angles (radians), right-handed."""
+    """Return right-handed rotations about a unit vector by angles in radians."""
     return Rotation.from_rotvec(angle[:, None] * axis).as_matrix()
 
 
@@ -52,7 +52,7 @@ def unit(v: Float64[ndarray, "*n 3"]) -> Float64[ndarray, "*n 3"]:
 
 
 def elbow_axes(line: Float64[ndarray, "n 3"]) -> tuple[Float64[ndarray, "n 3"], Float64[ndarray, "n 3"]]:
-    """Directions of the elbow at swivel 0 and at 90 degrees, for arms along the unit vectors `line`."""
+    """Return the elbow's directions at swivel angles of 0 and 90 degrees, for arms along the unit vectors `line`."""
     axis = unit(ELBOW_HINT - line * (line @ ELBOW_HINT)[:, None])
     return axis, np.cross(line, axis)
 
@@ -66,11 +66,11 @@ def moving_average(values: Float64[ndarray, " frames *n"], frames: int) -> Float
 def two_bones(
     start: Float64[ndarray, "n 3"], target: Float64[ndarray, "n 3"], bend: Float64[ndarray, "n 3"], a: float, b: float
 ) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-    """Two-bone inverse kinematics, with the middle joint bent towards `bend`.
+    """Solve two-bone inverse kinematics for bones of lengths `a` and `b`, with the middle joint bent towards `bend`.
 
     Returns:
-        Middle joint, end, and the rotations of the two bones (local -y along the bone, local x the hinge, oriented as
-        cross(line, bend)).
+        Positions of the middle joint and the end, and rotations of both bones: local -y points along the bone, local x
+        along the hinge, cross(target - start, bend).
     """
     line = target - start
     reach = np.sqrt((line * line).sum(-1, keepdims=True))

@@ -34,7 +34,7 @@ class HairStyle:
 
 @functools.lru_cache(maxsize=2)
 def _scalp(assets: Assets) -> tuple[ndarray, ndarray, ndarray]:
-    """Triangles of the scalp, indices of their texture coordinates, and how far inside the hairline each vertex is."""
+    """Return the scalp's triangles, their texture coordinate indices, and how far vertices are inside the hairline."""
     triangles, corners = assets.faces("body")
     v = assets.vertices
     angle = np.degrees(np.arctan2(np.abs(v[:, 0]), v[:, 2] - _CENTRE[2]))
@@ -42,15 +42,15 @@ def _scalp(assets: Assets) -> tuple[ndarray, ndarray, ndarray]:
     ear = np.zeros(len(v))
     mask, uv = assets.masks["ears"], assets.uv
     size = len(mask)
-    at = np.clip((uv * size).astype(int), 0, size - 1)
-    np.maximum.at(ear, triangles.ravel(), mask[size - 1 - at[corners.ravel(), 1], at[corners.ravel(), 0]] / 255.0)
+    texel = np.clip((uv * size).astype(int), 0, size - 1)[corners.ravel()]
+    np.maximum.at(ear, triangles.ravel(), mask[size - 1 - texel[:, 1], texel[:, 0]] / 255.0)
     inside = np.minimum(inside, 0.15 - ear)
     use = (inside[triangles] > -0.1).any(1) & (v[triangles, 1].min(1) > 6.2)
     return triangles[use], corners[use], inside
 
 
 def scalp_hair(body: Body, style: HairStyle, material: int) -> list[Mesh]:
-    """Make layers over the scalp that become sparser outwards, so that they look like strands."""
+    """Make short hair from layers over the scalp that become sparser outwards, so that they look like strands."""
     assets, vertices = body.assets, body.vertices
     triangles, corners, inside = _scalp(assets)
     inside = inside - style.recede * np.clip((assets.vertices[:, 2] - 0.3) / 1.0, 0, 1)
@@ -63,9 +63,9 @@ def scalp_hair(body: Body, style: HairStyle, material: int) -> list[Mesh]:
     layers = int(np.clip(5 + 14 * style.length, 6, 18))
     for k in range(layers):
         share = k / (layers - 1)
-        away = normal + share * comb
-        away /= np.maximum(np.linalg.norm(away, axis=1, keepdims=True), 1e-9)
-        placed = vertices + away * (0.03 + share * length)[:, None]
+        direction = normal + share * comb
+        direction /= np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-9)
+        placed = vertices + direction * (0.03 + share * length)[:, None]
         density = 1.0 - 0.85 * share**1.5
         cut = np.minimum(inside / 0.12 + 0.35, 1.0 if k == 0 else density)
         out.append(Mesh.of(body.skin(placed), triangles, uv, material, cut, fray=0.95))
@@ -73,7 +73,7 @@ def scalp_hair(body: Body, style: HairStyle, material: int) -> list[Mesh]:
 
 
 def hanging_hair(body: Body, style: HairStyle, material: int, rng: np.random.Generator) -> list[Mesh]:
-    """Make the loose hair, ponytail and bun of a style; roots follow the head, and lower parts the chest."""
+    """Make the loose hair, ponytail and bun of a style."""
     skull = body.vertices[np.unique(body.assets.faces("body")[0])]
     skull = skull[skull[:, 1] > body.head("head")[1] + 0.2]
     crown = body.level["crown"]
@@ -95,7 +95,7 @@ def hanging_hair(body: Body, style: HairStyle, material: int, rng: np.random.Gen
 def _grid(body: Body, placed: ndarray, u: ndarray, v: ndarray, cut: ndarray, fray: float, material: int) -> Mesh:
     """Make a mesh from a grid of points (rows, columns, 3), with texture coordinates u per column and v per row.
 
-    It hangs from the head; towards the shoulders, it increasingly follows the chest.
+    It moves with the head and, towards the shoulders, increasingly with the chest.
     """
     rows, columns, _ = placed.shape
     grid = np.arange(rows * columns).reshape(rows, columns)
@@ -116,7 +116,7 @@ def _curtain(
     """Make loose hair: a sheet around the head, from the crown down, open in front of the face.
 
     Args:
-        body: the body that has it.
+        body: the person's body.
         style: the hairstyle.
         material: index of the material.
         rng: random generator.
@@ -154,16 +154,16 @@ def _curtain(
     return _grid(body, placed, u, down, cut, 0.9, material)
 
 
-def _tube(body: Body, root: ndarray, way: ndarray, length: float, radius: float, material: int) -> Mesh:
-    """Make a ponytail, or a bun if short, tapered towards its end."""
+def _tube(body: Body, root: ndarray, direction: ndarray, length: float, radius: float, material: int) -> Mesh:
+    """Make a tapered tube of hair: a ponytail, or a bun if it is short."""
     rows, columns = 14, 17
     t = np.linspace(0, 1, rows)[:, None]
     angle = np.linspace(0, 2 * np.pi, columns)
-    way = way / np.linalg.norm(way)
+    direction = direction / np.linalg.norm(direction)
     bend = np.array([0.0, -0.35, 0.1]) * length
-    middle = root + way * length * t + bend * t**2
+    middle = root + direction * length * t + bend * t**2
     profile = radius * np.sqrt(np.clip(t * 6, 0, 1)) * np.sqrt(np.clip(1.02 - t**2, 0, 1))
-    side, deep = np.array([1.0, 0.0, 0.0]), np.cross(way, np.array([1.0, 0.0, 0.0]))
+    side, deep = np.array([1.0, 0.0, 0.0]), np.cross(direction, np.array([1.0, 0.0, 0.0]))
     ring = np.cos(angle)[None, :, None] * side + np.sin(angle)[None, :, None] * deep
     placed = middle[:, None] + profile[..., None] * ring
     cut = np.minimum(1.0, np.broadcast_to((1 - t) * 4 + 0.1, (rows, columns)))

@@ -35,27 +35,27 @@ _ENDS = {  # keypoint to bone whose end it is
     18: "toe1-2.L", 19: "toe5-3.L", 21: "toe1-2.R", 22: "toe5-3.R",
     **{f + 4 + 4 * finger: f"finger{finger + 1}-3.{s}" for s, f in _HANDS.items() for finger in range(5)},
 }  # fmt: skip
-_THICKNESS = {  # thickness of the part above each point, decimetres; 0.4 for others
+_THICKNESS = {  # thickness of the body part at each point, decimetres; 0.4 for others
     1: 1.5, 2: 1.3, 5: 1.3, 3: 0.95, 6: 0.95, 4: 0.75, 7: 0.75, 8: 2.0, 11: 2.0, 9: 1.2, 12: 1.2, 10: 0.95, 13: 0.95,
     **dict.fromkeys(range(14, 18), 0.45), **dict.fromkeys(range(18, 24), 0.85),
     **dict.fromkeys(range(LEFT_HAND.start, RIGHT_HAND.stop), 0.3), LEFT_HAND.start: 0.7, RIGHT_HAND.start: 0.7,
 }  # fmt: skip
 _NOSE, _EAR, _HEEL = (0.0, 6.98, 1.75), (0.62, 7.12, 0.48), (2.2, -8.0, -0.42)  # positions on the base mesh, decimetres
-_SHOULDER = np.array([0.0, 0.28, 0.0])  # offset of estimated shoulders on rendered people, decimetres
+_SHOULDER = np.array([0.0, 0.28, 0.0])  # from the joint to where estimators locate shoulders, decimetres
 
 
 @functools.cache
 def face_vertices() -> tuple[ndarray, ndarray]:
-    """Vertices of the base mesh whose weighted means are the 68 face points, and the weights."""
+    """Return the vertices of the base mesh whose weighted means are the 68 face points, and their weights."""
     data = json.loads(FACE_POINTS.read_text(encoding="utf-8"))
     return np.array(data["vertices"]), np.array(data["weights"])
 
 
 @functools.lru_cache(maxsize=2)
 def _landmarks(assets: Assets) -> dict[str, int]:
-    """Indices of the vertices at nose, ears and heels of the base mesh."""
+    """Return the indices of the base mesh's vertices at nose, ears and heels."""
     body = np.unique(assets.faces("body")[0])
-    nearest = lambda at: int(body[((assets.vertices[body] - np.array(at)) ** 2).sum(1).argmin()])  # noqa: E731
+    nearest = lambda p: int(body[((assets.vertices[body] - np.array(p)) ** 2).sum(1).argmin()])  # noqa: E731
     mirror = np.array([-1.0, 1.0, 1.0])
     return {
         "nose": nearest(_NOSE), "ear.L": nearest(_EAR), "ear.R": nearest(mirror * _EAR), "heel.L": nearest(_HEEL),
@@ -64,13 +64,13 @@ def _landmarks(assets: Assets) -> dict[str, int]:
 
 
 def keypoints(figure: Figure, pose: Pose, frame: int, vertices: ndarray) -> Float64[ndarray, "134 3"]:
-    """World positions of all keypoints in one frame; the neck is the midpoint of the shoulders, as in OpenPose.
+    """Compute all keypoints in world coordinates; the neck is the midpoint of the shoulders, as in OpenPose.
 
     Args:
         figure: the person.
         pose: bones in all frames.
         frame: index of the frame.
-        vertices: vertices of the mesh of the figure in this frame.
+        vertices: posed vertices of the figure's mesh in this frame.
     """
     body, out = figure.body, np.zeros((NUM_POINTS, 3))
     marks, rot = _landmarks(body.assets), pose.rot[frame]
@@ -90,19 +90,19 @@ def keypoints(figure: Figure, pose: Pose, frame: int, vertices: ndarray) -> Floa
 def hidden_points(
     seen: Float64[ndarray, "134 3"], nearness: ndarray, samples: int, height: float
 ) -> Bool[ndarray, " 134"]:
-    """Mask of the points that are farther behind the visible surface than their body part is thick.
+    """Return whether each point lies behind the visible surface by more than the thickness of its body part.
 
     Args:
         seen: column, row (pixels) and inverse depth of each point.
-        nearness: depth buffer.
+        nearness: depth buffer of inverse depths.
         samples: samples per pixel along each axis of the buffer.
         height: height of the person in decimetres.
     """
     rows, columns = nearness.shape
-    at = np.floor(seen[:, :2] * samples).astype(np.int64)
-    inside = (at >= 0).all(1) & (at[:, 0] < columns) & (at[:, 1] < rows)
+    x, y = np.floor(seen[:, :2] * samples).astype(np.int64).T
+    inside = (x >= 0) & (y >= 0) & (x < columns) & (y < rows)
     surface = np.zeros(len(seen))
-    surface[inside] = nearness[at[inside, 1], at[inside, 0]]
+    surface[inside] = nearness[y[inside], x[inside]]
     thick = np.array([_THICKNESS.get(point, 0.4) for point in range(NUM_POINTS)]) * height / 17
     return (surface > 0) & (1 / seen[:, 2] - 1 / np.maximum(surface, 1e-9) > thick)
 
@@ -137,6 +137,6 @@ def confidences(
 
 
 def _slow_noise(rng: np.random.Generator, n: int) -> Float64[ndarray, "n 134"]:
-    """Temporally correlated noise with about unit standard deviation for each point."""
-    still = np.clip(rng.normal(size=(1, NUM_POINTS)), -2, 2)
-    return 0.8 * still + 0.5 * np.clip(rng.normal(size=(n, NUM_POINTS)), -2, 2)
+    """Sample noise with standard deviation of about 1 for each point and frame, mostly constant over the frames."""
+    constant = np.clip(rng.normal(size=(1, NUM_POINTS)), -2, 2)
+    return 0.8 * constant + 0.5 * np.clip(rng.normal(size=(n, NUM_POINTS)), -2, 2)

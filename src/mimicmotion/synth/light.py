@@ -44,7 +44,7 @@ class Surface(NamedTuple):
 
 
 class ShadowMap(NamedTuple):
-    """What a distant light sees."""
+    """The depth map of a mesh as seen from a distant light."""
 
     depth: Float32[ndarray, "size size"]  # nearness of the nearest surface in decimetres, at least 1; 0 where empty
     matrix: Float32[ndarray, "3 4"]  # orthographic projection from world to column, row and nearness
@@ -66,9 +66,9 @@ class Light(NamedTuple):
     top_map: ShadowMap  # for light from above, which only shadows the ambient light
 
 
-def shadow_map(mesh: Mesh, vertices: Float32[ndarray, "n 3"], way: ndarray, size: int, blur: float = 0.0) -> ShadowMap:
-    """Render a mesh with its vertices at `vertices` as seen from direction `way`; `blur` is in decimetres."""
-    z = way / np.linalg.norm(way)
+def shadow_map(mesh: Mesh, vertices: Float32[ndarray, "n 3"], to: ndarray, size: int, blur: float = 0.0) -> ShadowMap:
+    """Render a mesh, posed by `vertices`, as seen by a light in the direction `to`; `blur` is in decimetres."""
+    z = to / np.linalg.norm(to)
     x = np.cross([0.0, 0.0, 1.0] if abs(z[2]) < 0.9 else [0.0, 1.0, 0.0], z)
     x /= np.linalg.norm(x)
     axes = np.stack([x, np.cross(z, x), z])
@@ -103,14 +103,14 @@ def _norm(a):
 
 
 @inlined
-def _lit(shadow, at, nearer, turn):
-    """Fraction of filter taps around a point of a shadow map that are unoccluded."""
+def _lit(shadow, point, bias, angle):
+    """Return the unoccluded fraction of the filter taps around a point in a shadow map."""
     depth, m, radius = shadow
     rows, columns = depth.shape
-    x = m[0, 0] * at[0] + m[0, 1] * at[1] + m[0, 2] * at[2] + m[0, 3]
-    y = m[1, 0] * at[0] + m[1, 1] * at[1] + m[1, 2] * at[2] + m[1, 3]
-    z = m[2, 0] * at[0] + m[2, 1] * at[1] + m[2, 2] * at[2] + m[2, 3] + nearer
-    c, s = math.cos(turn), math.sin(turn)
+    x = m[0, 0] * point[0] + m[0, 1] * point[1] + m[0, 2] * point[2] + m[0, 3]
+    y = m[1, 0] * point[0] + m[1, 1] * point[1] + m[1, 2] * point[2] + m[1, 3]
+    z = m[2, 0] * point[0] + m[2, 1] * point[1] + m[2, 2] * point[2] + m[2, 3] + bias
+    c, s = math.cos(angle), math.sin(angle)
     seen = 0
     for k in range(12):
         a, b = _TAPS[k, 0] * radius, _TAPS[k, 1] * radius
@@ -123,7 +123,7 @@ def _lit(shadow, at, nearer, turn):
 
 @inlined
 def _bilinear(texture, u, v):
-    """Sample a texture bilinearly: linear colour, and slopes across and down."""
+    """Sample a texture bilinearly; return the linear colour, and the slopes across and down."""
     size = texture.shape[0]
     x, y = u * size - 0.5, -v * size - 0.5
     x0, y0 = math.floor(x), math.floor(y)
@@ -170,7 +170,7 @@ def _hair(normal, half, lit, direct, u, table, m):
 
 @inlined
 def _iris(x, y, z, table, m):
-    """Colour of the eyeball at a point of the rest pose: sclera, iris with a dark ring, or pupil."""
+    """Return the colour of the eyeball at a point of the rest pose: sclera, iris with a dark ring, or pupil."""
     x, y, z = x - table[m, EYE_X], y - table[m, EYE_Y], z - table[m, EYE_Z]
     side = math.sqrt(x * x + y * y) / (math.sqrt(x * x + y * y + z * z) + 1e-9)
     if z <= 0.0 or side >= 0.52:
@@ -181,7 +181,7 @@ def _iris(x, y, z, table, m):
 
 @inlined
 def _sample(surface, light, t, w1, w2, eye, turn):
-    """Shade one sample, given its triangle, barycentric coordinates, camera position and rotation of the taps."""
+    """Shade a sample, given its triangle, barycentric coordinates, camera position and rotation of the filter taps."""
     mesh, table = surface.mesh, surface.table
     corners = mesh.triangles[t, 0], mesh.triangles[t, 1], mesh.triangles[t, 2]
     w = in_world(surface.points, corners, w1, w2)
@@ -272,7 +272,7 @@ def shade(out, cover, background, ids, bary, surface, light, eye, factor):
 
 @kernel
 def shade_floor(out, background, light, start, cell, view):
-    """Dim the background by the shadows of the person on the floor (the plane y = 0).
+    """Darken the background where the person's shadow falls on the floor (the plane y = 0).
 
     Args:
         out: (rows, columns, 3) output picture.

@@ -45,7 +45,7 @@ def cloth_colour(rng: Rng) -> Float32[ndarray, " 3"]:
 
 @functools.lru_cache(maxsize=16)
 def noise(kind: str, size: int) -> Float32[ndarray, "size size"]:
-    """Periodic noise with zero mean and unit standard deviation.
+    """Generate periodic noise with zero mean and unit standard deviation.
 
     Args:
         kind: "white", "fine" (2 texels), "mid" (1/40 of the side), "coarse" (1/6) or "folds" (long curved ridges).
@@ -70,8 +70,7 @@ def noise(kind: str, size: int) -> Float32[ndarray, "size size"]:
 
 
 def _shifted(rng: Rng, kind: str, size: int) -> Float32[ndarray, "size size"]:
-    bank = noise(kind, size)
-    return np.roll(bank, (int(rng.integers(size)), int(rng.integers(size))), (0, 1))
+    return np.roll(noise(kind, size), (int(rng.integers(size)), int(rng.integers(size))), (0, 1))
 
 
 def _pack(colour: ndarray, height: ndarray | None, scale: tuple[float, float]) -> Texture:
@@ -89,9 +88,9 @@ def _pack(colour: ndarray, height: ndarray | None, scale: tuple[float, float]) -
 
 @functools.lru_cache(maxsize=4)
 def texels(assets: Assets, size: int) -> tuple[Float32[ndarray, "size size 3"], ndarray]:
-    """Position on the base mesh and group (-1 for none) of each texel of the body texture."""
+    """Return the base mesh position and the index in `groups` (-1 for none) of each texel of the body texture."""
     groups = ("body", "helper-l-eye", "helper-r-eye", "helper-upper-teeth", "helper-lower-teeth", "helper-tongue")
-    place = np.zeros((size, size, 3), np.float32)
+    position = np.zeros((size, size, 3), np.float32)
     group = np.full((size, size), -1, np.int8)
     for number, name in enumerate(groups):
         triangles, corners = assets.faces(name)
@@ -103,9 +102,9 @@ def texels(assets: Assets, size: int) -> tuple[Float32[ndarray, "size size 3"], 
         fill(points, own, np.ones(len(points), np.float32), depth, ids, bary)
         hit = ids >= 0
         w = np.concatenate([1 - bary[hit].sum(1, keepdims=True), bary[hit]], 1)
-        place[hit] = (assets.vertices[triangles[ids[hit]]] * w[..., None]).sum(1)
+        position[hit] = (assets.vertices[triangles[ids[hit]]] * w[..., None]).sum(1)
         group[hit] = number
-    return place, group
+    return position, group
 
 
 def mix(a: ndarray, b: ndarray, share: ndarray | float) -> ndarray:
@@ -114,21 +113,21 @@ def mix(a: ndarray, b: ndarray, share: ndarray | float) -> ndarray:
 
 
 def ink(colour: ndarray) -> tuple[float, ...]:
-    """Convert a colour for the drawing functions of OpenCV."""
+    """Convert a colour to the form that OpenCV's drawing functions take."""
     return tuple(map(float, colour))
 
 
-def _spot(place: ndarray, centre: tuple[float, float, float], radius: float) -> ndarray:
-    """Mask (0..1) of a soft spot on both sides of the body, given the positions of texels."""
-    away = np.abs(place[..., 0]) - centre[0], place[..., 1] - centre[1], place[..., 2] - centre[2]
-    return np.exp(-(away[0] ** 2 + away[1] ** 2 + away[2] ** 2) / radius**2)
+def _spot(position: ndarray, centre: tuple[float, float, float], radius: float) -> ndarray:
+    """Return a mask (0..1) of a soft spot on both sides of the body, given the positions of texels."""
+    x, y, z = np.abs(position[..., 0]) - centre[0], position[..., 1] - centre[1], position[..., 2] - centre[2]
+    return np.exp(-(x**2 + y**2 + z**2) / radius**2)
 
 
 @functools.lru_cache(maxsize=4)
 def _face_maps(assets: Assets, size: int) -> dict[str, Float32[ndarray, "size size"]]:
-    """Masks (0..1) of brows, beard, cheeks and other regions in the body texture."""
-    place, group = texels(assets, size)
-    x, y, z = np.abs(place[..., 0]), place[..., 1], place[..., 2]
+    """Return masks (0..1) of brows, beard, cheeks and other regions in the body texture."""
+    position, group = texels(assets, size)
+    x, y, z = np.abs(position[..., 0]), position[..., 1], position[..., 2]
     head = (group == 0) & (y > 5.8)
     along = np.clip((x - 0.13) / 0.5, 0, 1)
     line = 7.535 + 0.07 * np.sin(np.pi * np.clip(along * 0.85, 0, 1))
@@ -142,12 +141,12 @@ def _face_maps(assets: Assets, size: int) -> dict[str, Float32[ndarray, "size si
     maps = {
         "brow": brow,
         "beard": np.maximum(beard, moustache),
-        "cheek": _spot(place, (0.48, 6.98, 1.3), 0.3) * head,
-        "nose": _spot(place, (0.0, 7.0, 1.75), 0.22) * head,
-        "eye": _spot(place, (0.32, 7.28, 1.35), 0.25) * head,
+        "cheek": _spot(position, (0.48, 6.98, 1.3), 0.3) * head,
+        "nose": _spot(position, (0.0, 7.0, 1.75), 0.22) * head,
+        "eye": _spot(position, (0.32, 7.28, 1.35), 0.25) * head,
         "knuckle": np.clip((x - 4.35) / 0.3, 0, 1) * (group == 0) * (y < 3),
-        "knee": _spot(place, (1.6, -3.7, 0.8), 0.6),
-        "elbow": _spot(place, (3.1, 3.5, -0.3), 0.5),
+        "knee": _spot(position, (1.6, -3.7, 0.8), 0.6),
+        "elbow": _spot(position, (3.1, 3.5, -0.3), 0.5),
     }
     for name in ("lips", "eyelids", "fingernails", "toenails", "ears"):
         maps[name] = cv2.resize(assets.masks[name], (size, size), interpolation=cv2.INTER_LINEAR) / 255.0
@@ -157,7 +156,7 @@ def _face_maps(assets: Assets, size: int) -> dict[str, Float32[ndarray, "size si
 
 
 def skin_colour(rng: Rng, races: tuple[float, float, float]) -> Float32[ndarray, " 3"]:
-    """Sample a skin colour (sRGB, 0..255) for the given weights of African, Asian and Caucasian."""
+    """Sample a skin colour (sRGB, 0..255), given the weights of African, Asian and Caucasian."""
     share = rng.random()
     ends = [np.array(light) * share + np.array(dark) * (1 - share) for light, dark in SKINS.values()]
     mix = sum(np.log(e) * r for e, r in zip(ends, races, strict=True))
@@ -293,13 +292,13 @@ def _draw_pattern(rng: Rng, colour: ndarray, base: ndarray, other: ndarray, patt
             colour[_shifted(rng, "mid", size) + 0.5 * _shifted(rng, "coarse", size) > 0.7] = np.clip(tint, 0, 255)
     elif pattern == "flowers":
         for _ in range(130):
-            at = rng.integers(0, size, 2)
+            x, y = rng.integers(0, size, 2)
             tint = ink(hsv(rng.random() * 0.25 + (other[0] / 255.0), 0.6, rng.uniform(0.5, 0.95)))
             r = int(rng.integers(2, max(size // 48, 3)))
             for k in range(5):
                 turn = 2 * np.pi * k / 5
-                shift = (int(at[0] + 0.5 * r * np.cos(turn)), int(at[1] + r * np.sin(turn)))
-                cv2.ellipse(colour, shift, (max(r // 3, 1), max(2 * r // 3, 1)), np.degrees(turn), 0, 360, tint, -1)
+                petal = int(x + 0.5 * r * np.cos(turn)), int(y + r * np.sin(turn))
+                cv2.ellipse(colour, petal, (max(r // 3, 1), max(2 * r // 3, 1)), np.degrees(turn), 0, 360, tint, -1)
     elif pattern == "yoke":
         colour[int(size * rng.uniform(0.45, 0.62)) : int(0.98 * size) if rng.random() < 0.3 else None] = base
         colour[: int(size * rng.uniform(0.5, 0.6))] = other
@@ -320,9 +319,9 @@ def _print(rng: Rng, colour: ndarray, centre: tuple[int, int], wide: int, tint: 
         canvas = cv2.resize(canvas, (2 * wide, max(2 * wide * high // across, 2)), interpolation=cv2.INTER_AREA) > 90
         rows, columns = np.nonzero(canvas)
         if len(rows):
-            at = np.clip(y + (rows - rows.mean()) * 2, 0, len(colour) - 1).astype(int)
-            to = np.clip(x + columns - columns.mean(), 0, len(colour) - 1).astype(int)
-            colour[at, to] = colour[np.clip(at + 1, 0, len(colour) - 1), to] = tint
+            rows = np.clip(y + (rows - rows.mean()) * 2, 0, len(colour) - 1).astype(int)
+            columns = np.clip(x + columns - columns.mean(), 0, len(colour) - 1).astype(int)
+            colour[rows, columns] = colour[np.clip(rows + 1, 0, len(colour) - 1), columns] = tint
         return
     for k in range(int(rng.integers(1, 5))):
         kind, r = rng.integers(3), wide * rng.uniform(0.4, 1.0) / (k + 1)

@@ -16,7 +16,7 @@ CubicHermiteSpline = import_extra("scipy.interpolate", "synth").CubicHermiteSpli
 Rng = np.random.Generator
 Params = Float64[ndarray, "n 54"]
 
-# Hand regions: wrist (outward, up, forward) from the shoulder in arm lengths, its spread, forearm twist, its spread.
+# Wrist position (outward, up, forward) from the shoulder in arm lengths, its spread, forearm twist, its spread.
 ARM_REGIONS: dict[str, tuple[tuple[float, float, float], float, float, float]] = {
     "hang": ((0.14, -0.97, 0.1), 0.05, -1.5, 0.3),
     "bent": ((0.18, -0.72, 0.42), 0.12, -1.6, 0.5),
@@ -38,7 +38,7 @@ ARM_REGIONS: dict[str, tuple[tuple[float, float, float], float, float, float]] =
     "back": ((0.02, -0.74, -0.24), 0.06, -2.2, 0.4),
     "wide_bent": ((0.62, -0.2, 0.3), 0.14, -1.9, 0.7),
 }
-_TALKING = ("chest", "bent", "up_bent", "front", "face", "cross", "wide_bent", "front_up")  # hand regions
+_TALKING = ("chest", "bent", "up_bent", "front", "face", "cross", "wide_bent", "front_up")  # hand regions of gestures
 CALM = ("hang", "hang", "hang", "bent", "hip", "clasp", "low_front", "back")
 HAND_SHAPES = {  # thumb, index, middle, ring, little, spread
     "relaxed": (0.35, 0.35, 0.42, 0.48, 0.5, 0.25),
@@ -53,7 +53,7 @@ HAND_SHAPES = {  # thumb, index, middle, ring, little, spread
 }
 
 
-_FARTHEST = np.array([0.44, 0.3])  # eye rotation at full intensity, horizontal and vertical, radians
+_MAX_GAZE = np.array([0.44, 0.3])  # eye rotation at full intensity, horizontal and vertical, radians
 
 MOODS: dict[str, dict[str, float]] = {
     "calm": {},
@@ -70,7 +70,7 @@ MOODS: dict[str, dict[str, float]] = {
 
 
 def neutral() -> Float64[ndarray, " 54"]:
-    """Motion parameters of a person standing with the arms at the sides."""
+    """Return the motion parameters of a person standing with the arms at the sides."""
     q = np.zeros(fig.NUM_PARAMS)
     for side in (0, 1):
         set_arm(q, side, "hang", None)
@@ -96,7 +96,7 @@ def set_hand(q: ndarray, side: int, shape: str, rng: Rng) -> None:
 
 
 def random_pose(rng: Rng, energy: float = 1.0, *, calm: bool = False) -> Float64[ndarray, " 54"]:
-    """Sample a key pose: arms in any region, weight on either leg, trunk and head turned slightly."""
+    """Sample a pose: hands in random regions, weight on either leg, trunk and head turned slightly."""
     q = neutral()
     names = CALM if calm else tuple(ARM_REGIONS)
     both = rng.random() < 0.35
@@ -124,13 +124,13 @@ def random_pose(rng: Rng, energy: float = 1.0, *, calm: bool = False) -> Float64
 
 
 def _between(rng: Rng, t: ndarray, make: Callable[[], ndarray], low: float, high: float) -> Params:
-    """A curve through key poses from `make`, at a constant interval between `low` and `high` seconds."""
+    """Interpolate poses from `make` at a constant interval, which is sampled between `low` and `high` seconds."""
     beat = rng.uniform(low, high)
     count = int(np.ceil((t[-1] - t[0]) / beat)) + 3
     times = t[0] - rng.uniform(0, beat) + beat * np.arange(count)
     keys = np.stack([make() for _ in range(count)])
     slopes = np.zeros_like(keys)
-    slopes[1:-1] = rng.uniform(0.2, 0.9) * (keys[2:] - keys[:-2]) / (2 * beat)  # 0 would stop at every key, 1 at none
+    slopes[1:-1] = rng.uniform(0.2, 0.9) * (keys[2:] - keys[:-2]) / (2 * beat)  # 0 would stop at every pose, 1 at none
     return CubicHermiteSpline(times, keys, slopes)(t)
 
 
@@ -269,13 +269,13 @@ def balance(rng: Rng, t: ndarray) -> Params:
     def make() -> ndarray:
         q = neutral()
         lean = rng.uniform(0.0, 1.0)
-        way = rng.uniform(-0.3, 1.0)  # outward .. backward
-        out, up = 0.1 + 0.6 * lean * max(way, 0), 0.1 + 0.4 * lean * rng.random()
-        q[fig.LEG[side] : fig.LEG[side] + 4] = out, up, -0.5 * lean * (1 - way), -0.4
+        side_share = rng.uniform(-0.3, 1.0)  # 1 lifts the leg sideways, less lifts it backwards
+        out, up = 0.1 + 0.6 * lean * max(side_share, 0), 0.1 + 0.4 * lean * rng.random()
+        q[fig.LEG[side] : fig.LEG[side] + 4] = out, up, -0.5 * lean * (1 - side_share), -0.4
         q[0] = -sign * 0.11
         q[1] = -0.06 * rng.random()
-        q[fig.ROLL], q[fig.SPINE_ROLL] = sign * 0.38 * lean * max(way, 0), sign * 0.3 * lean * rng.random()
-        q[fig.PITCH], q[fig.SPINE_PITCH] = 0.4 * lean * (1 - way) * 0.7, 0.2 * rng.random()
+        q[fig.ROLL], q[fig.SPINE_ROLL] = sign * 0.38 * lean * max(side_share, 0), sign * 0.3 * lean * rng.random()
+        q[fig.PITCH], q[fig.SPINE_PITCH] = 0.4 * lean * (1 - side_share) * 0.7, 0.2 * rng.random()
         for s in (0, 1):
             set_arm(q, s, str(rng.choice(["side", "side", "side_up", "side_low", "front", "wide_bent", "over"])), rng)
             set_hand(q, s, str(rng.choice(["open", "flat", "relaxed"])), rng)
@@ -319,13 +319,13 @@ _SHARE = {"dance": 3.0, "sway": 2.0, "gesture": 1.5, "raise": 1.5, "balance": 1.
 
 
 def choose_motion(rng: Rng) -> str:
-    """Sample the name of a motion, weighted by its share in mixed data."""
+    """Sample the name of a motion, with the relative frequencies in `_SHARE`."""
     weights = np.array([_SHARE.get(name, 1.0) for name in MOTIONS])
     return str(rng.choice(list(MOTIONS), p=weights / weights.sum()))
 
 
 def motion_params(name: str, rng: Rng, t: Float64[ndarray, " n"]) -> Params:
-    """Parameters of a motion at the times `t` (seconds), with sway, breathing and blinks added."""
+    """Sample a motion's parameters at the times `t` (seconds), and add sway, breathing and blinks."""
     if name not in MOTIONS:
         raise InputError(f"motion={name!r}", f"one of {sorted(MOTIONS)}", "choose one of them, or None for any")
     q = MOTIONS[name](rng, t)
@@ -347,7 +347,7 @@ def motion_params(name: str, rng: Rng, t: Float64[ndarray, " n"]) -> Params:
 def face_actions(
     rng: np.random.Generator, q: Float64[ndarray, "n 54"], times: Float64[ndarray, " n"]
 ) -> list[dict[str, float]]:
-    """Face actions per frame: mouth and eyelids from the motion parameters, gaze, and two alternating moods.
+    """Sample face actions for each frame: mouth and eyelids from the motion parameters, gaze, two alternating moods.
 
     Args:
         rng: random generator.
@@ -359,7 +359,7 @@ def face_actions(
     share = 0.5 + 0.5 * np.sin(2 * np.pi * (times / period + phase))
     shape = 0.5 + 0.5 * np.sin(2 * np.pi * (times / rng.uniform(0.25, 0.7) + rng.random()))
     out = []
-    for row, s, wide, (aside, down) in zip(q, share, shape, gaze(rng.spawn(1)[0], q, times) / _FARTHEST, strict=True):
+    for row, s, wide, (aside, down) in zip(q, share, shape, gaze(rng.spawn(1)[0], q, times) / _MAX_GAZE, strict=True):
         face: dict[str, float] = {}
         for mood, weight in ((first, s), (second, 1 - s)):
             for name, value in mood.items():
@@ -382,7 +382,7 @@ def face_actions(
 def gaze(
     rng: np.random.Generator, q: Float64[ndarray, "n 54"], times: Float64[ndarray, " n"]
 ) -> Float64[ndarray, "n 2"]:
-    """Gaze relative to the head, in radians: to the person's left, and down.
+    """Sample gaze angles relative to the head in radians: to the person's left, and down.
 
     The eyes fixate a point in the world (half of the time the camera, if within range) for 0.3 to 1.8 s while the head
     moves, then jump to the next one.
@@ -390,7 +390,7 @@ def gaze(
     head = q[:, [fig.YAW, fig.PITCH]] + q[:, [fig.SPINE_TWIST, fig.SPINE_PITCH]] + q[:, [fig.HEAD_YAW, fig.HEAD_PITCH]]
     ends = times[0] + np.cumsum(rng.uniform(0.3, 1.8, int((times[-1] - times[0]) / 0.3) + 1))
     _, first, rest = np.unique(np.searchsorted(ends, times), return_index=True, return_inverse=True)
-    place = head[first] + rng.normal(size=(len(first), 2)) * (0.2, 0.1)
-    to_camera = (np.abs(head[first]) < _FARTHEST).all(1) & (rng.random(len(first)) < 0.5)
-    place[to_camera] = 0.0
-    return np.clip(place[rest] - head, -_FARTHEST, _FARTHEST)
+    target = head[first] + rng.normal(size=(len(first), 2)) * (0.2, 0.1)
+    to_camera = (np.abs(head[first]) < _MAX_GAZE).all(1) & (rng.random(len(first)) < 0.5)
+    target[to_camera] = 0.0
+    return np.clip(target[rest] - head, -_MAX_GAZE, _MAX_GAZE)

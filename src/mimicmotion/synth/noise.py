@@ -1,6 +1,6 @@
-"""A model of detector noise: jitter and drift, uncertain or lost hands and faces, swapped sides, false hands.
+"""Simulate detector noise: jitter and drift, uncertain or lost hands and faces, swapped sides, false hands.
 
-Its parameters are in noise_fit.json. scripts/fit_detector_noise.py fits them to real videos (distribution and temporal
+The parameters in noise_fit.json were fitted by scripts/fit_detector_noise.py to real videos (distribution and temporal
 correlation of confidences, size of jumps) and rendered ones (errors). See docs/lab/detector-noise.md.
 """
 
@@ -25,7 +25,7 @@ special = import_extra("scipy.special", "synth")
 
 Z = np.linspace(-2.5, 2.5, 11)  # standard normal quantiles at which distributions are tabulated
 FIT = Path(__file__).with_name("noise_fit.json")
-GROUPS: dict[str, list[int]] = {  # points that a detector treats alike; face and hands may have one score each
+GROUPS: dict[str, list[int]] = {  # points with similar noise; face and hands may have one score each
     "head": [0, 14, 15, 16, 17], "shoulders": [1, 2, 5], "elbows": [3, 6], "wrists": [4, 7], "hips": [8, 11],
     "knees": [9, 12], "ankles": [10, 13], "feet": [*range(18, 24)],
     "face": [*range(FACE.start, FACE.stop)], "hand": [*range(LEFT_HAND.start, RIGHT_HAND.stop)],
@@ -38,8 +38,8 @@ _POINTS = 24  # body and feet, with one score per point
 _COLUMNS = ("follow", "score_still", "score_time", "fast", "slow", "slow_still", "slow_time")
 _SCORE_OF = np.concatenate([np.arange(_POINTS), np.full(68, _POINTS), np.full(21, _POINTS + 1), np.full(21, 26)])
 _GROUP = np.array([[point in points for points in GROUPS.values()] for point in range(NUM_POINTS)]).argmax(1)
-_SCORE_GROUP = np.concatenate([_GROUP[:_POINTS], [8, 9, 9]])  # groups of the 27 scores
-# groups of the noise sources: points, then parts, then their blocks
+_SCORE_GROUP = np.concatenate([_GROUP[:_POINTS], [8, 9, 9]])  # group of each of the 27 scores
+# group of each noise source: points, then parts, then their blocks
 _SOURCE_GROUP = np.concatenate([_GROUP, [8, 9, 9], [8] * len(FACE_BLOCKS), [9] * 2 * len(HAND_BLOCKS)])
 _ARM_L, _ARM_R = np.r_[5:8, LEFT_HAND], np.r_[2:5, RIGHT_HAND]
 _LEG_L, _LEG_R = np.r_[11:14, 18:21], np.r_[8:11, 21:24]
@@ -96,22 +96,22 @@ class NoiseFit:
     exact: Float64[ndarray, "G z"]  # confidences of rendered clips at the quantiles `Z`
     follow: Float64[ndarray, " G"]  # correlation between estimated and rendered confidences
     score_still: Float64[ndarray, " G"]  # fraction of the variance of confidences that is constant over a clip
-    score_time: Float64[ndarray, " G"]  # correlation time of the rest, seconds
-    fast: Float64[ndarray, "G 3"]  # a, b, most: jitter has deviation min(a + b (1 - confidence)^2, most), torso lengths
-    slow: Float64[ndarray, "G 3"]  # the same for drift
+    score_time: Float64[ndarray, " G"]  # correlation time of the other part, seconds
+    fast: Float64[ndarray, "G 3"]  # a, b, limit: jitter has std min(a + b (1 - confidence)^2, limit) in torso lengths
+    slow: Float64[ndarray, "G 3"]  # a, b, limit of drift
     slow_still: Float64[ndarray, " G"]  # fraction of the variance of drift that is constant over a clip
-    slow_time: Float64[ndarray, " G"]  # correlation time of the rest, seconds
-    fast_mix: Float64[ndarray, "134 L"]  # weight of each source (point, part, block) for each point
-    slow_mix: Float64[ndarray, "134 L"]
-    tail: float  # degrees of freedom of the jitter (Student's t), drawn per frame and part
-    tail_scale: float
+    slow_time: Float64[ndarray, " G"]  # correlation time of the other part, seconds
+    fast_mix: Float64[ndarray, "134 L"]  # weight of each source (point, part, block) in the jitter of each point
+    slow_mix: Float64[ndarray, "134 L"]  # the same for drift
+    tail: float  # degrees of freedom of the jitter (Student's t), whose scale is drawn per frame and part
+    tail_scale: float  # factor of that scale
     one_score: float  # fraction of clips with one score for a hand or face
     faults: dict[str, tuple[float, float]]  # rate per second, and mean duration in seconds
 
 
 @functools.cache
 def load_fit() -> NoiseFit:
-    """Load the fit included in the package."""
+    """Load the parameters included in the package."""
     data = json.loads(FIT.read_text(encoding="utf-8"))
     groups = [data["groups"][name] for name in GROUPS]
 
@@ -137,46 +137,46 @@ def load_fit() -> NoiseFit:
 
 
 def torso(xy: Float[ndarray, "frames 134 2"]) -> float:
-    """Median distance in pixels from neck to hips, at least 1."""
-    apart = 0.5 * (xy[:, R_HIP] + xy[:, L_HIP]) - xy[:, NECK]
-    return max(float(np.median(np.sqrt((apart**2).sum(-1)))), 1.0)
+    """Return the median distance in pixels from the neck to the midpoint of the hips, at least 1."""
+    spine = 0.5 * (xy[:, R_HIP] + xy[:, L_HIP]) - xy[:, NECK]
+    return max(float(np.median(np.sqrt((spine**2).sum(-1)))), 1.0)
 
 
 def normal_position(share: Float[ndarray, "*shape"]) -> Float64[ndarray, "*shape"]:
-    """Standard normal quantiles of probabilities, clipped to +-3.5."""
+    """Convert probabilities to standard normal quantiles, clipped to +-3.5."""
     return special.ndtri(np.clip(share, *special.ndtr([-3.5, 3.5])))
 
 
 def _mixing(data: dict, shares: str) -> Float64[ndarray, "134 L"]:
-    """Weight of each source for each point; rows have unit norm on average."""
+    """Return the weight of each noise source for each point; rows have unit norm on average."""
     mix = np.zeros((NUM_POINTS, len(_SOURCE_GROUP)))
     mix[np.arange(_POINTS), np.arange(_POINTS)] = 1
     block = NUM_POINTS + len(PARTS)
     for k, (part, blocks) in enumerate(zip(PARTS, (FACE_BLOCKS, HAND_BLOCKS, HAND_BLOCKS), strict=True)):
-        whole, some = data["groups"]["hand" if k else "face"][shares]
+        part_share, block_share = data["groups"]["hand" if k else "face"][shares]
         points = np.arange(part.start, part.stop)
-        mix[points, NUM_POINTS + k] = np.sqrt(whole)
+        mix[points, NUM_POINTS + k] = np.sqrt(part_share)
         for low, high in blocks:
             own = points[low:high]
-            mix[np.ix_(own, own)] = np.sqrt(max(1 - whole - some, 0)) * _bend(len(own))
-            mix[own, block] = np.sqrt(some)
+            mix[np.ix_(own, own)] = np.sqrt(max(1 - part_share - block_share, 0)) * _bend(len(own))
+            mix[own, block] = np.sqrt(block_share)
             block += 1
     return mix
 
 
 def _bend(n: int) -> Float64[ndarray, "n n"]:
-    """Mixing matrix that rotates and bends a chain of n points about its middle, with unit variance on average.
+    """Return a mixing matrix that rotates and bends a chain of n points, with unit variance on average.
 
     It reproduces the measured correlation (0.3 to 0.9) between neighbours in a finger or facial feature.
     """
-    apart = np.arange(n)[:, None] - np.arange(n)
-    mix = np.exp(-0.5 * (apart / 3.0) ** 2)
+    distance = np.arange(n)[:, None] - np.arange(n)
+    mix = np.exp(-0.5 * (distance / 3.0) ** 2)
     mix -= mix.mean(0)
     return mix / np.sqrt(max((mix**2).sum() / n, 1e-12))
 
 
 def _wander(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, step: float) -> Float64[ndarray, "n S"]:
-    """Standard normal noise of S sources: a constant part, and a part with exponential autocorrelation over `time`."""
+    """Sample standard normal noise of S sources: a constant part, and one with autocorrelation exp(-t / time)."""
     noise = rng.standard_normal((n + 1, len(still)))
     keep = np.exp(-step / time)
     moving = noise[1:] * np.sqrt(1 - keep**2)
@@ -187,7 +187,7 @@ def _wander(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, ste
 
 
 def _drift(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, step: float) -> Float64[ndarray, "n 2 S"]:
-    """Like `_wander` for x and y, but differentiable: autocorrelation (1 + t / time) exp(-t / time)."""
+    """Sample noise as `_wander` does, but for x and y, with autocorrelation (1 + t / time) exp(-t / time)."""
     noise = rng.standard_normal((n + 2, 2, len(still)))
     keep = np.exp(-step / time)
     square = keep**2
@@ -200,15 +200,15 @@ def _drift(rng: np.random.Generator, n: int, still: ndarray, time: ndarray, step
     return np.sqrt(still) * noise[0] + np.sqrt(1 - still) * moving[1:]
 
 
-def _lookup(x: ndarray, group: ndarray, at: Float64[ndarray, "G k"], values: Float64[ndarray, "G k"]) -> ndarray:
+def _lookup(x: ndarray, group: ndarray, knots: Float64[ndarray, "G k"], values: Float64[ndarray, "G k"]) -> ndarray:
     """Evaluate piecewise linear functions, one per group, with constant extrapolation."""
-    apart = 20.0 * np.arange(len(at))[:, None]
-    x = np.minimum(np.maximum(x, at[group, 0]), at[group, -1])
-    return np.interp(x + 20.0 * group, (at + apart).ravel(), values.ravel())
+    shift = 20.0 * np.arange(len(knots))[:, None]  # places the knots of the groups side by side for one np.interp
+    x = np.minimum(np.maximum(x, knots[group, 0]), knots[group, -1])
+    return np.interp(x + 20.0 * group, (knots + shift).ravel(), values.ravel())
 
 
 def _confidences(rng: np.random.Generator, fit: NoiseFit, exact: ndarray, step: float, strength: float) -> ndarray:
-    """Simulated confidences with the measured distributions and correlation with the exact ones."""
+    """Simulate confidences with the measured distributions and correlation with the exact ones."""
     n, group = len(exact), _SCORE_GROUP
     scores = np.concatenate([exact[:, :_POINTS], *(exact[:, p].mean(1, keepdims=True) for p in PARTS)], 1)
     z = _lookup(scores, group, fit.exact, np.broadcast_to(Z, fit.exact.shape))
@@ -220,9 +220,9 @@ def _confidences(rng: np.random.Generator, fit: NoiseFit, exact: ndarray, step: 
         found[:, SMALL_TOES] = 0.0
     else:
         points = _GROUP[_POINTS:]
-        apart = _wander(rng, n, np.full(len(points), 0.5), np.full(len(points), 0.3), step)
-        mixed = np.sqrt(0.7) * z[:, _SCORE_OF[_POINTS:]] + np.sqrt(0.3) * apart
-        low = np.clip(0.15 + 0.08 * apart, 0.03, 0.4)
+        each = _wander(rng, n, np.full(len(points), 0.5), np.full(len(points), 0.3), step)
+        mixed = np.sqrt(0.7) * z[:, _SCORE_OF[_POINTS:]] + np.sqrt(0.3) * each
+        low = np.clip(0.15 + 0.08 * each, 0.03, 0.4)
         found[:, _POINTS:] = np.maximum(_lookup(mixed, points, fit.found_at, fit.found), low)
     share = min(strength, 1.0)
     applies = np.full(_POINTS + len(PARTS), share)
@@ -231,10 +231,10 @@ def _confidences(rng: np.random.Generator, fit: NoiseFit, exact: ndarray, step: 
 
 
 def _errors(rng: np.random.Generator, fit: NoiseFit, confidence: ndarray, step: float) -> ndarray:
-    """Displacements (frames, 134, 2) in torso lengths."""
+    """Sample displacements (frames, 134, 2) in torso lengths."""
     n, doubt = len(confidence), (1 - confidence) ** 2
     spreads = (s[_GROUP].T for s in (fit.slow, fit.fast))
-    slow, fast = (np.minimum(a + b * doubt, most) for a, b, most in spreads)
+    slow, fast = (np.minimum(a + b * doubt, limit) for a, b, limit in spreads)
     drift = _drift(rng, n, fit.slow_still[_SOURCE_GROUP], fit.slow_time[_SOURCE_GROUP], step) @ fit.slow_mix.T
     jump = rng.standard_normal((n, 2, len(_SOURCE_GROUP))) @ fit.fast_mix.T
     size = fit.tail_scale * np.sqrt(fit.tail / rng.chisquare(fit.tail, (n, _POINTS + len(PARTS))))
@@ -251,31 +251,31 @@ def _faults(
         for _ in range(rng.poisson(rate * seconds * strength)):
             start = int(rng.integers(len(xy)))
             frames = slice(start, start + max(1, round(rng.exponential(length) / step)))
-            sure = rng.uniform(0.3, 0.7) if rng.random() < 0.8 else 1.0
-            _fault(rng, name, xy[frames], confidence[frames], unit, sure)
+            scale = rng.uniform(0.3, 0.7) if rng.random() < 0.8 else 1.0
+            _fault(rng, name, xy[frames], confidence[frames], unit, scale)
 
 
-def _fault(rng: np.random.Generator, name: str, xy: ndarray, confidence: ndarray, unit: float, sure: float) -> None:
-    """Add one fault to the given frames, in place; `sure` scales the confidence."""
+def _fault(rng: np.random.Generator, name: str, xy: ndarray, confidence: ndarray, unit: float, scale: float) -> None:
+    """Add one fault to the given frames, in place; `scale` scales the confidence."""
     side = int(rng.integers(2))
-    here, there = _HANDS[side], _HANDS[1 - side]
+    hand, other = _HANDS[side], _HANDS[1 - side]
     if name in ("swapped_arms", "swapped_legs"):
         a, b = (_ARM_L, _ARM_R) if name == "swapped_arms" else (_LEG_L, _LEG_R)
         for values in (xy, confidence):
             values[:, a], values[:, b] = values[:, b].copy(), values[:, a].copy()
-        confidence[:, np.r_[a, b]] *= sure
+        confidence[:, np.r_[a, b]] *= scale
     elif name == "same_hand_twice":
-        xy[:, here] = xy[:, there] + rng.normal(size=2) * 0.05 * unit
-        confidence[:, here] = confidence[:, there] * sure
+        xy[:, hand] = xy[:, other] + rng.normal(size=2) * 0.05 * unit
+        confidence[:, hand] = confidence[:, other] * scale
     elif name == "false_hand":
-        xy[:, here] += _away(rng, 0.3, 1.0) * unit
-        confidence[:, here] = rng.uniform(0.2, 0.6)
+        xy[:, hand] += _offset(rng, 0.3, 1.0) * unit
+        confidence[:, hand] = rng.uniform(0.2, 0.6)
     else:  # a misplaced arm
         points = ((_ARM_L, _ARM_R)[side])[1:]
-        xy[:, points] += _away(rng, 0.2, 0.6) * unit
-        confidence[:, points] *= sure
+        xy[:, points] += _offset(rng, 0.2, 0.6) * unit
+        confidence[:, points] *= scale
 
 
-def _away(rng: np.random.Generator, low: float, high: float) -> Float64[ndarray, " 2"]:
-    angle, far = rng.uniform(0, 2 * np.pi), rng.uniform(low, high)
-    return far * np.array([np.cos(angle), np.sin(angle)])
+def _offset(rng: np.random.Generator, low: float, high: float) -> Float64[ndarray, " 2"]:
+    angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(low, high)
+    return length * np.array([np.cos(angle), np.sin(angle)])

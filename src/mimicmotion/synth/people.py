@@ -1,4 +1,4 @@
-"""A random person with skin, clothes, shoes and hair, ready to be posed and rendered."""
+"""Make random people with skin, clothes, shoes and hair, ready to be posed and rendered."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from mimicmotion.synth.hair import HairStyle, garment_hair, hanging_hair, scalp_
 from mimicmotion.synth.look import Rng
 from mimicmotion.synth.rig import Pose
 
-# By long side of the frames in pixels: side of a texture in texels, and strands of hair across a texture.
+# Maximum long side of the frames in pixels, side of a texture in texels, strands of hair across a texture.
 FINENESS = ((100, 128, 40.0), (400, 512, 90.0), (1_000_000, 1024, 260.0))
 DIRECTIONS, MAP_SIDE = 28, 160  # number of depth maps for ambient occlusion, and their side in texels
-LAST = 99.0  # a height above any head, decimetres
+NO_TOP = 99.0  # a height above any head, decimetres
 WHITE, DARK = np.array([232, 230, 224], np.float32), np.array([28, 26, 25], np.float32)
 _FOLDS = 0.022, 0.02  # heights of cloth folds: long ridges and broad waves, decimetres
-_FOLDED = (  # bones at whose heads cloth folds, radius in decimetres, strength
+_FOLDED = (  # bone at whose head cloth folds, radius in decimetres, strength
     ("lowerarm01", 1.2, 0.8), ("lowerleg01", 1.4, 0.5), ("upperarm01", 1.3, 0.5), ("upperleg01", 1.8, 0.6),
     ("foot", 1.4, 0.8), ("wrist", 0.9, 0.5),
 )  # fmt: skip
@@ -48,8 +48,8 @@ class Figure:
     actions: dict[str, tuple[ndarray, ndarray]]  # face action to (vertex indices, displacements) of the mesh
     height: float  # from the soles to the crown, decimetres
 
-    def place(self, pose: Pose, frame: int, face: dict[str, float]) -> Float32[ndarray, "n 3"]:
-        """Positions of the vertices in one frame, with the given face actions (0..1)."""
+    def pose_vertices(self, pose: Pose, frame: int, face: dict[str, float]) -> Float32[ndarray, "n 3"]:
+        """Compute the mesh's vertices in one frame of a pose, with the given face actions (0..1)."""
         rest = self.mesh.vertices.copy()
         for name, strength in face.items():
             if strength > 0.01 and name in self.actions:
@@ -133,13 +133,13 @@ class _Maker:
         return self.material(light.CLOTH, texture, gloss=gloss, power=18, bump=bump, two_sided=1, sheen=sheen)
 
     def leather(self, colours: tuple[ndarray, ndarray, ndarray], sole: float, gloss: tuple[float, float] | None) -> int:
-        """Add a shoe material: colours of upper, sole and band; height of the sole; range of gloss, or None."""
+        """Add a shoe material with colours of upper, sole and band, height of the sole, and a random gloss or None."""
         texture = look.leather_texture(self.rng, self.size, *colours, sole)
         shine = 0.02 if gloss is None else self.rng.uniform(*gloss)
         return self.material(light.LEATHER, texture, gloss=shine, power=30, bump=0.5, two_sided=1)
 
     def strand(self, colour: ndarray, curl: float, *, cards: bool) -> int:
-        """Add a hair material: strands along v for `cards`, small cells for scalp layers."""
+        """Add a hair material: strands along v for hair cards, small cells for scalp layers."""
         texture = look.hair_texture(self.rng, self.size, colour, curl=curl)
         u, v = (1.6 * self.strands, 1.0) if cards else (6 * self.strands, 6 * self.strands)
         return self.material(light.HAIR, texture, gloss=0.10, power=40, two_sided=1, strand_u=u, strand_v=v)
@@ -159,17 +159,17 @@ class _Maker:
         black[..., :3] = 38
         return out | {"lash": self.material(light.LEATHER, black, gloss=0.0, power=1, two_sided=1)}
 
-    def flesh(self, materials: dict[str, int], under: ndarray) -> tuple[Mesh, ndarray]:
-        """Mesh of the body parts that are not `under` clothes, and the index in it of each base vertex (or -1)."""
+    def flesh(self, materials: dict[str, int], covered: ndarray) -> tuple[Mesh, ndarray]:
+        """Make the mesh of the uncovered body; also return the index in it of each base vertex, or -1."""
         triangles, corners, material = [], [], []
         for name, groups in _FLESH.items():
             t, c = self.assets.faces(*groups)
-            seen = ~under[t].all(1) | (name != "skin")
+            seen = ~covered[t].all(1) | (name != "skin")
             triangles.append(t[seen])
             corners.append(c[seen])
             material.append(np.full(int(seen.sum()), materials[name]))
         t, c = np.concatenate(triangles), np.concatenate(corners)
-        used, vertex_of = np.unique(t), np.full(len(under), -1)
+        used, vertex_of = np.unique(t), np.full(len(covered), -1)
         vertex_of[used] = np.arange(len(used))
         return Mesh.of(self.body.skin(), t, self.assets.uv[c], np.concatenate(material)), vertex_of
 
@@ -194,7 +194,7 @@ class _Maker:
         return self.lower(kind, upper) + upper
 
     def lower(self, kind: str, over: list[Piece]) -> list[Piece]:
-        """Make trousers, shorts, leggings or a skirt, which end where garments `over` them begin."""
+        """Make trousers, shorts, leggings or a skirt, cut away under the garments `over` them."""
         rng, body, level = self.rng, self.body, self.body.level
         leg = level["crotch"] - level["ankle"]
         denim = kind in ("long", "short") and rng.random() < 0.4
@@ -240,11 +240,11 @@ class _Maker:
         if rng.random() < 0.25:
             texture = self.woven(pattern=str(rng.choice(["plain", "plain", "checks", "plaid"])))
             long = float(body.wrist - rng.uniform(0.0, 0.4)) if rng.random() < 0.85 else 0.0
-            cut = Cut(LAST, level["hip"] + rng.uniform(-1.2, 0.6), long, "v", rng.uniform(0.25, 0.9))
+            cut = Cut(NO_TOP, level["hip"] + rng.uniform(-1.2, 0.6), long, "v", rng.uniform(0.25, 0.9))
             shape = {"loose": loose + 0.2, "flare": flare + 0.08, "hang": 0.5}
             jackets = [from_tights(body, cut, self.cloth(texture), folds=_folds(), **shape)]
         shape = {"loose": loose, "flare": flare, "hang": rng.uniform(0.3, 1)}
-        cut, outer = Cut(LAST, hem, reach, neck), [*over, *jackets]
+        cut, outer = Cut(NO_TOP, hem, reach, neck), [*over, *jackets]
         return [from_tights(body, cut, material, folds=_folds(), over=outer, **shape), *jackets]
 
     def shoes(self) -> list[Piece]:
@@ -333,31 +333,31 @@ class _Maker:
         triangles, _ = assets.faces("body")
         base = assets.vertices
         inside = base[:, 1] - (7.55 + 0.35 * np.clip((base[:, 2] - 0.3) / 1.2, -0.3, 1))
-        away = 0.22 + 0.1 * np.clip(inside, 0, 0.6) - 0.06 * np.clip(1 - inside / 0.2, 0, 1)
-        placed = vertices + normals_of(vertices, triangles) * away[:, None]
+        distance = 0.22 + 0.1 * np.clip(inside, 0, 0.6) - 0.06 * np.clip(1 - inside / 0.2, 0, 1)
+        placed = vertices + normals_of(vertices, triangles) * distance[:, None]
         use = triangles[(inside[triangles] > 0).any(1)]
         uv = np.stack([placed[:, 0] / 4 + 0.5, placed[:, 1] / 3], -1)[use]
         return Mesh.of(self.body.skin(placed), use, uv, material, inside)
 
 
 def _folds() -> ndarray:
-    """Height map of cloth folds in decimetres."""
+    """Return a height map of cloth folds in decimetres."""
     return _FOLDS[0] * look.noise("folds", 128) + _FOLDS[1] * look.noise("coarse", 128)
 
 
 def _fold(body: Body, mesh: Mesh) -> Float32[ndarray, " n"]:
-    """Strength of folds at each vertex; strongest at elbows, knees, armpits, waist and hems."""
+    """Compute the strength of folds at each vertex, which is highest at joints and the waist."""
     out = np.full(len(mesh.vertices), 0.22, np.float32)
     for name, radius, strength in _FOLDED:
         for side in "LR":
-            away = ((mesh.vertices - body.head(f"{name}.{side}")) ** 2).sum(1)
-            out += strength * np.exp(-away / radius**2)
-    away = np.abs(mesh.vertices[:, 1] - body.head("spine04")[1])
-    return (out + 0.5 * np.exp(-((away / 0.8) ** 2))).astype(np.float32)
+            squared = ((mesh.vertices - body.head(f"{name}.{side}")) ** 2).sum(1)
+            out += strength * np.exp(-squared / radius**2)
+    waist = np.abs(mesh.vertices[:, 1] - body.head("spine04")[1])
+    return (out + 0.5 * np.exp(-((waist / 0.8) ** 2))).astype(np.float32)
 
 
 def ambient_occlusion(mesh: Mesh) -> Float32[ndarray, " n"]:
-    """Ambient occlusion of each vertex: 1 if unoccluded, 0.25 if the mesh hides the whole hemisphere above it."""
+    """Compute the ambient occlusion of each vertex: 1 if unoccluded, 0.25 if its whole hemisphere is occluded."""
     vertices = mesh.vertices
     normal = normals_of(vertices, mesh.triangles)
     total, open_ = np.zeros(len(vertices)), np.zeros(len(vertices))
@@ -366,12 +366,12 @@ def ambient_occlusion(mesh: Mesh) -> Float32[ndarray, " n"]:
     for k in range(DIRECTIONS):
         up = 1 - 2 * (k + 0.5) / DIRECTIONS
         side = np.sqrt(1 - up**2)
-        way = np.array([side * np.cos(turn * k), up, side * np.sin(turn * k)])
-        view = light.shadow_map(mesh, vertices, way, MAP_SIDE)
+        direction = np.array([side * np.cos(turn * k), up, side * np.sin(turn * k)])
+        view = light.shadow_map(mesh, vertices, direction, MAP_SIDE)
         seen = view.project(start)
-        at = np.clip(seen[:, :2].astype(int), 0, MAP_SIDE - 1)
-        weight = np.clip(normal @ way, 0, 1)
+        column, row = np.clip(seen[:, :2].astype(int), 0, MAP_SIDE - 1).T
+        weight = np.clip(normal @ direction, 0, 1)
         total += weight
-        open_ += weight * (view.depth[at[:, 1], at[:, 0]] <= seen[:, 2] + 0.06)
+        open_ += weight * (view.depth[row, column] <= seen[:, 2] + 0.06)
     share = open_ / np.maximum(total, 1e-6)
     return (0.25 + 0.75 * share).astype(np.float32)

@@ -23,7 +23,7 @@ WALLS = ("paint", "paint", "brick", "paper", "panels", "concrete", "curtain")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A background and its lighting."""
+    """A background picture and its lighting."""
 
     picture: Float32[ndarray, "rows columns 3"]  # linear colours, with a margin around the frame
     margin: int  # width of the margin in pixels
@@ -37,7 +37,7 @@ class Place:
 def make_place(
     rng: Rng, assets: Assets, view: View, size: tuple[int, int], margin: int, kind: str | None = None
 ) -> Place:
-    """Make a random place.
+    """Paint a random background, and sample its lighting.
 
     Args:
         rng: random generator.
@@ -51,7 +51,7 @@ def make_place(
     factor = 2
     rows, columns = (factor * (n + 2 * margin) for n in size)
     middle = factor * (view.centre[0] + margin), factor * (view.centre[1] + margin)
-    own = View(view.eye, view.pitch, view.focal * factor, middle)
+    enlarged = View(view.eye, view.pitch, view.focal * factor, middle)
     outside = kind in ("street", "park")
     side = rng.choice([-1.0, 1.0])
     key = np.array([side * rng.uniform(0.15, 1.0), rng.uniform(0.7, 1.6), rng.uniform(0.3, 1.1)])
@@ -62,7 +62,7 @@ def make_place(
     exposure = rng.uniform(0.8, 1.15)
     light = exposure * 1.15 * contrast * tint
     sky = exposure * (1.08 - 0.72 * contrast) * (np.array([0.94, 1.0, 1.08]) if outside else 2 - tint)
-    painter = _Painter(rng, assets, own, (rows, columns), key)
+    painter = _Painter(rng, assets, enlarged, (rows, columns), key)
     getattr(painter, kind)()
     picture = painter.finish(float(rng.choice([0.0, 0.6, 1.5, 3.0], p=[0.3, 0.35, 0.25, 0.1])) * min(size) / 190)
     picture = cv2.resize(picture, (columns // factor, rows // factor), interpolation=cv2.INTER_AREA)
@@ -89,12 +89,12 @@ def _lookup(bank: Float32[ndarray, "n n"], u: ndarray, v: ndarray) -> ndarray:
 
 
 def _from_middle(u: ndarray) -> ndarray:
-    """Distance (0..0.5) from the centre of a unit cell."""
+    """Return the distance (0..0.5) of coordinates from the centre of their unit cell."""
     return np.abs(np.mod(u, 1) - 0.5)
 
 
 def _by_cell(column: ndarray, row: ndarray) -> ndarray:
-    """A pseudorandom number in 0..1 for a pair of integers."""
+    """Return a pseudorandom number in 0..1 for each pair of integers."""
     return np.mod(np.sin(column * 12.9898 + row * 78.233) * 43758.5, 1)
 
 
@@ -104,14 +104,14 @@ def _mix(a: ndarray, b: ndarray, share: ndarray) -> ndarray:
 
 
 class _Painter:
-    """Paints a picture from back to front."""
+    """Paints a background from back to front."""
 
     def __init__(self, rng: Rng, assets: Assets, view: View, size: tuple[int, int], key: ndarray) -> None:
         self.rng, self.assets, self.view, self.size, self.key = rng, assets, view, size, key
         rows, columns = size
-        self.way = view.rays(np.arange(columns)[None, :] + 0.5, np.arange(rows)[:, None] + 0.5).astype(np.float32)
+        self.rays = view.rays(np.arange(columns)[None, :] + 0.5, np.arange(rows)[:, None] + 0.5).astype(np.float32)
         self.picture = np.zeros((*size, 3), np.float32)
-        self.far = np.full(size, 300.0, np.float32)  # distance along the optical axis
+        self.far = np.full(size, 300.0, np.float32)  # depth along the optical axis
 
     def colour(self, low: float, high: float, saturation: float) -> ndarray:
         """Sample a linear colour with a value between low and high."""
@@ -123,11 +123,11 @@ class _Painter:
         return _linear(hsv(*(self.rng.uniform(*ends) for ends in (hue, saturation, value))))
 
     def sample(self, kind: str, u: ndarray, v: ndarray) -> ndarray:
-        """Noise at texture coordinates with period 1."""
+        """Sample noise at texture coordinates with period 1."""
         return _lookup(noise(kind, 256), u, v)
 
     def surface(self, kind: str, u: ndarray, v: ndarray, far: ndarray) -> ndarray:
-        """A photographic texture (0..1) with period 1, blurred in the distance; grey if missing from the assets."""
+        """Sample a photographic texture (0..1) of period 1, blurred in the distance; grey if the assets lack it."""
         bank = self.assets.surfaces.get(kind, np.full((8, 8), 127.5, np.float32))
         bank = bank.astype(np.float32)
         share = np.clip((far - 40) / 80, 0, 1)
@@ -135,28 +135,28 @@ class _Painter:
         return (fine * (1 - share) + coarse * share) / 255.0
 
     def floor_at(self) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-        """Mask of the pixels that show the floor, and their x, z and distance."""
-        y = self.way[..., 1]
+        """Return a mask of the pixels that show the floor, and their world x, world z and depth."""
+        y = self.rays[..., 1]
         hit = y < -1e-3
         far = np.where(hit, -self.view.eye[1] / np.where(hit, y, -1), 1e6)
-        return hit, self.way[..., 0] * far + self.view.eye[0], self.way[..., 2] * far + self.view.eye[2], far
+        return hit, self.rays[..., 0] * far + self.view.eye[0], self.rays[..., 2] * far + self.view.eye[2], far
 
     def room(self) -> None:
         """Paint a room with doors, windows, pictures and furniture."""
-        rng, way, eye = self.rng, self.way, self.view.eye
+        rng, rays, eye = self.rng, self.rays, self.view.eye
         back = -rng.uniform(6, 35)
         sides = -rng.uniform(14, 45), rng.uniform(14, 45)
         ceiling = max(rng.uniform(24, 32), eye[1] + 4)
-        self.far = (back - eye[2]) / way[..., 2]
-        x, y = eye[0] + way[..., 0] * self.far, eye[1] + way[..., 1] * self.far  # on the back wall, extended
+        self.far = (back - eye[2]) / rays[..., 2]
+        x, y = eye[0] + rays[..., 0] * self.far, eye[1] + rays[..., 1] * self.far  # on the plane of the back wall
         along, aside = x, np.zeros(self.size, bool)
         for side in sides:
-            across = way[..., 0] * np.sign(side)
+            across = rays[..., 0] * np.sign(side)
             far = np.where(across > 1e-3, (side - eye[0]) * np.sign(side) / np.maximum(across, 1e-3), 1e6)
             nearer = far < self.far
             aside, self.far = aside | nearer, np.where(nearer, far, self.far)
-            along = np.where(nearer, eye[2] + way[..., 2] * far, along)
-        high = eye[1] + way[..., 1] * self.far
+            along = np.where(nearer, eye[2] + rays[..., 2] * far, along)
+        high = eye[1] + rays[..., 1] * self.far
         self.picture = self._wall(along, high) * np.where(aside, 0.82, 1.0)[..., None].astype(np.float32)
         hit, fx, fz, far = self.floor_at()
         ground = self._floor(str(rng.choice(FLOORS)), fx, fz, far)
@@ -179,7 +179,7 @@ class _Painter:
             self._furniture(back, sides)
 
     def _wall(self, u: ndarray, v: ndarray) -> ndarray:
-        """Colours of the walls at positions along (u) and up (v) them in decimetres; `self.far` is their distance."""
+        """Return the colours of walls at positions along (u) and up (v) them in decimetres, at the depth `self.far`."""
         rng, far = self.rng, self.far
         kind, base = str(rng.choice(WALLS)), self.colour(0.5, 0.97, 0.4)
         other, scale, phase = self.colour(0.3, 0.95, 0.5), rng.uniform(0.7, 1.5), rng.random(2)
@@ -207,7 +207,7 @@ class _Painter:
         return out
 
     def _floor(self, kind: str, x: ndarray, z: ndarray, far: ndarray) -> ndarray:
-        """Colours of a floor of one of the kinds in `FLOORS`."""
+        """Return the colours of a floor of one of the kinds in `FLOORS`."""
         rng = self.rng
         wood = self.tint((0.05, 0.11), (0.25, 0.65), (0.25, 0.8))
         base = self.colour(0.3, 0.85, 0.35)
@@ -241,10 +241,10 @@ class _Painter:
 
     def _quad(self, picture: ndarray, corners: Corners, colour: tuple[float, ...]) -> ndarray:
         """Draw a quadrilateral given in world coordinates, and return its projected corners."""
-        at = self.view.project(np.array(corners))
-        if (at[:, 2] <= 0.5).all():
-            cv2.fillConvexPoly(picture, np.round(at[:, :2] * 16).astype(np.int32), colour, cv2.LINE_AA, 4)
-        return at
+        seen = self.view.project(np.array(corners))
+        if (seen[:, 2] <= 0.5).all():
+            cv2.fillConvexPoly(picture, np.round(seen[:, :2] * 16).astype(np.int32), colour, cv2.LINE_AA, 4)
+        return seen
 
     def _on_wall(self, back: float, x: float, y: float, w: float, h: float, colour: ndarray) -> None:
         corners = [(x - w, y - h, back), (x + w, y - h, back), (x + w, y + h, back), (x - w, y + h, back)]
@@ -271,12 +271,12 @@ class _Painter:
                 self._on_wall(back, x, y, 0.25, h, _rgb(0.75, 0.75, 0.73))
             elif kind == "shelf":
                 y, w = rng.uniform(9, 20), rng.uniform(3, 8)
-                at = x - w
-                while at < x + w:
+                left = x - w
+                while left < x + w:
                     wide, high = rng.uniform(0.15, 0.5), rng.uniform(1.2, 2.4)
                     book = self.colour(0.15, 0.85, 0.8)
-                    self._on_wall(back, at + wide, y + high / 2 + 0.2, wide * 0.94, high / 2, book)
-                    at += 2 * wide
+                    self._on_wall(back, left + wide, y + high / 2 + 0.2, wide * 0.94, high / 2, book)
+                    left += 2 * wide
                 self._on_wall(back, x, y, w + 0.3, 0.2, frame)
             elif kind == "switch":
                 self._on_wall(back, x, 11, 0.4, 0.4, _rgb(0.8, 0.8, 0.78))
@@ -334,9 +334,9 @@ class _Painter:
                     self._box(x + a * w - 0.3, x + a * w + 0.3, 0, h, z + 4 * b, z + 4 * b + 0.6, wood * 0.8)
             self._box(x - w - 0.5, x + w + 0.5, h, h + 0.4, z - 0.5, z + 5, wood)
             for _ in range(int(rng.integers(0, 4))):
-                at = x + rng.uniform(-0.7, 0.7) * w
+                left = x + rng.uniform(-0.7, 0.7) * w
                 wide, high = rng.uniform(0.5, 2), rng.uniform(0.8, 3)
-                self._box(at, at + wide, h + 0.4, h + high, z + 2, z + 3, self.colour(0.1, 0.9, 0.8))
+                self._box(left, left + wide, h + 0.4, h + high, z + 2, z + 3, self.colour(0.1, 0.9, 0.8))
         elif kind == "plant":
             self._box(x - 1.4, x + 1.4, 0, 2.8, z - 1.4, z + 1.4, self.colour(0.3, 0.9, 0.5))
             radius, tint = rng.uniform(2.5, 5), hsv(rng.uniform(0.22, 0.4), 0.6, rng.uniform(0.25, 0.6))
@@ -351,15 +351,15 @@ class _Painter:
     def _leaves(self, x: float, y: float, z: float, radius: float, tint: ndarray) -> None:
         """Draw a round clump of leaves, lit from above."""
         rng = self.rng
-        at = self.view.project(np.array([x, y, z]))
-        scale = self.view.focal * at[2]
-        if at[2] > 0.3:
+        column, row, nearness = self.view.project(np.array([x, y, z]))
+        scale = self.view.focal * nearness
+        if nearness > 0.3:
             return
         count = int(np.clip(8 * radius * scale, 40, 420))
         for k in range(count):
             a, r = rng.uniform(0, 2 * np.pi), radius * np.sqrt(rng.random())
             up = np.sin(a) * r
-            middle = int((at[0] + np.cos(a) * r * scale) * 16), int((at[1] - up * scale) * 16)
+            middle = int((column + np.cos(a) * r * scale) * 16), int((row - up * scale) * 16)
             size = max(radius * scale * rng.uniform(0.03, 0.08), 0.7)
             shade = (0.45 + 0.45 * (0.5 + 0.5 * up / radius) + 0.25 * rng.random()) * (0.6 + 0.4 * k / count)
             axes = int(size * 16), int(size * 16 * rng.uniform(0.3, 0.8))
@@ -368,12 +368,12 @@ class _Painter:
 
     def _sky(self) -> None:
         rng = self.rng
-        up = np.clip(self.way[..., 1] * 2.2, 0, 1)
+        up = np.clip(self.rays[..., 1] * 2.2, 0, 1)
         top = self.tint((0.55, 0.61), (0.1, 0.65), (0.65, 0.95))
         low = _linear(hsv(rng.uniform(0.5, 0.62), 0.08, 0.97))
         self.picture = _mix(low, top, up)
-        depth = 1 / np.maximum(self.way[..., 1] + 0.15, 0.05)
-        x = self.way[..., 0] * depth
+        depth = 1 / np.maximum(self.rays[..., 1] + 0.15, 0.05)
+        x = self.rays[..., 0] * depth
         cloud = self.sample("coarse", x / 6 + rng.random(), depth / 6) + 0.5 * self.sample("mid", x / 3, depth / 3)
         cover = np.clip(cloud * 0.6 - rng.uniform(-0.6, 0.8), 0, 1) * np.clip(up * 5, 0, 1)
         self.picture += (1.0 - self.picture) * (0.8 * cover)[..., None]
@@ -456,23 +456,23 @@ class _Painter:
         rng = self.rng
         base = self.colour(0.25, 0.98, 0.6)
         hit, _, z, far = self.floor_at()
-        y = np.clip(self.way[..., 1] * 2, -1, 1)
-        spot = np.exp(-((self.way[..., 0] - rng.uniform(-0.2, 0.2)) ** 2 + (y - 0.2) ** 2) / rng.uniform(0.3, 1.5))
+        y = np.clip(self.rays[..., 1] * 2, -1, 1)
+        spot = np.exp(-((self.rays[..., 0] - rng.uniform(-0.2, 0.2)) ** 2 + (y - 0.2) ** 2) / rng.uniform(0.3, 1.5))
         self.picture[:] = base * (0.65 + 0.4 * spot)[..., None]
         self.far[:] = np.where(hit & (z > -20), np.minimum(far, 400), 60)
 
     def finish(self, blur: float) -> Float32[ndarray, "rows columns 3"]:
-        """Blur the distance, add vignetting, and return the picture."""
+        """Blur what is nearer or farther than the person, add vignetting, and return the picture."""
         rng = self.rng
         picture = np.clip(self.picture, 0, 1.6).astype(np.float32)
         if blur > 0:
-            here = self.view.eye[2]
-            away = np.clip(np.abs(1 / np.maximum(self.far, 1) - 1 / here) * here * 1.6, 0, 1).astype(np.float32)
-            away = cv2.GaussianBlur(away, (0, 0), 2)[..., None]
+            focus = self.view.eye[2]  # the person's distance
+            defocus = np.clip(np.abs(1 / np.maximum(self.far, 1) - 1 / focus) * focus * 1.6, 0, 1).astype(np.float32)
+            defocus = cv2.GaussianBlur(defocus, (0, 0), 2)[..., None]
             soft = cv2.GaussianBlur(picture, (0, 0), 2 * blur)
             half = cv2.GaussianBlur(picture, (0, 0), blur)
-            low = picture + (half - picture) * np.minimum(2 * away, 1)
-            picture = low + (soft - low) * np.clip(2 * away - 1, 0, 1)
+            low = picture + (half - picture) * np.minimum(2 * defocus, 1)
+            picture = low + (soft - low) * np.clip(2 * defocus - 1, 0, 1)
         rows, columns = self.size
         x = np.arange(columns) / columns - rng.uniform(0.3, 0.7)
         y = np.arange(rows)[:, None] / rows - rng.uniform(0.2, 0.6)

@@ -51,16 +51,16 @@ class Mocap:
     name: str
 
     def window(self, rng: np.random.Generator, times: Float64[ndarray, " n"]) -> Float64[ndarray, "n 54"]:
-        """Sample a random part of the recording at `times` (seconds from its start), rotated to face the viewer.
+        """Sample a random part of the recording at `times` (seconds from that part's start), facing the viewer.
 
         A recording shorter than the window is played back and forth.
         """
         length = (len(self.params) - 1) / self.fps
-        at = times + rng.uniform(0, max(length - times[-1], 0.0))
+        times = times + rng.uniform(0, max(length - times[-1], 0.0))
         if length > 0:
-            at = length - np.abs((at % (2 * length)) - length)
+            times = length - np.abs((times % (2 * length)) - length)
         frames = np.arange(len(self.params)) / self.fps
-        q = np.stack([np.interp(at, frames, values) for values in self.params.T], 1)
+        q = np.stack([np.interp(times, frames, values) for values in self.params.T], 1)
         q[:, fig.YAW] -= np.arctan2(np.sin(q[:, fig.YAW]).mean(), np.cos(q[:, fig.YAW]).mean())
         q[:, fig.YAW] -= 2 * np.pi * np.round(q[:, fig.YAW].mean() / (2 * np.pi))
         return q
@@ -134,7 +134,7 @@ def _parse(text: str, path: Path) -> tuple[list[str], list[int], ndarray, list[l
 def _forward(
     parents: list[int], offsets: ndarray, channels: list[list[str]], values: ndarray
 ) -> tuple[ndarray, ndarray]:
-    """Positions (frames, joints, 3) and rotations (frames, joints, 3, 3) of all joints."""
+    """Compute positions (frames, joints, 3) and rotations (frames, joints, 3, 3) of all joints."""
     n = len(values)
     pos, rot = np.zeros((n, len(parents), 3)), np.zeros((n, len(parents), 3, 3))
     column = 0
@@ -155,14 +155,14 @@ def _forward(
 
 
 def _frame(x: ndarray, up: ndarray) -> ndarray:
-    """Rotations with y axis `up` and x axis as close as possible to `x`."""
+    """Return rotations with y axis `up` and x axis as close as possible to `x`."""
     y = unit(up)
     z = unit(np.cross(x, y))
     return np.stack([np.cross(y, z), y, z], -1)
 
 
 def _points(names: list[str], pos: ndarray, path: Path) -> Points:
-    """Positions of the joints of a file, by side and part (see `_JOINTS`)."""
+    """Return the positions of a file's joints by side (0 left, 1 right) and part (see `_JOINTS`)."""
     lower, out = [n.lower() for n in names], {}
     for side, word in enumerate(("left", "right")):
         for part, usual in _JOINTS.items():
@@ -173,18 +173,18 @@ def _points(names: list[str], pos: ndarray, path: Path) -> Points:
     return out
 
 
-def retarget(at: Points, head: Float64[ndarray, "frames 3 3"] | None = None) -> Float64[ndarray, "frames 54"]:
+def retarget(joints: Points, head: Float64[ndarray, "frames 3 3"] | None = None) -> Float64[ndarray, "frames 54"]:
     """Compute motion parameters from joint positions in any unit (y up, z forward).
 
     Args:
-        at: positions (frames, 3) of arm, forearm, hand and thigh of side 0 (left) and 1 (right), and of shank, foot and
-            toe, without which the legs stand still.
+        joints: positions (frames, 3) of arm, forearm, hand and thigh of side 0 (left) and 1 (right), and optionally of
+            shank, foot and toe; without these, the legs stand still.
         head: rotations of the head.
     """
-    hips, shoulders = 0.5 * (at[0, "thigh"] + at[1, "thigh"]), 0.5 * (at[0, "arm"] + at[1, "arm"])
+    hips, shoulders = 0.5 * (joints[0, "thigh"] + joints[1, "thigh"]), 0.5 * (joints[0, "arm"] + joints[1, "arm"])
     q = np.tile(neutral(), (len(hips), 1))
-    pelvis = _frame(at[0, "thigh"] - at[1, "thigh"], shoulders - hips)
-    chest = _frame(at[0, "arm"] - at[1, "arm"], shoulders - hips)
+    pelvis = _frame(joints[0, "thigh"] - joints[1, "thigh"], shoulders - hips)
+    chest = _frame(joints[0, "arm"] - joints[1, "arm"], shoulders - hips)
     q[:, fig.YAW] = np.unwrap(np.arctan2(pelvis[:, 0, 2], pelvis[:, 2, 2]))
     level = rotation("Y", -q[:, fig.YAW]) @ pelvis
     q[:, fig.PITCH] = np.arctan2(level[:, 2, 1], level[:, 2, 2])
@@ -198,31 +198,31 @@ def retarget(at: Points, head: Float64[ndarray, "frames 3 3"] | None = None) -> 
         q[:, fig.HEAD_PITCH] = np.clip(np.arcsin(np.clip(-head[:, 1, 2], -1, 1)), -0.5, 0.6)
         q[:, fig.HEAD_ROLL] = np.clip(np.arctan2(head[:, 1, 0], head[:, 1, 1]), -0.5, 0.5)
     for side in (0, 1):
-        _retarget_arm(q, side, at, chest)
-    if (0, "foot") in at:
-        _retarget_legs(q, at, hips)
+        _retarget_arm(q, side, joints, chest)
+    if (0, "foot") in joints:
+        _retarget_legs(q, joints, hips)
     return q
 
 
-def _length(at: Points, *parts: str) -> float:
-    """Length of a limb: a high percentile over time, because limbs in pictures are often foreshortened."""
-    bones = [np.linalg.norm(at[s, a] - at[s, b], axis=-1) for s in (0, 1) for a, b in pairwise(parts)]
+def _length(joints: Points, *parts: str) -> float:
+    """Estimate the length of a limb as a high percentile over time, as limbs in pictures are often foreshortened."""
+    bones = [np.linalg.norm(joints[s, a] - joints[s, b], axis=-1) for s in (0, 1) for a, b in pairwise(parts)]
     return 0.5 * sum(float(np.percentile(b, 95)) for b in bones)
 
 
-def _retarget_legs(q: ndarray, at: Points, hips: ndarray) -> None:
-    back, leg = rotation("Y", -q[:, fig.YAW]), _length(at, "thigh", "shank", "foot")
-    floor = np.percentile(np.minimum(at[0, "foot"][:, 1], at[1, "foot"][:, 1]), 5)
+def _retarget_legs(q: ndarray, joints: Points, hips: ndarray) -> None:
+    back, leg = rotation("Y", -q[:, fig.YAW]), _length(joints, "thigh", "shank", "foot")
+    floor = np.percentile(np.minimum(joints[0, "foot"][:, 1], joints[1, "foot"][:, 1]), 5)
     q[:, fig.PELVIS_OFFSET] = 0.0
     q[:, fig.PELVIS_OFFSET.start + 1] = (hips[:, 1] - floor) / leg - 1
-    wide = float(np.linalg.norm(at[0, "thigh"] - at[1, "thigh"], axis=-1).mean()) / 2
+    wide = float(np.linalg.norm(joints[0, "thigh"] - joints[1, "thigh"], axis=-1).mean()) / 2
     for side in (0, 1):
-        sign, k, foot = 1 - 2 * side, fig.LEG[side], at[side, "foot"]
+        sign, k, foot = 1 - 2 * side, fig.LEG[side], joints[side, "foot"]
         local = times(back, foot - hips)
         q[:, k] = (sign * local[:, 0] - wide) / leg
         q[:, k + 1] = np.maximum((foot[:, 1] - floor) / leg, 0.0)
         q[:, k + 2] = local[:, 2] / leg
-        toe = times(back, at[side, "toe"] - foot)
+        toe = times(back, joints[side, "toe"] - foot)
         flat = np.hypot(toe[:, 0], toe[:, 2])
         pitch = np.arctan2(toe[:, 1], flat)
         standing = q[:, k + 1] < 0.03
@@ -233,11 +233,11 @@ def _retarget_legs(q: ndarray, at: Points, hips: ndarray) -> None:
         q[:, k + 4] = fig.moving_average(0.2 + level * (heading - 0.2), _SMOOTH)
 
 
-def _retarget_arm(q: ndarray, side: int, at: Points, chest: ndarray) -> None:
+def _retarget_arm(q: ndarray, side: int, joints: Points, chest: ndarray) -> None:
     k, mirror = fig.ARM[side], np.array([1.0 - 2 * side, 1.0, 1.0])
-    length = _length(at, "arm", "forearm", "hand")
-    ways = (at[side, part] - at[side, "arm"] for part in ("hand", "forearm"))
-    wrist, elbow = (times(np.swapaxes(chest, 1, 2), way) * mirror / length for way in ways)
+    length = _length(joints, "arm", "forearm", "hand")
+    vectors = (joints[side, part] - joints[side, "arm"] for part in ("hand", "forearm"))
+    wrist, elbow = (times(np.swapaxes(chest, 1, 2), v) * mirror / length for v in vectors)
     q[:, k : k + 3] = wrist
     line = unit(wrist)
     out = elbow - line * (elbow * line).sum(-1, keepdims=True)
@@ -258,22 +258,23 @@ def lift_poses(poses: PoseSequence, name: str = "") -> Mocap:
     """
     xy, seen = _filled(poses)
     if not seen[[kp.L_SHOULDER, kp.R_SHOULDER, kp.L_HIP, kp.R_HIP]].all():
-        raise InputError(f"{name or poses.source}: no torso is visible", "shoulders and hips", "use another video")
-    at = np.stack([xy[..., 0], -xy[..., 1], np.zeros(xy.shape[:2])], -1)  # y up, z to the camera
+        got = f"{name or poses.source}: no torso is visible"
+        raise InputError(got, "visible shoulders and hips", "use another video")
+    xyz = np.stack([xy[..., 0], -xy[..., 1], np.zeros(xy.shape[:2])], -1)  # y up, z to the camera
     legs = seen[[p for leg in _LEGS for p in leg]].all()
     if legs:  # the lower foot is on the floor, even if the camera moves
-        at[..., 1] += np.maximum(xy[:, kp.L_ANKLE, 1], xy[:, kp.R_ANKLE, 1])[:, None]
-    points = _trunk_in_space(at)
+        xyz[..., 1] += np.maximum(xy[:, kp.L_ANKLE, 1], xy[:, kp.R_ANKLE, 1])[:, None]
+    points = _trunk_in_space(xyz)
     for side in (0, 1):
         shoulder, elbow, wrist = _ARMS[side]
-        upper, fore = _bone(at[:, shoulder], at[:, elbow]), _bone(at[:, elbow], at[:, wrist])
+        upper, fore = _bone(xyz[:, shoulder], xyz[:, elbow]), _bone(xyz[:, elbow], xyz[:, wrist])
         upper[:, 2] *= 0.5  # a foreshortened upper arm often has the elbow raised to the side
         points[side, "forearm"] = points[side, "arm"] + upper
         points[side, "hand"] = points[side, "forearm"] + fore
         if legs:
             hip, knee, ankle = _LEGS[side]
-            points[side, "shank"] = points[side, "thigh"] + at[:, knee] - at[:, hip]
-            points[side, "foot"] = points[side, "thigh"] + at[:, ankle] - at[:, hip]
+            points[side, "shank"] = points[side, "thigh"] + xyz[:, knee] - xyz[:, hip]
+            points[side, "foot"] = points[side, "thigh"] + xyz[:, ankle] - xyz[:, hip]
             points[side, "toe"] = points[side, "foot"] + (0.0, 0.0, 1.0)
     q = retarget(points)
     for side in (0, 1):
@@ -281,8 +282,8 @@ def lift_poses(poses: PoseSequence, name: str = "") -> Mocap:
             q[:, fig.ARM[side] : fig.ARM[side] + fig.ARM_WIDTH] = neutral()[fig.ARM[side] :][: fig.ARM_WIDTH]
         _lift_fingers(q, side, xy, seen)
     if seen[kp.L_EAR] and seen[kp.R_EAR]:
-        middle, wide = 0.5 * (at[:, kp.L_EAR] + at[:, kp.R_EAR])[:, 0], np.abs(at[:, kp.L_EAR] - at[:, kp.R_EAR])[:, 0]
-        share = (at[:, kp.NOSE, 0] - middle) / max(np.percentile(wide, 90), 1e-6)
+        left, right = xyz[:, kp.L_EAR, 0], xyz[:, kp.R_EAR, 0]
+        share = (xyz[:, kp.NOSE, 0] - 0.5 * (left + right)) / max(np.percentile(np.abs(left - right), 90), 1e-6)
         q[:, fig.HEAD_YAW] = np.clip(np.arcsin(np.clip(1.4 * share, -1, 1)) - q[:, fig.YAW], -0.9, 0.9)
     if seen[kp.FACE].all():
         face = xy[:, kp.FACE]
@@ -292,7 +293,7 @@ def lift_poses(poses: PoseSequence, name: str = "") -> Mocap:
 
 
 def _trunk_in_space(at: Float64[ndarray, "frames 134 3"]) -> Points:
-    """3D shoulders and hips, rotated by the angle implied by the apparent shoulder width, towards the nose."""
+    """Estimate 3D shoulders and hips, turned towards the nose by the angle that the apparent shoulder width implies."""
     across = at[:, kp.L_SHOULDER, 0] - at[:, kp.R_SHOULDER, 0]
     turn = np.arccos(np.clip(across / max(np.percentile(np.abs(across), 95), 1e-6), -1, 1))
     turn = fig.moving_average(
@@ -310,7 +311,7 @@ def _trunk_in_space(at: Float64[ndarray, "frames 134 3"]) -> Points:
 
 
 def _filled(poses: PoseSequence) -> tuple[Float64[ndarray, "frames 134 2"], ndarray]:
-    """Positions with missing points interpolated over time, and which points are visible in enough frames."""
+    """Return positions with missing points interpolated, and a mask of the points visible in over 30% of the frames."""
     xy = poses.xy.astype(np.float64).copy()
     sure = poses.confidence > kp.VISIBLE
     seen = sure.mean(0) > 0.3
@@ -322,11 +323,11 @@ def _filled(poses: PoseSequence) -> tuple[Float64[ndarray, "frames 134 2"], ndar
 
 
 def _bone(a: ndarray, b: ndarray) -> Float64[ndarray, "frames 3"]:
-    """Vector of a bone with inferred depth: of constant length (the largest apparent one), towards the camera."""
-    way = b - a
-    flat = np.linalg.norm(way, axis=-1)
-    way[:, 2] = np.sqrt(np.maximum(np.percentile(flat, 95) ** 2 - flat**2, 0))
-    return way
+    """Return a bone's vector, with a depth towards the camera that makes its length constant (the largest apparent)."""
+    vector = b - a
+    flat = np.linalg.norm(vector, axis=-1)
+    vector[:, 2] = np.sqrt(np.maximum(np.percentile(flat, 95) ** 2 - flat**2, 0))
+    return vector
 
 
 def _lift_fingers(q: ndarray, side: int, xy: ndarray, seen: ndarray) -> None:
@@ -336,6 +337,6 @@ def _lift_fingers(q: ndarray, side: int, xy: ndarray, seen: ndarray) -> None:
     points = xy[:, hand]
     for f in range(5):
         chain = points[:, 1 + 4 * f : 5 + 4 * f]
-        whole = np.linalg.norm(np.diff(chain, axis=1), axis=-1).sum(1)
-        share = np.linalg.norm(chain[:, -1] - chain[:, 0], axis=-1) / np.maximum(whole, 1e-6)
-        q[:, fig.CURL[side] + f] = np.clip(2.2 * (1 - share), 0, 1.4)
+        length = np.linalg.norm(np.diff(chain, axis=1), axis=-1).sum(1)
+        straightness = np.linalg.norm(chain[:, -1] - chain[:, 0], axis=-1) / np.maximum(length, 1e-6)
+        q[:, fig.CURL[side] + f] = np.clip(2.2 * (1 - straightness), 0, 1.4)

@@ -25,13 +25,13 @@ class Pose:
     """Bones of a body over time: a point p of the rest pose maps to rot @ p + shift; the floor is y = 0."""
 
     rot: Float64[ndarray, "n bones 3 3"]
-    head: Float64[ndarray, "n bones 3"]
+    head: Float64[ndarray, "n bones 3"]  # the ends nearer the parents
     shift: Float64[ndarray, "n bones 3"]
-    tips: Float64[ndarray, "n tips 3"]
+    tips: Float64[ndarray, "n tips 3"]  # ends of fingers and toes
 
 
 class _Bones:
-    """Rotations and positions of bones during posing, by name; the right arm is posed as a mirrored left arm."""
+    """Access to the bones of one side by name during posing; the right arm is posed as a mirrored left arm."""
 
     def __init__(self, body: Body, rot: ndarray, head: ndarray, side: str, mirror: ndarray | None = None) -> None:
         self.body, self.rot, self.head, self.side = body, rot, head, side
@@ -39,52 +39,52 @@ class _Bones:
         self.flip = np.outer(self.mirror, self.mirror)
 
     def index(self, name: str) -> int:
-        """Index of a bone of this side."""
+        """Return the index of a bone of this side."""
         return self.body.index(name + self.side)
 
     def rest(self, name: str) -> Float64[ndarray, " 3"]:
-        """Position of a bone's head in the rest pose."""
+        """Return the position of a bone's head in the rest pose."""
         return self.body.heads[self.index(name)] * self.mirror
 
     def follow(self, name: str, parent: int | None = None) -> ndarray:
-        """Position of a bone's head, given the transform of the parent."""
+        """Compute the position of a bone's head from the transform of its parent (or the given bone)."""
         bone = self.index(name)
         parent = self.body.assets.parents[bone] if parent is None else parent
-        away = self.body.heads[bone] - self.body.heads[parent]
-        return (self.head[:, parent] + self.rot[:, parent] @ away) * self.mirror
+        offset = self.body.heads[bone] - self.body.heads[parent]
+        return (self.head[:, parent] + self.rot[:, parent] @ offset) * self.mirror
 
-    def put(self, name: str, turn: ndarray, at: ndarray | None = None) -> None:
-        """Set the rotation of a bone, and its position unless it follows its parent."""
+    def put(self, name: str, rot: ndarray, head: ndarray | None = None) -> None:
+        """Set the rotation of a bone and the position of its head, which follows its parent if None."""
         bone = self.index(name)
-        self.head[:, bone] = (self.follow(name) if at is None else at) * self.mirror
-        self.rot[:, bone] = turn * self.flip
+        self.head[:, bone] = (self.follow(name) if head is None else head) * self.mirror
+        self.rot[:, bone] = rot * self.flip
 
 
 def pose_bones(body: Body, q: Float64[ndarray, "n 54"]) -> Pose:
-    """Pose a body according to motion parameters (see `mimicmotion.synth.figure`)."""
+    """Pose a body by motion parameters (see `mimicmotion.synth.figure`)."""
     n, count = len(q), len(body.heads)
     rot, head = np.full((n, count, 3, 3), np.nan), np.zeros((n, count, 3))
-    every = _Bones(body, rot, head, "")
-    _trunk(every, q)
+    bones = _Bones(body, rot, head, "")
+    _trunk(bones, q)
     for side, letter in enumerate("LR"):
         _leg(_Bones(body, rot, head, f".{letter}"), q, side)
         _arm(_Bones(body, rot, head, f".{letter}", _MIRROR if side else None), q, side)
     for i, (name, parent) in enumerate(zip(body.assets.bones, body.assets.parents, strict=True)):
         if np.isnan(rot[0, i, 0, 0]):  # it moves with its parent, which comes first
-            every.put(name, rot[:, parent])
+            bones.put(name, rot[:, parent])
     shift = head - np.einsum("nbij,bj->nbi", rot, body.heads)
     tips = np.einsum("ntij,tj->nti", rot[:, body.tip_bones], body.tips) + shift[:, body.tip_bones]
     return Pose(rot, head, shift, tips)
 
 
 def _twist(rot: Float64[ndarray, "n 3 3"], axis: Float64[ndarray, " 3"]) -> Float64[ndarray, " n"]:
-    """Twist angle of rotations about an axis (swing-twist decomposition)."""
+    """Compute the twist angle of rotations about an axis (swing-twist decomposition)."""
     vector = np.stack([rot[:, 2, 1] - rot[:, 1, 2], rot[:, 0, 2] - rot[:, 2, 0], rot[:, 1, 0] - rot[:, 0, 1]], -1)
     return 2 * np.arctan2(vector @ axis, 1 + np.trace(rot, axis1=1, axis2=2))
 
 
 def _clearance(body: Body, pitch: ndarray) -> ndarray:
-    """Minimum height of the ankle at which neither toe nor heel is below the floor."""
+    """Return the minimum ankle height, for each foot pitch, at which neither toe nor heel is below the floor."""
     ahead, behind = body.head("toe2-1.L")[2] - body.head("foot.L")[2] + 0.2, 0.5
     return body.ankle * np.cos(pitch) + np.where(pitch < 0, -ahead, behind) * np.sin(pitch)
 
@@ -98,7 +98,7 @@ def _ankle_targets(body: Body, q: ndarray, yaw: ndarray, side: int) -> ndarray:
 
 
 def _travel(body: Body, q: ndarray) -> ndarray:
-    """Translation of the whole figure along x and z; the parameter is in body heights, about 1.9 leg lengths."""
+    """Return the figure's translation; the parameters are in body heights, about 1.9 leg lengths each."""
     out = np.zeros((len(q), 3))
     out[:, [0, 2]] = q[:, list(fig.TRAVEL)] * 1.9 * (body.leg + body.ankle)
     return out
@@ -110,7 +110,7 @@ def _trunk(bones: _Bones, q: ndarray) -> None:
     pelvis = rotation("YXZ", q[:, fig.YAW], q[:, fig.PITCH], q[:, fig.ROLL])
     middle = times(yaw, q[:, fig.PELVIS_OFFSET] * leg) + _travel(body, q)
     middle[:, 1] += body.ankle + leg
-    # Keep the standing foot on the floor: lower the pelvis until the leg reaches it (softly releasing a lifted foot).
+    # Keep the standing foot on the floor: lower the pelvis until the leg reaches it (less so for a lifted foot).
     ankles = [_ankle_targets(body, q, yaw, s) for s in (0, 1)]
     lowest = np.minimum(ankles[0][:, 1], ankles[1][:, 1])
     for side, ankle in zip("LR", ankles, strict=True):
@@ -128,7 +128,7 @@ def _trunk(bones: _Bones, q: ndarray) -> None:
 
 
 def _frames(rest: list[ndarray], bend: ndarray) -> list[ndarray]:
-    """Frames of the two bones of a limb in the rest pose, given its three joints, in the convention of `two_bones`."""
+    """Return the rest-pose frames of a limb's two bones, given its three joints, in the convention of `two_bones`."""
     line = unit(rest[2] - rest[0])
     hinge = unit(np.cross(line, bend - line * (bend @ line)))
     out = []
@@ -168,16 +168,16 @@ def _arm(bones: _Bones, q: ndarray, side: int) -> None:
     rest = [bones.rest(name) for name in ("upperarm01", "lowerarm01", "wrist")]
     shoulder, elbow, wrist = rest
     chest, chest_head = bones.rot[:, spine] * bones.flip, bones.head[:, spine] * bones.mirror
-    want = q[:, k : k + 3]
-    lift = 0.5 * np.clip(0.5 * want[:, 1] + 0.35, 0, 0.85) + 0.2 * q[:, fig.SHRUG[side]] - 0.12
-    raised = chest @ rotation("YZ", -0.25 * np.clip(want[:, 2], -0.4, 1), lift)
+    reach = q[:, k : k + 3]  # from shoulder to wrist, in arm lengths
+    lift = 0.5 * np.clip(0.5 * reach[:, 1] + 0.35, 0, 0.85) + 0.2 * q[:, fig.SHRUG[side]] - 0.12
+    raised = chest @ rotation("YZ", -0.25 * np.clip(reach[:, 2], -0.4, 1), lift)
     bones.put("clavicle", raised)
     bones.put("shoulder01", raised)
     start = bones.follow("upperarm01")
     length = float(np.linalg.norm(elbow - shoulder)), float(np.linalg.norm(wrist - elbow))
-    target = _outside_trunk(body, shoulder - body.hip + want * sum(length)) + body.hip
+    target = _outside_trunk(body, shoulder - body.hip + reach * sum(length)) + body.hip
     target = chest_head + times(chest, target - body.heads[spine] * bones.mirror)
-    straight, aside = elbow_axes(unit(want))
+    straight, aside = elbow_axes(unit(reach))
     swivel = q[:, k + 3, None]
     hint = straight * np.cos(swivel) + aside * np.sin(swivel)
     middle, end, first, second = two_bones(start, target, times(chest, hint), *length)
@@ -211,7 +211,7 @@ def _outside_trunk(body: Body, wrist: ndarray) -> ndarray:
 
 
 def _hand_frame(bones: _Bones) -> ndarray:
-    """Axes of the hand in the rest pose: x towards the thumb, y towards the forearm, z out of the palm."""
+    """Return the axes of the hand in the rest pose: x towards the thumb, y towards the forearm, z out of the palm."""
     wrist, middle, index, little = map(bones.rest, ("wrist", "finger3-1", "finger2-1", "finger5-1"))
     y, x = unit(wrist - middle), index - little
     x = unit(x - y * (x @ y))
@@ -223,16 +223,16 @@ def _fingers(bones: _Bones, q: ndarray, side: int, hand: ndarray, frame: ndarray
     curls, spread = q[:, fig.CURL[side] : fig.CURL[side] + 5], q[:, fig.CURL[side] + 5]
     for f in range(5):
         chain = [f"finger{f + 1}-{j}" for j in (1, 2, 3)]
-        places = [*map(bones.rest, chain), tips[f + (7 if side else 0)]]
+        joints = [*map(bones.rest, chain), tips[f + (7 if side else 0)]]
         turn = hand @ axis_rotation(frame[:, 2], _FAN[f] * (1.8 * spread - 0.5) if f else 0.3 * spread - 0.1)
         before, bent = -frame[:, 1], 0.0
-        for j, (bone, (a, b)) in enumerate(zip(chain, pairwise(places), strict=True)):
-            way = unit(b - a)
+        for j, (bone, (a, b)) in enumerate(zip(chain, pairwise(joints), strict=True)):
+            direction = unit(b - a)
             if f == 0:
-                hinge = unit(np.cross(way, -frame[:, 0] + 0.7 * frame[:, 2]))
+                hinge = unit(np.cross(direction, -frame[:, 0] + 0.7 * frame[:, 2]))
             else:
-                hinge = unit(-frame[:, 0] + way * (frame[:, 0] @ way))
-                bent = float(np.arctan2(np.cross(before, way) @ hinge, before @ way))
+                hinge = unit(-frame[:, 0] + direction * (frame[:, 0] @ direction))
+                bent = float(np.arctan2(np.cross(before, direction) @ hinge, before @ direction))
             turn = turn @ axis_rotation(hinge, _CURL[f][j] * curls[:, f] - bent)
             bones.put(bone, turn)
-            before = way
+            before = direction

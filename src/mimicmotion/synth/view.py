@@ -28,19 +28,19 @@ class View(NamedTuple):
         return np.stack([self.centre[0] + self.focal * x / far, self.centre[1] - self.focal * up / far, 1 / far], -1)
 
     def rays(self, columns: ndarray, rows: ndarray) -> Float64[ndarray, "*n 3"]:
-        """Ray directions of pixels, scaled to length 1 along the optical axis."""
+        """Return the ray directions of pixels, scaled to length 1 along the optical axis."""
         x = (columns - self.centre[0]) / self.focal
         up = -(rows - self.centre[1]) / self.focal
         s, c = np.sin(self.pitch), np.cos(self.pitch)
         return np.stack(np.broadcast_arrays(x, up * c - s, -(up * s + c)), -1)
 
     def moved(self, shift: tuple[float, float]) -> View:
-        """The same camera with a shifted principal point."""
+        """Return the same camera with its principal point moved by -`shift` pixels."""
         return self._replace(centre=(self.centre[0] - shift[0], self.centre[1] - shift[1]))
 
 
 def choose_view(rng: np.random.Generator, size: tuple[int, int], height: float, framing: str) -> View:
-    """Sample a camera for a person standing at x = z = 0.
+    """Sample a camera for a person who stands at x = z = 0.
 
     Args:
         rng: random generator.

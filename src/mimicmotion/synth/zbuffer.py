@@ -52,7 +52,7 @@ def at_corners(uv, w):
 
 @njit(cache=True, nogil=True, inline="always")
 def hash01(i, j):
-    """A pseudorandom number in 0..1 for a pair of integers."""
+    """Return a pseudorandom number in 0..1 for a pair of integers."""
     h = (i * 374761393 + j * 668265263) & 0xFFFFFFFF
     h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
     return ((h ^ (h >> 16)) & 0xFFFFFF) / 16777216.0

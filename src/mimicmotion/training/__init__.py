@@ -1,1 +1,1 @@
-"""Training with Accelerate: from shards to a checkpoint by the paper's method, and the small model's stages."""
+"""Train on shards with Accelerate: the video model by the paper's method, and the networks of the small model."""

@@ -13,7 +13,7 @@ from mimicmotion.training.job import run
 
 
 def main(arguments: list[str]) -> int:
-    """Train, and return the exit code: 0 done, 1 failed, 2 invalid input, 130 stopped."""
+    """Train and return the exit code: 0 on success, 1 on failure, 2 for invalid input, 130 if stopped."""
     main_process = os.environ.get("RANK", "0") == "0"
     level = logging.INFO if main_process else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", stream=sys.stderr)

@@ -1,8 +1,8 @@
 """The paper's ablation at small scale: training runs that differ only in hand loss and confidence-aware guidance.
 
 All runs start from one U-Net trained on people, with a fresh PoseNet (the paper's runs start from Stable Video
-Diffusion), because a PoseNet trained with one way of drawing poses would favour that arm. Runs with the same seed have
-the same samples, detector errors and noise.
+Diffusion), because a PoseNet trained with one way of drawing poses would favour arms that use it. Runs with the same
+seed have the same samples, detector errors and noise.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class Arm(NamedTuple):
-    """The switches of one arm of the ablation."""
+    """Training options of one arm of the ablation."""
 
     hand_loss: bool
     confidence: bool
@@ -70,7 +70,7 @@ EFFECTS = {
     "confidence": ((("confidence", "none"), 1), (("both", "hand"), 1)),
     "interaction": ((("both", "confidence"), 1), (("hand", "none"), -1)),
 }
-"""The differences of arms behind each effect, with signs. An effect is their mean, the interaction their sum."""
+"""Differences between two arms and their signs. A main effect is their mean, the interaction is their sum."""
 PAPER = """The paper's Table 2 (second-hand; another data set, another model, full size):
 
 | | FID-VID | FVD | SSIM | PSNR, dB |
@@ -93,7 +93,7 @@ def ablate(config_path: str | Path, *, processes: int = 1) -> Job[Path]:
         Path of the table (Markdown); results.csv and effects.png are in the same folder.
 
     Raises:
-        ConfigError: a setting is wrong; raised before the first training run starts.
+        ConfigError: a setting is invalid; raised before the first training run starts.
     """
     config = load_ablation(config_path)
     for seed in config.seeds:
@@ -107,7 +107,7 @@ def ablate(config_path: str | Path, *, processes: int = 1) -> Job[Path]:
 
 
 def _run_cell(config: AblationConfig, cell: tuple[str, int]) -> Generator[int, None, None]:
-    """`run_one` in a worker process; yields 1 at the end."""
+    """Call `run_one` in a worker process, and yield 1 when it is done."""
     run_one(config, *cell)
     yield 1
 
@@ -125,12 +125,12 @@ def load_ablation(path: str | Path) -> AblationConfig:
 
 
 def runs(config: AblationConfig) -> list[tuple[str, int]]:
-    """Arm and seed of each training run, seed by seed: a stopped experiment has all arms for its first seeds."""
+    """List arm and seed of each training run, seed by seed, so that a stopped experiment has all arms of some seeds."""
     return [(name, seed) for seed in config.seeds for name in ARMS]
 
 
 def train_config(config: AblationConfig, name: str, seed: int) -> TrainConfig:
-    """Settings of one training run: the shared ones and those of the arm."""
+    """Combine the shared settings with those of an arm and seed."""
     data = copy.deepcopy(config.train)
     objective = data.setdefault("objective", {})
     sample = data.setdefault("data", {}).setdefault("sample", {})
@@ -144,12 +144,12 @@ def train_config(config: AblationConfig, name: str, seed: int) -> TrainConfig:
 
 
 def start_folder(config: AblationConfig, seed: int) -> Path:
-    """Folder of the initial model for a seed."""
+    """Return the folder of the initial model for a seed."""
     return Path(config.run) / f"start-{seed}"
 
 
 def make_start(config: AblationConfig, seed: int) -> Path:
-    """Write the initial model for a seed, if it does not exist. Returns its folder."""
+    """Write the initial model for a seed if it does not exist, and return its folder."""
     import torch
 
     from mimicmotion.backbones.svd.checkpoint import load_components, save_components
@@ -161,7 +161,7 @@ def make_start(config: AblationConfig, seed: int) -> Path:
     if folder.exists():
         return folder
     parts = load_components(find_asset("tiny") if config.start == "tiny" else config.start)
-    parts = dataclasses.replace(parts, detail=None, warp=None)  # what is trained here would hardly be seen behind them
+    parts = dataclasses.replace(parts, detail=None, warp=None)  # they would mask the differences between arms
     old: PoseNet = parts.pose_net
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -170,7 +170,7 @@ def make_start(config: AblationConfig, seed: int) -> Path:
 
 
 def run_one(config: AblationConfig, name: str, seed: int) -> Path:
-    """Train and evaluate one arm with one seed, reusing existing results. Returns its scores.json."""
+    """Train and evaluate one arm with one seed, reusing existing results, and return the path of its scores.json."""
     from mimicmotion.training.job import run
 
     settings = train_config(config, name, seed)
@@ -189,27 +189,27 @@ def run_one(config: AblationConfig, name: str, seed: int) -> Path:
 
 
 def measure(model: Path, test: TestConfig, *, confidence_aware: bool) -> list[dict[str, Any]]:
-    """Scores of a trained model on held-out clips, one row per clip and condition."""
+    """Evaluate a trained model on held-out clips, and return a row of scores per clip and condition."""
     from mimicmotion.pipeline import MimicMotionPipeline
     from mimicmotion.training.bundled import held_out_clip
 
     pipe = MimicMotionPipeline.from_pretrained(model)
-    own = pipe.backbone.settings
-    size = (own.get("height", BUNDLED["height"]), own.get("width", BUNDLED["width"]))
+    settings = pipe.backbone.settings
+    size = (settings.get("height", BUNDLED["height"]), settings.get("width", BUNDLED["width"]))
     rows = []
     for index in range(test.first, test.first + test.clips):
         clip = held_out_clip(index, test.frames, size)
         for condition in test.conditions:
             driving, reference = _poses(clip, condition, index)
-            poses, own_pose = pipe.guide(clip.reference_frame, reference, driving, confidence_aware=confidence_aware)
-            frames = np.asarray(pipe(clip.reference_frame, poses, own_pose).frames)
+            poses, drawn = pipe.guide(clip.reference_frame, reference, driving, confidence_aware=confidence_aware)
+            frames = np.asarray(pipe(clip.reference_frame, poses, drawn).frames)
             rows.append({"clip": index, "condition": condition, **_scores(frames, clip)})
         logger.info("%s: measured %d of %d clips", model, index - test.first + 1, test.clips)
     return rows
 
 
 def _poses(clip: Any, condition: Condition, seed: int) -> tuple[PoseSequence, PoseSequence]:
-    """Driving poses of a clip and the pose of its reference picture under a condition."""
+    """Return the driving poses of a clip and the pose of its reference picture under a condition."""
     from mimicmotion.evaluation.planted_errors import plant_errors
     from mimicmotion.synth.noise import perturb_poses
 
@@ -235,7 +235,7 @@ def _scores(frames: np.ndarray, clip: Any) -> dict[str, float]:
 
 
 def cube(rows: Sequence[Mapping[str, Any]], arm: str, condition: str, measure: str) -> Float64[ndarray, "seeds clips"]:
-    """One measure of one arm under one condition; NaN where it is undefined, such as for clips without hands.
+    """Arrange one score of one arm under one condition by seed and clip; NaN if undefined, as for clips without hands.
 
     Raises:
         InputError: a seed or clip is missing.
@@ -249,7 +249,7 @@ def cube(rows: Sequence[Mapping[str, Any]], arm: str, condition: str, measure: s
 
 
 def interval(values: Float64[ndarray, "seeds clips"], seed: int = 0, draws: int = 4000) -> Interval:
-    """Mean over seeds and clips, with a bootstrap interval over seeds and clips.
+    """Compute the mean over seeds and clips with a 95% bootstrap interval.
 
     With three seeds the interval is rough: one that barely excludes zero is weak evidence.
     """
@@ -265,7 +265,7 @@ def interval(values: Float64[ndarray, "seeds clips"], seed: int = 0, draws: int 
 
 
 def effect(rows: Sequence[Mapping[str, Any]], name: str, condition: str, measure: str) -> Interval:
-    """Effect of a switch, or the interaction (see `EFFECTS`), from differences paired by seed and clip."""
+    """Estimate a main effect or the interaction (see `EFFECTS`) from differences paired by seed and clip."""
     parts = [
         sign * (cube(rows, a, condition, measure) - cube(rows, b, condition, measure)) for (a, b), sign in EFFECTS[name]
     ]
@@ -274,7 +274,7 @@ def effect(rows: Sequence[Mapping[str, Any]], name: str, condition: str, measure
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown tables of the arms and of the effects, for each condition."""
+    """Format Markdown tables of the arms and the effects for each condition."""
     arms = list(dict.fromkeys(r["arm"] for r in rows))
     out = []
     for condition in dict.fromkeys(r["condition"] for r in rows):
@@ -283,29 +283,29 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
         out += [f"Poses: {condition}; {seeds} seeds x {clips} clips, mean with 95% interval", ""]
         out += _table("arm", {arm: [interval(cube(rows, arm, condition, m)) for m in MEASURES] for arm in arms})
         out += ["Effects (paired differences):", ""]
-        out += _table("effect", {e: [effect(rows, e, condition, m) for m in MEASURES] for e in EFFECTS}, plus=True)
+        out += _table("effect", {e: [effect(rows, e, condition, m) for m in MEASURES] for e in EFFECTS}, mark=True)
     return "\n".join([*out, PAPER])
 
 
-def _table(head: str, found: Mapping[str, Sequence[Interval]], *, plus: bool = False) -> list[str]:
-    """A table with a row per name and a column per measure; with `plus`, intervals that exclude zero are bold."""
-    bold = {(i, j + 1) for i, of in enumerate(found.values()) for j, v in enumerate(of) if plus and v.excludes_zero}
+def _table(head: str, cells: Mapping[str, Sequence[Interval]], *, mark: bool = False) -> list[str]:
+    """Format a row per name and a column per score; with `mark`, intervals that exclude zero are bold."""
+    bold = {(i, j + 1) for i, row in enumerate(cells.values()) for j, v in enumerate(row) if mark and v.excludes_zero}
     digits = [m.digits for m in MEASURES.values()]
-    rows = [[name, *(v.text(d) for v, d in zip(of, digits, strict=True))] for name, of in found.items()]
+    rows = [[name, *(v.text(d) for v, d in zip(row, digits, strict=True))] for name, row in cells.items()]
     return [*Table([head, *(m.title + m.arrow for m in MEASURES.values())], rows, bold).markdown(), ""]
 
 
 def figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Plot the effects with their intervals, one panel per measure, as a PNG file."""
+    """Plot the effects with their intervals, one panel per score, as a PNG file."""
     conditions = list(dict.fromkeys(r["condition"] for r in rows))
     with plot.figure(path, height=4.6, width=11) as sheet:
         for k, (measure, info) in enumerate(MEASURES.items()):
             axis = sheet.add_subplot(2, 4, k + 1)
             axis.axhline(0, color="0.6", lw=0.8)
             for j, condition in enumerate(conditions):
-                found = [effect(rows, e, condition, measure) for e in EFFECTS]
-                mean = np.array([f.value for f in found])
-                bars = np.abs(np.array([[f.low, f.high] for f in found]).T - mean)
+                effects = [effect(rows, e, condition, measure) for e in EFFECTS]
+                mean = np.array([e.value for e in effects])
+                bars = np.abs(np.array([[e.low, e.high] for e in effects]).T - mean)
                 axis.errorbar(np.arange(3) + 0.15 * j, mean, yerr=bars, fmt="o", ms=4, capsize=3, label=condition)
             axis.set_xticks(range(3), list(EFFECTS))
             axis.set_title(f"{info.title} ({info.better} is better)")
@@ -315,7 +315,7 @@ def figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def write_report(folder: Path, scores: Sequence[Path]) -> Path:
-    """Read the scores of all runs and write results.csv, table.md and effects.png; returns the path of table.md.
+    """Write results.csv, table.md and effects.png from the scores of all runs, and return the path of table.md.
 
     Raises:
         InputError: scores are missing.

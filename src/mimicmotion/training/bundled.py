@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mimicmotion.pipeline import MimicMotionPipeline
 
 POSE_STROKE = 4.0
-"""Width of drawn limbs relative to the published one, which would be half a pixel at this size."""
+"""Width of drawn limbs relative to the released model's, which would be half a pixel at this size."""
 
 BUNDLED: dict[str, Any] = {
     "height": 224,
@@ -33,7 +33,7 @@ BUNDLED: dict[str, Any] = {
 
 
 def bundled_settings(size: tuple[int, int]) -> dict[str, Any]:
-    """Default settings of a small model for frames of `size` (height, width)."""
+    """Return the default settings of a small model for frames of `size` (height, width)."""
     return {**BUNDLED, "height": size[0], "width": size[1]}
 
 
@@ -43,7 +43,7 @@ def held_out_clip(index: int, frames: int, size: tuple[int, int]) -> SynthClip:
 
 
 def generate(pipe: MimicMotionPipeline, clip: SynthClip, **options: Any) -> Frames:
-    """Animate the clip's reference picture with the clip's poses; options as for the pipeline."""
+    """Animate the clip's reference picture with the clip's poses; `options` are passed to the pipeline."""
     poses, reference = pipe.guide(clip.reference_frame, clip.reference_pose, clip.poses)
     return np.asarray(pipe(clip.reference_frame, poses, reference, **options).frames)
 

@@ -1,4 +1,4 @@
-"""Train from a recipe or settings: open the task and the trainer, and run it."""
+"""Run a training from a recipe or settings."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class TrainResult:
     Attributes:
         checkpoint: last checkpoint, whose folder `model` is loaded for inference; None after a dry run.
         best: folder of the best validated weights; None without validation.
-        loss: loss of the last step; None if no step was left.
-        plan: plan of a dry run.
+        loss: loss of the last step; None if the run was already complete.
+        plan: result of a dry run (see `Trainer.dry_run`).
     """
 
     checkpoint: Path | None
@@ -36,7 +36,7 @@ class TrainResult:
     plan: dict[str, Any] | None = None
 
     def summary(self) -> str:
-        """Summary for the user."""
+        """Return a summary to show to the user."""
         if self.plan is not None:
             return "\n".join(f"{k}: {v}" for k, v in self.plan.items())
         lines = [f"loss of the last step: {self.loss:.4f}"] if self.loss is not None else ["nothing was left to do"]
@@ -64,7 +64,7 @@ def train(
         resume: resume from the last checkpoint; False rejects a run folder that has one.
         allow_changes: resume even if settings differ from those of the checkpoint.
         overfit_one_clip: overfit a single clip, in a separate run folder.
-        dry_run: run one forward and backward pass, and write no file.
+        dry_run: run one forward and backward pass without writing files.
         overrides: settings that override the recipe, such as "optim.lr=1e-4".
 
     Raises:
@@ -93,7 +93,7 @@ def open_task(config: TrainConfig) -> Task:
         ConfigError: the settings do not match the data or the weights.
         WeightsError: weights are missing or damaged.
     """
-    module = importlib.import_module(f"mimicmotion.training.stages.{config.stage}")  # only what the stage needs
+    module = importlib.import_module(f"mimicmotion.training.stages.{config.stage}")  # imports only what the stage needs
     return getattr(module, f"{config.stage.capitalize()}Task")(config)
 
 
@@ -129,6 +129,6 @@ def run(config: TrainConfig | str | Path, **options: Any) -> Path:
     Raises:
         TrainingError: the loss or gradient is not finite.
         OutputError: a checkpoint cannot be written.
-        ConfigError, WeightsError: as `open_trainer`.
+        ConfigError, WeightsError: see `open_trainer`.
     """
     return open_trainer(config, **options).fit()

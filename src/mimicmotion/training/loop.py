@@ -1,7 +1,7 @@
-"""The trainer. A run that is killed at any moment resumes exactly.
+"""The training loop. A run that is killed at any time and resumed gives the same result as an uninterrupted one.
 
-All random numbers come from (seed, sample number) or (seed, step), so weights, optimiser, average and step are the
-complete state.
+All random numbers are derived from (seed, sample number) or (seed, step), so the state consists of the weights, their
+average, the optimiser's moments and the step.
 """
 
 from __future__ import annotations
@@ -42,16 +42,13 @@ logger = logging.getLogger(__name__)
 
 
 class Passes(torch.utils.data.Dataset[Any]):
-    """The batches of a process, indexed by the number of the forward pass since the start of the run.
-
-    Errors are returned instead of raised in workers, where exceptions lose their type.
-    """
+    """The batches of a process, indexed by the number of the forward pass since the start of the run."""
 
     def __init__(self, config: TrainConfig, task: Task, rank: int, world: int) -> None:
         self.config, self.task, self.rank, self.world = config, task, rank, world
 
     def __getitem__(self, index: int) -> Any:
-        """The batch of forward pass `index`; in a worker, the error if there is one."""
+        """Return the batch of forward pass `index`. In a worker, return errors too, as raised ones lose their type."""
         numbers = state.sample_numbers(self.config, index, self.rank, self.world)
         try:
             return self.task.batch(index // self.config.optim.accumulation, numbers)
@@ -103,17 +100,17 @@ class Trainer:
         """Loss of the last step, averaged over all processes."""
         self._logged_at: float | None = None
         self.identity = state.identity(config, task.identity, self.world)
-        found = self._newest()
-        if found and not resume:
-            raise ConfigError(f"{found} exists", "an empty run folder", "delete it, set another 'run', or resume")
-        if found:
-            self._restore(found, allow_changes=allow_changes)
-        self._check_alike()
+        newest = self._newest()
+        if newest and not resume:
+            raise ConfigError(f"{newest} exists", "an empty run folder", "delete it, set another 'run', or resume")
+        if newest:
+            self._restore(newest, allow_changes=allow_changes)
+        self._check_consistent()
 
     def _newest(self) -> Path | None:
-        """The last checkpoint that the main process sees, or None; all other processes must see it too."""
-        found = state.checkpoints(self.run)
-        name = broadcast_object_list([found[-1].name if found else None])[0]
+        """Return the main process's last checkpoint, or None; raise an error unless all processes can see it."""
+        saved = state.checkpoints(self.run)
+        name = broadcast_object_list([saved[-1].name if saved else None])[0]
         if name is None:
             return None
         newest = self.run / "checkpoints" / name
@@ -123,17 +120,17 @@ class Trainer:
             raise ConfigError(got, "one run folder for all processes", "put 'run' on a disk shared by all machines")
         return newest
 
-    def _check_alike(self) -> None:
+    def _check_consistent(self) -> None:
         """Raise an error if processes differ in step, weights, settings or data.
 
         Gradients would be averaged regardless, and the main process would save a wrong checkpoint.
         """
         if self.world == 1:
             return
-        mine = {"settings or data": self.identity, "steps": self.step, "weights": self.strategy.checksum()}
-        everyone = gather_object([mine])
-        for what, value in everyone[0].items():
-            if odd := [rank for rank, other in enumerate(everyone) if other[what] != value]:
+        compared = {"settings or data": self.identity, "steps": self.step, "weights": self.strategy.checksum()}
+        gathered = gather_object([compared])
+        for what, value in gathered[0].items():
+            if odd := [rank for rank, other in enumerate(gathered) if other[what] != value]:
                 others = ", ".join(map(str, odd))
                 got = f"{what} of processes {others} differ from those of process 0, at step {self.step}"
                 fix = "start all machines with the same recipe, shards and weights, and put 'run' on a shared disk"
@@ -144,11 +141,11 @@ class Trainer:
         saved = state.read_state(path)
         self.strategy.fill(self.params, saved["params"])
         if self.config.optim.ema:
-            # a run without an average starts one here
+            # if the checkpoint has no average, it starts from the weights
             self.strategy.fill(self.average.values, saved["average"] or saved["params"])
-        held = dict(self.strategy.inner.named_buffers())
+        buffers = dict(self.strategy.inner.named_buffers())
         for name, value in saved["buffers"].items():
-            held[name].copy_(value)
+            buffers[name].copy_(value)
         self.strategy.load_optimizer_state(saved["optimizer"])
         if saved["scaler"] and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved["scaler"])
@@ -158,11 +155,11 @@ class Trainer:
             logger.info("resuming from %s at step %d", path, self.step)
 
     def fit(self, stop_at: int | None = None) -> Path:
-        """Train to the last step, or to `stop_at`. Returns the last checkpoint. See `steps`."""
+        """Train to the last step, or to `stop_at`, and return the last checkpoint. See `steps`."""
         return finish(self.steps(stop_at))
 
     def steps(self, stop_at: int | None = None) -> Job[Path]:
-        """Train, yielding after each step. Returns the last checkpoint.
+        """Train, yielding progress after each step, and return the last checkpoint.
 
         Raises:
             TrainingError: the loss or gradient is not finite; the state before that step is saved.
@@ -210,7 +207,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _passes(self, last: int) -> Iterator[Iterator[Any]]:
-        """Batches from the current step on, prefetched by worker processes."""
+        """Yield an iterator over the batches from the current step on, which worker processes prefetch."""
         accumulation, workers = self.config.optim.accumulation, self.config.data.workers
         loader = torch.utils.data.DataLoader(
             Passes(self.config, self.task, self.rank, self.world),
@@ -229,7 +226,7 @@ class Trainer:
             del passes, loader  # stops the workers
 
     def _train_step(self, passes: Iterator[Any], interrupts: Interrupts) -> bool:
-        """Run one optimiser step. Returns whether any process was asked to stop."""
+        """Run one optimiser step, and return whether any process was asked to stop."""
         c, optimizer, start = self.config, self.strategy.optimizer, time.monotonic()
         for group in optimizer.param_groups:
             group["lr"] = c.optim.lr * state.lr_factor(self.step, c.optim)
@@ -257,12 +254,12 @@ class Trainer:
         return stop
 
     def _clip(self) -> float:
-        """Clip the accumulated gradient of all processes. Returns its norm before clipping."""
+        """Clip the accumulated gradient of all processes, and return its norm before clipping."""
         norm: Any = self.accelerator.clip_grad_norm_(self.params.values(), self.config.optim.clip or math.inf)
         return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
     def _mean_loss(self, loss: Tensor, interrupts: Interrupts) -> tuple[float, bool]:
-        """Mean loss of all processes, and whether one of them was asked to stop."""
+        """Return the mean loss of all processes, and whether any of them was asked to stop."""
         values = torch.stack([loss.detach().float(), loss.new_tensor(float(interrupts.stop_requested)).float()])
         if self.world > 1:
             values = self.accelerator.reduce(values, "sum")
@@ -295,7 +292,7 @@ class Trainer:
         if log is None:
             return
         count = c.log_every * c.batch(self.step - 1) * c.optim.accumulation * self.world
-        values = Means.of(parts) | {
+        values = Means.average(parts) | {
             "lr": c.optim.lr * state.lr_factor(self.step - 1, c.optim),
             "seconds": round(self.seconds, 2),
         }
@@ -344,10 +341,10 @@ class Trainer:
 
         Raises:
             ConfigError: the processes no longer have the same weights.
-            OutputError: it cannot be written (in all processes); the older checkpoints stay.
+            OutputError: it cannot be written; raised in all processes. Older checkpoints are kept.
         """
-        self._check_alike()
-        means = Means.joined(gather_object([self.means.sums]))
+        self._check_consistent()
+        means = Means.total(gather_object([self.means.sums]))
         params = self.strategy.gather(self.params)
         average = self.strategy.gather(self.average.values) if self.config.optim.ema else None
         scaler = self.accelerator.scaler
@@ -371,10 +368,10 @@ class Trainer:
         return state.checkpoint_path(self.run, self.step)
 
     def dry_run(self) -> dict[str, Any]:
-        """Run one forward and backward pass without changing weights or writing files, to check that it fits.
+        """Run one forward and backward pass without changing weights or writing files, to check that memory suffices.
 
         Returns:
-            Numbers of parameters and samples, loss, seconds, and on a GPU the memory.
+            Numbers of parameters and samples, loss, seconds and, on a GPU, peak memory.
         """
         start = time.monotonic()
         batch = Passes(self.config, self.task, self.rank, self.world)[self.step * self.config.optim.accumulation]
@@ -399,7 +396,7 @@ class Trainer:
 
 
 def bad_samples(result: StepResult) -> list[str]:
-    """Samples with a non-finite loss, or the whole batch if that is unknown; empty if the batch's loss is finite."""
+    """Return the samples with a non-finite loss, or all samples if unknown; empty if the batch's loss is finite."""
     if math.isfinite(float(result.loss)):
         return []
     if result.each is None:
@@ -409,7 +406,7 @@ def bad_samples(result: StepResult) -> list[str]:
 
 
 def check_clip_lengths(config: TrainConfig, device: torch.device) -> None:
-    """Refuse clips of two frames in bfloat16 on a CPU.
+    """Raise an error for clips of two frames in bfloat16 on a CPU.
 
     oneDNN 3.x returns garbage for the bfloat16 weight gradient of a (3, 1, 1) convolution over two frames.
     """
@@ -424,7 +421,7 @@ def check_clip_lengths(config: TrainConfig, device: torch.device) -> None:
 
 
 def trained_names(task: Task) -> dict[str, str]:
-    """Make only the task's parameters trainable, in float32; returns their names within the model.
+    """Make only the task's parameters trainable, in float32, and return their names within the model.
 
     Raises:
         ConfigError: there are none, or one is not part of the model.

@@ -1,4 +1,4 @@
-"""The networks of a training run: their source, the module that is trained, and its trainable parameters."""
+"""Load or build the networks of a training run, and choose its trainable parameters."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 BUNDLED = "tiny"
 """Name of the bundled small model in `model.base`."""
 ENCODE_PIXELS = 1 << 20
-"""Pixels that the frozen autoencoder encodes at once; SVD's needs 1.4 GiB, and 22 GiB for a whole clip of 576x1024."""
+"""Maximum number of pixels to encode at once; SVD's VAE needs 1.4 GiB for them, and 22 GiB for a clip of 576x1024."""
 
 
 def load_networks(config: ModelConfig, seed: int) -> Components:
@@ -85,7 +85,7 @@ def new_networks(config: TinyConfig, seed: int) -> Components:
 
 
 def find_autoencoder(name: str) -> Path:
-    """Model folder with vae/, given a model folder, a checkpoint, a run (its last checkpoint), or "tiny" (bundled).
+    """Find the folder with vae/ in a model, a checkpoint or a run (its last checkpoint); "tiny" is the bundled model.
 
     Raises:
         WeightsError: there is none.
@@ -115,25 +115,25 @@ class DenoiserModel(nn.Module):
         super().__init__()
         self.unet, self.pose_net, self.image_encoder = unet, pose_net, image_encoder
 
-    def forward(self, shown: NetworkInput) -> Float[Tensor, "batch slots channels h w"]:
-        """The network's output F (a prediction of v) for a batch."""
-        token, poses = shown.token, shown.poses
+    def forward(self, inputs: NetworkInput) -> Float[Tensor, "batch slots channels h w"]:
+        """Predict v for a batch."""
+        token, poses = inputs.token, inputs.poses
         if self.image_encoder is not None:
-            token = self.image_encoder(shown.pixels).unsqueeze(1)
+            token = self.image_encoder(inputs.pixels).unsqueeze(1)
         if self.pose_net.widths[0] == 6:
-            reference = shown.reference_pose[:, None].expand(-1, poses.shape[1], -1, -1, -1)
+            reference = inputs.reference_pose[:, None].expand(-1, poses.shape[1], -1, -1, -1)
             poses = torch.cat([poses, reference], dim=2)
         features = self.pose_net(poses)
-        token = drop_condition(shown.dropped[:, 0], token)  # type: ignore[arg-type]
-        picture = drop_condition(shown.dropped[:, 1], shown.picture_latents)
-        features = drop_condition(shown.dropped[:, 2], features)
-        picture = picture.expand(-1, shown.x.shape[1], -1, -1, -1)
-        sample = torch.cat([shown.x, picture.to(shown.x.dtype)], dim=2)
-        return self.unet(sample, shown.c_noise, token, shown.time_ids, features)
+        token = drop_condition(inputs.dropped[:, 0], token)  # type: ignore[arg-type]
+        picture = drop_condition(inputs.dropped[:, 1], inputs.picture_latents)
+        features = drop_condition(inputs.dropped[:, 2], features)
+        picture = picture.expand(-1, inputs.x.shape[1], -1, -1, -1)
+        sample = torch.cat([inputs.x, picture.to(inputs.x.dtype)], dim=2)
+        return self.unet(sample, inputs.c_noise, token, inputs.time_ids, features)
 
 
 def unet_names(unet: UNet, config: TrainedConfig) -> list[str]:
-    """Names of the U-Net's trained parameters, without those that cannot change the output."""
+    """Return the names of the U-Net's trained parameters, without those that cannot change the output."""
     names: Iterable[str]
     if config.what == "pose_net":
         names = []
@@ -176,9 +176,9 @@ def choose_trained(model: DenoiserModel, config: TrainedConfig, seed: int) -> di
 
 
 def checkpointing(config: TrainConfig) -> Checkpointing:
-    """Mode of gradient checkpointing, from the settings."""
-    wanted = config.gradient_checkpointing
-    return wanted if wanted == "nested" else "blocks" if wanted else "off"
+    """Return the mode of gradient checkpointing that the settings select."""
+    mode = config.gradient_checkpointing
+    return mode if mode == "nested" else "blocks" if mode else "off"
 
 
 def encode_frames(vae: Any, frames: Float[Tensor, "*lead 3 height width"]) -> Float[Tensor, "*lead channels h w"]:

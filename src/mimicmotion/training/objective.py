@@ -34,7 +34,7 @@ BANDS = (0.5, 2.0, 8.0)
 NOISE_AUG = NormalDist(-3.0, 0.5)
 """Distribution of the logarithm of the noise on the reference picture (pixels in -1..1), as in SVD's training."""
 MOTION_BUCKET = 127.0
-"""Motion bucket that the U-Net is told, as in the released model."""
+"""Motion bucket that conditions the U-Net, as in the released model."""
 _STREAM = 1  # a different stream from that of the sample's frames, which is (seed, number) = (seed, number, 0)
 
 
@@ -72,7 +72,7 @@ class Encoded:
         fps: frames per second of each sample.
         warped_latents: latents of the reference picture warped to the pose of each slot (mode, not scaled); None if the
             model does not use it.
-        residual: whether the difference of the latents from the warped ones is denoised.
+        residual: whether the model denoises the difference between the latents and the warped ones.
     """
 
     latents: Float[Tensor, "batch slots channels h w"]
@@ -97,7 +97,7 @@ class NetworkInput:
     Attributes:
         x: noisy latents times c_in, float32.
         c_noise: ln(sigma) / 4, float32.
-        picture_latents: not scaled; one for all slots, or the warped ones of each slot.
+        picture_latents: latents of the reference picture, not scaled: one for all slots, or warped to each slot.
         token, pixels, poses, reference_pose: see `Encoded`.
         dropped: see `Draws`.
         time_ids: [fps - 1, motion bucket, noise augmentation], float32.
@@ -118,7 +118,7 @@ Network = Callable[[NetworkInput], Tensor]
 
 
 def sigma_distribution(config: ObjectiveConfig) -> NormalDist:
-    """The distribution of ln(sigma) in training."""
+    """Return the distribution of ln(sigma) in training."""
     preset = SIGMA_PRESETS[config.sigma_preset]
     mean = preset.mean if config.sigma_mean is None else config.sigma_mean
     return NormalDist(mean, preset.stdev if config.sigma_std is None else config.sigma_std)
@@ -162,7 +162,7 @@ def draw(
 
 
 def time_ids(config: ObjectiveConfig, draws: Draws, fps: Float[Tensor, " batch"]) -> Float32[Tensor, "batch 3"]:
-    """[fps - 1, motion bucket, noise augmentation that was used] of each sample."""
+    """Return [fps - 1, motion bucket, strength of noise augmentation] for each sample."""
     rates = fps.tolist() if config.fps is None else [config.fps] * len(fps)
     strengths = draws.noise_aug.tolist()
     return torch.cat([added_time_ids(f, MOTION_BUCKET, s) for f, s in zip(rates, strengths, strict=True)])
@@ -177,14 +177,14 @@ def network_arguments(
         config: settings of the objective.
         batch: the encoded batch.
         draws: random draws of the same samples.
-        scaling_factor: scales the denoised latents to unit standard deviation (0.18215 in SVD). The condition latent is
+        scaling_factor: scales the denoised latents to unit standard deviation (0.18215 in SVD). The picture latents are
             not scaled.
     """
     device = batch.latents.device
     x0, eps, sigma = batch.latents.float() * scaling_factor, draws.eps.to(device), draws.sigma.to(device)
     if batch.residual and batch.warped_latents is not None:
         x0 = x0 - batch.warped_latents.float() * scaling_factor
-    shown = NetworkInput(
+    inputs = NetworkInput(
         x=network_input(x0, eps, sigma),
         c_noise=c_noise(sigma),
         picture_latents=batch.picture_latents[:, None] if batch.warped_latents is None else batch.warped_latents,
@@ -195,19 +195,19 @@ def network_arguments(
         dropped=draws.dropped.to(device),
         time_ids=time_ids(config, draws, batch.fps).to(device),
     )
-    return shown, v_target(x0, eps, sigma)
+    return inputs, v_target(x0, eps, sigma)
 
 
 def loss_weights(
     config: ObjectiveConfig, batch: Encoded, scaling_factor: float, *, reference_slot: bool
 ) -> Float32[Tensor, "batch slots channels_or_1 h w"] | None:
-    """Weight of each latent in the loss; None if all weights are 1.
+    """Compute the weight of each latent in the loss; None if all weights are 1.
 
-    `hand_weights` are the paper's. Not from the paper, and off by default: a higher weight where a latent differs from
-    the reference latent at its position, and a weight per latent channel.
+    Hand weights are from the paper. Two others are not, and off by default: higher weights where a latent differs from
+    the reference latent at the same position, and weights per latent channel.
 
     Raises:
-        ConfigError: the number of channel weights is not that of the latent channels.
+        ConfigError: the number of channel weights does not match the number of latent channels.
     """
     weights: Tensor | None = None
     if config.hand_scale != 1:
@@ -236,21 +236,21 @@ def denoising_loss(
     *,
     reference_slot: bool,
 ) -> StepResult:
-    """`weighted_mse` of the network's output for a batch; the log has the unweighted error, also per noise band.
+    """Compute the weighted MSE of the network's output; the log has the unweighted MSE, in total and per noise band.
 
     Raises:
         InputError: the output has the wrong shape.
         ConfigError: see `loss_weights`.
     """
     weights = loss_weights(config, batch, scaling_factor, reference_slot=reference_slot)
-    shown, target = network_arguments(config, batch, draws, scaling_factor)
-    output = network(shown)
+    inputs, target = network_arguments(config, batch, draws, scaling_factor)
+    output = network(inputs)
     each = weighted_mse(output, target, weights)
     plain = weighted_mse(output.detach(), target).cpu()
     return StepResult(each.mean(), {"v": float(plain.mean()), **band_log(draws.sigma, plain)}, each=each.detach())
 
 
 def band_log(sigma: Float[Tensor, " batch"], errors: Float[Tensor, " batch"]) -> dict[str, float]:
-    """Mean error per band of noise levels, for the bands that occur: v_0 is below the first level of `BANDS`."""
+    """Average the errors of each noise band that occurs; `v_0` is the band below the first level of `BANDS`."""
     index = torch.bucketize(sigma, torch.tensor(BANDS))
     return {f"v_{b}": float(errors[index == b].mean()) for b in sorted(set(index.tolist()))}

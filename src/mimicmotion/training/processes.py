@@ -50,7 +50,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
     cpu = config.cpu or not torch.cuda.is_available()
     if config.precision == "fp16" and cpu:
         raise ConfigError("precision=fp16 on a CPU", "bf16 or no", "set precision: bf16")
-    # an earlier training of this process may have had another precision
+    # an earlier run in this process may have used another precision
     AcceleratorState._reset_state(reset_partial_state=int(os.environ.get("WORLD_SIZE", "1")) == 1)
     try:
         return Accelerator(
@@ -65,7 +65,7 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
 
 
 def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    """Autocast of the run's precision, for computations outside the wrapped model."""
+    """Return an autocast context with the run's precision, for computations outside the wrapped model."""
     dtype = torch.float16 if config.precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=config.precision != "no")
 
@@ -74,7 +74,7 @@ def on_main_process(accelerator: Accelerator, work: Callable[[], T]) -> T | None
     """Run `work` on the main process; if it fails there, all processes raise the same error instead of waiting.
 
     Returns:
-        Its result on the main process, None on the others.
+        The result of `work` on the main process, None on the others.
     """
     result, error = None, None
     if accelerator.is_main_process:
@@ -93,16 +93,16 @@ def on_main_process(accelerator: Accelerator, work: Callable[[], T]) -> T | None
 
 @contextlib.contextmanager
 def shared(count: int) -> Iterator[range]:
-    """Yield this process's share of `count` tasks, by number; waits for the other processes at the end."""
-    several = dist.is_available() and dist.is_initialized()
-    rank, world = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+    """Yield the indices of this process's share of `count` tasks; at the end, wait for the other processes."""
+    distributed = dist.is_available() and dist.is_initialized()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
     yield range(rank, count, world)
-    if several:
+    if distributed:
         dist.barrier()
 
 
 def resume_command(config: TrainConfig, world: int) -> str:
-    """The command that resumes a run."""
+    """Return the shell command that resumes a run."""
     recipe = f"{config.run}/config.yaml"
     if world == 1:
         return f"mimicmotion train {recipe}"
@@ -143,12 +143,12 @@ class Strategy:
         return any(isinstance(p, DTensor) for p in self.inner.parameters())
 
     def params(self) -> dict[str, Tensor]:
-        """The trained parameters in this process, looked up anew because sharding replaces them."""
-        held = dict(self.inner.named_parameters())
-        return {name: held[inside] for name, inside in self.names.items()}
+        """Return the trained parameters in this process, looked up on each call because sharding replaces them."""
+        parameters = dict(self.inner.named_parameters())
+        return {name: parameters[inside] for name, inside in self.names.items()}
 
     def checksum(self) -> int:
-        """Checksum of all weights and moments, except shards, to compare between processes."""
+        """Compute a checksum of all weights and moments that are not sharded, for comparing processes."""
         moments = (v for state in self.optimizer.state_dict()["state"].values() for v in state.values())
         tensors = [*self.inner.parameters(), *(m for m in moments if isinstance(m, Tensor))]
         sums = [
@@ -159,7 +159,7 @@ class Strategy:
         return hash(tuple(int(s) for s in sums))
 
     def gather(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Full float32 CPU tensors of parameters or averages on the main process, nothing on the others.
+        """Gather parameters or averages as full float32 CPU tensors on the main process; the others get {}.
 
         All processes must call it.
         """
@@ -171,18 +171,18 @@ class Strategy:
         return out
 
     @torch.no_grad()
-    def fill(self, held: Mapping[str, Tensor], full: Mapping[str, Tensor]) -> None:
+    def fill(self, targets: Mapping[str, Tensor], full: Mapping[str, Tensor]) -> None:
         """Copy full tensors into this process's parameters or averages."""
         from torch.distributed.tensor import DTensor, distribute_tensor
 
-        for name, value in held.items():
+        for name, value in targets.items():
             source = full[name].to(value.device, value.dtype)
             if isinstance(value, DTensor):
                 source = distribute_tensor(source, value.device_mesh, value.placements)
             value.copy_(source)
 
     def optimizer_state(self) -> dict[str, dict[str, Any]]:
-        """Moments of each trained parameter, by its name, as full tensors (with shards, only on the main process).
+        """Return the moments of each trained parameter by name, as full tensors (if sharded, on the main process only).
 
         The format is the same for all strategies, so that a run can switch between them. All processes must call it.
         """
@@ -193,7 +193,7 @@ class Strategy:
 
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         full: Any = get_optimizer_state_dict(self.model, self._plain_optimizer(), options=options)
-        state = full.get("state", {})  # the main process alone gets it
+        state = full.get("state", {})  # empty except on the main process
         return {name: state[inside] for name, inside in self.names.items() if inside in state}
 
     def load_optimizer_state(self, moments: Mapping[str, dict[str, Any]]) -> None:
@@ -205,7 +205,7 @@ class Strategy:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 
         plain = self._plain_optimizer()
-        # one group, as `build_optimizer` makes it
+        # one group, as created by `build_optimizer`
         group = {k: v for k, v in plain.param_groups[0].items() if k != "params"}
         full: Any = {
             "state": {self.names[name]: state for name, state in moments.items()},
@@ -221,7 +221,7 @@ def build_optimizer(config: OptimConfig, params: list[nn.Parameter]) -> torch.op
     """Create the optimiser that the settings select.
 
     Raises:
-        ConfigError: 8-bit AdamW without its package or without a GPU.
+        ConfigError: 8-bit AdamW is selected without its package or without a GPU.
     """
     kind, options = config.optimizer, {n: getattr(config, n) for n in ("lr", "betas", "weight_decay")}
     if kind != "adamw-8bit":

@@ -1,4 +1,4 @@
-"""State of a run at a step (samples, learning rate, averaged weights), its identity, and checkpoints."""
+"""Sample numbers, learning rate and averaged weights of each step; identity and checkpoints of a run."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from mimicmotion.settings.training import OptimConfig, TrainConfig, as_dict
 CHECKPOINT = re.compile(r"step-\d{8,}")
 IDENTITY = ("settings", "task", "batches", "parts")
 STATE = ("step", "seconds", "params", "average", "buffers", "optimizer", "scaler", "means")
-"""Parts of a checkpoint's identity and state."""
+"""Keys of a checkpoint's identity and state."""
 HARMLESS = (
     "run",
     "threads",
     "cpu",
-    "data.shards",  # what is in them is part of the task's identity
+    "data.shards",  # their content is part of the task's identity
     "data.cache",
     "data.workers",
     "optim.steps",
@@ -49,7 +49,7 @@ HARMLESS = (
 
 
 def sample_numbers(config: TrainConfig, index: int, rank: int, world: int) -> list[int]:
-    """Global sample numbers of one process in one forward pass.
+    """Return the global sample numbers of one process in one forward pass.
 
     All processes and passes of a step together cover consecutive numbers, so that two processes, a batch of twice the
     size and two accumulated passes see the same samples in the same step.
@@ -67,23 +67,23 @@ def sample_numbers(config: TrainConfig, index: int, rank: int, world: int) -> li
 
 
 def first_number(config: TrainConfig, step: int, world: int) -> int:
-    """First sample number of a step: the count of all samples before it, across phases with different batch sizes."""
-    count, since = 0, 0
+    """Return the first sample number of a step, counting all samples of earlier phases and steps."""
+    count, start = 0, 0
     for phase in config.phases[:-1]:
-        until = min(step, phase.until)
-        count += (until - since) * phase.batch
-        since = until
-    return (count + (step - since) * config.batch(step)) * world * config.optim.accumulation
+        end = min(step, phase.until)
+        count += (end - start) * phase.batch
+        start = end
+    return (count + (step - start) * config.batch(step)) * world * config.optim.accumulation
 
 
 def global_batches(config: TrainConfig, world: int) -> list[list[int]]:
-    """[end, samples per step] of each phase, to be compared on resuming; without phases, one entry with end 0."""
+    """Return [end, samples per step] of each phase, for comparison on resuming; without phases, one entry (end 0)."""
     each = world * config.optim.accumulation
     return [[p.until, p.batch * each] for p in config.phases] or [[0, config.optim.batch * each]]
 
 
 def lr_factor(step: int, config: OptimConfig) -> float:
-    """Learning rate of step `step` (from 0) as a share of `config.lr`: linear warm-up, constant, linear decay."""
+    """Return the learning rate of `step` (from 0) relative to `config.lr`: linear warm-up, constant, linear decay."""
     warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
     left = config.steps - step
     cool = min(1.0, max(0.0, left / config.decay)) if config.decay else 1.0
@@ -123,7 +123,7 @@ class Average:
 
 
 def identity(config: TrainConfig, task: Mapping[str, Any], world: int) -> dict[str, Any]:
-    """Identity of the run that a checkpoint records, as plain JSON data."""
+    """Return what a checkpoint records to identify the run, as plain JSON data."""
     phases = [[p.until, p.frames, p.spacing] for p in config.phases]  # their batch is in `batches`
     data = {
         "settings": {**_compared(flat(as_dict(config))), "phases": phases},
@@ -139,16 +139,16 @@ def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_identity(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], *, allow_changes: bool) -> None:
-    """Check that a resumed run is the same run as before.
+    """Check that a checkpoint belongs to the run that resumes from it.
 
     Args:
         where: the checkpoint, for the message.
         old: identity in the checkpoint.
-        new: identity now.
-        allow_changes: settings may differ (but not the task: networks and data).
+        new: identity of the current run.
+        allow_changes: allow settings to differ (but not the task: networks and data).
 
     Raises:
-        ConfigError: it is another run; the message lists the differences.
+        ConfigError: the identities differ; the message lists the differences.
     """
     same = "the same as before"
     if changed := differences(old["task"], new["task"]):
@@ -161,7 +161,7 @@ def check_identity(where: Path, old: Mapping[str, Any], new: Mapping[str, Any], 
     if old["batches"] != new["batches"]:
         raise ConfigError(
             f"samples per step: {_batch(new)}; {where} was made with {_batch(old)}",
-            "the same number, however it is divided",
+            "the same number of samples per step",
             "keep the product of processes, optim.batch and optim.accumulation, or allow the changes",
         )
 
@@ -175,14 +175,14 @@ def _batch(data: Mapping[str, Any]) -> str:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first. A checkpoint is renamed into place only when complete."""
+    """List the complete checkpoints of a run, oldest first; incomplete ones have other names."""
     folder = run / "checkpoints"
     found = [p for p in folder.iterdir() if CHECKPOINT.fullmatch(p.name)] if folder.is_dir() else []
     return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """Path of the checkpoint after `step` steps, RUN/checkpoints/step-N."""
+    """Return the path of the checkpoint after `step` steps, RUN/checkpoints/step-N."""
     return run / "checkpoints" / f"step-{step:08d}"
 
 
@@ -215,27 +215,27 @@ def clear_run(run: Path) -> None:
     clear_leftovers(run, {"best"})
 
 
-def write_state(folder: Path, state: Mapping[str, Any], who: Mapping[str, Any]) -> None:
+def write_state(folder: Path, state: Mapping[str, Any], run_identity: Mapping[str, Any]) -> None:
     """Write state/trainer.pt and state/identity.json of a checkpoint."""
     (folder / "state").mkdir(exist_ok=True)
     torch.save(dict(state), folder / "state" / "trainer.pt")
-    write_json(folder / "state" / "identity.json", who)
+    write_json(folder / "state" / "identity.json", run_identity)
 
 
 def read_identity(checkpoint: Path) -> dict[str, Any]:
-    """The identity recorded in a checkpoint.
+    """Read the identity recorded in a checkpoint.
 
     Raises:
-        WeightsError: it is missing, damaged, or was written by another version of this package.
+        WeightsError: it is missing or damaged, or was written by an incompatible version of this package.
     """
     return _read(checkpoint / "state" / "identity.json", IDENTITY, lambda p: json.loads(p.read_text(encoding="utf-8")))
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The trainer's state in a checkpoint: step, params, average, buffers, optimizer (moments by name), ...
+    """Read the trainer's state in a checkpoint: the entries named in `STATE`.
 
     Raises:
-        WeightsError: it is missing, damaged, or was written by another version of this package.
+        WeightsError: it is missing or damaged, or was written by an incompatible version of this package.
     """
     load = functools.partial(torch.load, map_location="cpu", weights_only=True)
     return _read(checkpoint / "state" / "trainer.pt", STATE, load)
@@ -245,7 +245,7 @@ def _read(path: Path, keys: Sequence[str], load: Callable[[Path], Any]) -> dict[
     try:
         found = load(path)
         return {key: found[key] for key in keys}
-    except Exception as e:  # torch.load raises many kinds
+    except Exception as e:  # torch.load raises many types
         checkpoint = path.parents[1]
         fix = f"delete {checkpoint} and resume from the one before, or use the version of this package that wrote it"
         raise WeightsError(f"{path}: {e!r}", "a checkpoint of this trainer", fix) from e

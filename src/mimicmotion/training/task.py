@@ -60,24 +60,24 @@ class Task(Protocol):
     identity: dict[str, Any]
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The trained parameters, which are part of `model`, by name and in a fixed order.
+        """Return the trained parameters, which are part of `model`, by name and in a fixed order.
 
-        Each must get a gradient in every step.
+        Each must receive a gradient in every step.
         """
         ...
 
     def batch(self, step: int, numbers: Sequence[int]) -> Any:
-        """The samples with these global numbers: a pure function, called in worker processes of a data loader.
+        """Return the samples with these global numbers. Data loader workers call this; it must be a pure function.
 
-        The result has a method `to(device)`, or is a tensor, or a dict, list or tuple of tensors.
+        The result is a tensor, a dict, list or tuple of tensors, or an object with a method `to(device)`.
         """
         ...
 
     def loss(self, model: nn.Module, batch: Any, step: int) -> StepResult:
-        """Loss of a batch.
+        """Compute the loss of a batch.
 
-        Random numbers come only from (seed, sample number), so that the result depends neither on the number of
-        processes nor on how a batch is split.
+        Random numbers must be derived from (seed, sample number) alone, so that the result depends neither on the
+        number of processes nor on how a batch is split.
         """
         ...
 
@@ -96,7 +96,7 @@ class Task(Protocol):
 
     def place(self, device: torch.device) -> None:
         """Move everything that is not part of `model` (frozen encoders, constants) to the device."""
-        del device  # by default there is nothing else
+        del device  # nothing to move by default
 
     def compile(self) -> None:
         """Compile `model` in place; called before it is wrapped, if enabled in the settings."""

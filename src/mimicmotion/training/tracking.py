@@ -23,7 +23,7 @@ from mimicmotion.settings.training import TrainConfig, as_dict
 logger = logging.getLogger(__name__)
 
 TIMES = ("time", "seconds", "samples_per_s", "gpu_gib")
-"""Numbers of a line that are not reproducible."""
+"""Keys of a log line whose values are not reproducible."""
 
 
 class Means:
@@ -40,15 +40,15 @@ class Means:
             total[1] += 1
 
     @staticmethod
-    def joined(parts: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
-        """The sums over several processes."""
+    def total(parts: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, list[float]]:
+        """Add up the sums and counts of several processes."""
         keys = dict.fromkeys(k for part in parts for k in part)
         return {k: [sum(p[k][i] for p in parts if k in p) for i in (0, 1)] for k in keys}
 
     @staticmethod
-    def of(parts: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
-        """The means over several processes."""
-        return {k: total / count for k, (total, count) in Means.joined(parts).items()}
+    def average(parts: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, float]:
+        """Compute the means over several processes from their sums and counts."""
+        return {k: total / count for k, (total, count) in Means.total(parts).items()}
 
 
 class Log:
@@ -133,7 +133,7 @@ def check_trackers(names: Sequence[str]) -> list[str]:
         elif name == "tensorboard":
             logger.warning("tensorboard is not installed, so the log is written to log.jsonl only")
         else:
-            raise ConfigError(f"trackers: {name}", "its package", f"pip install {name}, or leave it out")
+            raise ConfigError(f"trackers: {name}", f"the package {name}", f"pip install {name}, or leave it out")
     return found
 
 
@@ -148,6 +148,6 @@ def start_trackers(log: Log, accelerator: Accelerator, config: TrainConfig, name
     accelerator.init_trackers(log.run.name)
     log.trackers = list(accelerator.trackers)
     for tracker in log.trackers:
-        if tracker.name != "tensorboard":  # which would show the settings as one more run in every chart
+        if tracker.name != "tensorboard":  # TensorBoard would show the settings as one more run in every chart
             tracker.store_init_configuration({k: str(v) for k, v in flat(as_dict(config)).items()})
     logger.info("%s logs to %s", accelerator.device, ", ".join(names))

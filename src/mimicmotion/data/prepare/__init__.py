@@ -1,1 +1,1 @@
-"""From videos to training clips: analysis, scenes, filters, duplicates and the report."""
+"""Turn videos into training clips: analysis, scenes, filters, duplicates and the report."""

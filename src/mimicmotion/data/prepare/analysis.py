@@ -1,4 +1,4 @@
-"""Analysis of a video: scenes, poses and measurements of their frames, all cached."""
+"""Analysis of a video, cached on disk: its scenes, and the poses and measurements of their frames."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 COUNT_EVERY = 0.5
 """Seconds between two frames in which people are counted."""
 CHANGE_OVER = 0.2
-"""Seconds between a frame and the earlier one it is compared with."""
+"""Seconds between a frame and the earlier one that it is compared with."""
 TICK_EVERY = 10  # frames between two reports
 THUMB_SIDE = 256
 FORMAT = 2  # of cached analyses
@@ -56,8 +56,8 @@ class Survey:
         fps: frames per second after resampling.
         seconds: duration according to the header.
         num_frames: number of frames at `fps`.
-        damaged: whether the decoder reported errors, or the end is missing.
-        scenes: frames of each scene between the cuts.
+        damaged: whether the decoder reported errors or the end is missing.
+        scenes: frames of each scene.
         hashes: hashes of frames `HASH_EVERY` seconds apart, for finding duplicates.
     """
 
@@ -71,7 +71,7 @@ class Survey:
     hashes: UInt8[ndarray, "moments 32"]
 
     def enlargement(self, size: tuple[int, int]) -> float:
-        """Factor by which frames must be enlarged to fill `size`."""
+        """Return the factor by which frames must be enlarged to fill `size`."""
         return max(t / s for t, s in zip(size, self.size, strict=True))
 
 
@@ -82,7 +82,7 @@ class SceneMeasures:
     Attributes:
         poses: poses of the tracked person, one per frame.
         people: number of people in frames `COUNT_EVERY` seconds apart.
-        sharpness: variance of the Laplacian of the person's brightness (0..255) at the stored size; NaN without one.
+        sharpness: variance of the Laplacian of the person's brightness (0..255) at the stored size; NaN if no person.
         change: mean difference (0..255) from `CHANGE_OVER` seconds earlier, around the person; NaN at the start.
         thumbs: small JPEG pictures of the frames `thumb_frames`.
         thumb_frames: indices of these frames within the scene.
@@ -106,7 +106,7 @@ def measure_scene(
     estimator: PoseEstimator,
     known: PoseSequence | None,
 ) -> Generator[int, None, SceneMeasures]:
-    """Estimate the poses in the frames of a scene (or use known ones), and measure each frame with its pose.
+    """Estimate the poses in a scene's frames (unless they are known), and measure each frame.
 
     Args:
         frames: RGB frames of the scene.
@@ -114,10 +114,10 @@ def measure_scene(
         survey: survey of the video.
         size: (height, width) of the stored frames, at which sharpness is measured.
         estimator: estimates poses and counts people.
-        known: poses, if they are known.
+        known: poses to use instead of estimating them.
 
     Yields:
-        Number of frames since the last report, approximately.
+        Approximate number of frames since the last yield.
 
     Raises:
         PoseError: the chosen person is not in this scene.
@@ -125,7 +125,7 @@ def measure_scene(
     fps, scale = survey.fps, survey.enlargement(size)
     current: deque[Frame] = deque(maxlen=1)
 
-    def passing() -> Iterator[Frame]:
+    def remembered() -> Iterator[Frame]:
         for frame in frames:
             current.append(frame)
             yield frame
@@ -136,9 +136,9 @@ def measure_scene(
     people, sharp, change, thumbs = [], [], [], []
     points: list[PosePoints] = []
     if known:
-        poses: Iterator[PosePoints] = ((known.xy[i], known.confidence[i]) for i, _ in enumerate(passing()))
+        poses: Iterator[PosePoints] = ((known.xy[i], known.confidence[i]) for i, _ in enumerate(remembered()))
     else:
-        poses = estimator.estimate_stream(passing())
+        poses = estimator.estimate_stream(remembered())
     for number, found in enumerate(poses):
         frame = current[0]
         points.append(found)
@@ -168,7 +168,7 @@ def measure_scene(
 
 
 def sharpness(grey: UInt8[ndarray, "height width"], scale: float) -> float:
-    """Variance of the Laplacian of a scaled picture, which is low if edges are soft.
+    """Compute the variance of the Laplacian of a scaled picture, which is low if edges are soft.
 
     At the stored size, enlarged and out-of-focus pictures score low, and sharp ones about the same whatever their
     original size.
@@ -193,7 +193,7 @@ def _change(small: ndarray, before: deque[ndarray], box: ndarray) -> float:
 
 
 def _cut(grey: ndarray, box: ndarray) -> ndarray | None:
-    """The part of a picture in a box with a margin; None without a box, or if it is outside the picture."""
+    """Cut a box with a margin out of a picture; return None if the box is NaN or (almost) outside the picture."""
     if np.isnan(box).any():
         return None
     margin = _MARGIN * max(box[2] - box[0], box[3] - box[1])
@@ -204,7 +204,7 @@ def _cut(grey: ndarray, box: ndarray) -> ndarray | None:
 
 
 def survey(path: Path, config: PrepareConfig) -> Generator[int, None, Survey]:
-    """Find the scenes of a video and hash its frames; yields 0 now and then, so that it can be stopped there.
+    """Find the scenes of a video and hash its frames; yield 0 every few frames so that the caller can stop.
 
     Raises:
         MediaError: it cannot be read.
@@ -243,7 +243,7 @@ def measure_video(
     config: PrepareConfig,
     open_estimator: Callable[[], PoseEstimator],
 ) -> Generator[int, None, dict[int, SceneMeasures]]:
-    """Measure the given scenes and return the results by index; yields the number of frames since the last report.
+    """Measure the given scenes and return the results by index; yield the number of frames since the last yield.
 
     Poses are read from and written to the user's pose cache.
 
@@ -299,7 +299,7 @@ class AnalysisCache:
         self._facts = json.dumps([FORMAT, analysis_settings(config)], sort_keys=True)
 
     def path(self, kind: str, sha256: str) -> Path:
-        """Path of the stored survey or scenes (`kind`) of the video with this checksum."""
+        """Return the file path of the stored survey or scenes (`kind`) of the video with this checksum."""
         name = hashlib.sha256(f"{kind} {sha256} {self._facts}".encode()).hexdigest()[:32]
         return self.folder / f"{kind}-{name}.npz"
 
@@ -310,7 +310,7 @@ class AnalysisCache:
         _save(self.path("survey", sha256), facts, {"hashes": facts.pop("hashes")})
 
     def load_survey(self, sha256: str) -> Survey | None:
-        """The stored survey of the video with this checksum; None if it is missing or damaged."""
+        """Load the survey of the video with this checksum; return None if it is missing or damaged."""
         if (loaded := _load(self.path("survey", sha256))) is None:
             return None
         facts, arrays = loaded
@@ -331,16 +331,16 @@ class AnalysisCache:
         _save(self.path("scenes", sha256), facts, arrays)
 
     def load_scenes(self, sha256: str) -> dict[int, SceneMeasures] | None:
-        """The stored measurements of the video with this checksum; None if they are missing or damaged."""
+        """Load the measurements of the video with this checksum; return None if they are missing or damaged."""
         if (loaded := _load(self.path("scenes", sha256))) is None:
             return None
         found = {}
         for i, facts in loaded[0].items():
-            mine = {name.partition("/")[2]: a for name, a in loaded[1].items() if name.startswith(f"{i}/")}
+            arrays = {name.partition("/")[2]: a for name, a in loaded[1].items() if name.startswith(f"{i}/")}
             size, fps, source = tuple(facts.pop("size")), facts.pop("fps"), facts.pop("source")
-            poses = PoseSequence(mine["xy"], mine["confidence"], size, fps, source)
-            thumbs = [mine[f"thumb{k}"].tobytes() for k in range(len(facts["thumb_frames"]))]
-            found[int(i)] = SceneMeasures(poses, *(mine[name] for name in _MEASURED), thumbs=thumbs, **facts)
+            poses = PoseSequence(arrays["xy"], arrays["confidence"], size, fps, source)
+            thumbs = [arrays[f"thumb{k}"].tobytes() for k in range(len(facts["thumb_frames"]))]
+            found[int(i)] = SceneMeasures(poses, *(arrays[name] for name in _MEASURED), thumbs=thumbs, **facts)
         return found
 
 

@@ -1,4 +1,4 @@
-"""One crop for a whole scene: the same transform for its frames and its keypoints."""
+"""A fixed crop of a scene, which applies to both its frames and its keypoints."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _OUTLIERS = 0.02
 
 
 def plan_crop(poses: PoseSequence, size: tuple[int, int], mode: Literal["crop", "letterbox"] = "crop") -> Fit:
-    """A fixed transform of a scene's frames to `size` that keeps the person in view.
+    """Plan a fixed transform of a scene's frames to `size` that keeps the person in view.
 
     It does not follow the person, which would look like camera motion. If the person's path is wider than the crop, the
-    crop is where the person is most of the time.
+    crop is centred on the person's median position.
 
     Args:
         poses: poses of the scene, in pixels of the video.
         size: (height, width) of the stored frames.
-        mode: crop, or letterbox (which keeps everything).
+        mode: crop, or letterbox, which pads instead of cropping.
     """
     if mode == "letterbox":
         return plan_fit(poses.size, size, mode)
@@ -37,7 +37,7 @@ def plan_crop(poses: PoseSequence, size: tuple[int, int], mode: Literal["crop", 
 
 
 def person_boxes(poses: PoseSequence) -> Float64[ndarray, "frames 4"]:
-    """Box (left, top, right, bottom) of the visible body points of each frame in pixels; NaN if there are none."""
+    """Return the box (left, top, right, bottom) of each frame's visible body points in pixels; NaN without any."""
     seen = poses.confidence[:, BODY] > VISIBLE
     xy = poses.xy[:, BODY].astype(np.float64)
     low = np.where(seen[..., None], xy, np.inf).min(1)
@@ -48,7 +48,7 @@ def person_boxes(poses: PoseSequence) -> Float64[ndarray, "frames 4"]:
 
 
 def _anchor(poses: PoseSequence, size: tuple[int, int], axis: int) -> float:
-    """Which part of the picture to keep along an axis (0 = y), from 0 (the first pixels) to 1 (the last)."""
+    """Return which part of the picture to keep along an axis (0 = y), from 0 (the first pixels) to 1 (the last)."""
     scale = max(t / s for t, s in zip(size, poses.size, strict=True))
     spare = scale * poses.size[axis] - size[axis]
     boxes = person_boxes(poses)

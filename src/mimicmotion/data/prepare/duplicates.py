@@ -1,4 +1,4 @@
-"""Duplicate videos: the same file, or the same pictures re-encoded or resized."""
+"""Find duplicate videos: the same pictures, possibly re-encoded or resized."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LENGTH_TOLERANCE = 0.1
 
 
 def picture_hash(frame: UInt8[ndarray, "height width 3"]) -> UInt8[ndarray, 32]:
-    """Perceptual hash of a picture (256 bits, packed): coarse structure that survives re-encoding.
+    """Compute a perceptual hash (256 bits, packed) of a picture's coarse structure, which survives re-encoding.
 
     Raises:
         ConfigError: imagehash is not installed.
@@ -35,18 +35,18 @@ Fingerprint = tuple[float, UInt8[ndarray, "moments 32"]]
 
 
 def fingerprint_distance(a: Fingerprint, b: Fingerprint) -> float:
-    """Share of differing bits, averaged over moments spread over both videos; 1 if their lengths differ by over 10%.
+    """Return the fraction of differing bits of hashes throughout both videos; 1 if durations differ by over 10%.
 
     It is 0 for identical videos, and about 0.5 for unrelated ones.
     """
-    (seconds, mine), (others, theirs) = a, b
-    if abs(seconds - others) > _LENGTH_TOLERANCE * max(seconds, others, 1e-6):
+    (seconds_a, hashes_a), (seconds_b, hashes_b) = a, b
+    if abs(seconds_a - seconds_b) > _LENGTH_TOLERANCE * max(seconds_a, seconds_b, 1e-6):
         return 1.0
-    common = min(len(mine), len(theirs))
+    common = min(len(hashes_a), len(hashes_b))
     if not common:
         return 1.0
     moments = np.unique(np.linspace(0, common - 1, _COMPARED).round().astype(int))
-    bits = np.unpackbits(np.bitwise_xor(mine[moments], theirs[moments]), axis=1)
+    bits = np.unpackbits(np.bitwise_xor(hashes_a[moments], hashes_b[moments]), axis=1)
     return float(bits.mean())
 
 
@@ -55,14 +55,14 @@ def near_duplicates(prints: Sequence[Fingerprint], threshold: float) -> dict[int
 
     Args:
         prints: fingerprints of all videos; of several duplicates, the first one is kept.
-        threshold: share of differing bits below which two videos are the same; 0 finds none.
+        threshold: fraction of differing bits below which two videos are duplicates; 0 finds none.
 
     Returns:
-        For each duplicate, by its index: the index of the video that is kept, and the share of differing bits.
+        For each duplicate, by its index: the index of the video that is kept, and the fraction of differing bits.
     """
-    found: dict[int, tuple[int, float]] = {}
-    for i, mine in enumerate(prints):
-        stay = ((k, fingerprint_distance(prints[k], mine)) for k in range(i) if k not in found)
-        if same := next((other for other in stay if other[1] < threshold), None):
-            found[i] = same
-    return found
+    duplicates: dict[int, tuple[int, float]] = {}
+    for i, print_ in enumerate(prints):
+        earlier = ((k, fingerprint_distance(prints[k], print_)) for k in range(i) if k not in duplicates)
+        if match := next((other for other in earlier if other[1] < threshold), None):
+            duplicates[i] = match
+    return duplicates

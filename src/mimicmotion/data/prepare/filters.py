@@ -1,4 +1,4 @@
-"""Quality filters for scenes. Each decision is reported with the numbers behind it."""
+"""Quality filters for scenes. Each decision is reported with the measurements behind it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ STATIC_CHANGE = 0.75
 alone gives about 0.3, a person who breathes and sways 1 to 2."""
 
 
-# threshold in the settings -> the number it applies to, and the message if the number fails it
-_TOLD: dict[str, tuple[str, Callable[[float], str]]] = {
+# threshold in the settings -> the measurement that it limits, and the message if the limit is not met
+_FILTERS: dict[str, tuple[str, Callable[[float], str]]] = {
     "min_seconds": ("seconds", "too short: {:.2f} s".format),
     "max_enlargement": ("enlargement", "too small: would be enlarged {:.2f} times".format),
     "min_found": ("found", lambda share: f"no person in {1 - share:.0%} of the frames"),
@@ -50,13 +50,13 @@ class Judgement:
 
 
 def judge_length(num_frames: int, fps: float, enlargement: float, config: PrepareConfig) -> Judgement:
-    """Judge a scene by its length and enlargement alone, which needs no poses."""
+    """Judge a scene only by its length and enlargement, which are known without poses."""
     numbers = _rounded({"seconds": num_frames / fps, "frames": num_frames, "enlargement": enlargement})
     return Judgement(numbers, _missed(numbers, config))
 
 
 def usable_scenes(survey: Survey, config: PrepareConfig) -> list[int]:
-    """Indices of the scenes worth estimating poses in: long enough, and of large enough frames."""
+    """Return the indices of the scenes whose length and frame size pass the filters."""
     enlargement = survey.enlargement(config.size)
     lengths = enumerate(map(len, survey.scenes))
     return [i for i, n in lengths if judge_length(n, survey.fps, enlargement, config).accepted]
@@ -84,13 +84,13 @@ def judge(measures: SceneMeasures, stored: PoseSequence, enlargement: float, con
     numbers = first.numbers | _rounded(numbers)
     reasons = _missed(numbers, config)
     if not numbers["found"]:  # without a person, the other numbers mean nothing
-        sure = (*first.reasons, "min_found", "max_crowded")
-        reasons = {k: v for k, v in reasons.items() if k in sure}
+        relevant = (*first.reasons, "min_found", "max_crowded")
+        reasons = {k: v for k, v in reasons.items() if k in relevant}
     return Judgement(numbers, reasons)
 
 
 def measure_poses(poses: PoseSequence) -> dict[str, float]:
-    """Shares of frames with a visible person or reliable hands; share and mean confidence of visible body points."""
+    """Compute fractions of frames with a person and with reliable hands; fraction and confidence of visible points."""
     body = poses.confidence[:, BODY]
     seen = body > VISIBLE
     found = seen.any(1)
@@ -106,13 +106,13 @@ def measure_poses(poses: PoseSequence) -> dict[str, float]:
 
 
 def _missed(numbers: dict[str, float], config: PrepareConfig) -> dict[str, str]:
-    """Explain, by name, each threshold that is not met."""
-    found = {}
-    for threshold, (name, told) in _TOLD.items():
+    """Return a message for each threshold that is not met."""
+    reasons = {}
+    for threshold, (name, message) in _FILTERS.items():
         limit, value = getattr(config, threshold), numbers.get(name)
         if value is not None and (value < limit if threshold.startswith("min") else value > limit):
-            found[threshold] = f"{told(value)}, {threshold} is {limit:g}"
-    return found
+            reasons[threshold] = f"{message(value)}, {threshold} is {limit:g}"
+    return reasons
 
 
 def _rounded(numbers: dict[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""From a folder of videos to training shards: resumable, in several processes, and reproducible to the byte."""
+"""Prepare training shards from a folder of videos: resumable, in several processes, reproducible to the byte."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _FILES, _SETTINGS, _DONE = "files.json", "settings.json", "done.json"
 
 @dataclass(frozen=True, slots=True)
 class SourceVideo:
-    """A file, by its path within the folder of videos, and its checksum."""
+    """A file: its path within the folder of videos, and its checksum."""
 
     source: str
     sha256: str
@@ -55,18 +55,18 @@ class Outcome:
 
 
 VideoStep = Callable[[PrepareConfig, SourceVideo], Generator[int, None, None]]
-"""Processes one file, and yields units of work done."""
+"""A function that processes one file, and yields the number of units of work done since the last yield."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareResult:
-    """Result of a preparation.
+    """Result of `prepare`.
 
     Attributes:
         output: folder of the shards.
         totals: content of report.json under "summary".
         shards: number of tar files.
-        unused: a sentence for each video that is unreadable, a duplicate, or without suitable scenes.
+        unused: a line of text for each video that is unreadable, a duplicate, or without suitable scenes.
         fresh: False if everything already existed.
         seconds: seconds per stage.
     """
@@ -79,7 +79,7 @@ class PrepareResult:
     seconds: dict[str, float]
 
     def summary(self) -> str:
-        """Summary for the user."""
+        """Return a summary to show to the user."""
         t = self.totals
         lines = [] if self.fresh else ["nothing new: the shards are complete and up to date"]
         for name, label in (("train", "training"), ("val", "validation")):
@@ -106,7 +106,7 @@ def prepare(config: PrepareConfig) -> Job[PrepareResult]:
     """Make training shards and a report from a folder of videos.
 
     Raises:
-        InputError: a setting is wrong, there is no video, or no scene passes the filters.
+        InputError: a setting is invalid, there is no video, or no scene passes the filters.
         OutputError: the output cannot be written.
     """
     watch = Stopwatch()
@@ -135,7 +135,7 @@ class _Preparation:
         (self.work / _DONE).unlink(missing_ok=True)
         write_json(self.work / _SETTINGS, settings)
         find_estimator(config)  # fails early if anything is missing
-        reports = yield from self._look(files)
+        reports = yield from self._analyse(files)
         shared = ShardSettings(size=config.size, store=config.store, settings=settings)
         return (yield from self._write(reports, shared, stamp))
 
@@ -154,59 +154,59 @@ class _Preparation:
         return [SourceVideo(name, facts[name][2]) for name in names]
 
     def _finished(self, stamp: str) -> PrepareResult | None:
-        """The result of an earlier run on the same files with the same settings, if it is still complete."""
+        """Return the result of an earlier run on the same files with the same settings, if it is still complete."""
         done = _load_json(self.work / _DONE)
-        there = all((self.config.output / name).is_file() for name in (INDEX, JSON, PAGE))
-        if done is None or done.get("stamp") != stamp or done["shards"] != self._shard_sizes() or not there:
+        complete = all((self.config.output / name).is_file() for name in (INDEX, JSON, PAGE))
+        if done is None or done.get("stamp") != stamp or done["shards"] != self._shard_sizes() or not complete:
             return None
         return PrepareResult(self.config.output, done["totals"], len(done["shards"]), done["unused"], False, {})
 
     def _shard_sizes(self) -> dict[str, int]:
         return {p.name: p.stat().st_size for p in shard_files(self.config.output)}
 
-    def _look(self, files: Sequence[SourceVideo]) -> Job[list[VideoReport]]:
+    def _analyse(self, files: Sequence[SourceVideo]) -> Job[list[VideoReport]]:
         """Survey all files, exclude duplicates, measure the rest, and judge every scene."""
         config = self.config
         reports: dict[str, VideoReport] = {}
         surveys: dict[str, Survey] = {}
 
-        def set_aside(file: SourceVideo, status: str, reason: str) -> None:
-            found = surveys.get(file.source)
-            reports[file.source] = VideoReport(file.source, file.sha256, status, reason, found)
+        def exclude(file: SourceVideo, status: str, reason: str) -> None:
+            known = surveys.get(file.source)
+            reports[file.source] = VideoReport(file.source, file.sha256, status, reason, known)
 
-        def rest() -> list[SourceVideo]:
+        def remaining() -> list[SourceVideo]:
             return [f for f in files if f.source not in reports]
 
         first: dict[str, str] = {}
         for f in files:
             if f.source.encode("utf-8", "replace").decode() != f.source:
-                set_aside(f, "unreadable", "its name is not UTF-8; rename it")  # shards store names as UTF-8
+                exclude(f, "unreadable", "its name is not UTF-8; rename it")  # shards store names as UTF-8
             elif (same := first.setdefault(f.sha256, f.source)) != f.source:
-                set_aside(f, "duplicate", f"the same file as {same}")
-        todo = [f for f in rest() if self.cache.load_survey(f.sha256) is None]
-        failures = yield from self._run(survey_step, todo, "scenes", {f.source: 1 for f in rest()})
-        for f in rest():
+                exclude(f, "duplicate", f"the same file as {same}")
+        todo = [f for f in remaining() if self.cache.load_survey(f.sha256) is None]
+        failures = yield from self._run(survey_step, todo, "scenes", {f.source: 1 for f in remaining()})
+        for f in remaining():
             if f.source in failures:
                 named = Path(f.source).suffix.lower() in READ_SUFFIXES
-                set_aside(f, "unreadable" if named else "no video", failures[f.source])
-        surveys |= {f.source: known_survey(config, f) for f in rest()}
-        left = rest()
-        prints = [(s.num_frames / s.fps, s.hashes) for s in (surveys[f.source] for f in left)]
-        for i, (k, apart) in near_duplicates(prints, config.near_duplicates).items():
-            reason = f"looks like {left[k].source}: {apart:.1%} of the picture hash differs"
-            set_aside(left[i], "near-duplicate", reason)
+                exclude(f, "unreadable" if named else "no video", failures[f.source])
+        surveys |= {f.source: known_survey(config, f) for f in remaining()}
+        unique = remaining()
+        prints = [(s.num_frames / s.fps, s.hashes) for s in (surveys[f.source] for f in unique)]
+        for i, (k, distance) in near_duplicates(prints, config.near_duplicates).items():
+            reason = f"looks like {unique[k].source}: {distance:.1%} of the picture hash differs"
+            exclude(unique[i], "near-duplicate", reason)
         frames = {}
-        for f in rest():
+        for f in remaining():
             scenes = surveys[f.source].scenes
             frames[f.source] = sum(len(scenes[i]) for i in usable_scenes(surveys[f.source], config))
-        # longest first, so that no long one is left running alone at the end
-        todo = sorted(rest(), key=lambda f: -frames[f.source])
+        # longest first, so that no long video runs alone at the end
+        todo = sorted(remaining(), key=lambda f: -frames[f.source])
         todo = [f for f in todo if frames[f.source] and self.cache.load_scenes(f.sha256) is None]
         failures = yield from self._run(measure_step, todo, "poses", frames)
-        for f in rest():
+        for f in remaining():
             if f.source in failures:
                 del surveys[f.source]
-                set_aside(f, "unreadable", failures[f.source])
+                exclude(f, "unreadable", failures[f.source])
             else:
                 reports[f.source] = judge_video(f.source, f.sha256, surveys[f.source], self.cache, config)
             yield Progress("judge", len(reports), len(files))
@@ -215,7 +215,7 @@ class _Preparation:
     def _run(
         self, step: VideoStep, todo: Sequence[SourceVideo], stage: str, units: Mapping[str, int]
     ) -> Job[dict[str, str]]:
-        """Run a step on the files that need it, each with `units` of work. Returns problems by file."""
+        """Run a step on the files that need it, and return problems by file; `units` is the work of each file."""
         failures: dict[str, str] = {}
         total = sum(units.values())
         done = total - sum(units[f.source] for f in todo)
@@ -258,7 +258,7 @@ class _Preparation:
 
 
 def _check_settings(config: PrepareConfig, settings: dict[str, Any], work: Path) -> None:
-    """Refuse to mix shards made with different settings; delete old ones only with `overwrite`."""
+    """Raise an error if existing shards were made with different settings; with `overwrite`, delete them instead."""
     old = _load_json(work / _SETTINGS)
     shards = shard_files(config.output)
     if not shards or old == settings:
@@ -287,22 +287,22 @@ def _load_json(path: Path) -> Any:
 
 
 def survey_step(config: PrepareConfig, file: SourceVideo) -> Generator[int, None, None]:
-    """Survey a video and store the result: one unit of work."""
+    """Survey a video and store the result; the whole video is one unit of work."""
     found = yield from survey(config.videos / file.source, config)
     AnalysisCache(config.output / WORK, config).save_survey(file.sha256, found)
     yield 1
 
 
 def measure_step(config: PrepareConfig, file: SourceVideo) -> Generator[int, None, None]:
-    """Measure a video's scenes and store the result: one unit of work per frame."""
-    seen = known_survey(config, file)
-    estimator = find_estimator(config, threads=1)  # all cores are used by processes
-    found = yield from measure_video(config.videos / file.source, seen, usable_scenes(seen, config), config, estimator)
+    """Measure a video's scenes and store the result; each frame is one unit of work."""
+    path, known = config.videos / file.source, known_survey(config, file)
+    estimator = find_estimator(config, threads=1)  # the processes use all cores
+    found = yield from measure_video(path, known, usable_scenes(known, config), config, estimator)
     AnalysisCache(config.output / WORK, config).save_scenes(file.sha256, found)
 
 
 def known_survey(config: PrepareConfig, file: SourceVideo) -> Survey:
-    """The survey of a video, stored by `survey_step`.
+    """Load the survey of a video that `survey_step` stored.
 
     Raises:
         MediaError: it is missing.
@@ -316,7 +316,7 @@ def known_survey(config: PrepareConfig, file: SourceVideo) -> Survey:
 def run_steps(
     step: VideoStep, config: PrepareConfig, todo: Sequence[SourceVideo], processes: int
 ) -> Generator[int | Outcome, None, None]:
-    """Run a step on every file. A file that crashes its process (a fault in a decoder) is identified and reported."""
+    """Run a step on every file; if a decoder crashes the process, identify the file and report it."""
     folder = config.output / WORK
     for mark in folder.glob(_MARK.format("*")):  # left by an earlier run
         mark.unlink()
@@ -333,8 +333,8 @@ def run_steps(
             raise
     else:
         return
-    rest = [f for f in todo if f.source not in answered]
-    suspects = [f for f in rest if (folder / _MARK.format(f.sha256)).exists()]
+    unfinished = [f for f in todo if f.source not in answered]
+    suspects = [f for f in unfinished if (folder / _MARK.format(f.sha256)).exists()]
     if not suspects:
         raise MimicMotionError(
             "worker processes crash at startup", "processes that start", "run with --processes 1 to see why"
@@ -347,8 +347,8 @@ def run_steps(
             except BrokenProcessPool:
                 problem = "reading it crashes the process (damaged, or too large for the memory)"
                 yield Outcome(file.source, problem)
-    if unharmed := [f for f in rest if f not in suspects]:
-        yield from run_steps(step, config, unharmed, processes)
+    if others := [f for f in unfinished if f not in suspects]:
+        yield from run_steps(step, config, others, processes)
 
 
 def _alone(step: VideoStep, config: PrepareConfig, file: SourceVideo) -> Outcome:
@@ -361,7 +361,7 @@ def _alone(step: VideoStep, config: PrepareConfig, file: SourceVideo) -> Outcome
 
 
 def _guarded(step: VideoStep, config: PrepareConfig, file: SourceVideo) -> Generator[int, None, Outcome]:
-    """Run a step on one file; return a problem with this file, but raise one that affects all files."""
+    """Run a step on one file; return problems with this file, but raise those that affect all files."""
     mark = config.output / WORK / _MARK.format(file.sha256)
     with writing(mark):
         mark.touch()
@@ -372,7 +372,7 @@ def _guarded(step: VideoStep, config: PrepareConfig, file: SourceVideo) -> Gener
     except MediaError as e:
         return Outcome(file.source, e.got.replace(str(config.videos / file.source), "it"))
     except Exception as e:
-        # a damaged file must not stop the work on all others, whatever a decoder raises
+        # whatever a decoder raises for a damaged file must not stop the work on the others
         logger.warning("%s is skipped", file.source, exc_info=True)
         return Outcome(file.source, f"{type(e).__name__}: {e}")
     finally:

@@ -1,4 +1,4 @@
-"""From a folder of videos to a plan of shards: find videos, assign them to splits, and make their records."""
+"""Find videos in a folder, assign them to splits, distribute their scenes over shards, and make the records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mimicmotion.video.geometry import Fit
 
 WORK = ".work"
 """Folder beside the shards that caches the analyses."""
-# pictures and other common files of data sets; all remaining files are tried
+# pictures and other common files of data sets; all other files are tried as videos
 _OTHER_SUFFIXES = (
     ".png .jpg .jpeg .jpe .bmp .tif .tiff .ppm .pgm .avif .jp2 .webp .txt .md .json .jsonl .csv .tsv .xml .yaml .yml "
     ".srt .vtt .ass .npz .npy .pkl .pt .pth .safetensors .onnx .tar .zip .gz .7z .rar .html .pdf .py .sh .log "
@@ -33,16 +33,16 @@ _NO_VIDEO = frozenset(_OTHER_SUFFIXES.split())
 
 
 def find_videos(folder: Path, output: Path) -> list[str]:
-    """Relative paths (with /) of all files that may be videos, sorted, without hidden files and the output folder.
+    """List relative paths (with /) of all files that may be videos, sorted; skip hidden files and the output folder.
 
     Raises:
-        MediaError: it is not a folder, or there are no such files.
+        MediaError: `folder` is not a folder, or contains no such files.
     """
     if not folder.is_dir():
         raise MediaError(f"{folder} is not a folder", "a folder with videos", "pass the folder with the videos")
     found: list[str] = []
-    for at, folders, files in os.walk(folder):
-        here = Path(at)
+    for root, folders, files in os.walk(folder):
+        here = Path(root)
         folders[:] = sorted(f for f in folders if not f.startswith(".") and (here / f).resolve() != output.resolve())
         for name in files:
             if not name.startswith(".") and Path(name).suffix.lower() not in _NO_VIDEO and (here / name).is_file():
@@ -53,9 +53,9 @@ def find_videos(folder: Path, output: Path) -> list[str]:
 
 
 def video_id(source: str) -> str:
-    """Name of a video in the shards: its path reduced to letters, digits, _ and -, plus 8 digits of a hash.
+    """Return a video's id in the shards: its path reduced to letters, digits and _, plus 8 hex digits of its hash.
 
-    It depends only on the path, so it does not change when other videos are added or removed.
+    It depends only on the path, so adding or removing other videos does not change it.
     """
     plain = unicodedata.normalize("NFKD", re.sub(r"\.[^./]*$", "", source)).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^A-Za-z0-9]+", "_", plain).strip("_")[-48:].strip("_") or "video"
@@ -63,14 +63,14 @@ def video_id(source: str) -> str:
 
 
 def split_of(video: str, seed: int, validation: float) -> Literal["train", "val"]:
-    """Choose train or val, depending only on the video's id, the seed and the share `validation`."""
+    """Choose train or val from a hash of the video's id and the seed; `validation` is the fraction for val."""
     number = int.from_bytes(hashlib.sha256(f"{seed}:{video}".encode()).digest()[:8], "big")
     return "val" if number < validation * 2**64 else "train"
 
 
 @dataclass(frozen=True, slots=True)
 class SceneReport:
-    """One scene (its frames), and the decision about it; `crop` is None if no poses were estimated."""
+    """One scene (a range of frames) and the decision about it; `crop` is None if no poses were estimated."""
 
     number: int
     scene: range
@@ -85,7 +85,7 @@ class VideoReport:
     Attributes:
         source: path within the folder of videos.
         sha256: checksum of the file.
-        status: used, without scenes (all were left out), duplicate, near-duplicate, unreadable, or no video.
+        status: used, without scenes (all were rejected), duplicate, near-duplicate, unreadable, or no video.
         reason: why it is not used; empty if it is.
         survey: None if the file was not or could not be read.
         scenes: all scenes; empty unless the status is "used" or "without scenes".
@@ -127,7 +127,7 @@ def judge_video(source: str, sha256: str, survey: Survey, cache: AnalysisCache, 
 
 @dataclass(frozen=True, slots=True)
 class StoredScene:
-    """Everything that a record is made from."""
+    """A scene that becomes a record: its frames from `start` to `stop`, and its measurements."""
 
     number: int
     start: int
@@ -137,7 +137,7 @@ class StoredScene:
 
 @dataclass(frozen=True, slots=True)
 class StoredVideo:
-    """Scenes of one video in one shard: an item of the plan, and so part of the shard's identity."""
+    """Scenes of one video in one shard: an item of the plan, and therefore part of the shard's identity."""
 
     source: str
     sha256: str
@@ -210,12 +210,12 @@ def _cropped(path: Path, frames: Iterator[np.ndarray], expected: int, fit: Fit) 
 
 
 def scene_key(video: str, number: int) -> str:
-    """Key of a scene's record."""
+    """Return the key of a scene's record."""
     return f"{video}-{number:04d}"
 
 
 def crop_facts(fit: Fit) -> dict[str, Any]:
-    """A transform as plain data: stored pixel = scale x source pixel + offset, (y, x)."""
+    """Describe a transform as plain data, (y, x): stored pixel = scale x source pixel + offset."""
     return {
         "source_size": list(fit.source),
         "scale": [round(s, 9) for s in fit.scale],

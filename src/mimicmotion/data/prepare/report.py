@@ -1,4 +1,4 @@
-"""The report on all videos and scenes: as JSON, and as a web page with totals, contact sheets and histograms."""
+"""Report on all videos and scenes, as JSON and as a web page with totals, contact sheets and histograms."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mimicmotion.tables import Section, Table, html_page
 JSON, PAGE = "report.json", "report.html"
 PICTURES = "report"
 """Folder of the page's pictures as PNG files."""
-SHOWN, SHOWN_LEFT_OUT, MAX_ROWS = 36, 12, 500
+SHOWN, SHOWN_LEFT_OUT, MAX_ROWS = 36, 12, 500  # limits of used scenes, other scenes and table rows on the page
 Chosen = list[tuple[VideoReport, SceneReport]]
 _TALL, _GAP, _LINE, _SHEET = 224, 6, 15, 1500
 _GREEN, _RED, _GREY = (31, 122, 66), (178, 48, 48), (90, 90, 90)
@@ -37,12 +37,12 @@ def count(videos: Sequence[VideoReport], config: PrepareConfig) -> dict[str, Any
     used = [(v, s) for v, s in scenes if s.judgement.accepted]
     splits: dict[str, dict[str, float]] = {}
     for name in ("train", "val"):
-        mine = [(v, s) for v, s in used if split_of(v.video, config.seed, config.validation) == name]
+        chosen = [(v, s) for v, s in used if split_of(v.video, config.seed, config.validation) == name]
         splits[name] = {
-            "videos": len({v.video for v, _ in mine}),
-            "scenes": len(mine),
-            "frames": sum(len(s.scene) for _, s in mine),
-            "seconds": round(sum(s.judgement.numbers["seconds"] for _, s in mine), 2),
+            "videos": len({v.video for v, _ in chosen}),
+            "scenes": len(chosen),
+            "frames": sum(len(s.scene) for _, s in chosen),
+            "seconds": round(sum(s.judgement.numbers["seconds"] for _, s in chosen), 2),
         }
     reasons = Counter(threshold for _, s in scenes for threshold in s.judgement.reasons)
     return {
@@ -120,7 +120,7 @@ def save_page(folder: Path, videos: Sequence[VideoReport], cache: AnalysisCache,
 
 
 def _chosen(videos: Sequence[VideoReport], accepted: bool) -> Chosen:
-    """Select scenes that were measured and accepted (or rejected), evenly spread over all of them."""
+    """Select measured scenes that were accepted (or rejected), at even intervals."""
     every = [(v, s) for v in videos for s in v.scenes if s.crop and s.judgement.accepted is accepted]
     limit = SHOWN if accepted else SHOWN_LEFT_OUT
     picked = np.unique(np.linspace(0, len(every) - 1, min(limit, len(every))).round().astype(int))
@@ -130,7 +130,7 @@ def _chosen(videos: Sequence[VideoReport], accepted: bool) -> Chosen:
 def contact_sheet(
     scenes: Chosen, cache: AnalysisCache, config: PrepareConfig
 ) -> UInt8[ndarray, "height width 3"] | None:
-    """Show three frames of each scene as stored, with their poses; None if there are no scenes to show."""
+    """Draw three frames of each scene as stored, with their poses; return None if there is no scene to show."""
     wide = max(48, round(_TALL * config.width / config.height))
     cells = [cell for v, s in scenes if (cell := _cell(v, s, cache, config, (_TALL, wide))) is not None]
     if not cells:
@@ -170,7 +170,7 @@ def _cell(
 
 
 def _drawn(measures: SceneMeasures, k: int, config: PrepareConfig, size: tuple[int, int]) -> ndarray:
-    """One small frame, cropped like the scene and darkened, with the pose drawn over it."""
+    """Draw the pose over a small frame, which is cropped like the scene and darkened."""
     from PIL import Image
 
     thumb = np.asarray(Image.open(io.BytesIO(measures.thumbs[k])).convert("RGB"))
@@ -223,8 +223,8 @@ def _histogram(groups: dict[str, list[float]], label: str, marks: Mapping[str, f
             color=[plot.colour(i) for i in range(len(groups))],
             label=[f"{name} ({len(values)})" for name, values in groups.items()],
         )
-        for name, at in (marks or {}).items():
-            axes.axvline(at, color="black", lw=1, ls=":", label=name)
+        for name, x in (marks or {}).items():
+            axes.axvline(x, color="black", lw=1, ls=":", label=name)
         axes.set_xlim(0, 1)
         axes.set_xlabel(label)
         axes.set_ylabel("scenes")
@@ -235,7 +235,7 @@ def _histogram(groups: dict[str, list[float]], label: str, marks: Mapping[str, f
 
 def _sections(videos: Sequence[VideoReport], config: PrepareConfig, pngs: Mapping[str, bytes | None]) -> list[Section]:
     total = count(videos, config)
-    said = (
+    summary = (
         f"{total['used']} of {total['scenes']} scenes of {len(videos)} files are used, stored at "
         f"{config.height} x {config.width} (height x width)."
     )
@@ -248,12 +248,12 @@ def _sections(videos: Sequence[VideoReport], config: PrepareConfig, pngs: Mappin
         heading: str, picture: str = "", head: Sequence[str] = (), rows: Sequence[Sequence[Any]] = ()
     ) -> Section:
         png = pngs.get(picture)
-        more = f"The first {MAX_ROWS} of {len(rows)} rows; all are in report.json."
-        text = [more] if len(rows) > MAX_ROWS else [] if rows or png else ["none"]
+        note = f"The first {MAX_ROWS} of {len(rows)} rows; all are in report.json."
+        text = [note] if len(rows) > MAX_ROWS else [] if rows or png else ["none"]
         return Section(heading, text, Table(head, rows[:MAX_ROWS]), {heading: png} if png else {})
 
     return [
-        Section("", [said], Table(["split", "videos", "scenes", "frames", "seconds"], splits)),
+        Section("", [summary], Table(["split", "videos", "scenes", "frames", "seconds"], splits)),
         section("Why scenes were left out", "", ["threshold", "scenes"], list(total["left_out"].items())),
         section("Clips with poses", "clips"),
         section("Confidence", "confidence"),

@@ -50,7 +50,7 @@ class CutFinder:
 
 
 def find_peaks(changes: Sequence[float], ratio: float, least: float) -> list[int]:
-    """Indices of changes that are at least `least`, and `ratio` times the median of three neighbours on each side.
+    """Find changes that are at least `least`, and at least `ratio` times the median of three neighbours on each side.
 
     The median tolerates another cut nearby (a flash, or a frame left over from an edit).
     """
@@ -72,7 +72,7 @@ def shrink(frame: UInt8[ndarray, "height width *channels"], short_side: int) -> 
 
 
 def plan_scenes(num_frames: int, cuts: list[int], max_frames: int) -> list[range]:
-    """The frames of the scenes between cuts; those longer than `max_frames` are split into parts of equal length.
+    """Split a video into scenes at its cuts, and scenes longer than `max_frames` into parts of equal length.
 
     Args:
         num_frames: number of frames of the video.

@@ -27,8 +27,8 @@ class Sample:
         reference_latents: latents of the reference picture; None if frames are given.
         poses: drawn pose of each slot; slot 0 is the reference's own pose if there is a reference slot.
         reference_pose: drawn pose of the reference picture.
-        hand_mask: share of each latent cell that is in the box of a reliable hand, 0..1 (paper section 3.4); 0 in the
-            reference slot.
+        hand_mask: fraction of each latent cell that lies in the box of a reliable hand, 0..1 (paper section 3.4); 0 in
+            the reference slot.
         fps: frames per second of the driving slots (1 / interval), or their mean for frames spread over a scene.
         warped: the reference picture warped to each slot's pose, for models that use it; the reference itself in the
             reference slot.
@@ -67,11 +67,11 @@ class Batch:
         return len(self.numbers)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The same batch with its tensors on `device`."""
+        """Return the batch with its tensors on `device`."""
         return self._each(lambda t: t.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory, for fast copies to a GPU; called by DataLoader."""
+        """Return the batch in page-locked memory, for fast copies to a GPU; called by DataLoader."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:

@@ -66,7 +66,7 @@ class LatentCache:
     def fill(self, records: Sequence[int] | None = None) -> Iterator[int]:
         """Encode the records that are missing, and yield the number of records done after each one.
 
-        Needed before starting the workers of a data loader if the encoder is on a GPU, which they cannot use.
+        Call it before starting data loader workers if the encoder is on a GPU, which they cannot use.
         """
         for done, record in enumerate(range(len(self.shards)) if records is None else records, 1):
             if not self._path(record).exists():

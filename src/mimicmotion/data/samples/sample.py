@@ -33,7 +33,7 @@ PLAIN = {"confidence_aware": False, "threshold": VISIBLE}
 
 @dataclass(frozen=True, slots=True)
 class FrameChoice:
-    """The random choices behind one sample.
+    """The random choices that determine a sample.
 
     Attributes:
         record: index of the record with the driving frames.
@@ -103,7 +103,7 @@ class SampleMaker:
         self.usable(config)
 
     def usable(self, config: SampleConfig) -> list[int]:
-        """Indices of the records that are long enough for a sample.
+        """Return the indices of the records that are long enough for a sample.
 
         Raises:
             InputError: one is too short and `config.short_records` is "error", or all are.
@@ -112,20 +112,20 @@ class SampleMaker:
         if key not in self._usable:
             fits = [length >= self._needed(i, config) for i, length in enumerate(self.lengths)]
             if not all(fits):
-                self._complain(fits, config)
+                self._report_short(fits, config)
             self._usable[key] = [i for i, fit in enumerate(fits) if fit]
         return self._usable[key]
 
     def _shortest_step(self, record: int, config: SampleConfig) -> int:
-        """Minimum number of stored frames from one driving frame to the next."""
+        """Return the minimum number of stored frames from one driving frame to the next."""
         return max(1, round(config.interval[0] * self.shards.fps[record]))
 
     def _needed(self, record: int, config: SampleConfig) -> int:
-        """Minimum number of frames of a record from which the driving frames can be taken."""
+        """Return the minimum length of a record, in frames, for taking driving frames from it."""
         count = config.num_frames - config.reference_slot
         return count if config.spacing == "spread" else (count - 1) * self._shortest_step(record, config) + 1
 
-    def _complain(self, fits: Sequence[bool], config: SampleConfig) -> None:
+    def _report_short(self, fits: Sequence[bool], config: SampleConfig) -> None:
         """Raise an error for records that are too short, or log a warning if they are to be skipped."""
         short = f"{fits.count(False)} of {len(fits)} records are too short"
         if config.short_records == "skip" and any(fits):
@@ -141,7 +141,7 @@ class SampleMaker:
         )
 
     def choose(self, rng: np.random.Generator, config: SampleConfig) -> FrameChoice:
-        """Choose the frames of a sample. Options that are off draw random numbers too, so none affects the others.
+        """Choose the frames of a sample. Disabled options also draw random numbers, so no option affects the others.
 
         Args:
             rng: random generator of this sample alone.
@@ -215,7 +215,7 @@ class SampleMaker:
         return np.concatenate([reference[None], moved]) if self.config.reference_slot else moved
 
     def _poses(self, driver: Record, owner: Record, choice: FrameChoice) -> tuple[PoseSequence, PoseSequence]:
-        """Poses of the driving frames and of the reference, with simulated detector noise."""
+        """Return the poses of the driving frames and of the reference, with simulated detector noise if enabled."""
         found = []
         for record, frames, seed in (
             (driver, choice.frames, choice.noise_seeds[0]),
@@ -233,7 +233,7 @@ class SampleMaker:
         return np.stack([self.drawer.draw(xy, c) for xy, c in zip(poses.xy, poses.confidence, strict=True)])
 
     def _pictures(self, driver: Record, owner: Record, choice: FrameChoice) -> dict[str, Any]:
-        """Frames or latents of the slots, and the reference, as fields of `Sample`."""
+        """Read frames or latents of the slots and the reference, as fields of `Sample`."""
         slot, (number, frame) = self.config.reference_slot, choice.reference
         reference = owner.frames([frame])
         if self.latents is None:

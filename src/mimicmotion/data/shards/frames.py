@@ -34,7 +34,7 @@ def check_store(store: str, size: tuple[int, int]) -> None:
 def compress_frames(
     frames: Iterable[Frame], store: str, size: tuple[int, int], fps: float, count: int
 ) -> dict[str, bytes]:
-    """Encode frames as members of a record: their bytes, by file suffix. Equal pixels give equal bytes.
+    """Encode frames as members of a record, and return their bytes by file suffix. Equal pixels give equal bytes.
 
     Args:
         frames: RGB frames, which are streamed.
@@ -66,10 +66,10 @@ def compress_frames(
 
 
 def decode_pictures(data: Sequence[bytes], size: tuple[int, int], what: Callable[[int], str]) -> Frames:
-    """Decode single pictures; `what` gives the name of the n-th one for errors.
+    """Decode single pictures; `what` returns the name of the n-th one for errors.
 
     Raises:
-        MediaError: one is damaged or has another size.
+        MediaError: a picture is damaged or has the wrong size.
     """
     import cv2
 
@@ -87,7 +87,7 @@ def decode_video(data: bytes, indices: Sequence[int], size: tuple[int, int], fps
     """Decode frames of a video by index, in any order; each group of 16 is decoded at most once.
 
     Raises:
-        MediaError: the video is damaged, too short, or of another size; `what` is its name in the error.
+        MediaError: the video is damaged, too short or of the wrong size; `what` names it in the message.
     """
     import av
 
@@ -103,18 +103,18 @@ def decode_video(data: bytes, indices: Sequence[int], size: tuple[int, int], fps
             stream.thread_count = 1  # there are many reader processes; threads in each would only slow them down
             rate = exact_rate(fps)
             seconds = stream.time_base or 1 / rate  # per tick
-            todo, entered = sorted(positions), -1
+            todo, group = sorted(positions), -1
             frames = container.decode(stream)
             while todo:
-                if todo[0] // _GOP != entered:  # another group: seek to its key frame
-                    entered = todo[0] // _GOP
-                    container.seek(round(entered * _GOP / (rate * seconds)), stream=stream, backward=True)
+                if todo[0] // _GOP != group:  # seek to the key frame of the next group
+                    group = todo[0] // _GOP
+                    container.seek(round(group * _GOP / (rate * seconds)), stream=stream, backward=True)
                     frames = container.decode(stream)
                 frame = next(frames, None)
-                at = math.inf if frame is None or frame.pts is None else round(frame.pts * seconds * rate)
-                if frame is None or at > todo[0]:
+                index = math.inf if frame is None or frame.pts is None else round(frame.pts * seconds * rate)
+                if frame is None or index > todo[0]:
                     raise MediaError(f"{what} has no frame {todo[0]}", "all of its frames", REMAKE)
-                if at < todo[0]:
+                if index < todo[0]:
                     continue
                 if (frame.height, frame.width) != tuple(size):
                     got = f"{what} is {frame.height}x{frame.width}"

@@ -110,7 +110,7 @@ class Index:
     splits: dict[str, list[ShardEntry]]
 
     def digest(self, split: str) -> str:
-        """Identity of a split's data: sha256 over the checksums of its shards."""
+        """Return the identity of a split's data: sha256 over the checksums of its shards."""
         sums = [s.sha256 for s in self.splits.get(split, ())]
         return hashlib.sha256(json.dumps([FORMAT, VERSION, sums]).encode()).hexdigest()
 
@@ -119,7 +119,7 @@ _INDEX, _RECORD = TypeAdapter(Index), TypeAdapter(RecordEntry)
 
 
 def canonical(data: Any) -> str:
-    """Canonical JSON of plain data, paths and dataclasses: equal data gives equal text."""
+    """Convert plain data, paths and dataclasses to canonical JSON: equal data gives equal text."""
     options: dict[str, Any] = {"sort_keys": True, "separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
     return json.dumps(data, default=_plain, **options)
 
@@ -131,7 +131,7 @@ def _plain(value: Any) -> Any:
 
 
 def shard_files(folder: Path) -> list[Path]:
-    """The shards of a folder, without unfinished ones under temporary names."""
+    """List the shards of a folder, without unfinished ones under temporary names."""
     return sorted(p for p in folder.glob("*.tar") if not p.name.startswith("."))
 
 
@@ -168,7 +168,7 @@ def scan_shard(path: Path) -> tuple[dict[str, Any], ShardEntry]:
 
 
 def _pictures(path: Path, entry: RecordEntry, found: Mapping[str, Span]) -> list[Span]:
-    """Positions of the single pictures of a record; empty if it holds a video."""
+    """Return the positions of a record's single pictures; empty if it contains a video."""
     if "mp4" in found:
         return []
     pictures = {int(m[1]): span for k, span in found.items() if (m := _PICTURE.fullmatch(k))}
@@ -187,7 +187,7 @@ def check_version(where: Path, head: Mapping[str, Any]) -> None:
 
 
 def make_index(head: Mapping[str, Any], shards: Iterable[ShardEntry]) -> Index:
-    """The index of shards with the size, store and settings of `head`; the splits follow from the file names.
+    """Build the index of shards with the size, store and settings of `head`; file names determine the splits.
 
     Raises:
         InputError: there are no records, or two with the same key.
@@ -217,10 +217,10 @@ def save_index(index: Index, folder: Path) -> None:
 
 
 def load_index(path: Path) -> Index:
-    """Read an index, refusing names of shards and records that would be unsafe in paths.
+    """Read an index, and reject names of shards and records that would be unsafe in paths.
 
     Raises:
-        InputError: it is damaged or has another format.
+        InputError: it is damaged or has another format version.
     """
     what, fix = "an index of shards", "prepare again: finished shards are kept"
     data = read_json(path, what, fix)

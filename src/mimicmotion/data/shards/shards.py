@@ -66,11 +66,11 @@ class Folder:
         self.folder, self.name = folder, str(folder)
 
     def index(self) -> Index:
-        """Read the index, and check that all shards are there.
+        """Read the index, and check that all shards exist and have the right size.
 
         Raises:
-            InputError: the folder or its index is missing, or the index has another format.
-            MediaError: a shard is missing, damaged or truncated.
+            InputError: the folder or its index is missing, or the index has another format version.
+            MediaError: a shard is missing or has the wrong size.
         """
         if not (self.folder / INDEX).exists():
             got = f"{self.folder} has no {INDEX}"
@@ -85,7 +85,7 @@ class Folder:
         return index
 
     def find(self, shard: ShardEntry) -> Path:
-        """Path of a shard."""
+        """Return the path of a shard."""
         return self.folder / shard.file
 
 
@@ -104,7 +104,7 @@ class Remote:
         """Copy the index (every time, because it may have changed) and read it.
 
         Raises:
-            InputError: it cannot be fetched and there is no earlier copy, or it has another format.
+            InputError: it cannot be fetched and there is no earlier copy, or it has another format version.
             ConfigError: a package that reads such URLs is not installed.
         """
         path = self.cache / INDEX
@@ -117,7 +117,7 @@ class Remote:
         return load_index(path)
 
     def find(self, shard: ShardEntry) -> Path:
-        """Path of the local copy of a shard, fetched and verified on first use, by one process at a time.
+        """Return the path of a shard's local copy, which one process fetches and verifies on first use.
 
         Raises:
             InputError: it cannot be fetched.
@@ -156,7 +156,7 @@ def _read(url: str) -> Iterator[bytes]:
                 yield chunk
     except ImportError as e:  # fsspec names the package
         raise ConfigError(f"{url} cannot be read ({e})", "the 'remote' extra", install_command("remote")) from e
-    except Exception as e:  # each library has errors of its own
+    except Exception as e:  # each library raises its own errors
         raise InputError(f"{url} cannot be read ({e})", f"a set of shards with {INDEX}", "check the URL") from e
 
 
@@ -171,7 +171,7 @@ def _open(url: str) -> Any:
 
 
 class Record:
-    """A scene, whose parts except the frames are read on first access and cached.
+    """A scene. Its parts are read on access and, except for the frames, cached.
 
     Attributes:
         key: name of the record, `<video id>-<scene number>`.
@@ -194,7 +194,7 @@ class Record:
 
     @functools.cached_property
     def meta(self) -> dict[str, Any]:
-        """Metadata: video, source, sha256, start_s, fps, size, num_frames, stills, split, crop and others."""
+        """The metadata: video, source, sha256, start_s, fps, size, num_frames, stills, split, crop and others."""
         with reading(f"{self.where}: json", "JSON", REMAKE, MediaError):
             return json.loads(self._read("json"))
 
@@ -216,7 +216,7 @@ class Record:
 
     @functools.cached_property
     def truth(self) -> dict[str, ndarray] | None:
-        """Ground truth of rendered frames (see `data.synthetic.pack_truth`); None if the record has none.
+        """The ground truth of rendered frames (see `data.synthetic.pack_truth`); None if the record has none.
 
         Raises:
             MediaError: the member is damaged.
@@ -235,7 +235,7 @@ class Record:
             MediaError: the shard is damaged.
         """
         if wrong := [int(i) for i in indices if not 0 <= i < len(self)]:
-            raise InputError(f"{self.where}: frame {wrong[0]}", f"0 to {len(self) - 1}", "ask for a frame that exists")
+            raise InputError(f"{self.where}: frame {wrong[0]}", f"0 to {len(self) - 1}", "choose an existing frame")
         size = self._shards.size
         if self._shards.store == "video":
             return decode_video(self._read("mp4"), indices, size, self.fps, f"{self.where}: mp4")
@@ -276,8 +276,9 @@ class Shards:
         self.settings, self.digest = index.settings, index.digest(split)
         self._entries = [(s, r) for s in shards for r in s.records]
         if not self._entries:
-            there = ", ".join(f"{k} ({sum(len(s.records) for s in v)})" for k, v in index.splits.items())
-            raise InputError(f"{storage.name} has no records in split {split!r}", f"one of {there}", "choose another")
+            known = ", ".join(f"{k} ({sum(len(s.records) for s in v)})" for k, v in index.splits.items())
+            got = f"{storage.name} has no records in split {split!r}"
+            raise InputError(got, f"one of {known}", "choose another split")
         self.keys = [r.key for _, r in self._entries]
         self.num_frames = [r.num_frames for _, r in self._entries]
         self.stills = [r.stills for _, r in self._entries]

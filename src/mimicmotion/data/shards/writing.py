@@ -1,7 +1,7 @@
 """Write shards in parallel, following a plan that can be resumed.
 
-A shard is renamed into place when complete, and the index is written last. Each shard records what it was made from, so
-an interrupted preparation reuses finished ones. The same records and settings give the same bytes.
+A shard gets its final name when complete, and the index is written last. Each shard records what it was made from, so
+finished shards are reused after an interruption. The same records and settings give the same bytes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import json
 import logging
 import re
 import tarfile
@@ -40,7 +41,7 @@ from mimicmotion.pose.files import dump_poses
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.runtime.files import atomic_path, check_writable, writing
 from mimicmotion.runtime.progress import Job, Progress
-from mimicmotion.runtime.run_folder import clear_leftovers
+from mimicmotion.runtime.run_folder import clear_leftovers, differences
 from mimicmotion.runtime.workers import run_parallel
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class RecordData:
     """One scene to be written.
 
     Attributes:
-        key: unique name without dot or slash: `<video id>-<scene number>`. (WebDataset ends it at the first dot.)
+        key: unique name without dot or slash, `<video id>-<scene number>`. (WebDataset's keys end at the first dot.)
         video: id of the source video; the reference picture may come from any scene of the same video.
         frames: RGB frames of one size, which are streamed.
         poses: one pose per frame, in pixels of these frames; `poses.fps` is the rate of the frames.
@@ -87,7 +88,7 @@ class ShardSettings:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def head(self, split: str) -> dict[str, Any]:
-        """Content of a shard's first member, without the digest of its items."""
+        """Return the content of a shard's first member, without the digest of its items."""
         shared = {"size": list(self.size), "store": self.store, "settings": dict(self.settings)}
         return {"format": FORMAT, "version": VERSION, "split": split} | shared
 
@@ -112,13 +113,13 @@ class ShardPlan:
         return f"{self.split}-{self.number:05d}.tar"
 
     def digest(self) -> str:
-        """Hash of the items, by which a finished shard is recognised."""
+        """Return a hash of the items, by which finished shards are recognised."""
         return hashlib.sha256(canonical(self.items).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class ShardsWritten:
-    """Result of `write_shards`; `reused` is the number of shards that already existed, `records` is by split."""
+    """Result of `write_shards`: `reused` counts shards that already existed, `records` those of each split."""
 
     folder: Path
     shards: int
@@ -129,7 +130,7 @@ class ShardsWritten:
 
 
 def plan_shards(items: Sequence[Any], per_shard: int, split: str = "train") -> list[ShardPlan]:
-    """Distribute items in order, `per_shard` to a shard."""
+    """Distribute items over shards in order, `per_shard` to each."""
     starts = range(0, len(items), per_shard)
     return [ShardPlan(split, n, tuple(items[s : s + per_shard])) for n, s in enumerate(starts)]
 
@@ -207,7 +208,7 @@ def _write_shard(
     shared: ShardSettings,
     plan: ShardPlan,
 ) -> Generator[int, None, ShardEntry]:
-    """Write one shard; yields 1 after each item, and 0 after each record, so that it can be stopped there."""
+    """Write one shard; yield 1 after each item, and 0 after each record so that the caller can stop."""
     path = folder / plan.name
     head = shared.head(plan.split) | {"plan": plan.digest()}
     keys = set[str]()
@@ -226,14 +227,14 @@ def _write_shard(
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Add a member, with the constant owner, mode and time of `TarInfo`."""
+    """Add a member with the constant default owner, mode and time of `TarInfo`."""
     info = tarfile.TarInfo(name)
     info.size = len(data)
     tar.addfile(info, io.BytesIO(data))
 
 
 def _members(record: RecordData, shared: ShardSettings, split: str) -> dict[str, bytes]:
-    """Encode a record as the members of a tar file: their bytes, by file suffix."""
+    """Encode a record as members of a tar file, and return their bytes by file suffix."""
     count, fps = len(record.poses), record.poses.fps
     if not _KEY.fullmatch(record.key) or record.key.startswith("__"):
         raise InputError(f"record {record.key!r}", "a key of 1 to 80 characters without dot or slash", "rename it")
@@ -252,7 +253,7 @@ def _members(record: RecordData, shared: ShardSettings, split: str) -> dict[str,
 
 
 def _existing(path: Path, plan: ShardPlan, shared: ShardSettings) -> ShardEntry | None:
-    """The entry of a planned shard that already exists; None if it must be written."""
+    """Return the index entry of a planned shard that already exists; None if it must be written."""
     if not path.exists():
         return None
     try:
@@ -262,8 +263,8 @@ def _existing(path: Path, plan: ShardPlan, shared: ShardSettings) -> ShardEntry 
         return None
     made_from, wanted = head.pop("plan", None), canonical(shared.head(plan.split))
     if canonical(head) != wanted:
-        got = f"{path} was made with {head.get('settings')}, size {head.get('size')}, store {head.get('store')}"
-        raise OutputError(got, wanted, "choose another folder, or delete this one")
+        got = f"{path} was made with other settings: {', '.join(differences(head, json.loads(wanted)))}"
+        raise OutputError(got, "the same settings", "choose another folder, or delete this one")
     if made_from != plan.digest():
         logger.info("%s contains items other than planned; rewriting it", path)
         return None

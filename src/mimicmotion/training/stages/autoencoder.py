@@ -32,7 +32,7 @@ from mimicmotion.weights.locate import FILE_NAMES, SETTINGS_FILE
 
 PATCH = 8
 """Side of the pixel square that is encoded to one latent."""
-_STREAM = 2  # random stream of the loss; that of (seed, number) chooses the clip
+_STREAM = 2  # random stream of the loss, (seed, number, 2); the stream (seed, number) chooses the clip
 _SCALE_RECORDS, _SCALE_FRAMES = 64, 4  # records, and frames per record, for the scaling factor
 _SHOWN_FRAMES = 8  # per clip in a validation
 
@@ -40,10 +40,10 @@ _SHOWN_FRAMES = 8  # per clip in a validation
 def patch_basis(
     shards: Shards, patch: int, components: int, *, samples: int = 4000, seed: int = 0
 ) -> tuple[Float64[ndarray, "3 patch patch"], Float64[ndarray, "components 3 patch patch"]]:
-    """Mean and first principal components of square patches of the shards' frames in [-1, 1].
+    """Compute the mean and first principal components of square patches of the shards' frames in [-1, 1].
 
     The latent of each component is divided by the fourth root of its variance, and all are jointly scaled to unit
-    variance. Unnormalised, weak components would drown in noise; normalised to equal variance, strong ones would.
+    variance. Without this normalisation, noise would mask weak components; with equal variances, strong ones.
 
     Args:
         shards: the data.
@@ -75,7 +75,7 @@ def patch_basis(
 
 
 def reconstruction_loss(output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> Float32[Tensor, ""]:
-    """L1 + 2 * L2 + 0.5 * L1 of differences between neighbouring pixels, in float32."""
+    """Compute MAE + 2 * MSE + 0.5 * MAE of differences between neighbouring pixels, in float32."""
     difference = output.float() - target
     loss = difference.abs().mean() + 2.0 * difference.square().mean()
     return loss + 0.5 * (difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean())
@@ -107,7 +107,7 @@ class AutoencoderModel(nn.Module):
     ) -> Float[Tensor, "batch frames 3 height width"]:
         """Reconstruct the frames."""
         x = frames.flatten(0, 1)
-        # in float32, as the video model will be trained on these latents
+        # in float32, because the video model is trained on these latents
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             mean, logvar = self.vae.encode(x)
         z = mean + (logvar / 2).exp() * noise.flatten(0, 1)
@@ -151,14 +151,14 @@ class AutoencoderTask(Task):
         self._scaling: float | None = None
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The decoder's parameters."""
+        """Return the decoder's parameters."""
         left_out = ["vae.encoder.", "vae.quant_conv."]
         if self.vae.config.layers_per_block == 1:
             left_out.append("vae.decoder.mid_block.attentions.")  # only used with a second block
         return {k: p for k, p in self.model.named_parameters() if not k.startswith(tuple(left_out))}
 
     def batch(self, step: int, numbers: Sequence[int]) -> Clips:  # noqa: ARG002
-        """The clips of these sample numbers."""
+        """Return the clips of these sample numbers."""
         keys, clips = zip(*(self._clip(n) for n in numbers), strict=True)
         return Clips(list(numbers), list(keys), torch.from_numpy(np.stack(clips)))
 
@@ -172,7 +172,7 @@ class AutoencoderTask(Task):
         return record.key, np.ascontiguousarray(frames[:, :, ::-1] if rng.random() < 0.5 else frames)
 
     def loss(self, model: nn.Module, batch: Clips, step: int) -> StepResult:  # noqa: ARG002
-        """Reconstruction loss of a batch, with posterior noise seeded per sample."""
+        """Compute the reconstruction loss of a batch, with posterior noise seeded per sample."""
         c, frames = self.settings, to_unit_tensor(batch.frames)
         shape = (c.clip_frames, c.latent_channels, *(s // PATCH for s in frames.shape[-2:]))
         rngs = [np.random.default_rng([self.config.seed, n, _STREAM]) for n in batch.numbers]
@@ -189,7 +189,7 @@ class AutoencoderTask(Task):
         return vae
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
-        """Write vae/ and the settings for models that will be trained with it.
+        """Write vae/, and settings for models that will be trained with it.
 
         The scaling factor in its config scales latents to unit standard deviation, like SVD's 0.18215.
         """
@@ -213,7 +213,7 @@ class AutoencoderTask(Task):
         return float(1 / torch.cat(values).std())
 
     def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002
-        """PSNR of fixed held-out clips, and a picture of the clips and their reconstructions."""
+        """Compute the PSNR of fixed held-out clips, and a picture of the clips and their reconstructions."""
         rows: list[list[ndarray]] = []
         scores: list[float] = []
         vae = self._with(weights)
@@ -230,5 +230,5 @@ class AutoencoderTask(Task):
 
 
 def psnr(output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]) -> float:
-    """Peak signal-to-noise ratio in dB of pictures in [-1, 1]."""
+    """Compute the peak signal-to-noise ratio in dB of pictures in [-1, 1]."""
     return decibel((output.float().clamp(-1, 1) - target).square().mean().item() / 4)

@@ -1,4 +1,4 @@
-"""What the stages have in common: their shards, and the training of one part of the small model."""
+"""Code shared by the stages: opening shards, and a base class for training one network of the small model."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ EXPORT_DTYPE = torch.float16
 
 
 def shard_cache(config: TrainConfig) -> Path:
-    """Cache folder for copies of remote shards, latents and predicted clips."""
+    """Return the cache folder for copies of remote shards, latents and predicted clips."""
     return Path(config.data.cache or Path(config.run) / "cache")
 
 
 def training_shards(config: TrainConfig) -> Shards:
-    """Shards of the training split.
+    """Open the shards of the training split.
 
     Raises:
         InputError: the shards are missing or empty.
@@ -42,7 +42,7 @@ def training_shards(config: TrainConfig) -> Shards:
 
 
 def held_out_shards(config: TrainConfig, training: Shards) -> Shards:
-    """Shards of the validation split, or those of `training` if there is none."""
+    """Open the shards of the validation split; return `training` if there is none."""
     try:
         return open_shards(config.data.shards, "val", cache=shard_cache(config) / "shards")
     except InputError as e:
@@ -51,11 +51,11 @@ def held_out_shards(config: TrainConfig, training: Shards) -> Shards:
 
 
 class PartTask(Task):
-    """Trains a part of the small model, the detail or the warp network; the other parts are frozen.
+    """Base class for training the detail or warp network of the small model, whose other networks are frozen.
 
     Args:
-        parts: the model.
-        net: the network in training.
+        parts: networks of the model.
+        net: network to train.
         perceptual: weight of LPIPS in the loss; 0 for none.
 
     Raises:
@@ -63,7 +63,7 @@ class PartTask(Task):
     """
 
     part: str
-    """Name of the part, a field of `Components`."""
+    """Name of the trained network, a field of `Components`."""
 
     def __init__(self, parts: Components, net: Any, perceptual: float) -> None:
         self.parts, self.net, self.perceptual = parts, net, perceptual
@@ -71,7 +71,7 @@ class PartTask(Task):
         self.lpips = load_lpips("alex", device="cpu").requires_grad_(False) if perceptual else None
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """All parameters of the network."""
+        """Return all parameters of the trained network."""
         return dict(self.net.named_parameters())
 
     def place(self, device: torch.device) -> None:
@@ -87,24 +87,24 @@ class PartTask(Task):
         output: Float[Tensor, "n 3 h w"],
         target: Float[Tensor, "n 3 h w"],
     ) -> StepResult:
-        """Result of a batch with the loss `each`, to which LPIPS of output and target is added if it is enabled."""
+        """Build the result of a batch from the loss of each frame, plus LPIPS of output and target if enabled."""
         if self.lpips is not None:
-            seen = self.lpips(output, target)
-            each, log = each + self.perceptual * seen, log | {"lpips": float(seen.detach().mean())}
+            lpips = self.lpips(output, target)
+            each, log = each + self.perceptual * lpips, log | {"lpips": float(lpips.detach().mean())}
         return StepResult(each.mean(), log, keys, each.detach())
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
-        """Write the complete model in float16, with these weights of the network."""
+        """Write the complete model in float16, with these weights of the trained network."""
         parts = dataclasses.replace(self.parts, **{self.part: self.with_weights(weights)})
         return save_components(parts, folder, dtype=EXPORT_DTYPE)
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> Any:
-        """A copy of the network with these weights, on the CPU."""
+        """Return a copy of the trained network with these weights, on the CPU."""
         net = type(self.net)(**self.net.config)
         net.load_state_dict({k: v.detach().cpu() for k, v in weights.items()})
         return net.eval()
 
     def validation(self, scores: Sequence[dict[str, float]], rows: Sequence[Sequence[ndarray]]) -> Validation:
-        """Combine the scores of clips (by their mean) and rows of pictures into a `Validation`."""
+        """Build a `Validation` from the mean scores of all clips and a sheet of picture rows."""
         mean = {name: float(np.mean([s[name] for s in scores])) for name in scores[0]}
         return Validation(mean, {self.part: contact_sheet(rows)}, best="psnr_moving", higher_is_better=True)

@@ -75,7 +75,7 @@ class DenoiserTask(Task):
         self.parts = load_networks(config.model, config.seed)
         self.settings = self._settings()
         if self.settings.get("reference_warp") == "residual" != self.parts.settings.get("reference_warp"):
-            # the pretrained U-Net predicts another quantity; with zero output, the result is the warped picture
+            # the pretrained U-Net predicts another quantity; with zero output, the model returns the warped picture
             for p in self.parts.unet.conv_out.parameters():
                 torch.nn.init.zeros_(p)
         vae, encoder = self.parts.vae, self.parts.image_encoder
@@ -107,7 +107,7 @@ class DenoiserTask(Task):
         logger.info("%s: %.1f million trained parameters", config.trained.what, count / 1e6)
 
     def _settings(self) -> dict[str, Any]:
-        """Default settings of the trained model: those of its base, updated by this run."""
+        """Return the default settings of the trained model: those of its base, updated by this run."""
         known = bundled_settings(self.shards.size) if self.config.model.new is not None else {}
         settings: dict[str, Any] = {**known, **self.parts.settings, **self.config.model.settings}
         if self.config.objective.fps is not None:
@@ -130,7 +130,7 @@ class DenoiserTask(Task):
         return {**settings, "fusion": fusion, "trained_frames": length}
 
     def _caches_latents(self) -> bool:
-        """Whether to cache latents, according to the settings or else to their size."""
+        """Decide whether to cache latents: as set, or by their total size if not set."""
         config, frames = self.config, sum(self.shards.num_frames)
         cells = math.prod(side // self.downscale for side in self.shards.size)
         size = frames * self.parts.vae.config.latent_channels * cells * 2  # float16
@@ -140,12 +140,12 @@ class DenoiserTask(Task):
         return wanted
 
     def sample_maker(self, shards: Shards, latents: LatentCache | None, **changes: Any) -> SampleMaker:
-        """The sample maker for this model; in a run with phases, that of the first phase.
+        """Create a sample maker with the run's settings (with phases, those of the first phase).
 
         Args:
             shards: the records.
             latents: cache of latents to use instead of frames.
-            changes: overrides of the run's sample settings or `seed`.
+            changes: overrides of the sample settings or of `seed`.
         """
         seed = changes.pop("seed", self.config.seed)
         sample = dataclasses.replace(self.config.data.sample, **{**_clip_of(self.config.phase(0)), **changes})
@@ -164,11 +164,11 @@ class DenoiserTask(Task):
         return encode_frames(vae, to_unit(frames).to(next(vae.parameters()).device)).cpu().numpy()
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """The trained parameters, by their names in `model`."""
+        """Return the trained parameters by their names in `model`."""
         return self._trained
 
     def place(self, device: torch.device) -> None:
-        """Move the frozen encoders. On a GPU, also cache all latents now, as data loader workers cannot use the GPU."""
+        """Move the frozen encoders. On a GPU, also cache all latents, because data loader workers cannot use it."""
         self.device = device
         half = self.config.trained.frozen == "half" and device.type != "cpu"
         frozen = [self.parts.vae] if self.trains_encoder else [self.parts.vae, self.parts.image_encoder]
@@ -176,15 +176,15 @@ class DenoiserTask(Task):
             nn.Module.to(module, device=device, dtype=torch.float16 if half else None)
         if device.type == "cpu" or self.latents is None:
             return
-        with shared(len(self.shards)) as mine:
+        with shared(len(self.shards)) as records:
             start = time.monotonic()
-            for done in self.latents.fill(mine):
+            for done in self.latents.fill(records):
                 if done in (1, 10) or done % 100 == 0:
-                    hours = (time.monotonic() - start) / done * (len(mine) - done) / 3600
-                    logger.info("latents of %d of %d scenes, %.2g hours left", done, len(mine), hours)
+                    hours = (time.monotonic() - start) / done * (len(records) - done) / 3600
+                    logger.info("latents of %d of %d scenes, %.2g hours left", done, len(records), hours)
 
     def batch(self, step: int, numbers: Sequence[int]) -> Batch:
-        """The samples with these numbers; with `overfit_one_clip`, one clip under all numbers."""
+        """Return the samples with these numbers; with `overfit_one_clip`, the same clip for each number."""
         options = _clip_of(self.config.phase(step))
         if not self.config.overfit_one_clip:
             return collate([self.maker(n, **options) for n in numbers])
@@ -192,7 +192,7 @@ class DenoiserTask(Task):
         return collate([dataclasses.replace(one, number=n) for n in numbers])
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> StepResult:  # noqa: ARG002
-        """The objective on a batch (see `objective`)."""
+        """Compute the denoising loss of a batch (see `mimicmotion.training.objective`)."""
         o = self.config.objective
         (_, slots, _, height, width), channels = batch.poses.shape, self.parts.vae.config.latent_channels
         latent = (slots, channels, height // self.downscale, width // self.downscale)
@@ -204,7 +204,7 @@ class DenoiserTask(Task):
 
     @functools.cached_property
     def validator(self) -> Validator:
-        """Validation on fixed held-out clips, or with `overfit_one_clip`, on the training clip."""
+        """The validator on fixed held-out clips or, with `overfit_one_clip`, on the training clip."""
         c = self.config
         options = _clip_of(c.phases[-1] if c.phases else None)
         if c.overfit_one_clip:
@@ -215,7 +215,7 @@ class DenoiserTask(Task):
 
     @property
     def scaling_factor(self) -> float:
-        """Factor that scales latents to about unit standard deviation."""
+        """The factor that scales latents to about unit standard deviation."""
         return float(self.parts.vae.config.scaling_factor)
 
     @torch.no_grad()
@@ -259,7 +259,7 @@ class DenoiserTask(Task):
         """Assemble a plain model with these weights and merged LoRA; frozen weights are shared with the running model.
 
         Args:
-            weights: tensors by the names of `parameters`.
+            weights: values of the trained parameters, named as in `parameters`.
             device: device of the result; None keeps the device of each tensor.
         """
         state: dict[str, Tensor] = {}
@@ -267,10 +267,10 @@ class DenoiserTask(Task):
             value = weights.get(name, self._frozen.get(name, live) if hasattr(live, "full_tensor") else live)
             state[name] = value.detach() if device is None else value.detach().to(device)
 
-        def of(part: str) -> dict[str, Tensor]:
+        def state_of(part: str) -> dict[str, Tensor]:
             return {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
 
-        unet_state = of("unet")
+        unet_state = state_of("unet")
         lora = self.config.trained
         if lora.what == "lora":
             unet_state = merged_state(unet_state, lora.alpha / lora.rank)
@@ -278,10 +278,10 @@ class DenoiserTask(Task):
         unet.load_state_dict(unet_state, assign=True)
         with torch.device("meta"):
             pose_net = PoseNet(**self.parts.pose_net.config)
-        pose_net.load_state_dict(of("pose_net"), assign=True)
+        pose_net.load_state_dict(state_of("pose_net"), assign=True)
         encoder: Any = self.parts.image_encoder
         if self.trains_encoder:
-            values = of("image_encoder")
+            values = state_of("image_encoder")
             with torch.device("meta"):
                 encoder = type(encoder)(encoder.config)
             assign(encoder, values, (next(iter(values.values())).device, torch.float32), "image_encoder")
@@ -300,10 +300,10 @@ class DenoiserTask(Task):
         return out
 
     def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002
-        """Loss per noise band and generated clips on held-out data (see `Validator`)."""
+        """Compute losses per noise band and scores of generated clips on held-out data (see `Validator`)."""
         return self.validator(self.assembled(weights, self.device))
 
 
 def _clip_of(phase: PhaseConfig | None) -> dict[str, Any]:
-    """Sample settings for length and frame spacing of the clips of a phase; empty without phases."""
+    """Return the clip length and frame spacing of a phase as sample settings; empty if `phase` is None."""
     return {} if phase is None else {"num_frames": phase.frames, "spacing": phase.spacing}

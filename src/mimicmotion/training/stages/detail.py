@@ -46,7 +46,7 @@ from mimicmotion.training.task import StepResult, Validation
 logger = logging.getLogger(__name__)
 
 FLOOR = 2e-4
-"""Added to squared errors (pixels in [-1, 1]; 43 dB) before taking the logarithm."""
+"""Added to mean squared errors (pixels in [-1, 1]) before taking the logarithm; corresponds to 43 dB."""
 _SHOWN = 4  # frames per clip in the validation picture
 
 
@@ -70,21 +70,21 @@ class Predicted:
     decoded: Frames
     poses: Frames
 
-    def joined(self) -> Frames:
-        """All pictures in one array, for saving."""
-        still = np.stack([self.reference, self.reference_pose])
-        return np.concatenate([still, self.true, self.warped, self.decoded, self.poses])
+    def to_array(self) -> Frames:
+        """Concatenate all pictures into one array for saving."""
+        stills = np.stack([self.reference, self.reference_pose])
+        return np.concatenate([stills, self.true, self.warped, self.decoded, self.poses])
 
     @staticmethod
-    def of(joined: Frames) -> Predicted:
-        """The inverse of `joined`."""
-        n = (len(joined) - 2) // 4
-        return Predicted(joined[0], joined[1], *(joined[2 + k * n : 2 + (k + 1) * n] for k in range(4)))
+    def from_array(pictures: Frames) -> Predicted:
+        """Restore a clip from the result of `to_array`."""
+        n = (len(pictures) - 2) // 4
+        return Predicted(pictures[0], pictures[1], *(pictures[2 + k * n : 2 + (k + 1) * n] for k in range(4)))
 
     def frame(self, i: int) -> UInt8[ndarray, "6 height width 3"]:
-        """The pictures of `FrameBatch` for frame `i`."""
-        shown = (self.decoded[i], self.warped[i], self.reference, self.poses[i], self.reference_pose, self.true[i])
-        return np.stack(shown)
+        """Return the pictures of frame `i` in the order of `FrameBatch.pictures`."""
+        inputs = self.decoded[i], self.warped[i], self.reference, self.poses[i], self.reference_pose
+        return np.stack([*inputs, self.true[i]])
 
 
 class FrameBatch(NamedTuple):
@@ -94,7 +94,7 @@ class FrameBatch(NamedTuple):
         numbers: sample numbers.
         keys: names of the samples.
         pictures: inputs of the network (decoded, warped, reference, pose, reference pose), and the true frame.
-        moving: where the true frame differs from the reference (`evaluation.metrics.pixels.moving_region`).
+        moving: whether pixels of the true frame differ from the reference (`evaluation.metrics.pixels.moving_region`).
     """
 
     numbers: list[int]
@@ -106,7 +106,7 @@ class FrameBatch(NamedTuple):
 def detail_loss(
     output: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"], moving: Bool[Tensor, "n h w"], weight: float
 ) -> Float[Tensor, " n"]:
-    """Logarithm of the mean squared error of each frame, so that the mean over frames corresponds to mean PSNR.
+    """Compute the logarithm of each frame's mean squared error, so that the mean over frames corresponds to mean PSNR.
 
     Args:
         output: frames in about [-1, 1].
@@ -122,7 +122,7 @@ def detail_loss(
 def recoloured(
     pictures: UInt8[ndarray, "n height width 3"], rng: np.random.Generator
 ) -> UInt8[ndarray, "n height width 3"]:
-    """Permute the colour channels of all pictures, and change contrast and brightness of each channel."""
+    """Permute the colour channels of all pictures, and change the contrast and brightness of each channel."""
     gain, offset = rng.uniform(0.6, 1.2, 3), rng.uniform(-25, 25, 3)
     values = np.arange(256)[:, None]
     table = np.clip(np.rint((values - 127.5) * gain + 127.5 + offset), 0, 255).astype(np.uint8)
@@ -154,7 +154,7 @@ class DetailTask(PartTask):
         settings = {**parts.settings, **config.model.settings}
         if settings.get("reference_warp", "none") == "none":
             fix = "train one with model.reference_warp: residual first"
-            raise ConfigError("detail stage for a model without a warped picture", "one that warps the picture", fix)
+            raise ConfigError("detail stage for a model without a warped picture", "a model that uses one", fix)
         parts = dataclasses.replace(parts, settings=settings)
         self.shards = shards or training_shards(config)
         start = self._start(parts)
@@ -184,7 +184,7 @@ class DetailTask(PartTask):
         return MovedPicture(self.parts.warp, reference, own, driving, drawer)[:]
 
     def _start(self, parts: Components) -> DetailNet:
-        """The network that training starts from."""
+        """Return the network that training starts from."""
         o = self.options
         if o.start:
             return load_part(o.start, "detail")
@@ -207,16 +207,16 @@ class DetailTask(PartTask):
         def make(number: int) -> Sample:
             return (exact if np.random.default_rng([seed, number, 1]).random() < share else noisy)(number)
 
-        made_of = [self.identity["start"], shards.digest, dataclasses.asdict(sample), share, seed, parts.settings]
-        digest = hashlib.sha256(json.dumps(made_of, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        facts = [self.identity["start"], shards.digest, dataclasses.asdict(sample), share, seed, parts.settings]
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
         return _Clips(self, make, self.cache / f"detail-{name}-{digest}")
 
     def place(self, device: torch.device) -> None:
-        """Generate the training frames, distributed over the processes."""
+        """Move LPIPS to the device, and generate the training frames, distributed over the processes."""
         super().place(device)
         self.device = device
-        with self._networks(), shared(self._count) as mine:
-            self.train_clips.fill(mine)
+        with self._networks(), shared(self._count) as clips:
+            self.train_clips.fill(clips)
 
     @property
     def _count(self) -> int:
@@ -224,7 +224,7 @@ class DetailTask(PartTask):
 
     @contextlib.contextmanager
     def _networks(self) -> Iterator[None]:
-        """Keep the frozen networks on the device within the block; afterwards move them to the CPU to free memory."""
+        """Move the frozen networks to the device for the block, and back to the CPU afterwards to free memory."""
         modules: tuple[Any, ...] = (self.parts.unet, self.parts.vae, self.parts.image_encoder, self.parts.pose_net)
         try:
             for module in modules:
@@ -238,7 +238,7 @@ class DetailTask(PartTask):
         """Generate the frames of a sample without the detail network."""
         slot = int(self.config.data.sample.reference_slot)
         if sample.frames is None or sample.warped is None:
-            raise InputError("a sample without frames", "frames and warped picture", "make samples with both")
+            raise InputError("a sample without frames", "frames and warped picture", "prepare samples with both")
         pipe = MimicMotionPipeline(TinyBackbone(dataclasses.replace(self.parts, detail=None, warp=None)))
         warped = sample.warped[slot:]
         fast = self.device.type != "cpu"  # on a CPU, inference uses float32
@@ -246,30 +246,28 @@ class DetailTask(PartTask):
             frames = pipe(
                 sample.reference, WarpedPoses(sample.poses[slot:], warped), sample.reference_pose, seed=sample.number
             ).frames
-        made = np.asarray(frames)
-        return Predicted(
-            sample.reference, sample.reference_pose, sample.frames[slot:], warped, made, sample.poses[slot:]
-        )
+        stills, driving = (sample.reference, sample.reference_pose), sample.poses[slot:]
+        return Predicted(*stills, sample.frames[slot:], warped, np.asarray(frames), driving)
 
     def batch(self, step: int, numbers: Sequence[int]) -> FrameBatch:  # noqa: ARG002
-        """One frame of a random clip for each of these sample numbers."""
+        """Return one frame of a random clip for each of these sample numbers."""
         keys, pictures, masks = zip(*(self._frame(n) for n in numbers), strict=True)
         moving = torch.from_numpy(np.stack(masks))
         return FrameBatch(list(numbers), list(keys), torch.from_numpy(np.stack(pictures)), moving)
 
-    def _frame(self, number: int) -> tuple[str, UInt8[ndarray, "6 height width 3"], Bool[ndarray, "height width"]]:
-        rng = np.random.default_rng([self.config.seed, number])
-        clip = int(rng.integers(self._count))
-        shown = self.train_clips[clip]
-        i = int(rng.integers(len(shown.true)))
-        pictures = shown.frame(i)
+    def _frame(self, sample: int) -> tuple[str, UInt8[ndarray, "6 height width 3"], Bool[ndarray, "height width"]]:
+        rng = np.random.default_rng([self.config.seed, sample])
+        number = int(rng.integers(self._count))
+        clip = self.train_clips[number]
+        i = int(rng.integers(len(clip.true)))
+        pictures = clip.frame(i)
         if rng.random() < self.options.recolour:
             photos = [0, 1, 2, 5]  # not the drawn poses, whose colours encode left and right
             pictures[photos] = recoloured(pictures[photos], rng)
-        return f"{clip}/{i}", pictures, moving_region(pictures[5:], pictures[2])[0]
+        return f"{number}/{i}", pictures, moving_region(pictures[5:], pictures[2])[0]
 
     def loss(self, model: nn.Module, batch: FrameBatch, step: int) -> StepResult:  # noqa: ARG002
-        """`detail_loss` and, if enabled, LPIPS; also reports the gain over the decoded frames in dB."""
+        """Compute `detail_loss` plus, if enabled, LPIPS; the log has the gain over the decoded frames in dB."""
         *given, target = (to_unit_tensor(batch.pictures[:, k]) for k in range(6))
         soft, output = given[0], model(*given)
         each = detail_loss(output, target, batch.moving, self.options.moving_weight)
@@ -280,21 +278,21 @@ class DetailTask(PartTask):
 
     @torch.no_grad()
     def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002
-        """PSNR and SSIM of held-out clips, and the gain over their decoded frames and over the warped picture."""
+        """Compute PSNR, SSIM and the gains over the decoded frames and the warped picture on held-out clips."""
         clips = self._held_out()
         net = self.with_weights(weights).to(self.device)
         rows, scores = [], []
         for k in range(1 if self.config.overfit_one_clip else self.config.validation.clips):
-            shown = clips[k]
-            given = ([to_unit(p[None]).to(self.device) for p in shown.frame(i)[:5]] for i in range(len(shown.true)))
-            made = to_uint8(torch.cat([net(*pictures) for pictures in given]))
-            score = clip_scores(made, shown.true, shown.reference)
-            for name, other in (("decoded", shown.decoded), ("warp", shown.warped)):
-                than = clip_scores(other, shown.true, shown.reference)
-                score[f"gain_over_{name}"] = score["psnr_moving"] - than["psnr_moving"]
+            clip = clips[k]
+            inputs = ([to_unit(p[None]).to(self.device) for p in clip.frame(i)[:5]] for i in range(len(clip.true)))
+            output = to_uint8(torch.cat([net(*pictures) for pictures in inputs]))
+            score = clip_scores(output, clip.true, clip.reference)
+            for name, other in (("decoded", clip.decoded), ("warp", clip.warped)):
+                baseline = clip_scores(other, clip.true, clip.reference)
+                score[f"gain_over_{name}"] = score["psnr_moving"] - baseline["psnr_moving"]
             scores.append(score)
-            chosen = np.unique(np.linspace(0, len(made) - 1, _SHOWN).astype(int))
-            rows += [list(frames[chosen]) for frames in (shown.true, shown.warped, shown.decoded, made)]
+            chosen = np.unique(np.linspace(0, len(output) - 1, _SHOWN).astype(int))
+            rows += [list(frames[chosen]) for frames in (clip.true, clip.warped, clip.decoded, output)]
         return self.validation(scores, rows)
 
     def _held_out(self) -> _Clips:
@@ -327,7 +325,7 @@ class _Clips:
             clip = self.task.predict(self.make(number))
             path = self.path(number)
             with atomic_path(path) as part, writing(path), part.open("wb") as file:
-                np.save(file, clip.joined())
+                np.save(file, clip.to_array())
 
     def __getitem__(self, number: int) -> Predicted:
-        return Predicted.of(np.load(self.path(number), mmap_mode="r"))  # a step reads only a few frames of a clip
+        return Predicted.from_array(np.load(self.path(number), mmap_mode="r"))  # a step reads only few frames

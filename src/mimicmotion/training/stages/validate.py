@@ -38,8 +38,7 @@ SEED = 20_240_628
 """Seed of clips and noise; the same in all runs to make them comparable."""
 HIGHER_IS_BETTER = ("psnr", "ssim", "gain", "pck")
 SURE = 0.5
-"""Minimum confidence of points of the true clip in the pose scores; above `pose.keypoints.VISIBLE`, because they serve
-as ground truth."""
+"""Minimum confidence of ground-truth points in the pose scores; higher than `pose.keypoints.VISIBLE` to be reliable."""
 DRAWS = 2
 """Noise levels per clip and band."""
 COLUMNS = 5
@@ -52,7 +51,7 @@ LARGE = 1 << 18
 
 
 def band_levels(levels: NormalDist, bands: Sequence[float], draws: int) -> tuple[Float32[Tensor, "b d"], list[float]]:
-    """Fixed noise levels of each band, at equally spaced quantiles, and the probability of each band in training.
+    """Return fixed noise levels of each band, at equally spaced quantiles, and each band's probability in training.
 
     Args:
         levels: distribution of ln(sigma) in training.
@@ -104,7 +103,7 @@ class Validator:
 
     @torch.no_grad()
     def band_losses(self, parts: Components) -> dict[str, float]:
-        """Loss per noise band without conditioning dropout, and its mean with the bands weighted as in training."""
+        """Compute the loss per noise band without conditioning dropout, and their mean weighted as in training."""
         o = self.config.objective
         levels, shares = band_levels(sigma_distribution(o), BANDS, DRAWS)
         model = DenoiserModel(parts.unet, parts.pose_net, None).eval()
@@ -112,13 +111,13 @@ class Validator:
         scores: dict[str, list[float]] = {f"v_{b}": [] for b in range(len(levels))}
         weighted = []
         for clip, sample in enumerate(self.samples):
-            still = Draws(torch.ones(1), torch.zeros(0), torch.zeros(1, 3, dtype=torch.bool), torch.zeros(1), None)
-            encoded = self.encode(collate([sample]).to(device), still, image_encoder=parts.image_encoder)
+            none = Draws(torch.ones(1), torch.zeros(0), torch.zeros(1, 3, dtype=torch.bool), torch.zeros(1), None)
+            encoded = self.encode(collate([sample]).to(device), none, image_encoder=parts.image_encoder)
             for band, row in enumerate(levels):
                 for i, sigma in enumerate(row):
                     rng = np.random.default_rng([SEED, clip, band, i])
                     eps = torch.from_numpy(rng.standard_normal(encoded.latents.shape, np.float32))
-                    draws = dataclasses.replace(still, sigma=sigma[None], eps=eps)
+                    draws = dataclasses.replace(none, sigma=sigma[None], eps=eps)
                     scale = float(parts.vae.config.scaling_factor)
                     with autocast(self.config, device):
                         loss = denoising_loss(model, o, encoded, draws, scale, reference_slot=bool(self.slot))
@@ -129,7 +128,7 @@ class Validator:
 
     @torch.no_grad()
     def generate(self, parts: Components, sample: Sample, seed: int) -> Frames:
-        """Animate the sample's reference with its driving poses, as in inference."""
+        """Animate the sample's reference with its driving poses as in inference."""
         pipe, reference, slot = MimicMotionPipeline(backbone_of(parts)), sample.reference, self.slot
         poses = sample.poses[slot:] if sample.warped is None else WarpedPoses(sample.poses[slot:], sample.warped[slot:])
         with autocast(self.config, pipe.device):
@@ -139,7 +138,7 @@ class Validator:
         return np.stack(list(pipe.decode(latents[0], decode_chunk_size=chunk, request=request)))
 
     def pose_scores(self, outputs: Sequence[Frames]) -> dict[str, float]:
-        """Pose fidelity of generated clips, relative to the poses estimated in the true clips."""
+        """Compute the pose fidelity of generated clips, relative to the poses estimated in the true clips."""
         from mimicmotion.evaluation.metrics.poses import pooled, pose_fidelity, redetect
         from mimicmotion.pose.estimators.open import open_estimator
 
@@ -158,7 +157,7 @@ class Validator:
 
 
 def clip_scores(output: Frames, target: Frames, reference: UInt8[ndarray, "height width 3"]) -> dict[str, float]:
-    """PSNR (all pixels, moving region), gain over copying the reference, and SSIM for frames of 11 pixels or more."""
+    """Compute PSNR (all pixels, moving region), gain over copying the reference, and SSIM (from 11x11 pixels)."""
     mask = moving_region(target, reference)
     if not mask.any():
         mask = np.ones_like(mask)
@@ -171,7 +170,7 @@ def clip_scores(output: Frames, target: Frames, reference: UInt8[ndarray, "heigh
 
 
 def picture(sample: Sample, output: Frames, slot: int) -> UInt8[ndarray, "height width 3"]:
-    """Three rows: driving poses, true frames and generated frames, with the reference in the first column."""
+    """Arrange driving poses, true frames and generated frames in three rows, with the reference in the first column."""
     target, poses = _frames(sample)[slot:], sample.poses[slot:]
     chosen = np.unique(np.linspace(0, len(target) - 1, min(COLUMNS, len(target))).round().astype(int))
     blank = np.full_like(sample.reference, 255)

@@ -30,7 +30,7 @@ from mimicmotion.training.task import StepResult, Validation
 MOVING = 3.0
 """Loss weight of the moving region, where the true frame differs from the reference picture."""
 GAINS = (0.6, 1.2), (-0.2, 0.2)
-"""Ranges of the contrast and brightness of recoloured clips."""
+"""Ranges of the random contrast and brightness of recoloured clips."""
 
 
 class WarpBatch(NamedTuple):
@@ -38,61 +38,61 @@ class WarpBatch(NamedTuple):
 
     Attributes:
         keys: names of the clips.
-        given: inputs of the network.
+        inputs: inputs of the network.
         true: true frames, in [-1, 1].
-        moving: where the true frames differ from the reference picture.
+        moving: whether each pixel of the true frames differs from the reference picture.
         mask: coverage of each pixel by the person, 0..1.
-        place: for every second pixel, its position (x, y) in the reference picture, in pixels.
+        position: position (x, y) in the reference picture, in pixels, that every second pixel shows.
         seen: whether that position is visible in the reference picture, 0 or 1.
     """
 
     keys: list[str]
-    given: WarpInput
+    inputs: WarpInput
     true: Float[Tensor, "n 3 height width"]
     moving: Bool[Tensor, "n height width"]
     mask: Float[Tensor, "n height width"]
-    place: Float[Tensor, "n 2 h w"]
+    position: Float[Tensor, "n 2 h w"]
     seen: Float[Tensor, "n h w"]
 
 
-def warp_loss(made: Warped, batch: WarpBatch) -> tuple[Float[Tensor, " n"], dict[str, float]]:
-    """Loss of each frame and its terms.
+def warp_loss(output: Warped, batch: WarpBatch) -> tuple[Float[Tensor, " n"], dict[str, float]]:
+    """Compute the loss of each frame, and the means of its terms for the log.
 
     The terms are errors of colours (L1, with a higher weight in the moving region), outline (cross entropy, and
-    1 - intersection over union), visibility (cross entropy), and positions (in pixels, logarithmic beyond two) where
+    1 - intersection over union), visibility (cross entropy), and positions (in pixels, on a logarithmic scale) where
     the person is visible in both pictures.
     """
     weight = 1 + (MOVING - 1) * batch.moving.float()
-    colours = ((made.frames - batch.true).abs().mean(1) * weight).mean((1, 2)) / weight.mean((1, 2))
-    outline = F.binary_cross_entropy_with_logits(made.outline, batch.mask, reduction="none").mean((1, 2))
-    share = made.outline.sigmoid()
-    both = (share * batch.mask).sum((1, 2))
-    overlap = both / (share.sum((1, 2)) + batch.mask.sum((1, 2)) - both).clamp_min(1)
+    colours = ((output.frames - batch.true).abs().mean(1) * weight).mean((1, 2)) / weight.mean((1, 2))
+    outline = F.binary_cross_entropy_with_logits(output.outline, batch.mask, reduction="none").mean((1, 2))
+    cover = output.outline.sigmoid()
+    both = (cover * batch.mask).sum((1, 2))
+    overlap = both / (cover.sum((1, 2)) + batch.mask.sum((1, 2)) - both).clamp_min(1)
     known = batch.seen * (batch.mask[:, ::2, ::2] > 0.9)
-    away = ((made.place[:, :, ::2, ::2] - batch.place).square().sum(1) + 0.01).sqrt()
-    places = ((1 + away / 2).log() * known).sum((1, 2)) / known.sum((1, 2)).clamp_min(1)
+    error = ((output.place[:, :, ::2, ::2] - batch.position).square().sum(1) + 0.01).sqrt()
+    places = ((1 + error / 2).log() * known).sum((1, 2)) / known.sum((1, 2)).clamp_min(1)
     seen = F.avg_pool2d(batch.seen[:, None], CELL // 2)[:, 0]
-    visible = F.binary_cross_entropy_with_logits(made.visible, seen, reduction="none").mean((1, 2))
+    visible = F.binary_cross_entropy_with_logits(output.visible, seen, reduction="none").mean((1, 2))
     parts = {"colours": colours, "outline": outline, "missed": 1 - overlap, "places": places, "visible": visible}
-    away = (away.detach() * known).sum() / known.sum().clamp_min(1)
-    log = {name: float(x.detach().mean()) for name, x in parts.items()} | {"pixels_away": float(away)}
+    error = (error.detach() * known).sum() / known.sum().clamp_min(1)
+    log = {name: float(x.detach().mean()) for name, x in parts.items()} | {"pixels_away": float(error)}
     return 4 * colours + 10 * outline + 8 * (1 - overlap) + places + 0.2 * visible, log
 
 
 def recoloured(batch: WarpBatch, rng: np.random.Generator) -> WarpBatch:
-    """Permute the colour channels, and change contrast and brightness of each; drawn poses keep their colours."""
+    """Permute the colour channels and change each channel's contrast and brightness; drawn poses keep their colours."""
     gain, offset = (torch.from_numpy(rng.uniform(*ends, 3).astype(np.float32))[:, None, None] for ends in GAINS)
     order = torch.from_numpy(rng.permutation(3))
 
     def change(pictures: Tensor) -> Tensor:
         return (pictures[:, order] * gain + offset).clamp(-1, 1)
 
-    given, cells = batch.given, batch.given.cells.clone()
+    inputs, cells = batch.inputs, batch.inputs.cells.clone()
     for first in PICTURES:
         cells[:, first : first + 3] = change(cells[:, first : first + 3])
-    colours = torch.cat([change(c) for c in given.colours.split(3, 1)], 1)
-    changed = {"colours": colours, "background": change(given.background), "picture": change(given.picture)}
-    return batch._replace(given=given._replace(cells=cells, **changed), true=change(batch.true))
+    colours = torch.cat([change(c) for c in inputs.colours.split(3, 1)], 1)
+    changed = {"colours": colours, "background": change(inputs.background), "picture": change(inputs.picture)}
+    return batch._replace(inputs=inputs._replace(cells=cells, **changed), true=change(batch.true))
 
 
 class WarpTask(PartTask):
@@ -135,8 +135,8 @@ class WarpTask(PartTask):
         }
 
     def batch(self, step: int, numbers: Sequence[int]) -> WarpBatch:  # noqa: ARG002
-        """Some frames of a clip for each of these sample numbers."""
-        return _joined([self._sample(n) for n in numbers])
+        """Return random frames of one clip for each of these sample numbers."""
+        return _concatenated([self._sample(n) for n in numbers])
 
     def _sample(self, number: int) -> WarpBatch:
         rng = np.random.default_rng([self.config.seed, number])
@@ -146,12 +146,12 @@ class WarpTask(PartTask):
         clip = self._clips[variant]
         count = min(self.config.data.sample.num_frames - 1, len(clip.keys))
         chosen = torch.from_numpy(np.sort(rng.choice(len(clip.keys), count, replace=False)))
-        given = WarpInput(*(x[chosen] for x in clip.given))
-        some = WarpBatch([clip.keys[i] for i in chosen], given, *(x[chosen] for x in clip[2:]))
-        return recoloured(some, rng) if rng.random() < self.options.recolour else some
+        inputs = WarpInput(*(x[chosen] for x in clip.inputs))
+        frames = WarpBatch([clip.keys[i] for i in chosen], inputs, *(x[chosen] for x in clip[2:]))
+        return recoloured(frames, rng) if rng.random() < self.options.recolour else frames
 
     def clip(self, shards: Shards, number: int, seed: int) -> WarpBatch:
-        """Clip `number` of the shards, with exact poses or with those of a simulated detector."""
+        """Make a training clip of the record with this number, possibly mirrored or with simulated detector noise."""
         rng, record = np.random.default_rng([seed, number, 1]), shards[number % len(shards)]
         noise = self.config.data.sample.detector_noise * (rng.random() >= self.options.exact_poses)
         poses, pictures, truth = record.poses, record.frames(range(len(record))), record.truth
@@ -160,44 +160,44 @@ class WarpTask(PartTask):
             poses, pictures = poses.mirrored(), np.ascontiguousarray(pictures[:, :, ::-1])
             truth = {name: x[:, :, ::-1] for name, x in truth.items()} | {"flow": truth["flow"][:, :, ::-1] * [-1, 1]}
         own, driving = (perturb_poses(p, int(rng.integers(2**31)), noise) for p in (poses[:1], poses[1:]))
-        given = warp_input(cut(pictures[0], own), pictures[0], own, driving, self.drawer)
+        inputs = warp_input(cut(pictures[0], own), pictures[0], own, driving, self.drawer)
         height, width = self.shards.size
         y, x = np.mgrid[0:height:2, 0:width:2].astype(np.float32)
-        place = np.moveaxis(truth["flow"][1:].astype(np.float32) + np.stack([x, y], -1), -1, 1)
+        position = np.moveaxis(truth["flow"][1:].astype(np.float32) + np.stack([x, y], -1), -1, 1)
         return WarpBatch(
             [record.key] * len(driving),
-            given,
+            inputs,
             to_unit(pictures[1:]),
             torch.from_numpy(moving_region(pictures[1:], pictures[0])),
             torch.from_numpy(truth["mask"][1:].astype(np.float32) / 255),
-            torch.from_numpy(np.ascontiguousarray(place)),
+            torch.from_numpy(np.ascontiguousarray(position)),
             torch.from_numpy(truth["in_reference"][1:].astype(np.float32)),
         )
 
     def loss(self, model: nn.Module, batch: WarpBatch, step: int) -> StepResult:  # noqa: ARG002
-        """`warp_loss` and, if enabled, LPIPS."""
-        made = model(batch.given)
-        each, log = warp_loss(made, batch)
-        return self.result(each, log, batch.keys, made.frames, batch.true)
+        """Compute `warp_loss` plus, if enabled, LPIPS."""
+        output = model(batch.inputs)
+        each, log = warp_loss(output, batch)
+        return self.result(each, log, batch.keys, output.frames, batch.true)
 
     @torch.no_grad()
     def validate(self, step: int, weights: Mapping[str, Tensor]) -> Validation:  # noqa: ARG002
-        """PSNR and SSIM of held-out clips, the gain over the limb warp, and a picture of four clips."""
+        """Compute PSNR, SSIM and the gain over the limb warp on held-out clips, and a picture of four of them."""
         shards, net = held_out_shards(self.config, self.shards), self.with_weights(weights)
         scores, rows = [], []
         for number in range(self.config.validation.clips):
             clip = self.clip(shards, number, SEED)
-            made, true = to_uint8(net(clip.given).frames), to_uint8(clip.true)
+            output, true = to_uint8(net(clip.inputs).frames), to_uint8(clip.true)
             reference = shards[number % len(shards)].frames([0])[0]
-            score, than = (clip_scores(f, true, reference) for f in (made, to_uint8(clip.given.picture)))
-            scores.append(score | {"gain_over_warp": score["psnr_moving"] - than["psnr_moving"]})
+            score, baseline = (clip_scores(f, true, reference) for f in (output, to_uint8(clip.inputs.picture)))
+            scores.append(score | {"gain_over_warp": score["psnr_moving"] - baseline["psnr_moving"]})
             if number < 4:
-                rows += [[reference, *true], [reference, *made]]
+                rows += [[reference, *true], [reference, *output]]
         return self.validation(scores, rows)
 
 
-def _joined(clips: Sequence[WarpBatch]) -> WarpBatch:
+def _concatenated(clips: Sequence[WarpBatch]) -> WarpBatch:
     """Concatenate the frames of several clips."""
     keys = [key for clip in clips for key in clip.keys]
-    given = WarpInput(*(torch.cat(x) for x in zip(*(clip.given for clip in clips), strict=True)))
-    return WarpBatch(keys, given, *(torch.cat(x) for x in zip(*(clip[2:] for clip in clips), strict=True)))
+    inputs = WarpInput(*(torch.cat(x) for x in zip(*(clip.inputs for clip in clips), strict=True)))
+    return WarpBatch(keys, inputs, *(torch.cat(x) for x in zip(*(clip[2:] for clip in clips), strict=True)))
