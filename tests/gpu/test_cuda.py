@@ -11,7 +11,7 @@ from torch import nn
 
 from micro import micro_pipeline, random_frames
 from mimicmotion.backbones.svd.execution.memory import weight_bytes
-from mimicmotion.backbones.svd.execution.offload import ParkedBlocks
+from mimicmotion.backbones.svd.execution.offload import OffloadedBlocks
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 
 pytestmark = [
@@ -54,14 +54,14 @@ def test_blocks_are_loaded_on_a_second_stream_in_time_and_two_at_most() -> None:
     device = torch.device("cuda")
     plain = nn.Sequential(*(nn.Linear(4096, 4096) for _ in range(8))).half().to(device)  # 32 MiB a block
     waiting = copy.deepcopy(plain)
-    parked = ParkedBlocks(waiting, list(waiting), device)
-    parked.bring()
+    offloaded = OffloadedBlocks(waiting, list(waiting), device)
+    offloaded.load()
     size = weight_bytes(plain[0])
     x = torch.randn(4096, 4096, device=device, dtype=torch.float16)
     with torch.inference_mode():
         want = plain(x)
         waiting(x)  # workspaces of matrix products, and the first block for the next pass
-        parked.park()
+        offloaded.unload()
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -69,5 +69,5 @@ def test_blocks_are_loaded_on_a_second_stream_in_time_and_two_at_most() -> None:
             assert torch.equal(waiting(x), want)
     peak = torch.cuda.max_memory_allocated() - before
     assert peak < 2 * size + 4 * x.nbytes, "two blocks, and input, result and what compares them"
-    parked.release()
+    offloaded.release()
     assert all(p.device.type == "cpu" for p in waiting.parameters())

@@ -118,7 +118,7 @@ def test_wrong_input_ends_with_code_2(
     [
         (["a.png", "b.mp4"], "with -o"),
         (["a.png", "b.mp4", "-o", ""], "the name of a file or folder"),
-        (["https://example.com/a.png", "b.mp4", "-o", "c.mp4"], "https://example.com/a.png is an address"),
+        (["https://example.com/a.png", "b.mp4", "-o", "c.mp4"], "https://example.com/a.png is a URL"),
         (["n" * 300, "b.mp4", "-o", "c.mp4"], "check the path, its length"),
         (["a.png", "b.mp4", "-o", "c.mp4", "--seed", "1.5"], "'1.5' is not an integer"),
         (["a.png", "b.mp4", "-o", "c.mp4", "--person", "nan,1"], "person='nan,1'"),

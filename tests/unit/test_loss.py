@@ -105,5 +105,5 @@ def test_dropout_drops_every_condition_of_the_same_samples() -> None:
 
 
 def test_bad_settings_are_named() -> None:
-    with pytest.raises(InputError, match="this autoencoder's U-Net"):
+    with pytest.raises(InputError, match="U-Net and the autoencoder of one model"):
         weighted_mse(_latents(0), _latents(1)[:, 1:])

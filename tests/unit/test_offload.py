@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from micro import UNET, fill
 from mimicmotion.backbones.svd.execution import offload
 from mimicmotion.backbones.svd.execution.memory import weight_bytes
-from mimicmotion.backbones.svd.execution.offload import Parked, ParkedBlocks, blocks_of
+from mimicmotion.backbones.svd.execution.offload import OffloadedBlocks, OffloadedModule, blocks_of
 from mimicmotion.backbones.svd.unet import build_unet
 from mimicmotion.errors import ConfigError
 
@@ -41,40 +41,40 @@ def network() -> Any:
 X = torch.ones(2, 4)
 
 
-def watched(net: Any) -> tuple[ParkedBlocks, list[list[int]]]:
-    """The parked blocks, and a list that records which are loaded while each block computes."""
-    parked = ParkedBlocks(net, list(net.blocks), CPU)
+def watched(net: Any) -> tuple[OffloadedBlocks, list[list[int]]]:
+    """The offloaded blocks, and a list that records which are loaded while each block computes."""
+    offloaded = OffloadedBlocks(net, list(net.blocks), CPU)
     seen: list[list[int]] = []
     for block in net.blocks:
-        block[0].register_forward_pre_hook(lambda *_: seen.append(there(parked)))
-    return parked, seen
+        block[0].register_forward_pre_hook(lambda *_: seen.append(loaded(offloaded)))
+    return offloaded, seen
 
 
-def there(parked: ParkedBlocks) -> list[int]:
-    return [i for i, p in enumerate(parked.blocks.values()) if p.here]
+def loaded(offloaded: OffloadedBlocks) -> list[int]:
+    return [i for i, p in enumerate(offloaded.blocks.values()) if p.is_loaded]
 
 
 def test_the_next_block_comes_while_one_computes_and_there_are_never_more_than_two() -> None:
     net = network()
     want = net(X)
-    parked, seen = watched(net)
-    assert there(parked) == []
+    offloaded, seen = watched(net)
+    assert loaded(offloaded) == []
     for _ in range(2):
-        parked.bring()
+        offloaded.load()
         assert torch.equal(net(X), want)
-        assert there(parked) == [0], "for the next pass"
+        assert loaded(offloaded) == [0], "for the next pass"
     assert seen == 2 * [[0, 1], [1, 2], [2, 3], [0, 3]]
-    parked.park()
-    assert there(parked) == []
-    assert not parked.here
+    offloaded.unload()
+    assert loaded(offloaded) == []
+    assert not offloaded.is_loaded
 
 
 def test_blocks_may_be_left_out_and_come_in_any_order() -> None:
     net = network()
     orders = [(0, 3), (2, 0, 1), (1, 1), (3,)]
     wanted = [net(X, order) for order in orders]
-    parked, seen = watched(net)
-    parked.bring()
+    offloaded, seen = watched(net)
+    offloaded.load()
     for order, want in zip(orders, wanted, strict=True):
         assert torch.equal(net(X, order), want)
     assert max(map(len, seen)) == 2
@@ -83,23 +83,23 @@ def test_blocks_may_be_left_out_and_come_in_any_order() -> None:
 def test_the_rest_comes_when_it_is_asked_for() -> None:
     net = network()
     before = [p.data_ptr() for p in net.first.parameters()]
-    parked, _ = watched(net)
+    offloaded, _ = watched(net)
     assert [p.data_ptr() for p in net.first.parameters()] == before
-    parked.bring()
+    offloaded.load()
     assert not set(before) & {p.data_ptr() for p in net.first.parameters()}
-    parked.park()
+    offloaded.unload()
     assert [p.data_ptr() for p in net.first.parameters()] == before
 
 
 def test_parameters_stay_the_same_objects_and_the_hosts_weights_the_same_memory() -> None:
     net = network()
     before = [(id(p), p.data_ptr(), p.detach().clone()) for p in net.parameters()]
-    parked, _ = watched(net)
-    parked.bring()
+    offloaded, _ = watched(net)
+    offloaded.load()
     with torch.inference_mode():
         net(X)
     net(X)  # with the first block that came in inference mode, whose tensors could not be used here
-    parked.release()
+    offloaded.release()
     assert [(id(p), p.data_ptr()) for p in net.parameters()] == [b[:2] for b in before]
     assert all(torch.equal(p, b[2]) for p, b in zip(net.parameters(), before, strict=True))
     net(X).sum().backward()
@@ -109,8 +109,8 @@ def test_parameters_stay_the_same_objects_and_the_hosts_weights_the_same_memory(
 def test_after_an_error_no_block_is_there_and_the_next_pass_is_right() -> None:
     net = network()
     want = net(X)
-    parked, _ = watched(net)
-    parked.bring()
+    offloaded, _ = watched(net)
+    offloaded.load()
 
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("no memory")
@@ -118,7 +118,7 @@ def test_after_an_error_no_block_is_there_and_the_next_pass_is_right() -> None:
     handle = net.blocks[1][1].register_forward_pre_hook(fail)
     with pytest.raises(torch.OutOfMemoryError):
         net(X)
-    assert there(parked) == []
+    assert loaded(offloaded) == []
     handle.remove()
     assert torch.equal(net(X), want)
 
@@ -126,8 +126,8 @@ def test_after_an_error_no_block_is_there_and_the_next_pass_is_right() -> None:
 def test_an_error_while_a_block_comes_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network()
     want = net(X)
-    parked, _ = watched(net)
-    parked.bring()
+    offloaded, _ = watched(net)
+    offloaded.load()
     room = offload._allocate
 
     def full(t: Tensor, device: torch.device) -> Tensor:
@@ -140,22 +140,22 @@ def test_an_error_while_a_block_comes_changes_nothing(monkeypatch: pytest.Monkey
         net(X)
     monkeypatch.undo()
     assert torch.equal(net(X), want)
-    parked.release()
+    offloaded.release()
     assert torch.equal(net(X), want)
 
 
 def test_released_blocks_no_longer_come() -> None:
     net = network()
     want = net(X)
-    parked, seen = watched(net)
-    parked.bring()
+    offloaded, seen = watched(net)
+    offloaded.load()
     net(X)
-    parked.release()
+    offloaded.release()
     assert torch.equal(net(X), want)
     assert seen[4:] == 4 * [[]]
 
 
-class Late(Parked):
+class Late(OffloadedModule):
     """Copies like those of a second stream, which are complete only after waiting for them."""
 
     missing: Callable[[], None] | None = None
@@ -176,20 +176,20 @@ def test_each_block_is_waited_for_before_it_computes_and_before_its_memory_is_gi
 ) -> None:
     net = network()
     want, short = net(X), net(X, (0, 3))
-    monkeypatch.setattr(offload, "Parked", Late)
-    parked, _ = watched(net)
-    parked.bring()
+    monkeypatch.setattr(offload, "OffloadedModule", Late)
+    offloaded, _ = watched(net)
+    offloaded.load()
     assert all(torch.equal(net(X), want) for _ in range(2))
     assert torch.equal(net(X, (0, 3)), short)  # what came for nothing goes, but not while it is still being written
-    first: Any = parked.blocks[net.blocks[0]]
+    first: Any = offloaded.blocks[net.blocks[0]]
     assert first.missing is not None
-    parked.park()
+    offloaded.unload()
     assert first.missing is None
 
 
 def test_a_network_without_blocks_is_refused() -> None:
     with pytest.raises(ConfigError, match="a Linear without blocks"):
-        ParkedBlocks(nn.Linear(2, 2), [], CPU)
+        OffloadedBlocks(nn.Linear(2, 2), [], CPU)
 
 
 def test_blocks_of_the_unet_are_nearly_all_of_it_and_compute_in_this_order() -> None:

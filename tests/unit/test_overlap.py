@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mimicmotion.runtime.threads import behind, prefetch
+from mimicmotion.runtime.threads import in_background, prefetch
 
 
 class PlantedError(Exception):
@@ -45,7 +45,7 @@ def test_items_come_once_and_in_order(items: list[int], depth: int) -> None:
         assert list(ahead) == items
         assert list(ahead) == []
     done: list[int] = []
-    with behind(done.append, depth) as send:
+    with in_background(done.append, depth) as send:
         for item in items:
             send(item)
     assert done == items
@@ -112,7 +112,7 @@ def test_work_is_done_on_another_thread_and_finished_at_the_end() -> None:
         where.add(threading.current_thread())
         done.append(i)
 
-    with behind(work, depth=4) as send:
+    with in_background(work, depth=4) as send:
         for i in range(4):
             send(i)  # none of them is done: the caller goes on
         assert done == []
@@ -125,7 +125,7 @@ def test_no_more_items_wait_than_allowed() -> None:
     gate, sent = threading.Event(), []
 
     def give() -> None:
-        with behind(lambda _: gate.wait(10), depth=2) as send:
+        with in_background(lambda _: gate.wait(10), depth=2) as send:
             for i in range(5):
                 send(i)
                 sent.append(i)
@@ -144,10 +144,10 @@ def test_an_error_of_the_work_is_raised_to_the_caller() -> None:
         if i == 2:
             raise PlantedError(str(i))
 
-    with pytest.raises(PlantedError, match="2"), behind(work) as send:  # noqa: PT012
+    with pytest.raises(PlantedError, match="2"), in_background(work) as send:  # noqa: PT012
         for i in range(100):
             send(i)
-    with pytest.raises(PlantedError, match="2"), behind(work, depth=5) as send:  # noqa: PT012 at the block's end at the latest
+    with pytest.raises(PlantedError, match="2"), in_background(work, depth=5) as send:  # noqa: PT012 at the block's end at the latest
         for i in range(3):
             send(i)
 
@@ -157,7 +157,7 @@ def test_a_caller_who_continues_after_an_error_gets_it_again() -> None:
         raise PlantedError
 
     told = 0
-    with pytest.raises(PlantedError), behind(fail, depth=1) as send:  # noqa: PT012
+    with pytest.raises(PlantedError), in_background(fail, depth=1) as send:  # noqa: PT012
         for i in range(6):
             try:
                 send(i)
@@ -178,7 +178,7 @@ def test_if_the_caller_fails_what_waits_is_dropped() -> None:
         time.sleep(0.3)
         gate.set()
 
-    with pytest.raises(PlantedError), behind(work, depth=8) as send:  # noqa: PT012
+    with pytest.raises(PlantedError), in_background(work, depth=8) as send:  # noqa: PT012
         for i in range(8):
             send(i)
         begun.wait(10)

@@ -190,7 +190,7 @@ def test_part_of_another_version_is_not_continued(hub: FakeHub, tmp_path: Path) 
         ("gated", ["accept the licence", "HF_TOKEN", "owner--name/sub/net.bin"]),
         ("forbidden", ["HTTP 403", "accept the licence"]),
         ("missing", ["has no sub/net.bin", "another endpoint"]),
-        ("ill", ["answered HTTP 500", "another endpoint"]),
+        ("ill", ["returned HTTP 500", "another endpoint"]),
     ],
 )
 def test_refusals_say_what_to_do(hub: FakeHub, tmp_path: Path, mode: str, words: list[str]) -> None:
@@ -433,7 +433,7 @@ def test_truncated_formats_are_found_without_checksums(tmp_path: Path) -> None:
     good = tmp_path / "net.safetensors"
     good.write_bytes(len(header).to_bytes(8, "little") + header + b"abcd")
     ((_, _, how),) = weights.verify(good)
-    assert "format is complete" in how
+    assert "file is complete" in how
     for cut in (3, 20, len(good.read_bytes()) - 1):
         bad = tmp_path / "bad.safetensors"
         bad.write_bytes(good.read_bytes()[:cut])

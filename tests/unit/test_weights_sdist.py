@@ -214,12 +214,12 @@ class Calls:
 @pytest.mark.parametrize(
     ("tree", "reason"),
     [
-        ({"a": Calls(os.system, "touch HARM")}, "asks for (posix|nt).system"),
-        ({"a": Calls(eval, "open('HARM', 'w')")}, "asks for builtins.eval"),
-        ({"a": Calls(np.load, "x.npy", None, True)}, r"asks for numpy"),
-        ({"a": Calls(np.fromfile, "x.npy")}, "asks for numpy"),
-        ({"a": np.array([Calls(print, "x")], object)}, "asks for builtins.print"),
-        ({"a": Path("x")}, "asks for pathlib"),
+        ({"a": Calls(os.system, "touch HARM")}, "refers to (posix|nt).system"),
+        ({"a": Calls(eval, "open('HARM', 'w')")}, "refers to builtins.eval"),
+        ({"a": Calls(np.load, "x.npy", None, True)}, r"refers to numpy"),
+        ({"a": Calls(np.fromfile, "x.npy")}, "refers to numpy"),
+        ({"a": np.array([Calls(print, "x")], object)}, "refers to builtins.print"),
+        ({"a": Path("x")}, "refers to pathlib"),
         ([np.zeros(2)], "'list' object"),
     ],
 )

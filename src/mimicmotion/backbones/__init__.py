@@ -1,7 +1,7 @@
 """Base models behind a common interface, `mimicmotion.backbones.base.Backbone`.
 
-A model folder names its backbone in mimicmotion.json. Other packages can add backbones: subclasses of `Backbone` that
-they register as entry points of the group `mimicmotion.backbones`.
+The mimicmotion.json of a model folder names its backbone. Other packages can add backbones by registering subclasses of
+`Backbone` as entry points in the group `mimicmotion.backbones`.
 """
 
 from __future__ import annotations
@@ -23,32 +23,33 @@ BUILT_IN = {
 
 
 def find_backbone(name: str) -> type[Backbone]:
-    """Look up the class of a backbone of this package or of an installed plugin.
+    """Look up a backbone class by name, among the built-in ones and those of installed plugins.
 
     Raises:
-        WeightsError: there is no backbone with this name.
+        WeightsError: no backbone has this name.
     """
     if name in BUILT_IN:
         return pkgutil.resolve_name(BUILT_IN[name])
     others = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
     if name not in others:
         known = ", ".join([*BUILT_IN, *others])
-        raise WeightsError(f"the model needs the backbone {name!r}", f"one of {known}", "install its package")
+        fix = "install the package that provides it"
+        raise WeightsError(f"the model needs the backbone {name!r}, which is not installed", f"one of {known}", fix)
     return others[name].load()
 
 
 def backbone_of(parts: Any) -> Backbone:
-    """Build the backbone for loaded networks (`svd.checkpoint.Components`), according to their settings."""
+    """Wrap loaded networks (`svd.checkpoint.Components`) in the backbone that their settings require."""
     warps = parts.settings.get("reference_warp", "none") != "none"
-    found: Any = find_backbone("tiny" if warps else "svd")
-    return found(parts)
+    backbone: Any = find_backbone("tiny" if warps else "svd")
+    return backbone(parts)
 
 
 def load_backbone(base: str | Path, checkpoint: str | Path | None = None, **options: Any) -> Backbone:
-    """Load a model with the backbone named in its folder, or with SVD's if it names none.
+    """Load a model with the backbone named in its mimicmotion.json, or with SVD's by default.
 
     Args:
-        base: folder, name from `mimicmotion weights list`, or hub id.
+        base: model folder, name from `mimicmotion weights list`, or hub id.
         checkpoint: weights to load on top of the base.
         options: see `Backbone.load`; options that are None are ignored.
 

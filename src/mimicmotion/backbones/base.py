@@ -23,15 +23,15 @@ from mimicmotion.settings import ExecutionOptions, SamplingSettings
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """A video to generate.
+    """The inputs for one video to generate.
 
     Attributes:
         image: picture of the person, at the size of the video.
         poses: drawn pose frames of the picture's size, as returned by `Backbone.guide`.
         reference_pose: drawn pose of the person in `image`; None disables the reference slot.
-        num_frames: number of frames of the video.
-        seed: seed of the noise, used without a generator.
-        generator: source of the noise.
+        num_frames: number of frames to generate.
+        seed: seed of the noise; ignored if `generator` is set.
+        generator: random generator for the noise.
     """
 
     image: Frame
@@ -48,24 +48,24 @@ class Request:
 
 
 class Conditioning(Protocol):
-    """Conditioning of a video. Its contents depend on the backbone."""
+    """The encoded picture and poses that a network is conditioned on. The contents depend on the backbone."""
 
     @property
     def num_frames(self) -> int:
-        """Number of frames, without the reference slot."""
+        """Number of frames of the video, without the reference slot."""
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConditionedNetwork:
-    """A network with its conditioning, for one run of the sampler.
+    """A network bound to its conditioning, for one run of the sampler.
 
     Attributes:
-        conditional: the conditional pass.
-        pair: both passes of classifier-free guidance.
+        conditional: runs the conditional pass.
+        pair: runs both passes of classifier-free guidance.
         precondition: turns the network into a denoiser.
-        memory: returns additional tensors, by name, that are needed to resume from a saved step.
-        close: called at the end of the run.
+        memory: returns the network's own tensors, by name, that are needed to resume from a saved step.
+        close: called at the end of the run, to free memory.
     """
 
     conditional: Network
@@ -77,31 +77,31 @@ class ConditionedNetwork:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a backbone runs within a memory limit. This base class suits a backbone with a single execution mode."""
+    """How a backbone runs within a memory limit. Backbones with only one execution mode can use this base class."""
 
     def describe(self) -> str:
-        """One-line description for the user."""
+        """Return a one-line description for the user."""
         return "all at once"
 
     def describe_peaks(self) -> str:
-        """Predicted memory peaks, as text for the user."""
+        """Return the predicted memory peaks as text for the user."""
         return "not predicted"
 
 
 class Backbone(ABC):
-    """Base class of base models, with defaults for everything that is optional.
+    """Abstract base class of base models. Optional methods and attributes have defaults.
 
     Attributes:
         name: name of the backbone in a model folder's mimicmotion.json.
-        settings: the model's defaults, as plain data: `height`, `width`, `num_inference_steps` or `sigmas` (noise
-            levels), `guidance_scale`, `fusion` (fields of `FusionConfig`), `trained_frames` (frames per clip in
+        settings: the model's default settings, as plain data: `height`, `width`, `num_inference_steps` or `sigmas`
+            (noise levels), `guidance_scale`, `fusion` (fields of `FusionConfig`), `trained_frames` (frames per clip in
             training), `pose_drawing` (arguments of `PoseDrawer`), `estimator` (pose estimator used in training).
         files: files that the model was loaded from.
         size_multiple: height and width must be multiples of this.
         device: device of the networks.
         dtype: data type of the networks.
         plan: execution plan of the networks.
-        is_configured: whether a plan was set.
+        is_configured: whether an execution plan has been applied with `configure`.
         quantized: format of quantised weights, or "none".
     """
 
@@ -129,11 +129,12 @@ class Backbone(ABC):
         """Load a model folder.
 
         Args:
-            folder: the folder.
+            folder: model folder.
             checkpoint: weights to load on top of it.
             device: device of the networks.
             dtype: data type of the networks.
-            edition: edition of published weights without settings; None detects it. Not passed if unspecified.
+            edition: edition of the published weights, which have no settings; None detects it. `load_backbone` only
+                passes it if it is set, so that other backbones can omit this argument.
 
         Raises:
             WeightsError: files are missing or damaged, or do not match.
@@ -141,7 +142,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """(channels, h, w) of a frame's latents at `size` = (height, width) pixels."""
+        """Return the shape (channels, h, w) of the latents of a frame of `size` = (height, width) pixels."""
 
     @abstractmethod
     def encode(
@@ -150,13 +151,13 @@ class Backbone(ABC):
         sampling: SamplingSettings,
         image_noise: Float[Tensor, "1 3 height width"] | None = None,
     ) -> Conditioning:
-        """Encode the picture and the poses once; `image_noise` is unit noise for `sampling.noise_aug_strength`."""
+        """Encode the picture and the poses; `image_noise` is unit noise, scaled by `sampling.noise_aug_strength`."""
 
     @abstractmethod
     def network(
         self, conditioning: Any, recipe: Recipe, memory: Mapping[str, Tensor] | None = None
     ) -> ConditionedNetwork:
-        """Combine the network and its conditioning. `memory` is from the step that a run resumes from."""
+        """Bind the network to its conditioning. To resume a run, pass the `memory` of the step to resume from."""
 
     @abstractmethod
     def decode(
@@ -168,18 +169,19 @@ class Backbone(ABC):
         request: Request | None = None,
         first: int = 0,
     ) -> Iterator[Frame]:
-        """Decode frames one by one, 0..255. Only one chunk is in memory, regardless of the length.
+        """Decode latents into uint8 frames, one by one. Only one chunk is in memory, however long the video is.
 
         Args:
             latents: clean latents of one video.
-            chunk: frames decoded at once.
-            released: use plain chunks and truncation, as in the published code; otherwise, chunks overlap and blend.
+            chunk: number of frames to decode at once.
+            released: decode as the published code does: chunks do not overlap, and values are truncated to integers.
+                Otherwise, chunks overlap and are blended.
             request: request of the video, for backbones whose decoder uses the picture and the poses.
-            first: frame number of the first latents in the request; -1 for a reference slot.
+            first: index in the video of the first frame of `latents`; -1 if it is the reference slot.
         """
 
     def save(self, folder: Path) -> None:
-        """Write a model folder that `load` reads."""
+        """Save the model to a folder that `load` can read."""
         raise ConfigError(f"{type(self).__name__} cannot be saved", "another backbone", "copy its original folder")
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
@@ -188,19 +190,22 @@ class Backbone(ABC):
     def guide(
         self, picture: Frame, reference: PoseSequence, driving: PoseSequence, *, confidence_aware: bool = True
     ) -> tuple[PoseFrames, Frame]:
-        """Draw the guidance of a video: its poses (drawn on demand), and the pose of the picture.
+        """Draw the driving poses (on demand, when frames are accessed) and the pose of the picture.
 
         Args:
             picture: picture of the person, at the size of the video.
             reference: pose of the person in the picture, in its pixels.
             driving: poses of the video, in pixels of the picture.
-            confidence_aware: draw with the estimator's confidence (paper section 3.3).
+            confidence_aware: draw uncertain keypoints darker (paper section 3.3).
+
+        Returns:
+            (drawn driving poses, drawn pose of the picture).
         """
         drawer = self.pose_drawer((picture.shape[0], picture.shape[1]), confidence_aware=confidence_aware)
         return DrawnPoses(driving, drawer), drawer.draw(reference.xy[0], reference.confidence[0])
 
     def pose_drawer(self, size: tuple[int, int], *, confidence_aware: bool = True) -> PoseDrawer:
-        """A drawer of poses at `size` = (height, width), in the style that the model was trained on."""
+        """Return a drawer of poses at `size` = (height, width), in the style that the model was trained on."""
         style = dict(self.settings.get("pose_drawing", {}))
         aware = style.pop("confidence_aware", True) and confidence_aware
         return PoseDrawer(size, confidence_aware=aware, **style)
@@ -235,18 +240,18 @@ class Backbone(ABC):
         Args:
             size: (height, width) of the video.
             recipe: recipe of the video.
-            options: options set by the user; `memory` replaces the amount of free memory.
+            options: options set by the user; `options.memory`, if set, is used instead of the free memory.
             device: device to run on; None uses the networks' device.
             keep_x0: whether clean latents are kept for previews.
             predict: predict the peaks even if there is plenty of memory.
 
         Raises:
-            ConfigError: no plan fits; the error reports how much memory is missing.
+            ConfigError: no plan fits; the message states how much memory is needed.
         """
         return self.plan
 
     def read_plan(self, facts: Mapping[str, Any]) -> Plan | None:
-        """Restore a plan from the record of an earlier run; None if the record does not match this version."""
+        """Restore a plan from the record of an earlier run. Return None if an incompatible version wrote the record."""
         return None
 
     def configure(self, plan: Any, device: torch.device | str | None = None) -> None:

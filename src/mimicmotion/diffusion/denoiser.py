@@ -22,7 +22,7 @@ Denoiser = Callable[[Latents, Sigma, Sequence[int]], Latents]
 Network = Callable[[Latents, Sigma, Sequence[int]], Latents]
 """Called with latents multiplied by c_in, c_noise = ln(sigma) / 4 and the rows; returns v (the raw output F)."""
 NetworkPair = Callable[[Latents, Sigma, Sequence[int]], tuple[Latents, Latents]]
-"""Runs the network without and with its conditioning; returns (unconditional v, conditional v)."""
+"""Called like a `Network`; runs it without and with its conditioning, and returns (unconditional v, conditional v)."""
 
 
 def precondition_v(network: Network) -> Denoiser:
@@ -39,25 +39,26 @@ def precondition_v(network: Network) -> Denoiser:
 def guidance_ramp(
     num_frames: int, min_guidance_scale: float, max_guidance_scale: float
 ) -> Float[Tensor, " {num_frames}"]:
-    """Guidance scale per frame, linear from the first to the last frame of the whole video (as in SVD's pipeline)."""
+    """Return the guidance scale of each frame, interpolated linearly from the first frame to the last (as in SVD)."""
     return torch.linspace(min_guidance_scale, max_guidance_scale, num_frames, dtype=torch.float64)
 
 
 def shift(inner: Denoiser, offset: Callable[[Sequence[int]], Latents]) -> Denoiser:
-    """Turn a denoiser of the difference between latents and `offset(frames)` into a denoiser of the latents.
+    """Turn a denoiser of residuals, latents minus `offset(frames)`, into a denoiser of the latents.
 
-    x = offset + r + sigma * eps has the same noise as the difference r + sigma * eps, so the sampler is unaffected.
+    Subtracting the offset does not change the noise: x = offset + r + sigma * eps becomes r + sigma * eps. The sampler
+    is therefore unaffected.
     """
 
     def denoise(x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:
-        known = offset(frames).to(x)
-        return known + inner(x - known, sigma, frames)
+        base = offset(frames).to(x)
+        return base + inner(x - base, sigma, frames)
 
     return denoise
 
 
 def guide(pair: NetworkPair, scale: Float[Tensor, " rows"]) -> Network:
-    """Classifier-free guidance: v = v_uncond + scale * (v_cond - v_uncond).
+    """Apply classifier-free guidance: v = v_uncond + scale * (v_cond - v_uncond).
 
     Args:
         pair: returns both predictions, from one batch of two or from two passes.
@@ -72,5 +73,5 @@ def guide(pair: NetworkPair, scale: Float[Tensor, " rows"]) -> Network:
 
 
 def frame_scale(scale: Float[Tensor, " rows"], frames: Sequence[int], like: Tensor) -> Float[Tensor, "1 frames 1 1 1"]:
-    """Guidance scale of the given rows, shaped to broadcast with latents."""
+    """Return the guidance scale of the given rows, shaped to broadcast with latents."""
     return scale[torch.as_tensor(list(frames))].to(like.device, like.dtype).view(1, -1, 1, 1, 1)

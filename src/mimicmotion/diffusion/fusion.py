@@ -24,14 +24,14 @@ from mimicmotion.settings import FusionConfig, FusionMode
 
 
 def has_reference_slot(cfg: FusionConfig) -> bool:
-    """Whether segments start with the reference picture; in mode "released" they always do."""
+    """Return whether segments start with the reference picture; in mode "released" they always do."""
     return cfg.reference_slot or cfg.mode == "released"
 
 
 def plan_segments(num_frames: int, cfg: FusionConfig) -> list[range]:
-    """Cover frames 0..num_frames-1 of the video with segments of equal length; the last one is moved back to fit.
+    """Split frames 0..num_frames-1 into segments of equal length; the last one is shifted back to end with the video.
 
-    If the video is shorter than a segment, the segment shrinks. In mode "none", only the last two segments may overlap.
+    A video that is shorter than a segment is a single segment. In mode "none", only the last two segments may overlap.
 
     Raises:
         InputError: there are no frames.
@@ -39,17 +39,17 @@ def plan_segments(num_frames: int, cfg: FusionConfig) -> list[range]:
     """
     if num_frames < 1:
         raise InputError(f"num_frames={num_frames}", "at least 1 frame", "check that the driving video is not empty")
-    own, shared = cfg.segment_frames, cfg.overlap_frames
+    length, overlap = cfg.segment_frames, cfg.overlap_frames
     if has_reference_slot(cfg):
-        own, shared = own - 1, max(shared - 1, 0)
-    if own < 1:
+        length, overlap = length - 1, max(overlap - 1, 0)
+    if length < 1:
         raise ConfigError(
             f"segment_frames={cfg.segment_frames} with a reference slot",
             "at least 2: the reference picture takes one frame of each segment",
             "raise segment_frames, or set reference_slot to false (mode released always has it)",
         )
-    step = own if cfg.mode == "none" else own - shared
-    length = min(own, num_frames)
+    step = length if cfg.mode == "none" else length - overlap
+    length = min(length, num_frames)
     starts = [*range(0, num_frames - length, step), num_frames - length]
     return [range(s, s + length) for s in starts]
 
@@ -57,7 +57,7 @@ def plan_segments(num_frames: int, cfg: FusionConfig) -> list[range]:
 def segment_weights(
     segments: Sequence[range], num_frames: int, mode: FusionMode = "progressive"
 ) -> list[Float64[Tensor, " length"]]:
-    """Weight of each segment for each of its frames. The weights of a frame sum to 1.
+    """Compute the weight of each segment at each of its frames. The weights of a frame sum to 1 over the segments.
 
     - progressive: in an overlap of C frames, the next segment has weight j / (C + 1) at its j-th frame, j = 1..C. If
       more than two segments overlap, they are merged one after another, as in the paper's figure 4.
@@ -101,8 +101,8 @@ class FusionPlan:
     Attributes:
         segments: rows of each segment. Without a reference slot, row f is frame f of the video; with one, row 0 is the
             reference picture and row f + 1 is frame f.
-        shares: weight of each segment for each of its rows. The weights of a row sum to 1; the reference row is the
-            mean over all segments.
+        shares: weight of each segment at each of its rows. The weights of a row sum to 1 over the segments; the
+            reference row is the mean over all segments.
         reference_slot: whether row 0 is the reference picture.
     """
 
@@ -121,7 +121,7 @@ class FusionPlan:
 
     @property
     def weights(self) -> Float64[Tensor, "segments rows"]:
-        """The shares as a dense table, for inspection; its size grows with the square of the video length."""
+        """The weights as a dense matrix, for inspection; its size grows with the square of the video length."""
         table = torch.zeros(len(self.segments), self.num_rows, dtype=torch.float64)
         for line, rows, share in zip(table, self.segments, self.shares, strict=True):
             line[list(rows)] = share
@@ -129,7 +129,7 @@ class FusionPlan:
 
 
 def make_plan(num_frames: int, cfg: FusionConfig) -> FusionPlan:
-    """Plan the fusion of `num_frames` frames of video. Raises the errors of `plan_segments`."""
+    """Plan the segments of a video of `num_frames` frames and their weights. Raises the errors of `plan_segments`."""
     segments = plan_segments(num_frames, cfg)
     shares = segment_weights(segments, num_frames, cfg.mode)
     if not has_reference_slot(cfg):
@@ -145,17 +145,17 @@ def fuse(inner: Denoiser, plan: FusionPlan, device: torch.device | str | None = 
     Segments run one after another, so the network's memory does not grow with the length of the video.
 
     Args:
-        inner: denoiser of segments.
+        inner: denoiser for a single segment.
         plan: fusion plan of the video.
-        device: device that segments are denoised on; None uses the latents' device.
+        device: device on which segments are denoised; None uses the latents' device.
     """
 
     def denoise(x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:
         fused = torch.zeros_like(x)
         for rows, share in zip(plan.segments, plan.shares, strict=True):
-            at = torch.tensor(rows, device=x.device)
-            x0 = inner(x[:, at].to(device or x.device), sigma, [frames[r] for r in rows])
-            fused.index_add_(1, at, (share.to(x0).view(-1, 1, 1, 1) * x0).to(x))
+            index = torch.tensor(rows, device=x.device)
+            x0 = inner(x[:, index].to(device or x.device), sigma, [frames[r] for r in rows])
+            fused.index_add_(1, index, (share.to(x0).view(-1, 1, 1, 1) * x0).to(x))
         return fused
 
     return denoise

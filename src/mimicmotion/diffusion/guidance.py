@@ -1,8 +1,8 @@
 """Guidance that skips the unconditional pass in some steps.
 
-The conditional pass always runs. The result is guided only within an interval of noise levels (Kynkaanniemi et al.
+The conditional pass always runs. Guidance is only applied within an interval of noise levels (Kynkaanniemi et al.
 2024). Every n-th guided step runs the unconditional pass; the others reuse the difference between the passes (in v)
-from the last step that ran it. It is stored per segment, because segments see shared rows at different positions.
+from the last step that ran it. It is stored per segment, since a row shared by two segments differs in its position.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mimicmotion.errors import InputError
 from mimicmotion.settings import SamplingSettings
 
 Pass = Literal["none", "both", "reuse"]
-"""Guidance of a step: none, both passes, or the conditional pass with the last difference."""
+"""Guidance of a step: none, with both passes, or with the conditional pass and the stored difference."""
 
 
 def plan_passes(
@@ -28,7 +28,7 @@ def plan_passes(
     """Choose the guidance of each step.
 
     Args:
-        sigmas: noise levels; step i works at level i.
+        sigmas: noise levels; step i starts at level i.
         scale: guidance scale of each row; if all are 1, no step is guided.
         sampling: settings. `guidance_interval` is the range of guided levels, inclusive (None guides all); every
             `guidance_every`-th guided step runs the unconditional pass, starting with the first.
@@ -47,7 +47,7 @@ def plan_passes(
 
 
 class Differences:
-    """The last difference between the two passes (conditional minus unconditional v) for each segment.
+    """Stores the last difference between the two passes (conditional minus unconditional v) for each segment.
 
     Args:
         segments: rows of each segment.
@@ -62,16 +62,17 @@ class Differences:
         self.names = {rows: f"guidance.{i}" for i, rows in enumerate(segments)}
         self.device, self.dtype = device, dtype
         self.stored: dict[str, Latents] = {}
-        """Difference by name; the state that a resumed run needs."""
+        """Difference by name. Saved with each step, to resume from it."""
 
     def store(self, frames: Sequence[int], difference: Latents) -> None:
         """Store the difference of the segment with these rows."""
         self.stored[self.names[tuple(frames)]] = difference.to(self.device, self.dtype)
 
     def get(self, frames: Sequence[int], like: Latents) -> Latents:
-        """The difference of the segment with these rows, on the device and in the dtype of `like`."""
+        """Return the difference of the segment with these rows, on the device and in the dtype of `like`."""
         if not self.stored:
-            raise InputError("no difference is stored", "an earlier step with both passes", "start at such a step")
+            fix = "start at a step that runs both passes"
+            raise InputError("no difference is stored", "an earlier step with both passes of guidance", fix)
         return self.stored[self.names[tuple(frames)]].to(like)
 
     def restore(self, memory: Mapping[str, Tensor]) -> None:
@@ -82,7 +83,7 @@ class Differences:
 
 
 def guide_reusing(conditional: Network, scale: Float[Tensor, " rows"], differences: Differences) -> Network:
-    """Guide with the stored difference: v = v_cond + (scale - 1) * difference."""
+    """Apply guidance with the stored difference: v = v_cond + (scale - 1) * difference."""
 
     def network(x: Latents, c_noise: Sigma, frames: Sequence[int]) -> Latents:
         cond = conditional(x, c_noise, frames)
@@ -92,7 +93,7 @@ def guide_reusing(conditional: Network, scale: Float[Tensor, " rows"], differenc
 
 
 def guide_and_store(pair: NetworkPair, scale: Float[Tensor, " rows"], differences: Differences) -> Network:
-    """Guide with both passes, and store their difference."""
+    """Apply guidance with both passes, and store their difference."""
 
     def storing(x: Latents, c_noise: Sigma, frames: Sequence[int]) -> tuple[Latents, Latents]:
         uncond, cond = pair(x, c_noise, frames)
@@ -103,7 +104,7 @@ def guide_and_store(pair: NetworkPair, scale: Float[Tensor, " rows"], difference
 
 
 def by_level(sigmas: Float[Tensor, " levels"], denoisers: Sequence[Denoiser]) -> Denoiser:
-    """Combine denoisers into one that uses the i-th of them at the i-th noise level."""
+    """Combine denoisers into one that uses the i-th denoiser at the i-th noise level."""
     table = {float(sigma): denoiser for sigma, denoiser in zip(sigmas, denoisers, strict=False)}
 
     def denoise(x: Latents, sigma: Sigma, frames: Sequence[int]) -> Latents:

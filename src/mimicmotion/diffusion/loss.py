@@ -32,18 +32,18 @@ def _column(sigma: Tensor, like: Tensor) -> Float32[Tensor, "batch 1 1 1 1"]:
 
 
 def network_input(x0: Latents, eps: Latents, sigma: Float[Tensor, " batch"]) -> Latents:
-    """The network's input, c_in * (x0 + sigma * eps), float32."""
+    """Return the network's input, c_in * (x0 + sigma * eps), in float32."""
     s = _column(sigma, x0)
     return (x0.float() + s * eps.float()) / (s * s + 1).sqrt()
 
 
 def c_noise(sigma: Float[Tensor, " batch"]) -> Float32[Tensor, " batch"]:
-    """The network's time input, ln(sigma) / 4."""
+    """Return the network's time input, ln(sigma) / 4."""
     return sigma.float().log() / 4
 
 
 def v_target(x0: Latents, eps: Latents, sigma: Float[Tensor, " batch"]) -> Latents:
-    """The network's target, v = (eps - sigma * x0) / sqrt(1 + sigma^2), float32."""
+    """Return the network's target, v = (eps - sigma * x0) / sqrt(1 + sigma^2), in float32."""
     s = _column(sigma, x0)
     return (eps.float() - s * x0.float()) / (s * s + 1).sqrt()
 
@@ -51,12 +51,12 @@ def v_target(x0: Latents, eps: Latents, sigma: Float[Tensor, " batch"]) -> Laten
 def hand_weights(
     mask: Float[Tensor, "batch frames h w"], scale: float, *, reference_slot: bool
 ) -> Float32[Tensor, "batch frames 1 h w"]:
-    """Loss weight M = 1 + (scale - 1) * m per latent (hand region enhancement, paper section 3.4).
+    """Compute the loss weight M = 1 + (scale - 1) * m of each latent (hand region enhancement, paper section 3.4).
 
     Args:
-        mask: m, the fraction of each latent inside the box of a reliable hand, 0 to 1 (`pose.hands.hand_masks`).
+        mask: m, the fraction of each latent's area inside the box of a reliable hand, 0 to 1 (`pose.hands.hand_masks`).
         scale: weight inside a hand box (MimicMotion: 10).
-        reference_slot: whether frame 0 is the reference picture, which is given, not generated, and keeps weight 1.
+        reference_slot: whether frame 0 is the reference picture, which is not generated and keeps weight 1.
     """
     weights = (1 + (scale - 1) * mask.float()).unsqueeze(2)
     if reference_slot:
@@ -65,15 +65,16 @@ def hand_weights(
 
 
 def weighted_mse(output: Latents, target: Latents, weights: Tensor | None = None) -> Float32[Tensor, " batch"]:
-    """mean(M * (F - v)^2) of each sample, in float32; M is 1 without `weights`.
+    """Return mean(M * (F - v)^2) of each sample, in float32; M is 1 without `weights`.
 
-    M is not normalised, so pictures without hands do not gain weight.
+    M is not normalised, so that pictures without hands do not gain weight.
 
     Raises:
         InputError: output and target differ in shape.
     """
     if output.shape != target.shape:
-        raise InputError(f"output {tuple(output.shape)}", f"{tuple(target.shape)}", "use this autoencoder's U-Net")
+        got, expected = f"output of shape {tuple(output.shape)}", f"the target's shape {tuple(target.shape)}"
+        raise InputError(got, expected, "use the U-Net and the autoencoder of one model")
     error = (output.float() - target.float()).square()
     return (error if weights is None else weights * error).flatten(1).mean(1)
 
@@ -84,8 +85,8 @@ def choose_dropped(
     """Choose which conditions to drop from which samples in training, as classifier-free guidance requires.
 
     Args:
-        uniform: numbers in [0, 1). The first column applies to all conditions of a sample together, each of the
-            others to a single one.
+        uniform: random numbers in [0, 1). The first column decides on all conditions of a sample together, each other
+            column on a single condition.
         together: fraction of samples that lose all conditions.
         apart: for each condition, the additional fraction of samples that lose only this one.
     """
@@ -93,10 +94,10 @@ def choose_dropped(
 
 
 def drop_condition(dropped: Bool[Tensor, " batch"], condition: Tensor) -> Tensor:
-    """Zero a condition of the dropped samples: image embedding, reference latent or pose features.
+    """Zero a condition (image embedding, reference latent or pose features) in the dropped samples.
 
-    The unconditional pass of guidance has none of the three. (Zeros added after conv_in mean exactly "no pose"; a
-    black pose frame passed through PoseNet does not.)
+    The unconditional pass of guidance has none of the three. (Adding zeros after conv_in is exactly "no pose"; a black
+    pose frame is not, since PoseNet does not map it to zeros.)
     """
     zero = torch.zeros((), dtype=condition.dtype, device=condition.device)
     return torch.where(dropped.to(condition.device).view(-1, *[1] * (condition.ndim - 1)), zero, condition)

@@ -1,4 +1,4 @@
-"""Noise, drawn on the CPU in float32 per absolute frame, so it does not depend on device, length or segments."""
+"""Noise per frame number, drawn on the CPU in float32, so that it does not depend on device, length or segments."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _WORD = (1 << 64) - 1
 
 
 def frame_noise(seed: int, frame_indices: Iterable[int], shape: tuple[int, ...]) -> Float32[Tensor, "frames ..."]:
-    """Unit Gaussian noise of the given frames, float32 on the CPU.
+    """Draw the unit Gaussian noise of the given frames, in float32 on the CPU.
 
     The pair (seed, frame) is the key of a counter-based generator. Frame 7 thus has the same noise in a video of 8 or
-    8000 frames, and in any segment, batch or process. (A CPU `torch.Generator` keeps only 32 bits of its seed, too few
+    8000 frames, and in any segment, batch or process. (A CPU `torch.Generator` only uses 32 bits of its seed, too few
     for two numbers.)
     """
     frames = list(frame_indices)
@@ -35,7 +35,7 @@ def frame_noise(seed: int, frame_indices: Iterable[int], shape: tuple[int, ...])
 def periodic_noise(
     noise: Float[Tensor, "batch period ..."], num_frames: int
 ) -> Float[Tensor, "batch {num_frames} ..."]:
-    """The published code's noise: one segment's noise, repeated along time, noise(f) = n[f mod period].
+    """Repeat one segment's noise along time, as the published code does: noise(f) = n[f mod period].
 
     If `noise` covers all frames, the result is a view of it.
     """
@@ -47,12 +47,12 @@ def periodic_noise(
 def augment_picture(
     picture: Float[Tensor, "batch 3 height width"], strength: float, noise: Float[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Add noise to the reference picture in pixel space (-1..1), before the VAE. Pass `strength` to the network too."""
+    """Add noise to the reference picture (-1..1), to be encoded. The network is also conditioned on `strength`."""
     return picture + strength * noise if strength else picture
 
 
 def added_time_ids(fps: float, motion_bucket: float, noise_aug: float) -> Float32[Tensor, "1 3"]:
-    """SVD's micro-conditioning: [fps - 1, motion bucket, noise augmentation].
+    """Return SVD's micro-conditioning: [fps - 1, motion bucket, noise augmentation].
 
     SVD was trained on fps - 1, so 7 frames per second become 6.
     """
@@ -65,9 +65,9 @@ def released_noise(
     """Draw noise in the published code's order: first the picture's (even if unused), then one segment's.
 
     Args:
-        generator: generator on the same device as in the published code, whose results depend on it.
-        picture: (height, width) in pixels.
-        latent: (channels, h, w) of a frame.
+        generator: random generator; to reproduce the published code, use its device, which affects the numbers.
+        picture: (height, width) of the picture in pixels.
+        latent: (channels, h, w) of a frame's latents.
         period: frames per segment; `periodic_noise` repeats them.
     """
     device = generator.device

@@ -1,4 +1,4 @@
-"""Recipes, which plan and validate how a video is denoised before anything is computed, and the initial noise."""
+"""Recipes, which define how a video is denoised and validate it before any network runs, and the initial noise."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEFAULT_GUIDANCE = 2.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """Segments, noise levels and guidance of a video.
+    """How a video is denoised: its segments, noise levels and guidance.
 
     Attributes:
         fusion: how the video is split into segments and joined.
@@ -48,7 +48,7 @@ class Recipe:
 
     @property
     def network_passes(self) -> int:
-        """Total number of network passes: two per segment in steps that run both, otherwise one."""
+        """Total number of network passes: per segment, two in steps that run both passes, otherwise one."""
         return len(self.plan.segments) * sum(2 if p == "both" else 1 for p in self.passes)
 
 
@@ -73,11 +73,11 @@ def make_recipe(
     reference_slot: bool,
     fusion: FusionConfig | None = None,
 ) -> Recipe:
-    """Plan and validate a recipe.
+    """Make a recipe from settings, and validate them.
 
     Args:
         num_frames: number of frames of the video.
-        sampling: sampling settings. Unset ones come from the tier, then from the model.
+        sampling: sampling settings. Settings that are None come from the tier, or else from the model.
         model: the model's default settings: `num_inference_steps` or `sigmas`, `guidance_scale`, `fusion`.
         reference_slot: whether there is a reference pose. Without one there is no slot, regardless of `fusion`.
         fusion: how the video is split into segments and joined; None uses the model's default.
@@ -109,7 +109,7 @@ def make_recipe(
 
 
 def default_steps(model: Mapping[str, Any]) -> int:
-    """Default number of denoising steps of a model."""
+    """Return a model's default number of denoising steps."""
     levels = model.get("sigmas")
     return int(model.get("num_inference_steps") or 25) if levels is None else len(levels) - 1
 
@@ -131,8 +131,8 @@ def draw_noise(
         recipe: recipe of the video.
         size: (height, width) in pixels.
         latent: (channels, h, w) of a frame's latents.
-        seed: seed of the noise.
-        generator: replaces the seed; one seed is drawn from it (in mode "released", the noise itself).
+        seed: seed of the noise; ignored if `generator` is set.
+        generator: random generator that the seed is drawn from (in mode "released", the noise itself).
     """
     slot, rows = int(recipe.plan.reference_slot), recipe.plan.num_rows
     if recipe.fusion.mode == "released":

@@ -18,21 +18,21 @@ from mimicmotion.settings.sampling import Sampler
 
 def check_finite(values: Tensor, what: str) -> None:
     """Raise NonFiniteError if a network's output (`what`) contains NaN or infinity."""
-    if not math.isfinite(values.sum(dtype=torch.float32)):  # a sum needs no second tensor of this size
+    if not math.isfinite(values.sum(dtype=torch.float32)):  # the sum avoids a temporary tensor of this size
         fix = "use dtype float32 or bfloat16 (float16 can overflow); `mimicmotion weights verify` checks the weights"
         raise NonFiniteError(f"NaN or infinity in {what}", "finite numbers", fix)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """State after a step.
+    """State of the sampler after a step.
 
     Attributes:
-        index: 0 for the first step.
+        index: index of the step, from 0.
         total: number of steps of the schedule.
         sigma: current noise level of `latents`.
         latents: the noisy latents that step `index + 1` continues from.
-        x0: the clean latents predicted in this step, for previews; None if they were not kept.
+        x0: the clean latents predicted in this step, for previews; None with `keep_x0=False`.
         memory: other tensors that the next step needs (may include `x0` itself); empty for Euler with plain guidance.
     """
 
@@ -58,7 +58,7 @@ def sample(
     """Integrate the probability-flow ODE along the noise levels.
 
     - euler: Euler's method (Karras et al. 2022, algorithm 1 without churn).
-    - dpmpp-2m: DPM-Solver++(2M) (Lu et al. 2022) in terms of sigma. Second order, from the clean latents of this and
+    - dpmpp-2m: DPM-Solver++(2M) (Lu et al. 2022) in terms of sigma. Second order, using the clean latents of this and
       the previous step; the first step, and a step that ends at level 0, are first order.
 
     Args:
@@ -74,7 +74,7 @@ def sample(
 
     Raises:
         ConfigError: the sampler is unknown, or `start` is not a step of the schedule.
-        InputError: the memory lacks `x0`, which dpmpp-2m continues from.
+        InputError: the memory lacks `x0`, which dpmpp-2m needs to resume.
         NonFiniteError: the denoiser returned NaN or infinity.
     """
     total = len(sigmas) - 1
@@ -83,14 +83,14 @@ def sample(
     if not 0 <= start < total:
         raise ConfigError(f"start={start}", f"0 to {total - 1}: the schedule has {total} steps", "correct 'start'")
     second_order = sampler == "dpmpp-2m"
-    known = {}
+    restored = {}
     if second_order and start:
         last = (memory or {}).get("x0")
         if last is None or last.shape != x.shape:
             got = "no x0 in memory" if last is None else f"memory x0 of shape {tuple(last.shape)}"
             raise InputError(got, f"the previous step's clean latents {tuple(x.shape)}", "pass that step's memory")
-        known["x0"] = last.to(x)
-    return _sample(denoiser, x, sigmas, second_order, start, known, keep_x0, in_place)
+        restored["x0"] = last.to(x)
+    return _sample(denoiser, x, sigmas, second_order, start, restored, keep_x0, in_place)
 
 
 def _sample(
@@ -125,11 +125,11 @@ def advance(
     index: int,
     in_place: bool = False,
 ) -> Latents:
-    """Take one step from level `index` to the next: an Euler step without `last` or to level 0, otherwise second order.
+    """Take one step from level `index` to the next: second order with `last`, but Euler without it or to level 0.
 
     With t = -ln sigma the ODE is (x / sigma)' = x0 / sigma. Euler's method keeps x0 constant, which moves x towards it
     by a fraction of 1 - sigma_next / sigma. The second-order method extrapolates x0 linearly in t from its last two
-    values, and moves towards its value in the middle of the step.
+    values, and moves x towards its value in the middle of the step.
 
     Args:
         x: noisy latents.

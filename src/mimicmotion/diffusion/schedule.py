@@ -12,29 +12,29 @@ from mimicmotion.errors import ConfigError
 from mimicmotion.settings.sampling import Schedule
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 700.0, 7.0
-"""Stable Video Diffusion's range and the exponent of Karras et al. 2022, equation 5."""
+"""Noise range of Stable Video Diffusion, and the exponent in equation 5 of Karras et al. 2022."""
 
 AYS_SVD = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
-"""Align Your Steps for Stable Video Diffusion: 11 levels, so 10 steps."""
+"""The schedule of Align Your Steps for Stable Video Diffusion: 11 levels, so 10 steps."""
 
-USUAL_STEPS: dict[Schedule, int] = {"karras": 25, "ays": len(AYS_SVD) - 1}
+DEFAULT_STEPS: dict[Schedule, int] = {"karras": 25, "ays": len(AYS_SVD) - 1}
 """Default number of steps of each schedule."""
 
 
 def named_sigmas(schedule: Schedule, steps: int | None = None) -> Float64[Tensor, " levels"]:
-    """Noise levels of a schedule, by name. `steps=None` uses its default number of steps.
+    """Return the noise levels of a schedule by name. `steps=None` uses its default number of steps.
 
     Raises:
         ConfigError: the schedule is unknown, or `steps` is less than 1.
     """
-    if schedule not in USUAL_STEPS:
-        raise ConfigError(f"schedule={schedule!r}", " or ".join(USUAL_STEPS), "correct 'schedule'")
-    count = USUAL_STEPS[schedule] if steps is None else steps
+    if schedule not in DEFAULT_STEPS:
+        raise ConfigError(f"schedule={schedule!r}", " or ".join(DEFAULT_STEPS), "correct 'schedule'")
+    count = DEFAULT_STEPS[schedule] if steps is None else steps
     return karras_sigmas(count) if schedule == "karras" else ays_sigmas(count)
 
 
 def karras_sigmas(steps: int) -> Float64[Tensor, " {steps}+1"]:
-    """Noise levels equally spaced in sigma^(1/rho), followed by 0 (Karras et al. 2022, equation 5)."""
+    """Return noise levels equally spaced in sigma^(1/rho), followed by 0 (Karras et al. 2022, equation 5)."""
     if steps < 1:
         raise ConfigError(f"num_inference_steps={steps}", "at least 1", "raise num_inference_steps")
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
@@ -50,8 +50,8 @@ def explicit_sigmas(values: Sequence[float]) -> Float64[Tensor, " levels"]:
         ConfigError: there are fewer than two levels, or they are not finite, decreasing and at least 0.
     """
     sigmas = torch.tensor([float(v) for v in values], dtype=torch.float64)
-    falls = bool((sigmas[1:] < sigmas[:-1]).all()) and bool(torch.isfinite(sigmas).all())
-    if len(sigmas) < 2 or not falls or float(sigmas[-1]) < 0:
+    decreasing = bool((sigmas[1:] < sigmas[:-1]).all()) and bool(torch.isfinite(sigmas).all())
+    if len(sigmas) < 2 or not decreasing or float(sigmas[-1]) < 0:
         raise ConfigError(
             f"sigmas={[round(float(v), 4) for v in values]}",
             "at least two finite levels, each smaller than the one before, none below 0",
@@ -61,7 +61,7 @@ def explicit_sigmas(values: Sequence[float]) -> Float64[Tensor, " levels"]:
 
 
 def ays_sigmas(steps: int = 10) -> Float64[Tensor, " {steps}+1"]:
-    """The noise levels of Align Your Steps for SVD, interpolated log-linearly if `steps` is not 10."""
+    """Return the noise levels of Align Your Steps for SVD, interpolated log-linearly if `steps` is not 10."""
     if steps < 1:
         raise ConfigError(f"num_inference_steps={steps}", "at least 1", "raise num_inference_steps")
     log = torch.tensor(AYS_SVD, dtype=torch.float64).log()
@@ -71,5 +71,5 @@ def ays_sigmas(steps: int = 10) -> Float64[Tensor, " {steps}+1"]:
 
 
 def initial_scale(sigmas: Float64[Tensor, " levels"]) -> float:
-    """Scale of the initial unit noise, sqrt(sigma^2 + 1), which gives it the variance of x0 + noise."""
+    """Return sqrt(sigma^2 + 1), which scales unit noise to the variance of noisy latents at the first level."""
     return float((sigmas[0] ** 2 + 1) ** 0.5)

@@ -24,7 +24,7 @@ from mimicmotion.runtime.files import check_not_inputs, check_writable, write_js
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.runtime.reading import read_json
 from mimicmotion.runtime.run_folder import clear_leftovers
-from mimicmotion.runtime.threads import behind
+from mimicmotion.runtime.threads import in_background
 from mimicmotion.settings import GenerateConfig
 from mimicmotion.video.background import keep_background
 from mimicmotion.video.labels import SHOWN_SECONDS, Label, check_signing, draw
@@ -193,7 +193,7 @@ def write_video(
                 beside = stack.enter_context(open_writer(path, row.shape[:2], fps, label=label))
             beside.write(row)
 
-        with behind(write, WAITING_FRAMES) as submit:  # on exit, writes the remaining frames
+        with in_background(write, WAITING_FRAMES) as submit:  # on exit, writes the remaining frames
             for i, frame in _repeated(frames, config):
                 submit((i, frame))
                 yield Progress("write", i + 1, len(poses))

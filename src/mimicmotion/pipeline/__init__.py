@@ -1,4 +1,4 @@
-"""The pipeline, which generates a video of any length from a picture and poses with any backbone."""
+"""Pipeline that generates videos of any length from a picture and poses, with any backbone."""
 
 from mimicmotion.pipeline.pipeline import MimicMotionPipeline, PipelineOutput
 

@@ -1,4 +1,4 @@
-"""The pipeline as a diffusers custom pipeline; pipeline.py of a saved model folder imports the class below."""
+"""Custom pipeline for diffusers, which the pipeline.py in saved model folders imports."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ DiffusionPipeline: Any = import_extra("diffusers", "diffusers").DiffusionPipelin
 
 
 class MimicMotionPipeline(DiffusionPipeline):
-    """Load it with `DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)`.
+    """MimicMotion as a diffusers pipeline.
 
-    The networks are not diffusers components. They are loaded on first use; move and cast them with `to`.
+    Load it with `DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)`. The
+    networks are not diffusers components. They are loaded on first use; move and cast them with `to`.
     """
 
     def __init__(self) -> None:
@@ -26,9 +27,9 @@ class MimicMotionPipeline(DiffusionPipeline):
 
     @classmethod
     def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Like the base class, but without the networks listed in model_index.json."""
-        rest = {k: v for k, v in config_dict.items() if not isinstance(v, list)}
-        return super().extract_init_dict(rest, **kwargs)
+        """Skip the networks listed in model_index.json, which the base class would load."""
+        others = {k: v for k, v in config_dict.items() if not isinstance(v, list)}
+        return super().extract_init_dict(others, **kwargs)
 
     @property
     def model(self) -> Pipeline:

@@ -41,7 +41,7 @@ class PipelineOutput:
     """Output of a pipeline call, as in diffusers.
 
     Attributes:
-        frames: the video, or one video per item, in the format given by `output_type`.
+        frames: the video, or one video per item if lists were passed, in the format set by `output_type`.
     """
 
     frames: Any
@@ -80,13 +80,13 @@ class MimicMotionPipeline:
             edition: edition of published weights, "1.0" (segments of 16 frames) or "1.1" (72); None detects it.
 
         Raises:
-            WeightsError: files are missing or damaged, or keys do not match (all of them are listed).
+            WeightsError: files are missing or damaged, or their keys do not match (the message lists them).
         """
         base = find_asset("tiny") if base is None else base
         return cls(load_backbone(base, checkpoint, device=device, dtype=dtype, edition=edition))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model to a folder that `from_pretrained` reads."""
+        """Save the model to a folder that `from_pretrained` can load."""
         self.backbone.save(Path(folder))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> MimicMotionPipeline:
@@ -127,26 +127,26 @@ class MimicMotionPipeline:
             image: picture of the person: a path, a PIL image or a uint8 array (height, width, 3), of any size.
             video: driving video: a path (sampled at 15 frames per second), a sequence of frames in the formats of
                 `image` (all are used), or a `PoseSequence`.
-            height: height of the result in pixels; None chooses a size for the model from the picture's aspect ratio.
-            width: width of the result in pixels; None as for `height`.
+            height: height of the video in pixels; None chooses a size for the model from the picture's aspect ratio.
+            width: width of the video in pixels; see `height`.
             num_frames: number of frames to use, from the start; None uses all.
 
         Returns:
-            Picture, drawn poses and the drawn pose of the picture, as arguments of the pipeline.
+            (picture, drawn poses, drawn pose of the picture): the first three arguments of the pipeline.
 
         Raises:
             InputError: the picture, video or size is invalid, or no person is found.
         """
-        picture, found, driving = find_poses(image, video, num_frames, self.backbone.settings.get("estimator"))
-        size = self.video_size(found, height, width)
-        fitted, fit = fit_picture(picture, found, size, "auto")
-        reference = found.fitted(fit)
+        picture, pose, driving = find_poses(image, video, num_frames, self.backbone.settings.get("estimator"))
+        size = self.video_size(pose, height, width)
+        fitted, fit = fit_picture(picture, pose, size, "auto")
+        reference = pose.fitted(fit)
         return fitted, *self.guide(fitted, reference, align(smooth_poses(driving), reference, size))
 
     def video_size(
         self, pose: PoseSequence, height: int | None = None, width: int | None = None, fit: PictureFit = "auto"
     ) -> tuple[int, int]:
-        """Return the given (height, width), or choose it for the picture that `pose` was found in; see `choose_size`.
+        """Return (height, width) if both are passed, or else choose a size from the picture's pose; see `choose_size`.
 
         Raises:
             ConfigError: the model does not support this size.
@@ -171,7 +171,7 @@ class MimicMotionPipeline:
         image_noise: Float[Tensor, "1 3 height width"] | None = None,
         **settings: Any,
     ) -> Conditioning:
-        """First stage: encode the picture and the poses once. Takes the arguments of the pipeline.
+        """First stage: encode the picture and the poses. The arguments are described in `__call__`.
 
         Raises:
             PoseError: pose frames differ from the picture in size or type.
@@ -210,7 +210,7 @@ class MimicMotionPipeline:
     ) -> Iterator[Step]:
         """Second stage: denoise, yielding after every step so that the caller can show progress, stop or resume.
 
-        The latents of a step cover all rows of `recipe.plan`, the reference slot first if there is one.
+        The latents of a step contain all rows of `recipe.plan`, starting with the reference slot if there is one.
 
         Args:
             conditioning: conditioning of the video.
@@ -219,14 +219,14 @@ class MimicMotionPipeline:
             recipe: the recipe; see `recipe`.
             start: index of the first step to run.
             memory: `Step.memory` of the step before `start`.
-            keep_x0: keep the clean latents `Step.x0` for previews, which doubles the memory of the latents.
+            keep_x0: keep the clean latents in `Step.x0` for previews, which doubles the memory of the latents.
             in_place: overwrite the previous step (and `noise`, if it is float32 and on the device of the latents), so
                 that only one copy of the noisy latents exists. A yielded step is then valid only until the next one
                 is requested.
 
         Raises:
             InputError: noise, conditioning or memory does not match the recipe (raised before the first step).
-            NonFiniteError: the network returned NaN or infinity.
+            NonFiniteError: the latents contain NaN or infinity after a step.
         """
         plan = recipe.plan
         rows = conditioning.num_frames + plan.reference_slot
@@ -234,16 +234,16 @@ class MimicMotionPipeline:
             raise InputError(
                 f"noise of shape {tuple(noise.shape)} and poses of {conditioning.num_frames} frames",
                 f"(1, {plan.num_rows}, channels, h, w), including the reference slot",
-                "make recipe, noise and conditioning for the same number of frames",
+                "make the recipe, noise and conditioning for the same number of frames",
             )
-        store = self.backbone.latent_device
-        differences = Differences(plan.segments, store, self.dtype if self.dtype.itemsize == 2 else None)
+        device = self.backbone.latent_device
+        differences = Differences(plan.segments, device, self.dtype if self.dtype.itemsize == 2 else None)
         if 0 < start < len(recipe.passes) and recipe.passes[start] == "reuse":
             differences.restore(memory or {})
         network = self.backbone.network(conditioning, recipe, (memory or {}) if start else None)
-        x = noise.to(store, torch.float32)
+        x = noise.to(device, torch.float32)
         if start == 0:
-            with torch.inference_mode(in_place):  # allows in-place changes of inference and normal tensors
+            with torch.inference_mode(in_place):  # inference tensors can only be changed in inference mode
                 x = torch.mul(x, initial_scale(recipe.sigmas), out=x if in_place else None)
         run = sample(
             fuse(_denoiser(network, recipe, differences), plan, self.device),
@@ -276,14 +276,14 @@ class MimicMotionPipeline:
         decode_chunk_size: int = 8,
         request: Request | None = None,
     ) -> Iterator[Frame]:
-        """Third stage: decode frames one by one, 0..255; see `Backbone.decode`."""
+        """Third stage: decode latents into uint8 frames, one by one; see `Backbone.decode`."""
         return self.backbone.decode(latents, chunk=decode_chunk_size, request=request)
 
     def decode_step(self, step: Step, recipe: Recipe, request: Request | None = None) -> Iterator[Frame]:
-        """Decode the frames of a step according to its fusion mode and settings.
+        """Decode the frames of a step with the recipe's fusion mode and settings.
 
         Args:
-            step: the last step.
+            step: usually the last step.
             recipe: recipe of the video.
             request: request of the video, for models whose decoder also uses the picture and the poses.
         """
@@ -325,10 +325,11 @@ class MimicMotionPipeline:
             poses: drawn poses as returned by `guide`: uint8 (frames, height, width, 3), or a sequence whose slices are
                 such arrays, to draw frames on demand; or a list of these.
             reference_pose: drawn pose of the person in `image`; None disables the reference slot.
-            video: driving video, instead of both poses: a path, frames or a `PoseSequence`; see `prepare`.
+            video: driving video, instead of `poses` and `reference_pose`: a path, frames or a `PoseSequence`; see
+                `prepare`.
             sampling: steps, guidance, seed and so on, unless passed as keywords.
-            fusion: how long videos are split and joined; None uses the model's default.
-            generator: in mode "released", source of the noise, as in the published code; otherwise one seed is drawn.
+            fusion: how long videos are split into segments and joined; None uses the model's default.
+            generator: random generator that replaces the seed; see `draw_noise`.
             output_type: "np" for uint8 (frames, height, width, 3), with lists (items, frames, height, width, 3); "pil"
                 for a list of pictures; "latent" for clean latents (items, frames, channels, h, w); "stream" for an
                 iterator that decodes frames as it is consumed (one video only).
@@ -342,7 +343,7 @@ class MimicMotionPipeline:
         sampling = from_keywords(SamplingSettings, sampling, settings)
         if (poses is None) == (video is None):
             got = "poses and video" if video is not None else "neither poses nor video"
-            raise ConfigError(got, "only one of the two", "pass either 'video' or 'poses'")
+            raise ConfigError(got, "exactly one of the two", "pass either 'video' or 'poses'")
         height, width, num_frames = sampling.height, sampling.width, sampling.num_frames
         if video is not None:
             image, poses, reference_pose = self.prepare(image, video, height=height, width=width, num_frames=num_frames)
@@ -390,7 +391,7 @@ class MimicMotionPipeline:
 
 
 def _denoiser(network: ConditionedNetwork, recipe: Recipe, differences: Differences) -> Denoiser:
-    """Build the denoiser, which guides each step according to the recipe."""
+    """Build a denoiser that applies the recipe's guidance in each step."""
     scale, passes = recipe.guidance, recipe.passes
     networks = {
         "none": network.conditional,
@@ -413,7 +414,7 @@ def _steps(
     try:
         for step in run:
             if passes[step.index + 1] != "reuse":
-                differences.stored.clear()  # not needed any more
+                differences.stored.clear()  # no longer needed
             memory = {**step.memory, **differences.stored, **network.memory()}
             yield replace(step, memory=memory)
     finally:

@@ -34,21 +34,24 @@ def picture_array(image: Any) -> Frame:
     if hasattr(image, "convert"):  # PIL
         image = np.asarray(image.convert("RGB"))
     if not isinstance(image, ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        what = f"{image.dtype} of shape {image.shape}" if isinstance(image, ndarray) else type(image).__name__
-        raise InputError(f"image: {what}", "a PIL image or a uint8 array (height, width, 3)", "convert the picture")
+        got = f"{image.dtype} of shape {image.shape}" if isinstance(image, ndarray) else type(image).__name__
+        raise InputError(f"image: {got}", "a PIL image or a uint8 array (height, width, 3)", "convert the picture")
     return image
 
 
 def find_poses(
     image: Any, video: Any, num_frames: int | None, trained_with: str | None
 ) -> tuple[Frame, PoseSequence, PoseSequence]:
-    """Estimate the poses of the picture and the driving video, and return both with the picture.
+    """Estimate the poses of the picture and of the driving video.
 
     Args:
         image: a path, a PIL image or a uint8 array (height, width, 3).
         video: a path (sampled at 15 frames per second), a sequence of frames (all are used), or a `PoseSequence`.
         num_frames: number of video frames to use, from the start; None uses all.
         trained_with: pose estimator that the model was trained with.
+
+    Returns:
+        (picture, pose of the picture, driving poses).
 
     Raises:
         InputError: the picture or video cannot be read, or shows no person.
@@ -96,7 +99,10 @@ def build_requests(
     generator: torch.Generator | Sequence[torch.Generator] | None,
     num_frames: int | None,
 ) -> tuple[list[Request], bool]:
-    """Build one request per video. Also returns whether lists were given. Single values apply to all videos.
+    """Build one request per video. Arguments that are not lists apply to all videos.
+
+    Returns:
+        (requests, whether any argument is a list).
 
     Raises:
         InputError: lists are empty or differ in length, an item is invalid, or the videos differ in size or length.
@@ -107,7 +113,7 @@ def build_requests(
         del lists["poses"]
     counts = {name: len(values) for name, values in lists.items()}
     if len(set(counts.values())) > 1 or 0 in counts.values():
-        raise InputError(f"lists of lengths {counts}", "equal lengths, at least 1", "correct the lists")
+        raise InputError(f"lists of lengths {counts}", "lists of equal length, at least 1", "correct the lists")
     items = [{**given, **{n: v[i] for n, v in lists.items()}} for i in range(max(counts.values(), default=1))]
     requests = [_request(**item, num_frames=num_frames) for item in items]
     if len({(r.size, r.num_frames) for r in requests}) > 1:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 DEVICE_SHARE, DEVICE_RESERVE = 0.92, 0.5 * GIB
-"""Usable fraction of a GPU's free memory, and bytes left for fragmentation and workspaces."""
+"""Usable fraction of a GPU's free memory, and bytes reserved for fragmentation and workspaces."""
 HOST_SHARE = 0.85
 """Usable fraction of the host's free memory, which is shared with other processes."""
 
@@ -35,10 +35,10 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError as e:
         raise ConfigError(f"device={name!r}", "auto, cpu, cuda, cuda:1 or mps", "correct 'device'") from e
     count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
-    here = count.get(device.type, 0)
-    if (device.index or 0) >= here:
+    available = count.get(device.type, 0)
+    if (device.index or 0) >= available:
         fix = "use 'auto' or 'cpu', or see `mimicmotion doctor`"
-        expected = f"an available device; this machine has {here} of type {device.type}"
+        expected = f"an available device; this machine has {available} of type {device.type}"
         raise ConfigError(f"device={name!r}", expected, fix)
     return device
 
@@ -53,11 +53,11 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def free_memory(device: torch.device, resident: int = 0) -> int | None:
-    """Return the memory in bytes that networks may use on a device; None if unknown.
+    """Return how many bytes networks may use on a device; None if unknown.
 
     Args:
         device: GPU or CPU.
-        resident: bytes of weights that are already on the device, which count as usable.
+        resident: bytes of the networks' weights that are already on the device; they are added to the free memory.
     """
     import torch
 
@@ -73,18 +73,18 @@ def free_memory(device: torch.device, resident: int = 0) -> int | None:
 
 
 def host_free(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return the bytes that this process can still allocate, within the limits of its container (cgroups version 2).
+    """Return how many bytes this process can still allocate, within the limits of its container (cgroups version 2).
 
-    Returns None if the system does not report them.
+    Returns None if the system does not report it.
     """
-    rooms = [1024 * int(kib) for kib in re.findall(r"^MemAvailable: *(\d+)", _text(proc / "meminfo"), re.M)]
+    free = [1024 * int(kib) for kib in re.findall(r"^MemAvailable: *(\d+)", _text(proc / "meminfo"), re.M)]
     name = "".join(re.findall(r"^0::/(.*)$", _text(proc / "self" / "cgroup"), re.M)).replace("../", "")
     for folder in (groups / name, *(groups / name).parents):
         with contextlib.suppress(ValueError):  # missing, or "max"
             limit, used = (int(_text(folder / file)) for file in ("memory.max", "memory.current"))
             cache = re.findall(r"^inactive_file (\d+)", _text(folder / "memory.stat"), re.M)  # counts as free
-            rooms.append(max(0, limit - used + sum(map(int, cache))))
-    return min(rooms, default=None)
+            free.append(max(0, limit - used + sum(map(int, cache))))
+    return min(free, default=None)
 
 
 def _text(file: Path) -> str:

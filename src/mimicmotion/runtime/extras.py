@@ -14,7 +14,7 @@ from mimicmotion.errors import ConfigError
 
 
 def import_extra(module: str, extra: str) -> Any:
-    """Import a module of the optional packages `mimicmotion[extra]`.
+    """Import a module of the optional dependencies `mimicmotion[extra]`.
 
     Raises:
         ConfigError: it is not installed.
@@ -27,10 +27,10 @@ def import_extra(module: str, extra: str) -> Any:
 
 
 def install_command(extra: str) -> str:
-    """Return the pip command that installs an extra from the origin of this package: checkout, repository or index."""
+    """Return the pip command for an extra, from where this package was installed: a checkout, repository or index."""
     try:
         text = importlib.metadata.distribution("mimicmotion").read_text("direct_url.json")
-    except importlib.metadata.PackageNotFoundError:  # the sources of a checkout, on the path
+    except importlib.metadata.PackageNotFoundError:  # a checkout on PYTHONPATH, not installed
         return f"pip install '.[{extra}]' in the checkout"
     origin = json.loads(text) if text else {}
     url = origin.get("url", "")
@@ -38,12 +38,12 @@ def install_command(extra: str) -> str:
         editable = "-e " if origin["dir_info"].get("editable") else ""
         return f"pip install {editable}'{Path(url2pathname(urlsplit(url).path))}[{extra}]'"
     vcs = origin.get("vcs_info", {})
-    place = f"{vcs['vcs']}+{url}@{vcs['commit_id']}" if vcs else url
-    return f"pip install 'mimicmotion[{extra}]{f' @ {place}' if place else ''}'"
+    source = f"{vcs['vcs']}+{url}@{vcs['commit_id']}" if vcs else url
+    return f"pip install 'mimicmotion[{extra}]{f' @ {source}' if source else ''}'"
 
 
 def check_extra(extra: str, *modules: str) -> None:
-    """Check that modules of the optional packages `mimicmotion[extra]` are installed, without importing them.
+    """Check that modules of the optional dependencies `mimicmotion[extra]` are installed, without importing them.
 
     Raises:
         ConfigError: one is not installed.

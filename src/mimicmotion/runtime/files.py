@@ -18,7 +18,7 @@ from typing import Any
 from mimicmotion.errors import ConfigError, InputError, MimicMotionError, OutputError
 
 FAILED_WRITE = re.compile(r"inline_container|PytorchStreamWriter|file write failed|I/O error|No space left")
-"""Messages of torch.save and safetensors, which do not raise OSError, on a full disk."""
+"""Matches the errors of torch.save and safetensors on a full disk, which are not OSErrors."""
 
 
 def check_writable(path: str | os.PathLike[str]) -> Path:
@@ -27,7 +27,7 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
     Missing parent folders are fine, because they are created before writing.
 
     Raises:
-        OutputError: a part of the path is a file, a name is too long, or the nearest existing folder is not writable.
+        OutputError: a parent of `path` is a file, a name is too long, or the nearest existing folder is not writable.
     """
     path = Path(path)
     folder, names = path.absolute().parent, [part_name(path)]
@@ -39,7 +39,7 @@ def check_writable(path: str | os.PathLike[str]) -> Path:
         for name in names:  # lstat fails if a name is too long
             with contextlib.suppress(FileNotFoundError):
                 os.lstat(folder / name)
-        # the only check that also works on read-only mounts and for root
+        # other checks fail on read-only mounts or for root
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as e:
@@ -64,8 +64,8 @@ def check_not_inputs(inputs: Iterable[str | os.PathLike[str] | None], outputs: I
     for path in filter(None, inputs):
         real = Path(os.path.realpath(path))
         with contextlib.suppress(OSError):
-            for place in (real, *real.parents, Path(path).absolute().parent):
-                read.setdefault(_identity(place), str(path))
+            for folder in (real, *real.parents, Path(path).absolute().parent):
+                read.setdefault(_identity(folder), str(path))
     written: dict[str, Path] = {}
     for path in outputs:
         if path.exists() and (source := read.get(_identity(path))) is not None:
@@ -76,18 +76,18 @@ def check_not_inputs(inputs: Iterable[str | os.PathLike[str] | None], outputs: I
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_dev, found.st_ino
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
 
 
 def part_name(path: Path) -> str:
-    """A random hidden name for an incomplete file, of the form `run_folder.LEFTOVER`."""
+    """Return a random hidden name for an incomplete file, which `run_folder.LEFTOVER` matches."""
     return f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}"
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Convert write errors raised in the body, which writes `path`, to an OutputError with a fix."""
+    """Convert errors of the body while it writes `path`, such as a full disk, to an OutputError with a fix."""
     try:
         yield
     except MimicMotionError:
@@ -98,7 +98,7 @@ def writing(path: Path) -> Iterator[None]:
         if not FAILED_WRITE.search(str(e)):
             raise
         got = f"{path} cannot be written (is the disk full? {e})"
-        raise OutputError(got, "a writable place with enough room", "free some space") from e
+        raise OutputError(got, "a writable location with enough free space", "free some space") from e
 
 
 @contextlib.contextmanager
@@ -156,18 +156,18 @@ def _plain(value: Any) -> Any:
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
-    """An OutputError for a failure to write `path`, with a fix."""
+    """Return an OutputError with a fix for an error on writing `path`."""
     reason = error.strerror or str(error)
     fix = {
         errno.ENOSPC: "free some space or write to another disk",
         errno.EDQUOT: "free some space: the disk quota is used up",
         errno.EFBIG: "the file system does not support files of this size; write to another disk",
         errno.EROFS: "the file system is read-only; write elsewhere",
-        errno.ENOTDIR: "a part of the path is a file, not a folder",
+        errno.ENOTDIR: "a folder in this path is a file; choose another path",
         errno.ENAMETOOLONG: "choose a shorter name; names of other files are derived from it",
         errno.EISDIR: "this is a folder; name a file, for example out.mp4",
     }.get(error.errno or 0, "check the folder's permissions or write elsewhere")
-    return OutputError(f"{path} cannot be written ({reason})", "a writable place with enough room", fix)
+    return OutputError(f"{path} cannot be written ({reason})", "a writable location with enough free space", fix)
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -17,14 +17,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """Work was stopped on request, without losing results; the message, if any, says how to resume."""
+    """Work was stopped on request, without losing results. The message, if any, explains how to resume."""
 
 
 class Interrupts:
-    """Makes SIGTERM act like Ctrl-C.
+    """Context manager in which SIGTERM acts like Ctrl-C.
 
-    Inside `deferred`, the first signal only sets `stop_requested`, and the second interrupts. A context manager,
-    without effect outside the main thread and on signals that are ignored (as under nohup).
+    Inside `deferred`, the first signal only sets `stop_requested`, and the second interrupts. This has no effect
+    outside the main thread, or on signals that are ignored (as under nohup).
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             wanted = [s for s in SIGNALS if signal.getsignal(s) not in (signal.SIG_IGN, None)]
-            self._old = {s: signal.signal(s, self._on) for s in wanted}
+            self._old = {s: signal.signal(s, self._handle) for s in wanted}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -46,14 +46,14 @@ class Interrupts:
 
     @contextlib.contextmanager
     def deferred(self, notice: str = "") -> Iterator[None]:
-        """Run code that checks `stop_requested` and stops by itself; `notice` is logged at the first signal."""
+        """Defer interrupts while the body runs, which checks `stop_requested`; the first signal logs `notice`."""
         self._deferred, self._notice = True, notice
         try:
             yield
         finally:
             self._deferred = False
 
-    def _on(self, _number: int, _frame: FrameType | None) -> None:
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
         if os.getpid() != self._pid or self.stop_requested or not self._deferred:
             raise KeyboardInterrupt
         self.stop_requested = True

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One report of a running job.
+    """A progress report of a running job.
 
     Attributes:
         stage: name of the current stage, such as poses, denoise or train.
@@ -38,12 +38,12 @@ def finish(job: Job[T], on_progress: Callable[[Progress], object] | None = None)
 
     Args:
         job: the job.
-        on_progress: called with every report. An exception that it raises ends the job as an interrupt does; raise
-            `mimicmotion.Stopped` to cancel.
+        on_progress: called with every report. An exception that it raises is thrown into the job; raise
+            `mimicmotion.Stopped` to cancel the job.
 
     Raises:
-        InputError: a library ran out of memory (the message names the stage), or a path is unusable. Also whatever the
-            job raises.
+        InputError: a library ran out of memory (the message names the stage), or a path is unusable. All other errors
+            of the job are passed on.
     """
     stage = "the first stage"
     while True:
@@ -58,9 +58,9 @@ def finish(job: Job[T], on_progress: Callable[[Progress], object] | None = None)
         except StopIteration as stop:
             return stop.value
         except Exception as e:
-            if (known := system_error(e, stage)) is None:
+            if (converted := system_error(e, stage)) is None:
                 raise
-            raise known from e
+            raise converted from e
 
 
 @dataclass
@@ -70,10 +70,10 @@ class Stopwatch:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def watch(self, job: Job[T]) -> Job[T]:
-        """Forward the reports and the result of a job, and add up the time of each stage."""
+        """Run a job, forwarding its reports and its result, and add up the time of each stage."""
         last = time.perf_counter()
         stage = "start"
-        with contextlib.closing(job):  # so that it saves its state before the caller continues
+        with contextlib.closing(job):  # a stopped job saves its state before the caller continues
             while True:
                 try:
                     report = next(job)

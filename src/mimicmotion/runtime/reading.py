@@ -1,4 +1,4 @@
-"""Helpers for file readers: limits on declared sizes, and error conversion."""
+"""Helpers for reading files: limits on declared sizes, and errors that name the file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_limit(name: Limit, value: float, what: object, kind: type[MimicMotionE
     Args:
         name: name of the limit.
         value: the declared size.
-        what: the file, for the error message.
+        what: what has this size, such as the path, for the error message.
         kind: class of the error.
 
     Raises:
@@ -55,12 +55,12 @@ def check_limit(name: Limit, value: float, what: object, kind: type[MimicMotionE
 
 @contextlib.contextmanager
 def reading(path: object, what: str, fix: str, kind: type[MimicMotionError] = InputError) -> Iterator[None]:
-    """Convert any error raised in the body, which reads `path`, to one that names the file.
+    """Convert errors of the body while it reads `path` to an error that names the file.
 
     Args:
-        path: the file, for the error.
-        what: what it should be, with an article: "a picture".
-        fix: what to do if it is not.
+        path: the file.
+        what: what the file should be, with an article: "a picture".
+        fix: what the user can do if it is something else.
         kind: class of the error.
 
     Raises:
@@ -80,8 +80,8 @@ def reading(path: object, what: str, fix: str, kind: type[MimicMotionError] = In
             raise kind(got, f"enough memory for {what}", "close other programs, or scale it down") from e
         if isinstance(e, OSError) and e.strerror and e.errno is not None and 0 < e.errno < 256:
             raise kind(f"{path} cannot be read ({e.strerror})", what, "check the path and its permissions") from e
-        said = next(iter(str(e).splitlines()), "")[:200]
-        raise kind(f"{path} is damaged or truncated, or not {what} ({said or type(e).__name__})", what, fix) from e
+        reason = next(iter(str(e).splitlines()), "")[:200] or type(e).__name__
+        raise kind(f"{path} is damaged or truncated, or not {what} ({reason})", what, fix) from e
 
 
 def read_json(path: Path, what: str, fix: str, kind: type[MimicMotionError] = InputError) -> Any:
@@ -96,15 +96,15 @@ def read_json(path: Path, what: str, fix: str, kind: type[MimicMotionError] = In
 
 
 def check_input_file(path: Path, what: str) -> None:
-    """Raise MediaError unless `path` is a file that is not empty.
+    """Raise MediaError unless `path` is a readable file that is not empty.
 
     Args:
         path: the file.
-        what: what it should be, with an article: "a picture".
+        what: what the file should be, with an article: "a picture".
     """
     if not path.exists():
         if web := re.match(r"(\w\w+:)/+", str(path)):  # a path keeps only one of the two slashes
-            got = f"{web[1]}//{str(path)[web.end() :]} is an address"
+            got = f"{web[1]}//{str(path)[web.end() :]} is a URL"
             raise MediaError(got, f"{what} file on this computer", "download it first")
         raise MediaError(f"{path} does not exist", f"{what} file", "check the path")
     if path.is_dir():
@@ -121,7 +121,7 @@ def check_input_file(path: Path, what: str) -> None:
 
 
 def is_heif(path: Path) -> bool:
-    """Whether a file is an HEIC or HEIF picture, which FFmpeg reads and Pillow does not."""
+    """Return whether a file is an HEIC or HEIF picture, which FFmpeg can read and Pillow cannot."""
     with path.open("rb") as file:
         head = file.read(12)
     return head[4:8] == b"ftyp" and head[8:] in (b"heic", b"heix", b"heim", b"heis", b"mif1")

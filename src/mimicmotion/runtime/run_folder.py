@@ -1,7 +1,7 @@
 """Folders of resumable runs: atomic and durable writes, locks, clean-up, and comparison of settings.
 
 A file or folder is written under a hidden name, flushed to disk, and then renamed. `clear_leftovers` removes hidden
-files that killed processes have left behind.
+files left by killed processes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from mimicmotion.errors import ConfigError, OutputError
 from mimicmotion.runtime.files import atomic_path, writing
 
 LEFTOVER = re.compile(r"\.(.+?)(\.[0-9a-f]{8})?\.(part|old)(\.[^.]+)?")
-"""Hidden names of `atomic_folder` and `files.atomic_path`: name, number, kind, suffix."""
+"""Matches hidden names of `atomic_folder` and `files.atomic_path`; the groups are name, random number, kind, suffix."""
 
 
 def sync(path: Path) -> None:
-    """Flush a file, or the names in a folder, to disk, so that a power cut leaves no file with partial contents."""
+    """Flush a file, or the entries of a folder, to disk, so that a power failure leaves no partial files."""
     if os.name == "nt" and path.is_dir():  # Windows cannot open folders
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -81,9 +81,9 @@ def check_replaceable_folder(path: Path, pattern: str) -> None:
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file", "a new or empty folder", "choose another name")
     if path.is_dir():
-        foreign = next((p.name for p in sorted(path.iterdir()) if not p.match(pattern)), None)
-        if foreign is not None:
-            raise OutputError(f"{path} already contains {foreign}", "a new or empty folder", "choose another folder")
+        other = next((p.name for p in sorted(path.iterdir()) if not p.match(pattern)), None)
+        if other is not None:
+            raise OutputError(f"{path} already contains {other}", "a new or empty folder", "choose another folder")
 
 
 def clear_leftovers(folder: Path, names: Container[str] | None = None) -> None:
@@ -107,9 +107,9 @@ def clear_leftovers(folder: Path, names: Container[str] | None = None) -> None:
 
 
 class FolderLock:
-    """Locks a folder against other processes and other jobs of this process.
+    """An exclusive lock on a folder, against other processes and other jobs of this process.
 
-    The lock ends with `release`, or when this process ends; workers that outlive it do not hold it. It has no effect on
+    The lock is held until `release`, or until this process ends, even if its workers outlive it. It has no effect on
     systems and file systems without locks.
 
     Args:
@@ -144,7 +144,7 @@ _LOCKS: weakref.WeakSet[FolderLock] = weakref.WeakSet()
 
 
 def _close_copies() -> None:
-    """In a forked process, close its copies of the parent's locks."""
+    """Close the copies of the parent's locks in a forked process."""
     for lock in _LOCKS:
         lock.release()
 
@@ -162,11 +162,11 @@ def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], name: str = "{}") -> list[str]:
-    """Differences between settings or checksums, sorted: "optim.lr was 0.01, is 0.02".
+    """List the differences between settings or checksums, sorted by name, as in "optim.lr was 0.01, is 0.02".
 
     Args:
-        old: settings of the earlier run, nested or not.
-        new: settings of this run.
+        old: settings of the earlier run, nested or flat.
+        new: settings of this run, nested or flat.
         name: format of the keys, such as "setting {}".
     """
     a, b = flat(old), flat(new)

@@ -1,4 +1,4 @@
-"""Tasks in several processes that report progress, stop on request, and end with their parent."""
+"""Run tasks in worker processes that report progress, stop on request, and end with their parent."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _shared: dict[str, Any] = {}  # per worker process
 
 
 def run_parallel(work: Work[T, R], tasks: Sequence[T], processes: int) -> Generator[int | R, None, None]:
-    """Run the generators `work(task)` of all tasks; yield what they yield (integers) and the result of each.
+    """Run the generator `work(task)` for each task, yielding the integers that it yields and its result.
 
-    Results come in the order in which they are finished. Closing the generator (as Ctrl-C does) stops the workers at
-    their next yield. The first error stops all tasks and is raised.
+    Results are yielded in the order of completion. Closing this generator (as Ctrl-C does) stops the workers at their
+    next yield. The first error stops all tasks and is raised.
 
     Args:
-        work: generator function that runs one task; must be picklable if there are several processes.
-        tasks: arguments of `work`; must be picklable too.
+        work: generator function that runs one task; must be picklable for several processes.
+        tasks: arguments of `work`, one per call; must be picklable for several processes.
         processes: 1 runs the tasks in this process, without a pool.
 
     Raises:
-        MimicMotionError: a worker was killed; and whatever `work` raises.
+        MimicMotionError: a worker was killed. Errors of `work` are passed on.
     """
     if processes <= 1 or len(tasks) <= 1:
         for task in tasks:
@@ -63,7 +63,7 @@ def run_parallel(work: Work[T, R], tasks: Sequence[T], processes: int) -> Genera
 
 
 def _start(reports: Any, stop: Any) -> None:
-    # Ctrl-C reaches the whole group of processes; the parent handles it and stops the workers cleanly
+    # Ctrl-C sends SIGINT to the whole process group; the parent handles it and stops the workers cleanly
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _shared.update(reports=reports, stop=stop)
     end_with_parent()

@@ -1,1 +1,1 @@
-"""Weights: the known files, and locating, downloading, verifying and reading them."""
+"""Model weights: the known files, and how to locate, download, verify and read them."""

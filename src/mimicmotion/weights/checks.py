@@ -14,19 +14,19 @@ from mimicmotion.runtime import reading
 from mimicmotion.runtime.files import sha256_file, write_json
 
 SETTLED = 2.0
-"""Seconds since a file's last change before its checksum is cached: some file systems have such coarse timestamps."""
+"""Minimum age in seconds of a file's last change for its checksum to be cached, since timestamps may be coarse."""
 FOREIGN = {
     b"<!doctype html": "a web page in place of the file",
     b"<html": "a web page in place of the file",
     b"version https://git-lfs": "a Git LFS pointer in place of the file (`git lfs pull` fetches it)",
 }
-"""First bytes of files that are not weights."""
+"""First bytes of common files that are not weights, and a description of each."""
 
 
 def cache_folder() -> Path:
-    """Folder of downloaded and converted weights: $MIMICMOTION_CACHE, or the user's cache folder."""
-    if own := os.environ.get("MIMICMOTION_CACHE"):
-        return Path(own).expanduser()
+    """Return the folder of downloaded and converted weights: $MIMICMOTION_CACHE, or else in the user's cache folder."""
+    if folder := os.environ.get("MIMICMOTION_CACHE"):
+        return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mimicmotion"
 
 
@@ -46,15 +46,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def check_format(path: Path, name: str | None = None) -> None:
-    """Detect empty, truncated and foreign files by their container format, without reading tensors.
+    """Check from its container format that a file is complete and not something else, without reading tensors.
 
     Args:
         path: the file.
-        name: final name of the file, if it has a temporary name while it is downloaded.
+        name: final name of the file, if `path` is a temporary name during a download.
 
     Raises:
-        WeightsError: it is empty, a web page or a Git LFS pointer, or a .safetensors, .pth or .json file that is not
-            complete.
+        WeightsError: the file is empty, a web page or a Git LFS pointer, or an incomplete .safetensors, .pth or .json
+            file.
     """
     if problem := format_problem(path, name):
         fix = "the file is truncated or damaged: delete it and fetch or copy it again"
@@ -63,16 +63,16 @@ def check_format(path: Path, name: str | None = None) -> None:
 
 
 def format_problem(path: Path, name: str | None = None) -> str | None:
-    """Description of the problem that `check_format` reports; None if there is none."""
+    """Return a description of the problem that `check_format` reports; None if there is none."""
     with path.open("rb") as f:
-        start = f.read(64)
-    if not start:
+        head = f.read(64)
+    if not head:
         return "it is empty"
-    begins = start.lstrip().lower()
-    if foreign := next((what for text, what in FOREIGN.items() if begins.startswith(text)), None):
+    text = head.lstrip().lower()
+    if foreign := next((what for start, what in FOREIGN.items() if text.startswith(start)), None):
         return foreign
     try:
-        _open(path, Path(name or path.name).suffix, zipped=start.startswith(b"PK"))
+        _open(path, Path(name or path.name).suffix, zipped=head.startswith(b"PK"))
     except WeightsError as e:
         return e.got
     except Exception as e:  # a damaged file can raise anything
@@ -93,20 +93,20 @@ def _open(path: Path, suffix: str, zipped: bool) -> None:
 
 
 def checksum(path: Path) -> str:
-    """Sha256 of a file, cached as long as its size and modification time do not change."""
+    """Return the SHA-256 of a file, cached as long as its size and modification time do not change."""
     stat = path.stat()
     stamp = [stat.st_size, stat.st_mtime_ns]
-    memory = cache_folder() / "checksums-of-files.json"
+    cache = cache_folder() / "checksums-of-files.json"
     try:
-        known = read_json(memory)
+        cached = read_json(cache)
     except WeightsError:  # missing or damaged: it is rebuilt
-        known = {}
+        cached = {}
     name = str(path.resolve())
-    if isinstance(entry := known.get(name), list) and entry[:2] == stamp:
+    if isinstance(entry := cached.get(name), list) and entry[:2] == stamp:
         return entry[2]
     sha = sha256_file(path)
     if time.time() - stat.st_mtime > SETTLED:
-        kept = {n: e for n, e in known.items() if Path(n).exists()}
+        existing = {n: e for n, e in cached.items() if Path(n).exists()}
         with contextlib.suppress(OutputError):  # the cache is optional
-            write_json(memory, kept | {name: [*stamp, sha]})
+            write_json(cache, existing | {name: [*stamp, sha]})
     return sha

@@ -1,4 +1,4 @@
-"""One resumable, verified download from a hub that speaks Hugging Face's protocol."""
+"""Resumable, verified download of a file from the Hugging Face Hub or a mirror of it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def download(
     size: int | None = None,
     revision: str | None = None,
 ) -> dict[str, Any]:
-    """Download `name` of the hub repository `repo` to `target`, which appears only when complete and verified.
+    """Download the file `name` of the hub repository `repo` to `target`, which is only created once it is verified.
 
     An earlier attempt is resumed if the file on the hub is still the same: the name of the partial file contains the
     hub's etag. (huggingface_hub resumes only within one call.)
@@ -39,17 +39,17 @@ def download(
     Args:
         repo: hub id.
         name: path in the repository.
-        target: path of the file.
-        endpoint: address of the hub or of a mirror.
-        wanted: source of information -> sha256 of the file, if known; that of the hub is added.
-        size: size of the file in bytes, if known.
+        target: path of the downloaded file.
+        endpoint: URL of the hub or of a mirror.
+        wanted: expected sha256, or None if unknown, by the source of this information. The hub's own is added.
+        size: expected size in bytes, if known.
         revision: commit; None means the newest.
 
     Returns:
-        The record for the file: sha256, size, commit, repo, endpoint.
+        A record of the download: sha256, size, commit, repo, endpoint.
 
     Raises:
-        WeightsError: there is no network or access, or the file does not exist or has the wrong checksum.
+        WeightsError: the hub cannot be reached or denies access, or the file does not exist or has the wrong checksum.
         OutputError: the file cannot be written.
     """
     from huggingface_hub import get_hf_file_metadata, get_token, hf_hub_url
@@ -58,7 +58,7 @@ def download(
     url = hf_hub_url(repo, name, endpoint=endpoint, revision=revision)
     token = None if gets_token(endpoint) else False
     if token is False and get_token():
-        _say_withheld(endpoint)
+        _warn_token_not_sent(endpoint)
     headers = build_hf_headers(library_name="mimicmotion", token=token)
     try:
         meta = get_hf_file_metadata(url, headers=headers, timeout=10, token=token)
@@ -79,13 +79,13 @@ def download(
 
 
 def gets_token(endpoint: str) -> bool:
-    """Whether to send the user's token to this hub: only to the hub it is for, and never unencrypted."""
-    own = os.environ.get("HF_ENDPOINT", "").rstrip("/")
-    return endpoint.startswith("https://") and endpoint in (HUB, own)
+    """Return whether to send the user's token to an endpoint: only to the user's hub, and only over HTTPS."""
+    user_hub = os.environ.get("HF_ENDPOINT", "").rstrip("/")
+    return endpoint.startswith("https://") and endpoint in (HUB, user_hub)
 
 
-@functools.cache  # once for all files of a fetch
-def _say_withheld(endpoint: str) -> None:
+@functools.cache  # warn once for all files
+def _warn_token_not_sent(endpoint: str) -> None:
     logger.warning("your hub token is not sent to %s, only to %s or the https:// address in HF_ENDPOINT", endpoint, HUB)
 
 
@@ -97,23 +97,24 @@ def download_file(
     wanted: Mapping[str, str | None],
     headers: dict[str, str],
 ) -> str:
-    """Download into `part`, resuming an earlier attempt; once verified, it is renamed to `target`.
+    """Download to `part`, resuming an earlier attempt, verify the file, and rename it to `target`.
 
     Args:
-        url: address of the file.
+        url: URL of the file.
         target: final path of the file.
-        part: path of the partial file, which is discarded if it is longer than `size`, or if no checksum is known.
+        part: path of the partial file; an earlier one is discarded if it is longer than `size`, or if no checksum is
+            known.
         size: size of the complete file in bytes, if known.
-        wanted: source of information -> sha256 of the file, if known.
+        wanted: expected sha256, or None if unknown, by the source of this information.
         headers: headers of the request.
 
     Returns:
-        sha256 of the file.
+        The sha256 of the file.
 
     Raises:
         WeightsError: the checksum is wrong, or the file is a web page.
         OutputError: the disk is full, or the file cannot be written.
-        Exception: any network error.
+        Exception: a network error of the hub client.
     """
     known = {source: want for source, want in wanted.items() if want is not None}
     with writing(part):
@@ -143,7 +144,7 @@ def download_file(
 
 
 def _receive(url: str, name: str, part: Path, size: int | None, headers: dict[str, str]) -> str:
-    """Append the rest of a file to `part`; returns the sha256 of the whole."""
+    """Download the missing rest of a file to `part`, and return the sha256 of the complete file."""
     from huggingface_hub.file_download import http_get
 
     try:
@@ -157,15 +158,15 @@ def _receive(url: str, name: str, part: Path, size: int | None, headers: dict[st
                     break
                 if start:
                     logger.info("%s: resuming at %d of %s bytes", name, start, size)
-                named = {"headers": headers, "expected_size": size, "displayed_filename": name}
+                options = {"headers": headers, "expected_size": size, "displayed_filename": name}
                 try:
-                    http_get(url, f, resume_size=start, **named)
+                    http_get(url, f, resume_size=start, **options)
                     break
-                except Exception as e:  # versions below 2.0 do not retry by themselves, or repeat the first bytes
+                except Exception as e:  # versions below 2.0 do not retry, or write the first bytes twice
                     f.seek(0, 2)
                     broken = type(e).__module__.partition(".")[0] in ("requests", "httpx", "httpcore", "urllib3")
-                    known = getattr(e, "response", None) is not None
-                    if attempt + 1 == ATTEMPTS or known or not (broken or "Consistency check failed" in str(e)):
+                    answered = getattr(e, "response", None) is not None
+                    if attempt + 1 == ATTEMPTS or answered or not (broken or "Consistency check failed" in str(e)):
                         raise
     except OSError as e:
         if type(e).__module__ != "builtins" or "Consistency check failed" in str(e):
@@ -176,18 +177,18 @@ def _receive(url: str, name: str, part: Path, size: int | None, headers: dict[st
 
 
 def _check_space(part: Path, expected: int | None) -> None:
-    have = part.stat().st_size if part.exists() else 0
+    done = part.stat().st_size if part.exists() else 0
     free = shutil.disk_usage(part.parent).free
-    if expected is not None and expected - have > free:
+    if expected is not None and expected - done > free:
         raise OutputError(
             f"{part.parent}: {free / 1e9:.2f} GB free",
-            f"{(expected - have) / 1e9:.2f} GB for {part.name}",
+            f"{(expected - done) / 1e9:.2f} GB for {part.name}",
             "free disk space, or set MIMICMOTION_CACHE to a folder on a larger disk",
         )
 
 
 def _explained(e: Exception, repo: str, name: str, target: Path, endpoint: str) -> WeightsError:
-    """Convert an error from the hub client to one of ours, with a fix."""
+    """Convert an error of the hub client to a WeightsError with a fix."""
     status = getattr(getattr(e, "response", None), "status_code", None)
     page = f"{endpoint}/{repo}"
     by_hand = f"or download the file in a browser and put it at {target}"
@@ -199,7 +200,7 @@ def _explained(e: Exception, repo: str, name: str, target: Path, endpoint: str) 
         return WeightsError(
             f"{endpoint} denies access to {name} of {repo} (HTTP {status}; {token})",
             "access to this model, which may be gated",
-            f"log in on {page} and accept the licence there; make a read token on {endpoint}/settings/tokens; "
+            f"log in on {page} and accept the licence there; create a read token on {endpoint}/settings/tokens; "
             f"run `hf auth login` or set HF_TOKEN; then fetch again; {by_hand}",
         )
     if status == 404:
@@ -207,7 +208,7 @@ def _explained(e: Exception, repo: str, name: str, target: Path, endpoint: str) 
         return WeightsError(f"{endpoint} has no {name} in {repo} (HTTP 404)", "a published file", fix)
     if status is not None:
         fix = f"try again later, or use another endpoint (--endpoint, HF_ENDPOINT); {by_hand}"
-        return WeightsError(f"{endpoint} answered HTTP {status} for {name} of {repo}", "the file", fix)
+        return WeightsError(f"{endpoint} returned HTTP {status} for {name} of {repo}", "the file", fix)
     why = (str(e) or "no details").splitlines()[0]
     return WeightsError(
         f"cannot fetch {name} of {repo} from {endpoint}: {type(e).__name__}: {why}",

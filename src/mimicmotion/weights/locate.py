@@ -1,4 +1,4 @@
-"""Locating a model's folder or checkpoint, given a path, a known name, or a hub id."""
+"""Locate a model folder or a checkpoint by its path, known name or hub id."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from mimicmotion.weights.checks import read_json
 
 SETTINGS_FILE, FORMAT = "mimicmotion.json", 1
 PARTS = ("unet", "vae", "image_encoder", "pose_net")
-OPTIONAL = ("detail", "warp")  # parts of some small models
+OPTIONAL = ("detail", "warp")  # networks that only small models have
 # transformers names the file of a network "model", diffusers "diffusion_pytorch_model".
 FILE_NAMES = {part: "model" if part == "image_encoder" else "diffusion_pytorch_model" for part in (*PARTS, *OPTIONAL)}
 LISTED = 10
 
 
 def find_base(base: str | Path, full: bool = True) -> Path:
-    """Folder of a base model; known names and hub ids are fetched, with the U-Net's weights if `full`."""
+    """Return the folder of a base model. Known names and hub ids are downloaded, with the U-Net's weights if `full`."""
     path = Path(base)
     if path.is_dir():
         if (path / SETTINGS_FILE).is_file() or ((path / "unet").is_dir() and (path / "vae").is_dir()):
             return path
-        holds = ", ".join(sorted(p.name for p in path.iterdir())[:LISTED]) or "nothing"
+        names = ", ".join(sorted(p.name for p in path.iterdir())[:LISTED]) or "nothing"
         fix = "pass the folder that contains model_index.json, unet/, vae/ and image_encoder/"
-        raise WeightsError(f"{path} contains {holds}", "a model folder in diffusers' layout", fix)
+        raise WeightsError(f"{path} contains {names}", "a model folder in diffusers' layout", fix)
     if path.exists():
         fix = "pass the folder of a base model as the model, and this file as the checkpoint"
         raise WeightsError(f"{path} is a file", "a model folder in diffusers' layout", fix)
@@ -42,7 +42,7 @@ def find_base(base: str | Path, full: bool = True) -> Path:
 
 
 def read_model_file(folder: Path) -> dict[str, Any]:
-    """Content of mimicmotion.json in a model folder: backbone, settings, files; empty without the file.
+    """Read mimicmotion.json in a model folder: its backbone, settings and files. Return {} if there is no such file.
 
     Raises:
         WeightsError: it is damaged or has a newer format, or a listed file is missing or has another size.
@@ -71,15 +71,16 @@ def read_model_file(folder: Path) -> dict[str, Any]:
 
 
 def find_checkpoint(checkpoint: str | Path) -> Path:
-    """File of a checkpoint; known names and hub ids (owner/name, owner/name/file) are fetched."""
+    """Return the file of a checkpoint. Known names and hub ids (owner/name, owner/name/file) are downloaded."""
     path = Path(checkpoint)
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if p.suffix in (".pth", ".safetensors") and p.name[0] != ".")
-        found = [p for p in found if not (p.name.endswith(".pth.safetensors") and p.with_suffix("") in found)]
-        if len(found) == 1:
-            return found[0]
-        names = ", ".join(p.name for p in found) or "none"
-        raise WeightsError(f"{path} has {len(found)} checkpoints: {names}", "one .pth or .safetensors", "choose one")
+        files = sorted(p for p in path.iterdir() if p.suffix in (".pth", ".safetensors") and p.name[0] != ".")
+        files = [p for p in files if not (p.name.endswith(".pth.safetensors") and p.with_suffix("") in files)]
+        if len(files) == 1:
+            return files[0]
+        names = ", ".join(p.name for p in files) or "none"
+        expected, fix = "one .pth or .safetensors file", "pass the path of the file"
+        raise WeightsError(f"{path} has {len(files)} checkpoints: {names}", expected, fix)
     if path.exists():
         return path
     for w in weights.KNOWN:
@@ -97,22 +98,22 @@ def _is_hub_id(text: str | Path) -> bool:
 
 
 def _fetch_folder(repo: str, full: bool) -> Path:
-    """Fetch a model folder that is not a known one, in the fp16 or else the plain variant."""
+    """Download a model folder from any hub repository, with the fp16 variant of the weights if there is one."""
     for name in PARTS[:3]:
         weights.fetch_file(repo, f"{name}/config.json")
         if name == "unet" and not full:
             continue
-        if not _fetched(repo, f"{name}/{FILE_NAMES[name]}.fp16.safetensors"):
+        if not _fetch_if_present(repo, f"{name}/{FILE_NAMES[name]}.fp16.safetensors"):
             weights.fetch_file(repo, f"{name}/{FILE_NAMES[name]}.safetensors")
     files = {part: (f"{part}/config.json", f"{part}/{FILE_NAMES[part]}.safetensors") for part in FILE_NAMES}
-    if _fetched(repo, SETTINGS_FILE) and _fetched(repo, *files["pose_net"]):  # not a base model without pose input
+    if _fetch_if_present(repo, SETTINGS_FILE) and _fetch_if_present(repo, *files["pose_net"]):  # has a pose input
         for part in OPTIONAL:
-            _fetched(repo, *files[part])
+            _fetch_if_present(repo, *files[part])
     return weights.fetch_file(repo, "unet/config.json").parents[1]
 
 
-def _fetched(repo: str, *names: str) -> bool:
-    """Fetch files that a repository may lack; returns whether it has them all."""
+def _fetch_if_present(repo: str, *names: str) -> bool:
+    """Download files that a repository may lack, and return whether it has all of them."""
     try:
         for name in names:
             weights.fetch_file(repo, name)

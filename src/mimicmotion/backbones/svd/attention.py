@@ -12,9 +12,9 @@ from torch import Tensor, library, nn
 from mimicmotion.backbones.svd.layers import Linear, linear_add
 
 ROW_BYTES = 1 << 20
-"""Bytes of scores that `rows_attention` computes at once, so that they fit into the cache of a CPU core.
+"""Bytes of attention scores that `rows_attention` computes at once, so that they fit into the cache of a CPU core.
 
-Measured on a Zen 4 core, which has 1 MiB: a quarter faster for 1,536 tokens than with 4 MiB."""
+On a Zen 4 core, whose cache has 1 MiB, 1,536 tokens take a quarter less time than with 4 MiB."""
 MAX_BATCH = 32768
 """Maximum number of sequences per kernel call, since CUDA kernels index them with 16 bits."""
 
@@ -23,7 +23,7 @@ Keys = Float[Tensor, "n heads context dim"]
 
 
 class Attention(nn.Module):
-    """Multi-head attention; projections of queries, keys and values have no bias.
+    """Multi-head attention, with no bias in the projections of queries, keys and values.
 
     Args:
         channels: channels of the tokens.
@@ -46,7 +46,7 @@ class Attention(nn.Module):
         kernel: str = "sdpa",
         context: Float[Tensor, "n context dim"] | None = None,
     ) -> Float[Tensor, "n tokens channels"]:
-        """Residual + attention of `x` to itself or to `context`, with one of the kernels of `attend`."""
+        """Return `residual` plus the attention of `x` to itself or to `context`; for `kernel`, see `attend`."""
         context = x if context is None else context
         inputs = ((self.to_q, x), (self.to_k, context), (self.to_v, context))
         # n tokens (heads dim) -> n heads tokens dim, and back
@@ -57,10 +57,10 @@ class Attention(nn.Module):
 
 
 def rows_attention(q: Heads, k: Keys, v: Keys) -> Heads:
-    """Attention by plain matrix products, a block of queries at a time.
+    """Compute attention with plain matrix products, one block of queries at a time.
 
-    In bfloat16 on a CPU this is faster than PyTorch's fused kernel, which does not use the bfloat16 units for both
-    products.
+    In bfloat16 on a CPU, this is faster than PyTorch's fused kernel, which only uses the bfloat16 units for one of the
+    two products.
     """
     n, heads, tokens, dim = q.shape
     context = k.shape[2]
@@ -82,7 +82,7 @@ def rows_attention(q: Heads, k: Keys, v: Keys) -> Heads:
     return out
 
 
-# A single operation for the compiler, which would unroll the loops. It has no gradient.
+# A single operation for torch.compile, which would otherwise unroll the loops. It has no gradient.
 _rows_in_graph: Any = library.custom_op(
     "mimicmotion::attention", rows_attention, mutates_args=(), schema="(Tensor q, Tensor k, Tensor v) -> Tensor"
 )
@@ -95,7 +95,7 @@ def _(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # noqa: ARG001
 
 
 def attend(kernel: str, q: Heads, k: Keys, v: Keys) -> Heads:
-    """Scaled dot-product attention with a kernel returned by `choose_kernel`."""
+    """Compute scaled dot-product attention with a kernel returned by `choose_kernel`."""
     if q.shape[0] > MAX_BATCH and q.device.type == "cuda":
         parts = zip(q.split(MAX_BATCH), k.split(MAX_BATCH), v.split(MAX_BATCH), strict=True)
         return torch.cat([attend(kernel, *part) for part in parts])
@@ -105,12 +105,12 @@ def attend(kernel: str, q: Heads, k: Keys, v: Keys) -> Heads:
 
 
 def choose_kernel(cpu: bool, dtype: torch.dtype) -> str:
-    """The fastest kernel: "rows" for bfloat16 on a CPU without gradients, else "sdpa" (PyTorch's)."""
+    """Return the fastest kernel: "rows" for bfloat16 on a CPU without gradients, else "sdpa" (PyTorch's)."""
     return "rows" if cpu and dtype == torch.bfloat16 and not torch.is_grad_enabled() else "sdpa"
 
 
 def scratch_bytes(kernel: str, q: Heads, k: Heads) -> int:
-    """Workspace of a kernel of `attend`, in bytes."""
+    """Return the workspace of an attention kernel in bytes."""
     n, heads, tokens, _ = q.shape
     if kernel == "rows":
         per_query = k.shape[2] * q.element_size()  # scores

@@ -20,7 +20,7 @@ from mimicmotion.backbones.svd.decode import decode_float, decode_frames, to_uin
 from mimicmotion.backbones.svd.execution.deep_features import BlockCache
 from mimicmotion.backbones.svd.execution.levels import plan_execution, recovering
 from mimicmotion.backbones.svd.execution.memory import weight_bytes
-from mimicmotion.backbones.svd.execution.offload import Parked, ParkedBlocks, blocks_of
+from mimicmotion.backbones.svd.execution.offload import OffloadedBlocks, OffloadedModule, blocks_of
 from mimicmotion.backbones.svd.execution.options import Execution
 from mimicmotion.backbones.svd.execution.plan import ExecutionPlan
 from mimicmotion.backbones.svd.execution.predict import NETWORKS, Predictor, Workload
@@ -38,17 +38,17 @@ from mimicmotion.settings import ExecutionOptions, SamplingSettings
 
 DEFAULT_FPS = 7.0
 LARGE = ("unet", "vae", "image_encoder")
-"""Networks that are offloaded to the host while others run; the remaining ones are small enough to stay."""
+"""Networks that are offloaded to the host while others run; the other networks are small and stay on the device."""
 
 
 class SVDBackbone(Backbone):
     """SVD's networks and the encoder of pose frames (paper section 3.2).
 
     Args:
-        parts: the networks; see `Components`. Its settings may also have `fps`, which the network is conditioned on.
+        parts: the networks; see `Components`. The settings may include `fps`, which the network is conditioned on.
 
     Raises:
-        ConfigError: the networks do not match, or there is a detail network but no warped picture for it.
+        ConfigError: the networks do not match, or there is a detail network, but no warped picture as its input.
     """
 
     name: ClassVar[str] = "svd"
@@ -59,7 +59,7 @@ class SVDBackbone(Backbone):
         self.detail, self.warp = parts.detail, parts.warp
         self._plan: ExecutionPlan | None = None
         self._device: torch.device | None = None  # the plan's device, even while weights are offloaded
-        self._parked: dict[str, Parked] = {}
+        self._offloaded: dict[str, OffloadedModule] = {}
         if self.detail is not None and not self.warps:
             got = f"a detail network with reference_warp={self.settings.get('reference_warp', 'none')!r}"
             raise ConfigError(got, "reference_warp: limbs or residual", "leave out the detail network")
@@ -76,7 +76,7 @@ class SVDBackbone(Backbone):
         return cls(load_components(folder, checkpoint, **options))
 
     def save(self, folder: Path) -> None:
-        """Write a folder in diffusers' layout, safetensors."""
+        """Save the model in diffusers' folder layout, with safetensors."""
         save_components(self.parts, folder)
 
     # --- sizes and devices ------------------------------------------------------------------------------------------
@@ -88,11 +88,11 @@ class SVDBackbone(Backbone):
 
     @property
     def size_multiple(self) -> int:  # type: ignore[override]
-        """64 for SVD: 8 of the autoencoder x 8 of the U-Net."""
+        """64 for SVD: the autoencoder downscales by 8, and so does the U-Net."""
         return self.downscale * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
     def latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        """(channels, h, w) of a frame's latents at `size` = (height, width) pixels."""
+        """Return the shape (channels, h, w) of the latents of a frame; see `Backbone.latent_shape`."""
         return self.vae.config.latent_channels, size[0] // self.downscale, size[1] // self.downscale
 
     @property
@@ -111,7 +111,7 @@ class SVDBackbone(Backbone):
         return torch.device("cpu") if self.plan.latents_on_host else self.device
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:
-        """Move and cast all networks. Ends a plan that offloads weights (`configure`)."""
+        """Move and cast all networks. This turns off weight offloading."""
         if self._device is not None:
             device = device or self.device
             self._release()
@@ -125,18 +125,18 @@ class SVDBackbone(Backbone):
         return tuple(network for name in NETWORKS if (network := getattr(self, name)) is not None)
 
     def use(self, name: str) -> None:
-        """Load an offloaded network ("unet", "vae" or "image_encoder") to the device, after unloading the others."""
-        for other, parked in self._parked.items():
+        """Load a network ("unet", "vae" or "image_encoder") to the device if it is offloaded, and unload the others."""
+        for other, offloaded in self._offloaded.items():
             if other != name:
-                parked.park()  # first, to make room
-        if name in self._parked:
-            self._parked[name].bring()
+                offloaded.unload()  # first, to make room
+        if name in self._offloaded:
+            self._offloaded[name].load()
 
     def _release(self) -> None:
         """Stop offloading; all weights stay on the host."""
-        for parked in self._parked.values():
-            parked.release()
-        self._parked.clear()
+        for offloaded in self._offloaded.values():
+            offloaded.release()
+        self._offloaded.clear()
 
     # --- running within a memory limit ------------------------------------------------------------------------------
 
@@ -161,10 +161,10 @@ class SVDBackbone(Backbone):
             network = getattr(self, name)
             if network is not None and (plan.offload == "none" or name not in LARGE):
                 nn.Module.to(network, device=target)
-            elif network is not None and name not in self._parked:
+            elif network is not None and name not in self._offloaded:
                 blocks = plan.offload == "blocks" and name == "unet"
-                self._parked[name] = (
-                    ParkedBlocks(network, blocks_of(network), target) if blocks else Parked(network, target)
+                self._offloaded[name] = (
+                    OffloadedBlocks(network, blocks_of(network), target) if blocks else OffloadedModule(network, target)
                 )
 
     def forget_plan(self) -> None:
@@ -202,7 +202,7 @@ class SVDBackbone(Backbone):
         return plan_execution(predictor, work, budget, options)
 
     def read_plan(self, facts: Mapping[str, Any]) -> ExecutionPlan | None:
-        """Restore a plan from a record; None if another version wrote it."""
+        """Restore a plan from a record; see `Backbone.read_plan`."""
         try:
             plan: dict[str, Any] = {**facts, "unet": Execution(**facts["unet"])}
             return ExecutionPlan(**plan)
@@ -224,7 +224,7 @@ class SVDBackbone(Backbone):
     """Whether the picture warped to each pose is an input of the network."""
 
     def warped(self, request: Request) -> PoseFrames | None:  # noqa: ARG002
-        """The picture warped to each pose, for backbones that need it."""
+        """Return the picture warped to each pose; None if `warps` is False."""
         return None
 
     def check(self, request: Request) -> None:
@@ -281,7 +281,7 @@ class SVDBackbone(Backbone):
     def network(
         self, conditioning: Conditioning, recipe: Recipe, memory: Mapping[str, Tensor] | None = None
     ) -> ConditionedNetwork:
-        """The U-Net with its conditioning. If it runs out of memory, it falls back to a plan that needs less."""
+        """Bind the U-Net to its conditioning. If it runs out of memory, it switches to a plan that needs less."""
         budget, slot = recipe.sampling.block_cache, recipe.plan.reference_slot
         cache = BlockCache(budget, memory) if budget else None
         unet = ConditionedUNet(self.unet, conditioning, slot, cache=cache)
@@ -313,7 +313,7 @@ class SVDBackbone(Backbone):
         request: Request | None = None,
         first: int = 0,
     ) -> Iterator[Frame]:
-        """Decode frames one by one; see `Backbone.decode`."""
+        """Decode latents into uint8 frames, one by one; see `Backbone.decode`."""
 
         def decode_clip(clip: Tensor) -> Tensor:
             def work() -> Tensor:
@@ -328,6 +328,6 @@ class SVDBackbone(Backbone):
         return (to_uint8(frame, truncate=released) for frame in frames)
 
     def finish(self, frames: Iterator[Tensor], request: Request, first: int, count: int) -> Iterator[Tensor]:
-        """Post-process `count` decoded frames, starting with frame `first`; here they are returned unchanged."""
+        """Post-process `count` decoded frames, starting with frame `first`. By default, they are returned unchanged."""
         del request, first, count
         return frames

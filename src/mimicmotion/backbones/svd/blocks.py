@@ -1,7 +1,8 @@
 """The blocks of SVD's U-Net (Blattmann et al., arXiv 2311.15127).
 
-Every spatial layer is followed by a temporal one, whose result is mixed in with a learned weight. In shapes, n is the
-number of frames in a batch of videos. Transformers attend to the positions of a frame, or to the frames at a position.
+Every spatial layer is followed by a temporal one, whose result is mixed in with a learned weight. Spatial transformers
+attend over the positions of a frame, temporal ones over the frames at a position. In shapes, n is the number of frames
+in a batch of videos.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class Shared:
 
     Attributes:
         frames: number of frames per video.
-        time: embedding of noise level and micro-conditioning, per frame.
-        context: cross-attention context, per video.
+        time: embedding of noise level and micro-conditioning, for each frame.
+        context: cross-attention context of each video.
         execution: execution options.
         kernel: attention kernel; see `attend`.
     """
@@ -59,7 +60,7 @@ class Shared:
 
 
 class FeedForward(nn.Module):
-    """Feed-forward with GEGLU and four times the width, computed in chunks of tokens."""
+    """Feed-forward layer with GEGLU and four times the width inside, computed in chunks of tokens."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -67,7 +68,7 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([first, nn.Identity(), Linear(4 * channels, channels)])
 
     def forward(self, x: Tokens, residual: Tokens, chunk: int | None = None) -> Tokens:
-        """`residual` + feed-forward of `x`, as a new tensor."""
+        """Return `residual` plus the layer's output for `x`, as a new tensor."""
         first: nn.Module = self.net[0]["proj"]  # type: ignore[index]
 
         def run(x: Float[Tensor, "n channels"], residual: Float[Tensor, "n channels"]) -> Float[Tensor, "n channels"]:
@@ -108,8 +109,8 @@ class TransformerBlock(nn.Module):
         """Apply the block; returns a new tensor.
 
         Args:
-            x: sequences.
-            context: contexts; each is used for `rows / few` consecutive sequences.
+            x: sequences of tokens.
+            context: cross-attention contexts, each shared by `rows / few` consecutive sequences.
             kernel: kernel of self-attention.
             chunk: tokens per chunk in feed-forwards; None means all.
         """
@@ -117,7 +118,7 @@ class TransformerBlock(nn.Module):
             x = self.ff_in(self.norm_in(x), x, chunk)
         x = self.attn1(self.norm1(x), x, kernel)
         if context.shape[1] == 1:
-            # Softmax over one value is 1, so the result is the same for all tokens, queries and keys.
+            # With one context token, softmax is 1, so the result depends neither on the tokens nor on queries and keys.
             change = self.attn2.to_out[0](self.attn2.to_v(context))[:, None]
             x = add(x.unflatten(0, (len(context), -1)), change).flatten(0, 1)  # few rows/few tokens channels
         else:
@@ -151,8 +152,8 @@ class SpatioTemporalTransformer(nn.Module):
     def forward(self, x: Maps, shared: Shared) -> Maps:
         """Apply the blocks; returns a new tensor."""
         execution, frames, height = shared.execution, shared.frames, x.shape[2]
-        context, share = shared.context.repeat_interleave(frames, 0), self.time_mixer().to(x.dtype)
-        numbers = self.time_pos_embed(sinusoids(torch.arange(frames, device=x.device), x.shape[1]).to(x.dtype))
+        context, weight = shared.context.repeat_interleave(frames, 0), self.time_mixer().to(x.dtype)
+        embedding = self.time_pos_embed(sinusoids(torch.arange(frames, device=x.device), x.shape[1]).to(x.dtype))
 
         def run(block: nn.Module, tokens: Tokens, context: Tensor) -> Tokens:
             return execution.block(block, tokens, context, shared.kernel, execution.feed_forward_chunk)
@@ -160,12 +161,12 @@ class SpatioTemporalTransformer(nn.Module):
         def enter(x: Maps) -> Tokens:  # n c h w -> n (h w) c, a view with channels last in memory
             return self.proj_in(self.norm(x).permute(0, 2, 3, 1).flatten(1, 2))
 
-        def mixed(block: nn.Module, old: Float[Tensor, "batch frames positions channels"]) -> Tensor:
+        def mix(block: nn.Module, old: Float[Tensor, "batch frames positions channels"]) -> Tensor:
             # -> (batch positions) frames channels
-            tokens = (old + numbers[:, None]).transpose(1, 2).flatten(0, 1)
+            tokens = (old + embedding[:, None]).transpose(1, 2).flatten(0, 1)
             new = run(block, tokens, shared.context).unflatten(0, (len(old), -1)).transpose(1, 2)
             # under autocast, the two may differ in dtype
-            return old + share * (new - old) if torch.is_grad_enabled() else old.lerp_(new.to(old.dtype), share)
+            return old + weight * (new - old) if torch.is_grad_enabled() else old.lerp_(new.to(old.dtype), weight)
 
         def leave(tokens: Tokens, x: Maps) -> Maps:  # n (h w) c -> n c h w
             return x + self.proj_out(tokens).unflatten(1, (height, -1)).permute(0, 3, 1, 2)
@@ -175,8 +176,8 @@ class SpatioTemporalTransformer(nn.Module):
             spatial = functools.partial(run, block)
             hidden = map_chunks(spatial, (hidden, context), execution.frame_chunk, out=hidden)
             hidden = hidden.unflatten(0, (-1, frames))  # batch frames positions channels
-            along = functools.partial(mixed, temporal)
-            hidden = map_chunks(along, [hidden], execution.position_chunk, dim=2, out=hidden).flatten(0, 1)
+            over_time = functools.partial(mix, temporal)
+            hidden = map_chunks(over_time, [hidden], execution.position_chunk, dim=2, out=hidden).flatten(0, 1)
         return map_chunks(leave, (hidden, x), execution.frame_chunk, out=hidden.as_strided(x.shape, x.stride()))
 
 
@@ -187,23 +188,23 @@ class Level(nn.Module):
     """A level of the U-Net: residual blocks, each optionally followed by a transformer, and a resampling layer.
 
     Args:
-        way: "down" pushes each result to the skip connections, "up" pops one per residual block, "mid" does neither.
+        kind: "down" pushes each result to the skip connections, "up" pops one per residual block, "mid" does neither.
         resnets: residual blocks.
-        attentions: transformers, one after each of the first residual blocks.
-        downsamplers: one, or none.
-        upsamplers: one, or none.
+        attentions: transformers; the i-th follows the i-th residual block.
+        downsamplers: at most one downsampling layer.
+        upsamplers: at most one upsampling layer.
     """
 
     def __init__(
         self,
-        way: Literal["down", "mid", "up"],
+        kind: Literal["down", "mid", "up"],
         resnets: Sequence[SpatioTemporalResBlock],
         attentions: Sequence[SpatioTemporalTransformer],
         downsamplers: Sequence[Downsample] = (),
         upsamplers: Sequence[Upsample] = (),
     ) -> None:
         super().__init__()
-        self.way = way
+        self.kind = kind
         self.attentions, self.resnets = nn.ModuleList(attentions), nn.ModuleList(resnets)
         self.downsamplers, self.upsamplers = nn.ModuleList(downsamplers), nn.ModuleList(upsamplers)
 
@@ -213,16 +214,16 @@ class Level(nn.Module):
         Args:
             x: output of the previous level.
             shared: inputs shared by all levels.
-            skips: stack of skip connections; used ones are freed.
+            skips: stack of skip connections; those that are used are removed.
         """
         execution = shared.execution
         for i, resnet in enumerate(self.resnets):
             x = execution.checkpointed(
-                resnet, (x, skips.pop()) if self.way == "up" else x, shared.frames, shared.time, execution
+                resnet, (x, skips.pop()) if self.kind == "up" else x, shared.frames, shared.time, execution
             )
             if i < len(self.attentions):
                 x = execution.checkpointed(self.attentions[i], x, shared, nested=True)
-            if self.way == "down":
+            if self.kind == "down":
                 skips.append(x)
         for layer in self.downsamplers:
             x = map_chunks(layer, [x], execution.frame_chunk)

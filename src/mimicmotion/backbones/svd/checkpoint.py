@@ -1,4 +1,4 @@
-"""Loading and saving models: SVD folders, published checkpoints, and this project's own folders.
+"""Load and save models: SVD folders, published checkpoints, and model folders written by this package.
 
 Loading is strict: missing or unexpected keys and wrong shapes raise an error that lists them. Networks are built on the
 meta device, which takes no memory, and the tensors of the file become their parameters.
@@ -44,7 +44,7 @@ from mimicmotion.weights.tensors import Target, assign, check_keys, read_tensors
 logger = logging.getLogger(__name__)
 
 EDITIONS = {"1.0": 16, "1.1": 72}
-"""Segment length in frames that each edition of the published weights was trained with."""
+"""Segment length in frames with which each edition of the published weights was trained."""
 PUBLISHED_NAMES = {
     "MimicMotion.pth": "1.0",
     "MimicMotion_1-1.pth": "1.1",
@@ -56,7 +56,7 @@ LIBRARIES = {
     "AutoencoderKLTemporalDecoder": "diffusers",
     "CLIPVisionModelWithProjection": "transformers",
 }
-"""Library of each class that can also load parts written here; all other classes are ours."""
+"""Classes of other libraries that can load the networks saved by this package."""
 CLASSES = {
     "unet": "mimicmotion.backbones.svd.unet:build_unet",
     "vae": "mimicmotion.backbones.svd.vae:Autoencoder",
@@ -65,7 +65,7 @@ CLASSES = {
     "detail": "mimicmotion.backbones.tiny.detail:DetailNet",
     "warp": "mimicmotion.backbones.tiny.warp:WarpNet",
 }
-"""Constructor of each part's network; only small models have the last two."""
+"""Class or constructor of each network; only small models have the last two."""
 DIFFUSERS_FILE = '''"""For DiffusionPipeline.from_pretrained(FOLDER, custom_pipeline=FOLDER, trust_remote_code=True)."""
 
 try:
@@ -85,10 +85,10 @@ class Components:
         vae: SVD's autoencoder, frozen.
         image_encoder: CLIP's picture encoder, frozen.
         pose_net: encoder of pose frames.
-        settings: default settings of the model, plain data (see `Backbone`).
-        files: files that it was loaded from.
-        detail: only in small models: adds detail of the warped picture to decoded frames.
-        warp: only in small models: warps the picture pixel by pixel.
+        settings: default settings of the model, as plain data (see `Backbone`).
+        files: files that the networks were loaded from.
+        detail: network that adds detail from the warped picture to decoded frames; only in small models.
+        warp: network that warps the picture pixel by pixel; only in small models.
     """
 
     unet: Any
@@ -119,12 +119,12 @@ def load_components(
             and `pose_net.*`, a folder or hub id that contains one, or a name from `mimicmotion weights list`.
         device: device of the networks ("meta" loads shapes only).
         dtype: data type of all networks.
-        new_pose_net: add a new PoseNet (zero output) to a base without one, to train it.
-        edition: edition of the published weights (`EDITIONS`), for weights without settings; None detects it.
+        new_pose_net: add an untrained PoseNet (zero output) to a base without one, to train it.
+        edition: edition of the published weights (`EDITIONS`), which have no settings; None detects it.
 
     Raises:
-        WeightsError: files are missing or damaged, or do not match; the error lists the keys and a fix.
-        ConfigError: `edition` is given for a model with its own settings.
+        WeightsError: files are missing or damaged, or do not match; the message lists the keys and a fix.
+        ConfigError: `edition` is set for a model with settings of its own.
     """
     folder = find_base(base, full=checkpoint is None)
     source = None if checkpoint is None else find_checkpoint(checkpoint)
@@ -134,7 +134,7 @@ def load_components(
         raise ConfigError(got, "the published weights", "leave out 'edition'; 'segment_frames' sets the segment length")
     if edition or not settings:
         settings |= published_settings(edition or ("1.0" if source is None else find_edition(source)))
-        settings |= {} if source is None else {"estimator": "dwpose"}  # that it was trained with
+        settings |= {} if source is None else {"estimator": "dwpose"}  # used in their training
     loader = _Loader(folder, (torch.device(device), dtype))
     unet, vae, encoder = (loader.build(part) for part in ("unet", "vae", "image_encoder"))
     if source is None:
@@ -150,19 +150,19 @@ def load_components(
 
 
 def save_components(parts: Components, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
-    """Write a model to a folder that `load_components` reads.
+    """Save a model to a folder that `load_components` can read.
 
     Layout: model_index.json, pipeline.py (for diffusers), {unet, vae, image_encoder, pose_net}/ (and detail/ and warp/
     if present) with config.json and safetensors, and mimicmotion.json with the settings and the sha256 of each file.
-    The folder is written atomically. It may replace a model, but nothing else.
+    The folder is written atomically. An existing folder is only replaced if it is empty or contains a saved model.
 
     Args:
         parts: the model.
         folder: folder to write.
-        dtype: data type in the files; None uses the networks' own.
+        dtype: data type in the files; None keeps that of the networks.
 
     Raises:
-        OutputError: the folder is not writable, the disk is full, or `folder` is something other than a model.
+        OutputError: the folder is not writable, the disk is full, or `folder` contains something else.
     """
     folder = Path(folder)
     if folder.exists() and not (folder / SETTINGS_FILE).is_file() and (not folder.is_dir() or any(folder.iterdir())):
@@ -184,21 +184,21 @@ def _write_model(parts: Components, folder: Path, dtype: torch.dtype | None) -> 
         _write_json(folder / name / "config.json", config)
         tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in module.state_dict().items()}
         save_file(tensors, folder / name / f"{FILE_NAMES[name]}.safetensors", metadata={"format": "pt"})
-        known_as = config["architectures"][0] if "architectures" in config else config["_class_name"]
-        index[name] = [LIBRARIES.get(known_as, "mimicmotion"), known_as]
+        class_name = config["architectures"][0] if "architectures" in config else config["_class_name"]
+        index[name] = [LIBRARIES.get(class_name, "mimicmotion"), class_name]
     _write_json(folder / "model_index.json", index)
     (folder / "pipeline.py").write_text(DIFFUSERS_FILE, encoding="utf-8")
-    written = sorted(p for p in folder.rglob("*") if p.is_file())
-    sums = {
-        p.relative_to(folder).as_posix(): {"sha256": weights.sha256_file(p), "size": p.stat().st_size} for p in written
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    files = {
+        p.relative_to(folder).as_posix(): {"sha256": weights.sha256_file(p), "size": p.stat().st_size} for p in paths
     }
-    warped = parts.settings.get("reference_warp", "none") != "none"
-    about = {"format": FORMAT, "backbone": "tiny" if warped else "svd", "settings": parts.settings, "files": sums}
-    _write_json(folder / SETTINGS_FILE, about)
+    backbone = "tiny" if parts.settings.get("reference_warp", "none") != "none" else "svd"
+    content = {"format": FORMAT, "backbone": backbone, "settings": parts.settings, "files": files}
+    _write_json(folder / SETTINGS_FILE, content)
 
 
 def config_of(module: Any) -> dict[str, Any]:
-    """The config of a network as plain data, without local paths."""
+    """Return the config of a network as plain data, with its class name."""
     own = {} if isinstance(module.config, Config) else {"_class_name": type(module).__name__}
     return {**own, **module.config}
 
@@ -223,13 +223,13 @@ def build_part(module: Any) -> Any:
 
 
 def published_settings(edition: str) -> dict[str, Any]:
-    """Settings of the published code for an edition of its weights, which have no settings of their own."""
+    """Return the published code's settings for an edition of its weights, which have no settings of their own."""
     fusion = {"segment_frames": EDITIONS[edition], "overlap_frames": 6}
     return {"num_inference_steps": 25, "guidance_scale": 2.0, "fps": 7.0, "fusion": fusion}
 
 
 def find_edition(checkpoint: Path) -> str:
-    """Determine the edition of a checkpoint by its checksum, or else guess it by its file name, with a warning."""
+    """Determine the edition of a checkpoint from its checksum, or else guess it from its file name, with a warning."""
     if known := weights.identify(checkpoint):
         return known.name.removeprefix("mimicmotion-")
     edition = PUBLISHED_NAMES.get(checkpoint.name, "1.0")
@@ -245,18 +245,18 @@ def find_edition(checkpoint: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Loader:
-    """Loads the parts of a folder onto a device in a dtype, and records the files."""
+    """Loads the networks of a folder to a device in a dtype, and records the files."""
 
     folder: Path
     target: Target
     files: list[Path] = field(default_factory=list)
 
     def build(self, part: str) -> Any:
-        """Build a part on the meta device from its config.json: arguments of our classes, or a config of diffusers."""
+        """Build a network on the meta device from its config.json."""
         path = self.folder / part / "config.json"
         config = read_json(path)
         weights.check_file(path)
-        if part in ("pose_net", *OPTIONAL):
+        if part in ("pose_net", *OPTIONAL):  # these classes take keyword arguments, the others the config
             config = {k: v for k, v in config.items() if not k.startswith("_")}
             return _on_meta(part, lambda: pkgutil.resolve_name(CLASSES[part])(**config))
         return _on_meta(part, lambda: pkgutil.resolve_name(CLASSES[part])(config))
@@ -282,14 +282,14 @@ class _Loader:
 
 
 class _WithoutRandomNumbers(TorchFunctionMode):
-    """Skip weight initialisation, which would spend a second importing PyTorch's compiler on the meta device."""
+    """Skips weight initialisation, which on the meta device would import PyTorch's compiler and take a second."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        return kwargs["tensor"] if func in _FILLING else func(*args, **kwargs)
+        return kwargs["tensor"] if func in _INITIALISERS else func(*args, **kwargs)
 
 
-_FILLING = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
+_INITIALISERS = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
 
 
 def _on_meta(part: str, build: Callable[[], Any]) -> Any:
@@ -305,19 +305,19 @@ def _on_meta(part: str, build: Callable[[], Any]) -> Any:
 
 
 def _weights_file(folder: Path, part: str) -> Path:
-    """The weights file of a part, or else its float16 variant."""
+    """Return the weights file of a network, or else its float16 variant."""
     stem = FILE_NAMES[part]
     names = [f"{stem}.safetensors", f"{stem}.fp16.safetensors"]
     for name in names:
         if (folder / part / name).is_file():
             return folder / part / name
-    here = sorted(p.name for p in (folder / part).glob("*")) or ["nothing"]
+    content = sorted(p.name for p in (folder / part).glob("*")) or ["nothing"]
     fix = "download the model again; models with only .bin files must be converted to safetensors"
-    raise WeightsError(f"{folder / part} contains {', '.join(here[:LISTED])}", " or ".join(names), fix)
+    raise WeightsError(f"{folder / part} contains {', '.join(content[:LISTED])}", " or ".join(names), fix)
 
 
 def _load_checkpoint(path: Path, unet: Any, target: Target) -> PoseNet:
-    """Load a checkpoint with keys unet.* and pose_net.* into a U-Net on the meta device. Returns its PoseNet."""
+    """Load a checkpoint with keys unet.* and pose_net.* into a U-Net on the meta device, and return its PoseNet."""
     tensors = _plain_names(read_tensors(path))
     prefixes = ("unet.", "pose_net.")
     groups = {p: {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)} for p in prefixes}
@@ -338,7 +338,7 @@ def _load_checkpoint(path: Path, unet: Any, target: Target) -> PoseNet:
 
 
 def _plain_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Normalise keys to unet.* and pose_net.*: strip the prefix of distributed training, add a missing unet prefix."""
+    """Rename keys to unet.* and pose_net.*: strip the prefix of distributed training, and add a missing unet prefix."""
     if all(k.startswith("module.") for k in tensors):
         tensors = {k.removeprefix("module."): v for k, v in tensors.items()}
     own = ("unet.", "pose_net.")
@@ -357,9 +357,9 @@ def _check_width(pose_net: PoseNet, channels: int, name: str) -> None:
 
 
 def _guess(tensors: Mapping[str, Tensor]) -> str:
-    """Guess what a wrong checkpoint contains, and say what to use instead."""
+    """Guess what an incompatible checkpoint contains, and return a fix for the error message."""
     if any(k.startswith("conv_layers.") for k in tensors):
-        return "this looks like a PoseNet alone: a whole checkpoint (MimicMotion_1-1.pth) is needed"
+        return "this looks like a PoseNet alone: use a full checkpoint (MimicMotion_1-1.pth)"
     if any(k.startswith("model.diffusion_model.") for k in tensors):
         return "this is a Stable Diffusion checkpoint in the original layout, not MimicMotion: use MimicMotion_1-1.pth"
     if any(k.startswith("down_blocks.") for k in tensors):

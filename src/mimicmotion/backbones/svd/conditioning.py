@@ -19,7 +19,7 @@ from mimicmotion.diffusion.denoiser import Latents, Sigma
 from mimicmotion.errors import InputError
 
 WARPED_SHARE = 4
-"""Latents of warped pictures are kept in memory up to this fraction (1 / 4) of the budget for pose features."""
+"""Latents of warped pictures are kept in memory if they need at most 1/4 of the budget for pose features."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,24 +45,27 @@ class Conditioning:
 
     @property
     def num_frames(self) -> int:
-        """Frames of the video, without the reference slot."""
+        """Number of frames of the video, without the reference slot."""
         return len(self.pose_features)
 
     def pose_slots(self, slots: Sequence[int], reference_slot: bool) -> Float[Tensor, "batch slots features h w"]:
-        """Pose features of slots. Slot f is frame f; with a reference slot, 0 is the picture and f + 1 is frame f."""
+        """Return the pose features of slots.
+
+        Slot f is frame f of the video; with a reference slot, slot 0 is the picture and slot f + 1 is frame f.
+        """
         if not reference_slot:
             return self.pose_features.frames(slots)
         reference = self.reference_pose_features
         if reference is None:
             raise InputError("no reference pose", "the picture's pose for the reference slot", "encode it as well")
         features = self.pose_features.frames([max(slot - 1, 0) for slot in slots])
-        at = torch.tensor([i for i, slot in enumerate(slots) if slot == 0], device=features.device, dtype=torch.long)
-        return features.index_copy(1, at, reference.repeat(1, len(at), 1, 1, 1))
+        zeros = torch.tensor([i for i, slot in enumerate(slots) if slot == 0], device=features.device, dtype=torch.long)
+        return features.index_copy(1, zeros, reference.repeat(1, len(zeros), 1, 1, 1))
 
     def latent_slots(
         self, slots: Sequence[int], reference_slot: bool
     ) -> Float[Tensor, "batch slots_or_1 channels h w"]:
-        """Picture latents of slots (numbered as in `pose_slots`), or a single one if all are the same."""
+        """Return the picture latents of slots (numbered as in `pose_slots`), or only one if all are the same."""
         if self.warped_latents is None:
             return self.image_latents
         latents = self.warped_latents.frames([max(slot - reference_slot, 0) for slot in slots])
@@ -74,7 +77,7 @@ class Conditioning:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConditionedUNet:
-    """The U-Net with its conditioning, as a `Network` and `NetworkPair` of `diffusion.denoiser`.
+    """The U-Net bound to its conditioning, as a `Network` and a `NetworkPair` of `diffusion.denoiser`.
 
     As in the published code, the unconditional pass has no picture (zero embedding, zero latent) and no pose features,
     but keeps the micro-conditioning.
@@ -84,8 +87,8 @@ class ConditionedUNet:
         conditioning: conditioning of a video.
         reference_slot: whether slot 0 is the reference picture.
         one_batch: run both passes of guidance as one batch (faster on a GPU) or one after the other (less memory).
-        cache: reused features of this run. With a cache each pass runs separately, so that `one_batch` does not change
-            what is cached. None reuses nothing.
+        cache: block cache of this run; None disables it. With a cache, each pass runs separately, so that `one_batch`
+            does not change what is cached.
     """
 
     unet: UNet
@@ -116,7 +119,7 @@ class ConditionedUNet:
         return uncond, cond
 
     def _inputs(self, frames: Sequence[int], *, conditional: bool) -> tuple[Tensor, Tensor, Any]:
-        """Latents and embedding of the picture, and pose features; zeros and None without the condition."""
+        """Return latents and embedding of the picture, and pose features; zeros and None for the unconditional pass."""
         c = self.conditioning
         latents = c.latent_slots(frames, self.reference_slot)
         if not conditional:
@@ -134,14 +137,14 @@ class ConditionedUNet:
         deep: Callable[[Tensor, Callable[[], Tensor]], Tensor] | None = None,
     ) -> Latents:
         dtype = self.unet.dtype
-        latents = latents.to(dtype).expand(-1, x.shape[1], -1, -1, -1)  # copied over time
+        latents = latents.to(dtype).expand(-1, x.shape[1], -1, -1, -1)  # repeated over time
         sample = torch.cat([x.to(dtype), latents], dim=2)
         # The time stays float32, because half precision would round ln(sigma); the U-Net casts its sinusoids itself.
         time = c_noise.float().to(x.device)
         return self.unet(sample, time, embeddings.to(dtype), ids, pose, deep).to(x.dtype)
 
     def _pass(self, x: Latents, c_noise: Sigma, frames: Sequence[int], *, conditional: bool) -> Latents:
-        """Run one pass, through the block cache if it is on."""
+        """Run one pass, with the block cache if it is enabled."""
         latents, embeddings, pose = self._inputs(frames, conditional=conditional)
         ids, cache = self.conditioning.added_time_ids, self.cache
         if cache is None:
@@ -156,7 +159,7 @@ class ConditionedUNet:
             return self._run(x, torch.tensor(level, dtype=c_noise.dtype), latents, embeddings, pose, ids, deep)
 
         lost = cache.lost(key)
-        if lost is not None:  # after a resume: restore the features
+        if lost is not None:  # after a resume: recompute the features
             run(lost.x.to(x.device), lost.c_noise)
         return run(x, float(c_noise))
 

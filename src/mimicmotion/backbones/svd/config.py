@@ -33,7 +33,7 @@ def read_config(
         given: the config. Fields that begin with an underscore belong to the file format and are dropped.
         fields: supported fields and their defaults.
         only: fields that may only have the given value.
-        without_effect: fields that do not affect the result, and are kept unchanged.
+        without_effect: fields that do not affect the result; they are accepted and kept unchanged.
 
     Raises:
         ConfigError: a field is unknown, or a value is not supported.

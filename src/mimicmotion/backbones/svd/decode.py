@@ -17,10 +17,10 @@ from mimicmotion.errors import ConfigError
 
 
 def plan_chunks(num_frames: int, chunk: int, overlap: int) -> list[range]:
-    """Cover frames 0..num_frames-1 with evenly spaced chunks of equal size that overlap by at least `overlap` frames.
+    """Split frames 0..num_frames-1 into evenly spaced chunks of equal size that overlap by at least `overlap` frames.
 
     Args:
-        num_frames: number of frames; 0 gives no chunks.
+        num_frames: number of frames; for 0, there are no chunks.
         chunk: frames per chunk, at least 1; a shorter video is one chunk.
         overlap: minimum overlap, less than `chunk`.
 
@@ -39,10 +39,10 @@ def plan_chunks(num_frames: int, chunk: int, overlap: int) -> list[range]:
 
 
 def blend_weight(j: int, overlap: int) -> float:
-    """Weight of the next chunk at frame j = 1..overlap of an overlap: 6t^5 - 15t^4 + 10t^3 at t = j/(overlap+1).
+    """Return the next chunk's weight at frame j = 1..overlap: 6t^5 - 15t^4 + 10t^3 (smootherstep), t = j/(overlap+1).
 
-    The error of a decoded frame grows towards the ends of its chunk. Compared with decoding all frames at once, this
-    ramp has less than half the error of a linear one.
+    The error of a decoded frame, compared with decoding all frames at once, grows towards the ends of its chunk. With
+    this ramp, it is less than half as large as with a linear one.
     """
     t = j / (overlap + 1)
     return t**3 * (t * (6 * t - 15) + 10)
@@ -56,18 +56,18 @@ def decode_float(
     released: bool = False,
     decode: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[Float[Tensor, "3 height width"]]:
-    """Decode latents to frames one by one, float32 before clamping, on the autoencoder's device.
+    """Decode latents into frames, one by one, in float32 before clamping, on the autoencoder's device.
 
-    The decoder has temporal layers (29 convolutions, 28 norms), so frames decoded in chunks differ from those of a
-    whole video, and plain chunks show seams. Chunks therefore overlap by half, and are blended with a ramp that gives
-    the least weight to the ends of a chunk (`blend_weight`). Only one chunk is in memory, regardless of the length.
+    The decoder has temporal layers (29 convolutions, 28 norms), so frames decoded in chunks differ from those decoded
+    all at once, and chunks without overlap show seams. Chunks therefore overlap by half, and are blended with a ramp
+    that gives the least weight to the ends of a chunk (`blend_weight`). Only one chunk is in memory at a time.
 
     Args:
         vae: the autoencoder.
         latents: latents of a video, at unit scale (divided by `vae.config.scaling_factor` here), on any device.
         chunk: frames decoded at once; the result is exact with all frames in one chunk.
-        released: use plain chunks with a short last one, as in the published code. To reproduce that, pass the latents
-            of the reference slot as well, drop its frame, and truncate in `to_uint8`.
+        released: use chunks without overlap, as in the published code; the last one may be shorter. To reproduce that
+            code, pass the latents of the reference slot as well, drop its frame, and truncate in `to_uint8`.
         decode: decodes the frames of a chunk; None means `decode_frames`, all at once.
     """
     chunks = plan_chunks(len(latents), chunk, chunk // 2)
@@ -77,16 +77,16 @@ def decode_float(
 
 
 def _decode_chunks(latents: Tensor, chunks: list[range], decode: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
-    held: list[Tensor] = []  # decoded frames that the next chunk will be blended into
+    overlap: list[Tensor] = []  # decoded frames to blend with the next chunk
     for i, chunk in enumerate(chunks):
         decoded = decode(latents[chunk.start : chunk.stop])
         check_finite(decoded, f"the decoded frames {chunk.start} to {chunk.stop - 1}")
         frames = list(decoded)
         del decoded
-        for j in range(len(held)):
-            frames[j] = torch.lerp(held[j], frames[j], blend_weight(j + 1, len(held)))
+        for j in range(len(overlap)):
+            frames[j] = torch.lerp(overlap[j], frames[j], blend_weight(j + 1, len(overlap)))
         final = chunks[i + 1].start - chunk.start if i + 1 < len(chunks) else len(frames)
-        held, frames = frames[final:], frames[:final]
+        overlap, frames = frames[final:], frames[:final]
         yield from frames
         del frames  # frees their memory before the next chunk
 
@@ -98,12 +98,12 @@ def decode_frames(
     *,
     frame_chunk: int | None = None,
 ) -> Float[Tensor, "frames 3 height width"]:
-    """Decode the frames of one clip, float32 before clamping, on the autoencoder's device.
+    """Decode the frames of one clip at once, in float32 before clamping, on the autoencoder's device.
 
     Args:
         vae: the autoencoder.
         latents: latents of the clip, at unit scale, on any device.
-        frame_chunk: frames computed at once in the decoder's layers (same result); None means all.
+        frame_chunk: frames per chunk in the decoder's layers, which does not change the result; None means all.
     """
     param = next(vae.decoder.parameters())
     z = (latents.to(param.device) / vae.config.scaling_factor).to(param.dtype)
@@ -113,7 +113,7 @@ def decode_frames(
 def to_uint8(
     frame: Float[Tensor, "*lead 3 height width"], truncate: bool = False
 ) -> UInt8[ndarray, "*lead height width 3"]:
-    """Convert [-1, 1] to 0..255, clamped, channels last. Rounds to nearest; the published code truncates."""
+    """Convert a frame in [-1, 1] to uint8, clamped, channels last. Rounds to nearest; the published code truncates."""
     # Same order of operations as in the published code, so that truncation gives the same values.
     scaled = (frame.float() / 2 + 0.5).clamp(0, 1) * 255
     values = scaled if truncate else scaled.round()

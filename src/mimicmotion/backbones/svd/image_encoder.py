@@ -1,4 +1,4 @@
-"""CLIP's vision tower, and its preprocessing as in Stable Video Diffusion, without torchvision."""
+"""CLIP's vision tower, with the preprocessing of Stable Video Diffusion, without torchvision."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ WITHOUT_EFFECT = (
     "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens",
     "begin_suppress_tokens",
 )  # fmt: skip
-"""Fields that transformers writes into every config, but that do not affect the vision tower."""
+"""Fields that transformers writes to every config, but that do not affect the vision tower."""
 ACTIVATIONS = {"gelu": F.gelu, "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x)}
 
 
 class ImageEncoder(nn.Module):
-    """CLIP's vision tower with projection (arXiv 2103.00020), which gives one embedding per picture.
+    """CLIP's vision tower with projection (arXiv 2103.00020), which returns one embedding per picture.
 
     Config and parameter names match transformers' `CLIPVisionModelWithProjection`.
 
     Args:
-        config: its config.json; fields left out have the defaults of `FIELDS`.
+        config: contents of config.json; missing fields have the defaults in `FIELDS`.
 
     Raises:
-        ConfigError: an unknown field or activation, or a hidden size that is not a multiple of the number of heads.
+        ConfigError: a field or the activation is unknown, or the hidden size is not a multiple of the number of heads.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -86,7 +86,7 @@ class ImageEncoder(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Initialise the weights at random with CLIP's standard deviations."""
+        """Initialise the weights randomly, with CLIP's standard deviations."""
         c, width = self.config, self.config.hidden_size**-0.5
         narrow = width * (2 * c.num_hidden_layers) ** -0.5
         spread = {"class_embedding": width, "patch_embedding": c.initializer_range, "visual_projection": width}
@@ -113,7 +113,7 @@ class ImageEncoder(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Class token and patches with position embeddings."""
+    """Embeds the class token and the patches, with position embeddings."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()
@@ -173,17 +173,17 @@ def image_embedding(
 
 
 def clip_pixels(image: Float[Tensor, "batch 3 height width"], size: int) -> Float[Tensor, "batch 3 {size} {size}"]:
-    """Resize to a square, ignoring the aspect ratio, and normalise as CLIP expects. Computes in float32."""
+    """Resize pictures to a square, ignoring the aspect ratio, and normalise them as CLIP expects, in float32."""
     small = (resize_antialiased(image.float(), (size, size)) + 1) / 2
     mean, std = (torch.tensor(v, device=small.device).view(3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
     return (small - mean) / std
 
 
 def resize_antialiased(image: Float[Tensor, "batch c h w"], size: tuple[int, int]) -> Float[Tensor, "batch c h2 w2"]:
-    """Resize with a Gaussian blur and bicubic sampling with aligned corners, as in the training of SVD.
+    """Resize pictures with a Gaussian blur and bicubic sampling with aligned corners, as in the training of SVD.
 
-    With f = old / new size along an axis, sigma = max((f - 1) / 2, 0.001) pixels and the window is the first odd
-    number >= int(max(4 sigma, 3)); borders are reflected.
+    With f = old / new size along an axis, the blur has sigma = max((f - 1) / 2, 0.001) pixels, and its window is the
+    first odd number >= int(max(4 sigma, 3)). Borders are reflected.
     """
     for axis, new in ((-1, size[1]), (-2, size[0])):
         image = _blur(image.transpose(axis, -1), max((image.shape[axis] / new - 1) / 2, 0.001)).transpose(axis, -1)
@@ -191,7 +191,7 @@ def resize_antialiased(image: Float[Tensor, "batch c h w"], size: tuple[int, int
 
 
 def _blur(image: Float[Tensor, "batch c rows length"], sigma: float) -> Float[Tensor, "batch c rows length"]:
-    """Gaussian blur along the last axis."""
+    """Apply a Gaussian blur along the last axis."""
     half = math.floor(max(4 * sigma, 3)) // 2
     offsets = torch.arange(-half, half + 1, dtype=image.dtype, device=image.device)
     kernel = torch.exp(-(offsets**2) / (2 * sigma**2))

@@ -1,8 +1,8 @@
 """Layers shared by the U-Net and the temporal decoder.
 
 Spatial layers take feature maps (frames of all videos, channels, h, w). Temporal layers take videos with the positions
-as one axis, (batch, channels, frames, positions), which are a view of the maps in either memory format. Both can run in
-chunks; a temporal GroupNorm then computes its moments first. Nothing is done in place while gradients are recorded.
+as one axis, (batch, channels, frames, positions), a view of the maps in either memory format. Both can run in chunks; a
+temporal GroupNorm then computes its moments first. While gradients are recorded, no layer works in place.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ def map_chunks(
     dim: int = 0,
     out: Tensor | None = None,
 ) -> Tensor:
-    """Apply `run` to chunks of tensors and concatenate the results, into a buffer if no gradients are recorded.
+    """Apply `run` to chunks of tensors and concatenate the results (without gradients, in a preallocated buffer).
 
     Args:
-        run: function applied to each chunk; it preserves the length and may work in place.
+        run: function applied to each chunk; its result has the length of the chunk, and it may work in place.
         tensors: inputs of equal length along `dim`, or None; the first is not None.
         chunk: entries per chunk; None means all.
         dim: axis to split.
-        out: optional buffer for the results of several chunks, such as an input that is no longer needed.
+        out: optional buffer for the results if there are several chunks, such as an input that is no longer needed.
     """
     assert tensors[0] is not None
     total = tensors[0].shape[dim]
@@ -68,12 +68,12 @@ def map_chunks(
 
 
 def add(x: Tensor, y: Tensor) -> Tensor:
-    """Return x + y, computed in place in `x` if no gradients are recorded."""
+    """Return x + y, computed in place in `x` without gradients."""
     return x + y if torch.is_grad_enabled() else x.add_(y)
 
 
 def silu(x: Tensor) -> Tensor:
-    """SiLU, computed in place if no gradients are recorded."""
+    """Apply SiLU, in place without gradients."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
@@ -83,14 +83,14 @@ def _channels_last(x: Tensor) -> bool:
 
 # --- linear layers --------------------------------------------------------------------------------------------------
 
-# PyTorch multiplies float32 matrices using MKL, which is slower on processors not made by Intel. oneDNN is fast on all,
-# and its operator (which PyTorch uses in compiled models) can fuse a residual addition.
+# PyTorch multiplies float32 matrices with MKL, which is slower on processors not made by Intel. oneDNN is fast on all
+# processors, and its operator (which PyTorch uses in compiled models) can fuse a residual addition.
 ONEDNN_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 @functools.cache
 def onednn_supports(dtype: torch.dtype) -> bool:
-    """Whether oneDNN's linear layer supports a dtype and is faster on this processor."""
+    """Return whether oneDNN's linear layer supports a dtype and is faster on this processor."""
     if ONEDNN_LINEAR is None or not torch.backends.mkldnn.is_available():
         return False
     if platform.machine().lower() not in ("x86_64", "amd64"):
@@ -113,9 +113,9 @@ class Linear(nn.Linear):
 def linear_add(
     layer: Any, x: Float[Tensor, "... channels"], residual: Float[Tensor, "... out"]
 ) -> Float[Tensor, "... out"]:
-    """`layer(x) + residual`, fused if that is faster. The result is a new tensor.
+    """Return `layer(x) + residual` as a new tensor, fused if that is faster.
 
-    The layer may have any class, as adapters and quantised layers do.
+    The layer may be of any class, such as an adapter or a quantised layer.
     """
     if not _fused(layer, x):
         return add(layer(x), residual)
@@ -123,7 +123,7 @@ def linear_add(
 
 
 def linear_gated(layer: Any, x: Float[Tensor, "... channels"]) -> Float[Tensor, "... half"]:
-    """The first half of `layer(x)` times GELU of the second (GEGLU, Shazeer 2020). The layer may have any class."""
+    """Apply GEGLU (Shazeer 2020) to `layer(x)`: its first half times GELU of its second half; see `linear_add`."""
     if not _fused(layer, x):
         value, gate = layer(x).chunk(2, dim=-1)
         gate = F.gelu(gate)  # a new tensor, so it may be changed in place
@@ -148,14 +148,14 @@ def _fused(layer: Any, x: Tensor) -> bool:
 
 
 def sinusoids(values: Real[Tensor, " n"], dim: int) -> Float[Tensor, "n {dim}"]:
-    """Sinusoidal embedding of numbers (Vaswani et al. 2017) in float32: cosines first, frequencies 1 to 1/10,000."""
+    """Embed numbers as sinusoids (Vaswani et al. 2017) in float32: cosines first, frequencies from 1 to 1/10,000."""
     frequencies = torch.exp(-math.log(10000) * torch.arange(dim // 2, device=values.device).float() / (dim // 2))
     angles = values.float()[:, None] * frequencies
     return F.pad(torch.cat([angles.cos(), angles.sin()], 1), (0, dim % 2))
 
 
 class TimestepEmbedding(nn.Module):
-    """Two linear layers on a sinusoidal embedding."""
+    """Two linear layers applied to a sinusoidal embedding."""
 
     def __init__(self, channels: int, hidden: int, out: int | None = None) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class TimestepEmbedding(nn.Module):
         self.linear_2 = Linear(hidden, out or hidden)
 
     def forward(self, x: Float[Tensor, "n channels"]) -> Float[Tensor, "n out"]:
-        """Embed the sinusoids."""
+        """Apply the layers."""
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
@@ -171,18 +171,18 @@ class TimestepEmbedding(nn.Module):
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Convert to at least float32, as half precision would round the difference of two large numbers twice."""
+    """Convert to at least float32, since half precision would lose digits in differences of large numbers."""
     return x if x.dtype == torch.float64 else x.float()
 
 
 def _moments(
     x: Float[Tensor, "n channels _a _b"],
 ) -> tuple[int, Float[Tensor, "n channels"], Float[Tensor, "n channels"]]:
-    """Number of values per channel, their mean and their variance."""
+    """Return the number of values per channel, their mean and their variance."""
     x = _wide(x)
     mean = x.mean((2, 3))
-    apart = x - mean[:, :, None, None]
-    squares = apart.square() if torch.is_grad_enabled() else apart.square_()
+    centred = x - mean[:, :, None, None]
+    squares = centred.square() if torch.is_grad_enabled() else centred.square_()
     return x.shape[2] * x.shape[3], mean, squares.mean((2, 3))
 
 
@@ -192,7 +192,7 @@ class GroupNorm(nn.GroupNorm):
     def forward(
         self, input: Float[Tensor, "n channels _a _b"], moments: tuple[Tensor, Tensor] | None = None
     ) -> Float[Tensor, "n channels _a _b"]:
-        """Normalise `input`, which is a chunk if `moments` (of the whole video) are given."""
+        """Normalise `input`; with `moments` of the whole video, `input` is a chunk of it."""
         if moments is None:
             if torch.is_grad_enabled() and not input.requires_grad:
                 input = input.contiguous()  # with channels last, PyTorch's backward pass crashes the process
@@ -207,19 +207,19 @@ class GroupNorm(nn.GroupNorm):
     def moments(
         self, parts: Iterable[Float[Tensor, "n channels _a _b"]]
     ) -> tuple[Float[Tensor, "n channels"], Float[Tensor, "n channels"]]:
-        """Mean and variance of each channel's group over all parts, in at least float32."""
-        found = [_moments(x) for x in parts]
-        total = sum(count for count, _, _ in found)
-        mean = torch.stack([m * (count / total) for count, m, _ in found]).sum(0)
-        each = [(v + (m - mean).square()) * (count / total) for count, m, v in found]  # within and between
-        variance = torch.stack(each).sum(0)
+        """Return mean and variance of each channel's group over all parts, in at least float32."""
+        each = [_moments(x) for x in parts]
+        total = sum(count for count, _, _ in each)
+        mean = torch.stack([m * (count / total) for count, m, _ in each]).sum(0)
+        # variance within the parts and between them
+        variance = torch.stack([(v + (m - mean).square()) * (count / total) for count, m, v in each]).sum(0)
         means, variances = (t.unflatten(1, (self.num_groups, -1)) for t in (mean, variance))
         variance = variances.mean(2, keepdim=True) + means.var(2, correction=0, keepdim=True)
         mean = means.mean(2, keepdim=True)
         return mean.expand_as(means).flatten(1), variance.expand_as(means).flatten(1)
 
     def _slow(self, x: Tensor) -> bool:
-        """Whether PyTorch's kernel is slower than plain arithmetic, by up to 10 times (measured).
+        """Return whether PyTorch's kernel is slower than plain arithmetic (by up to 10 times, measured).
 
         On a CPU, it takes a slow path for channels-last tensors with fewer than 1,024 positions.
         """
@@ -231,7 +231,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 def conv3x3(channels: int, out: int) -> nn.Conv2d:
-    """A 3x3 convolution that preserves the size."""
+    """Return a 3x3 convolution that preserves the size."""
     return nn.Conv2d(channels, out, 3, padding=1)
 
 
@@ -242,7 +242,7 @@ class TemporalConv(nn.Conv3d):
         super().__init__(channels, out, (kernel, 1, 1), padding=(kernel // 2, 0, 0))
 
     def forward(self, input: Video) -> Float[Tensor, "batch out frames positions"]:
-        """Apply it as a 2D convolution over (frames, positions), which is far faster.
+        """Apply the layer, as a 2D convolution over (frames, positions), which is far faster.
 
         With channels last in memory, this needs no copy.
         """
@@ -250,14 +250,14 @@ class TemporalConv(nn.Conv3d):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour upsampling to twice the size (or a given one), then a convolution."""
+    """Nearest-neighbour upsampling to twice the size (or to a given size), followed by a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = conv3x3(channels, channels)
 
     def forward(self, x: Maps, size: Sequence[int] | None = None) -> Maps:
-        """Upsample."""
+        """Upsample feature maps."""
         if x.is_cuda and (x.shape[0] >= 64 or 4 * x.numel() > 2**31):
             x = x.contiguous()  # in PyTorch's kernel for channels last, 32-bit indices overflow
         scale = 2.0 if size is None else None
@@ -265,11 +265,11 @@ class Upsample(nn.Module):
 
 
 class Downsample(nn.Module):
-    """A convolution to half the size.
+    """A convolution that halves the size.
 
     Args:
         channels: channels of input and output.
-        padding: padding on all sides; 0 pads only right and bottom, as in the autoencoder.
+        padding: padding on all sides; 0 pads right and bottom only, as in the autoencoder.
     """
 
     def __init__(self, channels: int, padding: int = 1) -> None:
@@ -277,7 +277,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x: Maps) -> Maps:
-        """Downsample; with padding 1, half of an odd size is rounded up."""
+        """Downsample feature maps; with padding 1, half of an odd size is rounded up."""
         return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
 
 
@@ -325,7 +325,7 @@ class ResnetBlock(nn.Module):
 
 
 class TemporalResnetBlock(ResnetBlock):
-    """Residual block along time; arguments as for `ResnetBlock`."""
+    """Residual block along time; for the arguments, see `ResnetBlock`."""
 
     def __init__(self, channels: int, time_channels: int | None, eps: float, groups: int) -> None:
         super().__init__(channels, channels, time_channels, eps, groups, TemporalConv)
@@ -334,15 +334,15 @@ class TemporalResnetBlock(ResnetBlock):
         self,
         x: Video,
         time: Float[Tensor, "batch frames dim"] | None,
-        share: Float[Tensor, " 1"],
+        weight: Float[Tensor, " 1"],
         chunk: int | None = None,
     ) -> Video:
-        """Return `x` + `share` * the block's residual.
+        """Return `x` + `weight` * the block's residual.
 
         Args:
-            x: input, overwritten by the result if no gradients are recorded.
+            x: input; without gradients, it is overwritten by the result.
             time: embedding of the noise level of each frame.
-            share: temporal weight from `TimeMixer`.
+            weight: temporal weight from `TimeMixer`.
             chunk: positions per chunk; None means all.
         """
 
@@ -353,8 +353,8 @@ class TemporalResnetBlock(ResnetBlock):
                 h = conv(silu(norm(x, moments)))
                 if base is None:
                     return h
-                own = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
-                return base.addcmul_(h, share) if own else torch.addcmul(base, h, share)
+                in_place = not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+                return base.addcmul_(h, weight) if in_place else torch.addcmul(base, h, weight)
 
             return map_chunks(run, (x, base), chunk, dim=3, out=base)
 
@@ -377,12 +377,12 @@ class TimeMixer(nn.Module):
         self.switched = switched
 
     def forward(self) -> Float[Tensor, " 1"]:
-        """The temporal weight."""
+        """Return the temporal weight."""
         return torch.sigmoid(self.mix_factor if self.switched else -self.mix_factor)
 
 
 class SpatioTemporalResBlock(nn.Module):
-    """A spatial residual block, followed by a temporal one, whose change is mixed in with a learned weight.
+    """A spatial residual block followed by a temporal one, whose residual is added with a learned weight.
 
     Args:
         channels: channels of the input.
@@ -435,14 +435,14 @@ class SpatioTemporalResBlock(nn.Module):
         return self.temporal(maps, frames, time, execution)
 
     def temporal(self, maps: Maps, frames: int, time: Float[Tensor, "n dim"] | None, execution: Execution) -> Maps:
-        """Apply the temporal block, in place in `maps` if no gradients are recorded."""
+        """Apply the temporal block, in place in `maps` without gradients."""
         # (B F) C H W -> B C F (H W), a view in either memory format
         video = maps.unflatten(0, (-1, frames)).flatten(3).transpose(1, 2)
         time = None if time is None else time.unflatten(0, (-1, frames))
-        block, share, chunk = self.temporal_res_block, self.time_mixer().to(maps.dtype), execution.position_chunk
+        block, weight, chunk = self.temporal_res_block, self.time_mixer().to(maps.dtype), execution.position_chunk
         if chunk is None or chunk >= video.shape[3]:
-            video = execution.run(block, video, time, share)
+            video = execution.run(block, video, time, weight)
         else:
-            video = block(video, time, share, chunk)
+            video = block(video, time, weight, chunk)
         # B C F (H W) -> (B F) C H W, the same view back
         return video.transpose(1, 2).flatten(0, 1).unflatten(2, maps.shape[2:])

@@ -25,7 +25,7 @@ PREFIX = "base_model.model."
 
 
 class LoraLinear(nn.Module):
-    """A linear layer of any class with a low-rank adapter.
+    """A frozen linear layer (of any class) with a low-rank adapter.
 
     Args:
         base_layer: the layer, which is frozen.
@@ -43,14 +43,14 @@ class LoraLinear(nn.Module):
         nn.init.zeros_(self.lora_B.weight)
 
     def forward(self, x: Float[Tensor, "*lead channels"]) -> Float[Tensor, "*lead out"]:
-        """Base layer plus adapter, in the dtype of the base layer's output."""
+        """Return the sum of the outputs of base layer and adapter, in the dtype of the base layer's output."""
         out = self.base_layer(x)
         added = self.scale * self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype)))
         return out + added.to(out.dtype)
 
 
 def target_names(unet: nn.Module, targets: Sequence[str]) -> list[str]:
-    """Names of the linear layers that end in one of `targets`, except layers that cannot change the output."""
+    """List the linear layers whose names end in one of `targets`, except those that cannot change the output."""
     linear = [n for n, m in unet.named_modules() if isinstance(m, nn.Linear)]
     unused = set(unused_parameter_names(unet))
     return [n for n in linear if n.endswith(tuple(f".{t}" for t in targets)) and f"{n}.weight" not in unused]
@@ -82,16 +82,16 @@ def inject(unet: nn.Module, targets: Sequence[str], rank: int, alpha: float, see
 
 
 def lora_names(unet: nn.Module) -> list[str]:
-    """Names of the adapters' parameters."""
+    """List the names of the adapters' parameters."""
     return [n for n, _ in unet.named_parameters() if ".lora_A." in n or ".lora_B." in n]
 
 
 def merged_state(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """Merge the adapters: W + scale * B A (scale = alpha / rank), under the names of the U-Net without LoRA.
+    """Return the state dict of a U-Net without LoRA, with the adapters merged into its weights: W + scale * B A.
 
     Args:
         state: state dict of the U-Net with LoRA.
-        scale: scale of the adapters.
+        scale: scale of the adapters, alpha / rank.
     """
     out: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -105,7 +105,7 @@ def merged_state(state: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]
 
 
 def save_adapter(state: Mapping[str, Tensor], rank: int, alpha: float, folder: Path) -> None:
-    """Write only the adapters: adapter_config.json and adapter_model.safetensors.
+    """Save the adapters without the U-Net, as adapter_config.json and adapter_model.safetensors.
 
     Args:
         state: state dict of the U-Net with LoRA.

@@ -1,4 +1,4 @@
-"""PoseNet's features for a whole video, kept if they fit into memory, or else recomputed from the drawn frames."""
+"""PoseNet's features of a video, stored if they fit into memory, or else recomputed from the drawn frames."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ from mimicmotion.runtime.threads import prefetch
 Features = Float[Tensor, "batch frames features h w"]
 
 FEATURE_BUDGET = 1 << 30
-"""Budget of features on a GPU, in bytes. At 576x1024 a frame takes 5.9 MB in float16, so 1 GiB holds 180 frames."""
+"""Maximum bytes of stored features on a GPU. At 576x1024, a frame takes 5.9 MB in float16, so 180 frames fit."""
 HOST_BUDGET = 1 << 26
-"""Budget on a CPU, small enough that the memory of a process hardly depends on the length of the video."""
+"""Maximum bytes of stored features on a CPU, so small that memory hardly depends on the length of the video."""
 
 POSE_CHUNK = 16
 """Frames encoded at once."""
 
 
 def feature_budget(device: torch.device | str) -> int:
-    """Budget of features on a device, in bytes."""
+    """Return the maximum bytes of features to store on a device."""
     return HOST_BUDGET if torch.device(device).type == "cpu" else FEATURE_BUDGET
 
 
 class PoseFeatures(Protocol):
-    """Features of the frames of a video, indexed by frame number."""
+    """Features of the frames of a video, by frame index."""
 
     def __len__(self) -> int:
         """Number of frames of the video."""
         ...
 
     def frames(self, index: Sequence[int]) -> Features:
-        """Features of the frames with these numbers."""
+        """Return the features of the frames with these indices."""
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredFeatures:
-    """Features that are computed once and kept in memory."""
+    """Features that are stored in memory."""
 
     features: Float[Tensor, "batch frames features h w"]
 
@@ -60,15 +60,15 @@ class StoredFeatures:
         return self.features.shape[1]
 
     def frames(self, index: Sequence[int]) -> Features:
-        """Features of the frames with these numbers."""
+        """Return the features of the frames with these indices."""
         return self.features[:, list(index)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecomputedFeatures:
-    """Features recomputed on each access, for videos whose features do not fit into memory.
+    """Features that are recomputed on each access, for videos whose features do not fit into memory.
 
-    The poses are redrawn as well. PoseNet costs 0.2% of the U-Net's compute for the same frames.
+    The poses are redrawn as well. PoseNet takes 0.2% of the U-Net's compute for the same frames.
     """
 
     encoder: PoseEncoder
@@ -80,7 +80,7 @@ class RecomputedFeatures:
         return self.count
 
     def frames(self, index: Sequence[int]) -> Features:
-        """Features of the frames with these numbers."""
+        """Return the features of the frames with these indices."""
         parts = []
         for start in range(0, len(index), POSE_CHUNK):
             drawn = [read_frames(self.poses, i, i + 1, self.size) for i in index[start : start + POSE_CHUNK]]
@@ -89,9 +89,9 @@ class RecomputedFeatures:
 
 
 class DiskFeatures:
-    """Features in a temporary file (in TMPDIR), for features that do not fit into memory.
+    """Features that are stored in a temporary file (in TMPDIR), since they do not fit into memory.
 
-    The file is deleted with the object or the process. The operating system caches what is read often.
+    The file is deleted with the object, or when the process ends. The operating system caches what is read often.
 
     Args:
         device: device of the returned features.
@@ -105,7 +105,7 @@ class DiskFeatures:
         weakref.finalize(self, self.file.close)
 
     def add(self, frames: Float[Tensor, "frames ..."]) -> None:
-        """Add the next frames.
+        """Append the features of the next frames.
 
         Raises:
             OutputError: the disk is full.
@@ -120,7 +120,7 @@ class DiskFeatures:
         return self.count
 
     def frames(self, index: Sequence[int]) -> Float[Tensor, "1 frames ..."]:
-        """Features of the frames with these numbers."""
+        """Return the features of the frames with these indices."""
         data = bytearray()
         for i in index:
             self.file.seek(i * self.bytes)
@@ -131,8 +131,8 @@ class DiskFeatures:
 def store_features(
     parts: Iterable[Float[Tensor, "frames ..."]], count: int, device: torch.device | str, budget: int
 ) -> PoseFeatures:
-    """Collect features of `count` frames, in memory if they need at most `budget` bytes, else on disk."""
-    stored: Tensor | None = None  # one buffer, since concatenating the parts would hold everything twice
+    """Store the features of `count` frames: in memory if they need at most `budget` bytes, else on disk."""
+    stored: Tensor | None = None  # one buffer, since concatenating the parts would need twice the memory
     disk: DiskFeatures | None = None
     done = 0
     for part in parts:
@@ -150,7 +150,7 @@ def store_features(
 
 
 class PoseEncoder:
-    """Applies PoseNet to drawn frames. With six input channels, each driving pose comes with the reference pose.
+    """Applies PoseNet to drawn frames. If it has six input channels, they are the driving and the reference pose.
 
     Args:
         pose_net: the network.
@@ -194,11 +194,11 @@ def encode_poses(
         size: (height, width) of the frames.
         num_frames: number of frames to use, from the start; None uses all.
         device: device of the features.
-        budget: maximum bytes of features to keep; if they need more, they are recomputed for each segment. None means
+        budget: maximum bytes of features to store; if they need more, they are recomputed for each segment. None uses
             `feature_budget`.
 
     Returns:
-        Features of the video, and of the reference slot (None without a reference pose).
+        (features of the video, features of the reference slot or None without a reference pose).
 
     Raises:
         PoseError: pose frames have the wrong size or type.
@@ -217,7 +217,7 @@ def encode_poses(
 
 
 def to_unit(frames: UInt8[ndarray, "frames height width 3"]) -> Float[Tensor, "frames 3 height width"]:
-    """Convert frames of 0..255 to float32 in [-1, 1], channels first."""
+    """Convert uint8 frames to float32 in [-1, 1], channels first."""
     return torch.from_numpy(np.array(frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

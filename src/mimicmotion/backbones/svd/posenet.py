@@ -1,4 +1,4 @@
-"""PoseNet: encodes pose frames to features that are added after the U-Net's first convolution (paper section 3.2)."""
+"""PoseNet, which encodes pose frames as features to add after the U-Net's first convolution (paper section 3.2)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class PoseNet(nn.Module):
     """Small convolutional encoder of pose frames, trained from scratch.
 
     Parameter names match the published checkpoint (`conv_layers`, `final_proj`, `scale`). The last layer is initialised
-    to zero, so that the untrained model is plain Stable Video Diffusion.
+    to zero, so that the untrained model behaves like plain Stable Video Diffusion.
 
     Args:
         out_channels: channels of the U-Net's first level (320 in SVD).
@@ -25,7 +25,7 @@ class PoseNet(nn.Module):
             8. With a first width of 6, the driving and the reference pose are concatenated along the channels.
 
     Raises:
-        ConfigError: fewer than two widths, or a number below 1.
+        ConfigError: there are fewer than two widths, or a number is below 1.
     """
 
     def __init__(self, out_channels: int = 320, widths: Sequence[int] = (3, 16, 32, 64)) -> None:
@@ -55,7 +55,7 @@ class PoseNet(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Arguments that rebuild this network, as plain data."""
+        """Arguments to rebuild this network, as plain data."""
         return {"out_channels": self.out_channels, "widths": list(self.widths)}
 
     def forward(
@@ -87,7 +87,7 @@ def posenet_config(shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Infer PoseNet's arguments from the shapes of its weights, since published files have no config.
 
     Args:
-        shapes: parameter name (without prefix) to shape.
+        shapes: shape of each parameter, by name without prefix.
 
     Raises:
         KeyError: the names do not match a PoseNet.

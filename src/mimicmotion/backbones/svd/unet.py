@@ -36,7 +36,7 @@ from mimicmotion.errors import ConfigError, InputError
 
 DOWN = {"CrossAttnDownBlockSpatioTemporal": True, "DownBlockSpatioTemporal": False}
 UP = {"CrossAttnUpBlockSpatioTemporal": True, "UpBlockSpatioTemporal": False}
-"""Whether blocks of this type have transformers."""
+"""Types of blocks, and whether they have transformers."""
 
 FIELDS: dict[str, Any] = {
     "in_channels": 8,
@@ -53,7 +53,7 @@ FIELDS: dict[str, Any] = {
 }
 """Fields of the config and their defaults, as in diffusers."""
 GROUPS = 32
-"""Groups of all GroupNorms by default. The field `norm_num_groups` is ours; diffusers always uses 32."""
+"""Default number of groups of all GroupNorms. Only this package has the field `norm_num_groups`; diffusers uses 32."""
 
 
 class UNet(nn.Module):
@@ -61,10 +61,10 @@ class UNet(nn.Module):
 
     Args:
         config: `config.json` of a diffusers `UNetSpatioTemporalConditionModel`, with an optional additional field
-            `norm_num_groups` for all GroupNorms. Fields that begin with an underscore are skipped.
+            `norm_num_groups` for all GroupNorms. Fields that begin with an underscore are ignored.
 
     Raises:
-        ConfigError: a field is unknown, or values contradict each other.
+        ConfigError: a field is unknown, or values are inconsistent.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -76,10 +76,10 @@ class UNet(nn.Module):
         depths, contexts = _per_level(c, "transformer_layers_per_block"), _per_level(c, "cross_attention_dim")
         groups, time = c.get("norm_num_groups", GROUPS), 4 * widths[0]
 
-        def level(way: Literal["down", "mid", "up"], i: int, inputs: list[int], attention: bool, eps: float) -> Level:
-            """Build a level with one residual block for each entry of `inputs`, the number of its input channels."""
+        def level(kind: Literal["down", "mid", "up"], i: int, inputs: list[int], attention: bool, eps: float) -> Level:
+            """Build level `i`; `inputs` are the numbers of input channels of its residual blocks."""
             width, resnets, attentions = widths[i], [], []
-            count = 1 if way == "mid" else len(inputs) if attention else 0
+            count = 1 if kind == "mid" else len(inputs) if attention else 0
             each = [depths[i]] * count if isinstance(depths[i], int) else list(depths[i])[:count]
             if len(each) < count:
                 _refuse(f"transformer_layers_per_block={depths[i]}", f"{count} numbers for this level, or one for all")
@@ -87,8 +87,8 @@ class UNet(nn.Module):
                 resnets.append(SpatioTemporalResBlock(channels, width, time, eps=eps, groups=groups))
                 if depth is not None:
                     attentions.append(SpatioTemporalTransformer(width, heads[i], depth, contexts[i], groups))
-            down = [Downsample(width)] if way == "down" and i < last else []
-            return Level(way, resnets, attentions, down, [Upsample(width)] if way == "up" and i > 0 else [])
+            down = [Downsample(width)] if kind == "down" and i < last else []
+            return Level(kind, resnets, attentions, down, [Upsample(width)] if kind == "up" and i > 0 else [])
 
         self.conv_in = conv3x3(c.in_channels, widths[0])
         self.time_embedding = TimestepEmbedding(widths[0], time)
@@ -114,7 +114,7 @@ class UNet(nn.Module):
         return self.conv_in.weight.dtype
 
     def set_execution(self, execution: Execution) -> None:
-        """Apply execution options. The weights are converted to their memory format.
+        """Apply execution options, and convert the weights to the memory format.
 
         Raises:
             ConfigError: the compiler is not available.
@@ -147,9 +147,9 @@ class UNet(nn.Module):
             timestep: noise level as ln(sigma) / 4; one number, or one per video.
             context: embedding of the picture.
             added_time_ids: micro-conditioning.
-            pose: pose features, added after the first convolution; one per video or one for all. None adds nothing.
-            deep: called with the input of the levels below the outermost and a function that computes their
-                output; returns this output, computed or cached. None always computes it.
+            pose: pose features to add after the first convolution, one per video or one for all; None for no pose.
+            deep: called with the input of the levels below the outermost one and with a function that computes their
+                output; must return this output, computed or cached. None always computes it.
 
         Raises:
             InputError: the pose features have the wrong shape.
@@ -167,7 +167,7 @@ class UNet(nn.Module):
         time = self.time_embedding(sinusoids(noise, self.config.block_out_channels[0]).to(sample.dtype))
         ids = sinusoids(added_time_ids.flatten(), self.config.addition_time_embed_dim).unflatten(0, (batch, -1))
         time = time + self.add_embedding(ids.flatten(1).to(sample.dtype))
-        # `is_cpu` is False for the shapes of `execution.memory`, so that attention stays one operation there
+        # `is_cpu` is False for the shapes of `execution.memory`, so that they run attention as a single operation
         kernel = choose_kernel(sample.is_cpu, sample.dtype)
         shared = Shared(frames, time.repeat_interleave(frames, 0), context, execution, kernel)
 
@@ -176,7 +176,7 @@ class UNet(nn.Module):
             x = x.contiguous(memory_format=torch.channels_last) if execution.channels_last else x
             return x if pose is None else add(x, pose)
 
-        def below() -> Maps:
+        def deeper() -> Maps:
             x = skips[-1]
             for block in self.down_blocks[1:]:
                 x = block(x, shared, skips)
@@ -189,8 +189,8 @@ class UNet(nn.Module):
         skips = [map_chunks(enter, (sample.flatten(0, 1), pose), execution.frame_chunk)]
         del pose
         self.down_blocks[0](skips[0], shared, skips)
-        x = below() if deep is None else deep(skips[-1], below)
-        del skips[len(self.up_blocks[-1].resnets) :]  # unused if `below` was not called
+        x = deeper() if deep is None else deep(skips[-1], deeper)
+        del skips[len(self.up_blocks[-1].resnets) :]  # unused if `deeper` was not called
         x = self.up_blocks[-1](x, shared, skips)
         x = map_chunks(lambda x: self.conv_out(silu(self.conv_norm_out(x))), [x], execution.frame_chunk)
         return x.contiguous().unflatten(0, (batch, frames))  # (b f) c h w -> b f c h w
@@ -214,9 +214,9 @@ def build_unet(
 
 
 def unused_parameter_names(unet: nn.Module) -> list[str]:
-    """Names of parameters without effect if there is one context token: to_q, to_k and norm2 of each cross-attention.
+    """List parameters without effect if there is only one context token: to_q, to_k and norm2 of cross-attention.
 
-    Their gradients are zero. Leave them out of the optimiser, but keep them in checkpoints.
+    Their gradients are zero. Exclude them from the optimiser, but keep them in checkpoints.
 
     Raises:
         ConfigError: the network has no cross-attention.
@@ -225,7 +225,7 @@ def unused_parameter_names(unet: nn.Module) -> list[str]:
 
 
 def temporal_parameter_names(unet: nn.Module) -> list[str]:
-    """Names of the temporal layers' parameters, 656 million of SVD's 1525 million.
+    """List the names of the temporal layers' parameters (656 million of SVD's 1525 million numbers).
 
     These are temporal attention and its frame embedding, temporal convolutions, and the weights that mix both with
     their spatial counterparts.
@@ -269,7 +269,7 @@ def _read(given: Mapping[str, Any]) -> Config:
 
 
 def _per_level(config: Config, name: str) -> list[Any]:
-    """Values of a field for each level; the config has one for all or a list."""
+    """Return the value of a field for each level; the config has one value for all levels, or a list."""
     value, levels = config[name], len(config.block_out_channels)
     if not isinstance(value, Sequence):
         return [value] * levels

@@ -51,10 +51,10 @@ class Autoencoder(nn.Module):
     `out_channels` are then 3 p^2, and a latent covers p * 2^(levels - 1) pixels per side.
 
     Args:
-        config: its config.json; missing fields have the defaults of `FIELDS`.
+        config: contents of config.json; missing fields have the defaults in `FIELDS`.
 
     Raises:
-        ConfigError: an unsupported class, field or kind of block, or channels that do not match the patches.
+        ConfigError: a class, field or kind of block is not supported, or channels do not match the patches.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -73,7 +73,7 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(c)
         self.decoder = TemporalDecoder(c)
         self.quant_conv = nn.Conv2d(2 * c.latent_channels, 2 * c.latent_channels, 1)
-        # without patches, diffusers can load it too, if the field is left out
+        # without patches, diffusers can also load the model if this field is left out
         patches = {} if self.patch_size == 1 else {"patch_size": self.patch_size}
         self.config = Config({"_class_name": CLASSES[bool(patches)], **c, **patches})
 
@@ -85,13 +85,13 @@ class Autoencoder(nn.Module):
     def encode(
         self, images: Float[Tensor, "n 3 height width"]
     ) -> tuple[Float[Tensor, "n channels h w"], Float[Tensor, "n channels h w"]]:
-        """Mean and log-variance of the latents, NOT multiplied by the scaling factor."""
+        """Encode pictures, and return mean and log-variance of the latents, NOT multiplied by the scaling factor."""
         x = F.pixel_unshuffle(images, self.patch_size) if self.patch_size > 1 else images
         mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)
 
     def forward(self, images: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n channels h w"]:
-        """Mean of the latents, which is also the mode."""
+        """Encode pictures to the mean of the latents, which is also the mode."""
         return self.encode(images)[0]
 
     def decode(
@@ -102,20 +102,20 @@ class Autoencoder(nn.Module):
         Args:
             z: latents divided by the scaling factor; n = videos * frames.
             frames: number of frames per video, which influence each other.
-            frame_chunk: frames computed at once in spatial layers, and as many values in temporal layers; None means
-                all. This saves memory, and gives the same result up to rounding.
+            frame_chunk: frames per chunk in spatial layers; temporal layers use chunks with as many values. This saves
+                memory, and does not change the result up to rounding. None means all.
         """
         out = self.decoder(z, frames, frame_chunk)
         return F.pixel_shuffle(out, self.patch_size) if self.patch_size > 1 else out
 
 
 def _level(**parts: Sequence[nn.Module]) -> nn.ModuleDict:
-    """Container for the layers of a level."""
+    """Return a container for the layers of a level, with the parameter names of diffusers."""
     return nn.ModuleDict({name: nn.ModuleList(layers) for name, layers in parts.items()})
 
 
 class Encoder(nn.Module):
-    """Residual blocks at decreasing size, and attention at the smallest."""
+    """Residual blocks at decreasing resolution, and attention at the lowest."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Encoder(nn.Module):
         self.conv_out = conv3x3(last, 2 * c.latent_channels)
 
     def forward(self, x: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n twice h w"]:
-        """Encode to moments (mean and log-variance)."""
+        """Encode pictures to the mean and log-variance of the latents."""
         x = self.conv_in(x)
         for block in self.down_blocks:
             for layer in (*block["resnets"], *block["downsamplers"]):
@@ -144,7 +144,7 @@ class Encoder(nn.Module):
 
 
 class TemporalDecoder(nn.Module):
-    """Spatial and temporal blocks at increasing size."""
+    """Spatial and temporal residual blocks at increasing resolution, and attention at the lowest."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()
@@ -168,12 +168,12 @@ class TemporalDecoder(nn.Module):
         self, z: Float[Tensor, "n latent h w"], frames: int, frame_chunk: int | None = None
     ) -> Float[Tensor, "n channels height width"]:
         """Decode; see `Autoencoder.decode`."""
-        x, share = z, min(1.0, (frame_chunk or len(z)) / len(z))
+        x, fraction = z, min(1.0, (frame_chunk or len(z)) / len(z))
         for before, block in self.blocks():
-            # both in one chunk, so that the output of an upsampler is never held for all frames
+            # both in one chunk, so that the output of an upsampler is never stored for all frames
             spatial = block.spatial_res_block if before is None else nn.Sequential(before, block.spatial_res_block)
             x = map_chunks(spatial, [x], frame_chunk)
-            chunk = max(1, int(x.shape[2] * x.shape[3] * share))
+            chunk = max(1, int(x.shape[2] * x.shape[3] * fraction))
             x = block.temporal(x, frames, None, Execution(position_chunk=chunk))
         x = map_chunks(lambda x: self.conv_out(silu(self.conv_norm_out(x))), [x], frame_chunk)
         # (B F) C H W -> B C F (H W), and back
@@ -181,7 +181,7 @@ class TemporalDecoder(nn.Module):
         return self.time_conv_out(video).transpose(1, 2).flatten(0, 1).unflatten(2, x.shape[2:])
 
     def blocks(self) -> Iterator[tuple[nn.Module | None, Any]]:
-        """Yield (layer or None, residual block) pairs; the layer runs before the block."""
+        """Yield pairs (layer to run before the residual block, or None; residual block)."""
         first, *others = self.mid_block["resnets"]
         yield self.conv_in, first
         # As in diffusers, a third block is not used, and with a single one the attention is not used either.
@@ -214,9 +214,9 @@ class FrameAttention(nn.Module):
 def encode_mode(vae: Autoencoder, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch channels h w"]:
     """Encode pictures to the mode of the posterior, NOT multiplied by the scaling factor.
 
-    This is how SVD conditions on a picture; latents to denoise are also multiplied by `vae.config.scaling_factor`. With
-    `force_upcast`, a float16 encoder computes in float32, because its activations overflow float16. The upcast is a
-    temporary copy of the weights; the module itself is not changed.
+    SVD is conditioned on such latents of a picture; latents to denoise are also multiplied by
+    `vae.config.scaling_factor`. With `force_upcast`, a float16 encoder computes in float32, because its activations
+    overflow float16. For this, its weights are copied temporarily; the module itself is not changed.
 
     Args:
         vae: the autoencoder.
@@ -233,7 +233,7 @@ def encode_mode(vae: Autoencoder, images: Float[Tensor, "batch 3 height width"])
 
 
 def encoder_digest(vae: Autoencoder) -> str:
-    """Sha256 of the encoder's weights in float16, which does not depend on whether the files are float32 or float16.
+    """Return the SHA-256 of the encoder's weights in float16, which is the same for float32 and float16 files.
 
     Autoencoders with the same digest produce the same latents, even if their decoders differ.
     """

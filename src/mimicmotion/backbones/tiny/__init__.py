@@ -1,1 +1,1 @@
-"""The bundled small model: SVD's networks at small width, with a warped picture and a detail network."""
+"""The bundled small model: narrow versions of SVD's networks, with a warped picture and a detail network."""

@@ -1,6 +1,6 @@
-"""The small model: SVD's classes at small width, conditioned on the picture warped to each pose.
+"""The small model: narrow versions of SVD's networks, conditioned on the picture warped to each pose.
 
-This is a departure from the published model (see the model card). With `reference_warp: residual`, the model denoises
+The published model has no such condition (see the model card). With `reference_warp: residual`, the model denoises
 the difference from the warped picture. An optional detail network restores fine detail in decoded frames.
 """
 
@@ -29,8 +29,8 @@ class TinyBackbone(SVDBackbone):
 
     Args:
         parts: the networks. Their setting `reference_warp` is "limbs", or "residual" to denoise the difference from the
-            warped picture. The confident pixels of its `warp` network, if it has one, are copied to the result; without
-            one, the picture is warped limb by limb.
+            warped picture. With a `warp` network, its confident pixels are copied to the result; without one, the
+            picture is warped limb by limb.
 
     Raises:
         ConfigError: the networks do not match, or `reference_warp` is invalid.
@@ -54,7 +54,7 @@ class TinyBackbone(SVDBackbone):
     def guide(
         self, picture: Frame, reference: PoseSequence, driving: PoseSequence, *, confidence_aware: bool = True
     ) -> tuple[PoseFrames, Frame]:
-        """Draw the poses, and warp the picture to each; see `Backbone.guide`."""
+        """Draw the poses, and warp the picture to each pose; see `Backbone.guide`."""
         poses, own = super().guide(picture, reference, driving, confidence_aware=confidence_aware)
         if self.warp is None:
             return WarpedPoses(poses, WarpedPicture(picture, reference, driving)), own
@@ -66,7 +66,7 @@ class TinyBackbone(SVDBackbone):
         return request.poses.warped if isinstance(request.poses, WarpedPoses) else None
 
     def precondition(self, network: Network, conditioning: Conditioning, slot: bool) -> Denoiser:
-        """Make the U-Net a denoiser of the latents, or of their difference from the latents of the warped picture."""
+        """Turn the U-Net, which predicts v of the latents or of their residuals, into a denoiser of the latents."""
         denoiser = precondition_v(network)
         if self.settings["reference_warp"] != "residual":
             return denoiser
@@ -74,7 +74,7 @@ class TinyBackbone(SVDBackbone):
         return shift(denoiser, lambda slots: factor * conditioning.latent_slots(slots, slot))
 
     def finish(self, frames: Iterator[Tensor], request: Request, first: int, count: int) -> Iterator[Tensor]:
-        """Restore detail from the warped picture; copy the pixels that a warp network is sure of."""
+        """Restore detail in decoded frames, and copy the confident pixels of the warp network to them."""
         if self.detail is None or not isinstance(request.poses, WarpedPoses):
             return frames
         if len(request.poses) < first + count:

@@ -1,8 +1,8 @@
-"""The networks of the bundled model: the classes of the large model at small width.
+"""Build the networks of the bundled model: narrow versions of SVD's networks.
 
 The only architectural difference is that the autoencoder works on patches. The temporal decoder needs at least 32
-channels at full resolution, which takes 220 ms per 224x128 frame on one CPU core. With blocks of 4x4 pixels folded into
-channels first (`patch_size`), a frame takes 45 ms, and training is four times faster.
+channels at full resolution, which takes 220 ms per 224x128 frame on one CPU core. With patches of 4x4 pixels folded
+into channels first (`patch_size`), a frame takes 45 ms, and training is four times faster.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def unet_config(
     head_dim: int = 96,
     norm_groups: int = 8,
 ) -> dict[str, Any]:
-    """Contents of `config.json` for a narrow U-Net; widths must be multiples of 32.
+    """Return the contents of `config.json` for a narrow U-Net; widths must be multiples of 32.
 
-    `norm_groups` is lower than the 32 of diffusers: with only two channels per group, the last norm would remove the
-    mean and scale of the colours.
+    `norm_groups` is lower than diffusers' 32, with which groups would only have two channels, and the last norm would
+    remove the mean and scale of the colours.
     """
     down = ["CrossAttnDownBlockSpatioTemporal" if a else "DownBlockSpatioTemporal" for a in attention]
     up = ["CrossAttnUpBlockSpatioTemporal" if a else "UpBlockSpatioTemporal" for a in reversed(attention)]
@@ -55,7 +55,7 @@ def unet_config(
 def build_tiny_posenet(out_channels: int, reference_pose: bool = True) -> PoseNet:
     """Build a PoseNet for training from scratch, without zero-initialising its last layer.
 
-    Initial weights are larger than PyTorch's default, with which differences between poses shrink to 0.001 over the
+    The initial weights are larger than PyTorch's. With PyTorch's, differences between poses shrink to 0.001 over the
     nine convolutions, and PoseNet takes two thousand steps to start learning.
     """
     net = PoseNet(out_channels, (6 if reference_pose else 3, 16, 32, 64))
@@ -87,7 +87,7 @@ def build_tiny_image_encoder(token_dim: int = 64, hidden: int = 64, layers: int 
 
 
 def autoencoder_config(patch_size: int = 8, latent_channels: int = 16) -> dict[str, Any]:
-    """Contents of `config.json` for an autoencoder with one level of 128 channels."""
+    """Return the contents of `config.json` for an autoencoder with one level of 128 channels."""
     return {
         "patch_size": patch_size,
         "in_channels": 3 * patch_size**2,
@@ -144,7 +144,7 @@ def init_with_pca(vae: Autoencoder, mean: Float[Tensor, "3 p p"], basis: Float[T
 
 
 def _carry(conv: nn.Conv2d, filters: Float[Tensor, "k c"], offset: Float[Tensor, " k"], constant: float) -> None:
-    """Set output channels 4i .. 4i + 3 to value i, its negative, and the constant with both signs."""
+    """Set the weights for output channels 4i .. 4i + 3: value i, its negative, and the constant with both signs."""
     bias = conv.bias if conv.bias is not None else torch.zeros(conv.out_channels)
     for i in range(len(filters)):
         conv.weight[4 * i : 4 * i + 4].zero_()
@@ -154,7 +154,7 @@ def _carry(conv: nn.Conv2d, filters: Float[Tensor, "k c"], offset: Float[Tensor,
 
 
 def _gain(constant: float, width: int) -> float:
-    """Factor that undoes the GroupNorm (32 groups) over channels x, -x, constant, -constant, for small x."""
+    """Return the factor that undoes the GroupNorm (32 groups) over channels x, -x, constant, -constant, for small x."""
     if width != 128:
         raise ConfigError(f"width={width}", "128, so that each group of the GroupNorm has four channels", "use 128")
     return constant / 2**0.5

@@ -1,8 +1,8 @@
 """Detail network for decoded frames, which the published model does not have (see the model card).
 
-The warped picture is sharp, but the small autoencoder blurs it. Given the decoded frame, the warped picture, the
-reference picture and both poses, this network blends the pictures at each pixel, optionally displaced, with a predicted
-colour.
+The warped picture is sharp, but the small autoencoder blurs it. From the decoded frame, the warped picture, the
+reference picture and both poses, this network predicts how to blend these pictures at each pixel, including blurred and
+displaced versions of them and a predicted colour.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mimicmotion.errors import ConfigError, InputError
 from mimicmotion.pose.guidance.limb_warp import WarpedPoses
 
 FOLD = 2
-"""Side of a cell of the finest level, in pixels; it doubles with each level."""
+"""Side of a cell in the finest level, in pixels; it doubles with each level."""
 LEVELS = 4
 BLURS = (1.0, 2.5)
 """Standard deviations of the Gaussian blurs, in pixels."""
@@ -47,9 +47,9 @@ class DetailNet(nn.Module):
         dropout: probability of dropping a channel of the coarsest level in training.
         fine: channels between two final convolutions at full resolution, to refine the weights of 2x2 cells;
             0 for none.
-        sharp_lean: in evaluation mode, added to the log-weights of the warped picture, moved or not, because the
-            least-squares result is blurrier than people and pose estimators prefer.
-        blurred_lean: the same for the blurred candidates.
+        sharp_lean: bias of the warped picture, displaced or not: added to its log-weights in evaluation mode, because
+            the least-squares result is blurrier than people and pose estimators prefer.
+        blurred_lean: bias of the blurred candidates.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class DetailNet(nn.Module):
         self.ups = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in steps)
         self.up_blocks = nn.ModuleList(level(k) for k in range(LEVELS - 1))
         self.displace = nn.Conv2d(widths[1], 4, 3, padding=1)
-        made = len(CANDIDATES) + 3
-        self.out = nn.Conv2d(widths[0], made * FOLD**2, 1)
-        self.fine = _corrections(made, fine) if fine else None
+        outputs = len(CANDIDATES) + 3
+        self.out = nn.Conv2d(widths[0], outputs * FOLD**2, 1)
+        self.fine = _corrections(outputs, fine) if fine else None
         with torch.no_grad():
             nn.init.normal_(self.displace.weight, std=1e-3)
             for parameter in (self.displace.bias, self.out.weight, self.out.bias):
@@ -116,8 +116,8 @@ class DetailNet(nn.Module):
         Returns:
             Frames in about [-1, 1].
         """
-        seen = torch.cat([warped, warped - decoded, reference - warped, pose, reference_pose], 1)
-        fine, middle = self._levels(F.pixel_unshuffle(seen, FOLD))
+        inputs = torch.cat([warped, warped - decoded, reference - warped, pose, reference_pose], 1)
+        fine, coarse = self._levels(F.pixel_unshuffle(inputs, FOLD))
         out = F.pixel_shuffle(self.out(F.silu(fine)), FOLD)
         if self.fine is not None:
             out = out + self.fine(torch.cat([out, warped, warped - decoded, reference - warped], 1))
@@ -125,24 +125,24 @@ class DetailNet(nn.Module):
         weights, colour = out.split([len(CANDIDATES), 3], 1)
         if not self.training:
             weights = weights + weights.new_tensor(self.lean).view(1, -1, 1, 1)
-        by = REACH * torch.tanh(self.displace(F.silu(middle)).float() / 2)
-        by = F.interpolate(by, scale_factor=2.0 * FOLD, mode="bilinear")
+        shift = REACH * torch.tanh(self.displace(F.silu(coarse)).float() / 2)
+        shift = F.interpolate(shift, scale_factor=2.0 * FOLD, mode="bilinear")
         soft = [[blurred(p, sigma) for sigma in BLURS] for p in (decoded, warped)]
-        shown = [decoded, *soft[0], warped, *soft[1], reference]
-        shown += [moved(warped, by[:, :2]), moved(decoded, by[:, 2:]), soft[0][-1] + colour]
-        return sum(w[:, None] * p.float() for w, p in zip(weights.softmax(1).unbind(1), shown, strict=True))  # type: ignore[return-value]
+        pictures = [decoded, *soft[0], warped, *soft[1], reference]
+        pictures += [moved(warped, shift[:, :2]), moved(decoded, shift[:, 2:]), soft[0][-1] + colour]
+        return sum(w[:, None] * p.float() for w, p in zip(weights.softmax(1).unbind(1), pictures, strict=True))  # type: ignore[return-value]
 
     def _levels(self, folded: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the features of the finest and the second finest level."""
-        x, kept = self.enter(folded), []
+        x, skips = self.enter(folded), []
         for blocks, down in zip(self.down_blocks, self.downs, strict=False):
             x = blocks(x)
-            kept.append(x)
+            skips.append(x)
             x = down(F.silu(x))
         x = self.down_blocks[-1](self.drop(x))
         features = []
-        for beside, up, blocks in zip(reversed(kept), reversed(self.ups), reversed(self.up_blocks), strict=True):  # type: ignore[call-overload]
-            x = blocks(beside + F.pixel_shuffle(up(F.silu(x)), 2))
+        for skip, up, blocks in zip(reversed(skips), reversed(self.ups), reversed(self.up_blocks), strict=True):  # type: ignore[call-overload]
+            x = blocks(skip + F.pixel_shuffle(up(F.silu(x)), 2))
             features.append(x)
         return features[-1], features[-2]
 
@@ -161,13 +161,13 @@ class _Block(nn.Module):
         return x + self.conv2(F.silu(self.conv1(F.silu(self.norm(x)))))
 
 
-def _corrections(made: int, channels: int) -> nn.Sequential:
-    """Convolutions that predict corrections (at first 0) of the `made` outputs, given these and three pictures."""
-    last = nn.Conv2d(channels, made, 3, padding=1)
+def _corrections(outputs: int, channels: int) -> nn.Sequential:
+    """Build convolutions that predict corrections of the outputs (initially 0) from these and three pictures."""
+    last = nn.Conv2d(channels, outputs, 3, padding=1)
     with torch.no_grad():
         for parameter in last.parameters():
             parameter.zero_()
-    return nn.Sequential(nn.Conv2d(made + 9, channels, 3, padding=1), nn.SiLU(), last)
+    return nn.Sequential(nn.Conv2d(outputs + 9, channels, 3, padding=1), nn.SiLU(), last)
 
 
 def _check(widths: Sequence[int], blocks: Sequence[int], dropout: float, fine: int) -> None:
@@ -179,20 +179,21 @@ def _check(widths: Sequence[int], blocks: Sequence[int], dropout: float, fine: i
 
 
 def moved(
-    picture: Float[Tensor, "n 3 height width"], by: Float[Tensor, "n 2 height width"]
+    picture: Float[Tensor, "n 3 height width"], shift: Float[Tensor, "n 2 height width"]
 ) -> Float[Tensor, "n 3 height width"]:
-    """Sample a picture bilinearly at each pixel's position plus `by` = (x, y) pixels; the border is replicated."""
+    """Sample a picture bilinearly at each pixel's position plus `shift` = (x, y) pixels; the border is replicated."""
     height, width = picture.shape[-2:]
-    y, x = torch.meshgrid(*(torch.arange(n, device=by.device, dtype=by.dtype) for n in (height, width)), indexing="ij")
-    at = torch.stack([(2 * (x + by[:, 0]) + 1) / width - 1, (2 * (y + by[:, 1]) + 1) / height - 1], -1)
-    return F.grid_sample(picture.to(by.dtype), at, padding_mode="border", align_corners=False)
+    steps = (torch.arange(n, device=shift.device, dtype=shift.dtype) for n in (height, width))
+    y, x = torch.meshgrid(*steps, indexing="ij")
+    grid = torch.stack([(2 * (x + shift[:, 0]) + 1) / width - 1, (2 * (y + shift[:, 1]) + 1) / height - 1], -1)
+    return F.grid_sample(picture.to(shift.dtype), grid, padding_mode="border", align_corners=False)
 
 
 def blurred(picture: Float[Tensor, "n 3 height width"], sigma: float) -> Float[Tensor, "n 3 height width"]:
     """Blur a picture with a Gaussian of `sigma` pixels; the border is replicated."""
     reach = round(2.5 * sigma)
-    at = torch.arange(-reach, reach + 1, device=picture.device, dtype=torch.float32)
-    kernel = (-0.5 * (at / sigma).square()).exp()
+    offsets = torch.arange(-reach, reach + 1, device=picture.device, dtype=torch.float32)
+    kernel = (-0.5 * (offsets / sigma).square()).exp()
     kernel = (kernel / kernel.sum()).to(picture.dtype).expand(3, 1, 1, -1)
     across = F.conv2d(F.pad(picture, (reach, reach, 0, 0), mode="replicate"), kernel, groups=3)
     return F.conv2d(F.pad(across, (0, 0, reach, reach), mode="replicate"), kernel.mT, groups=3)
@@ -201,14 +202,14 @@ def blurred(picture: Float[Tensor, "n 3 height width"], sigma: float) -> Float[T
 def add_detail(
     net: DetailNet, frames: Iterator[Float[Tensor, "3 height width"]], request: Request, first: int = 0
 ) -> Iterator[Float[Tensor, "3 height width"]]:
-    """Add detail to decoded frames, each independently.
+    """Add detail to decoded frames, independently of each other.
 
     Args:
         net: the network.
-        frames: decoded frames, in about [-1, 1]; closed with this generator.
+        frames: decoded frames, in about [-1, 1]; closed together with this generator.
         request: request of the video, whose poses include the warped picture (`WarpedPoses`). Without a pose of the
             picture, a black one is used.
-        first: index of the first frame in the video; frames with a negative index are passed on unchanged.
+        first: index of the first frame in the video; frames with a negative index are returned unchanged.
     """
     picture, own, poses = request.image, request.reference_pose, request.poses
     assert isinstance(poses, WarpedPoses)

@@ -1,9 +1,9 @@
 """Warp network: corrects the limb warp pixel by pixel (only in small models, see the model card).
 
-Given the pieces moved by the limb warp, it predicts the person's outline at full resolution, the piece that each pixel
-belongs to, and a residual displacement, which is added to the piece's affine motion to give the pixel's source in the
-reference picture. Colours are only sampled from the reference picture. The network also predicts which pixels are
-visible in the reference picture; the rest of the model generates those that are not.
+From the pieces moved by the limb warp, it predicts the person's outline at full resolution, the piece that each pixel
+belongs to, and a residual displacement. The affine map of the piece plus the displacement is the pixel's source in the
+reference picture, from which all colours are sampled. The network also predicts which pixels are visible in the
+reference picture; the rest of the model generates the others.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from mimicmotion.pose.guidance.skeleton import DrawnPoses, PoseDrawer
 from mimicmotion.pose.keypoints import FACE, VISIBLE, PoseSequence
 
 CELL = 4
-"""Side of a cell of the finest level, in pixels."""
+"""Side of a cell in the finest level, in pixels."""
 LEVELS = 4
 PARTS = len(BACK_TO_FRONT)
 RIGID = [BACK_TO_FRONT.index(part) for part in ("head", "right hand", "left hand")]
-"""Pieces that move by a single affine map, since so small a network would smear faces and fingers."""
+"""Pieces that only move by an affine map, since such a small network would smear faces and fingers."""
 HEAD = RIGID[0]
 BODY = [BACK_TO_FRONT.index(part) for part in ("torso", "head", "right thigh", "left thigh")]
 PICTURES = (PARTS + 1, PARTS + 4)
-"""First channels of the warped picture and of the reference picture in `WarpInput.cells`."""
+"""Index in `WarpInput.cells` of the first channel of the warped picture and of the reference picture."""
 FAR = 32.0
 """Scale of the displacements in the input channels, in pixels."""
 PRIOR = 4.0
-"""Scale of the piece logits; the topmost piece gets twice this in addition. Lower values mix distant pieces."""
+"""Scale of the piece logits; twice this is added for the topmost piece. Lower values mix distant pieces."""
 _CHANNELS = PARTS + 4 * CELL**2 + 18  # number of channels of `WarpInput.cells`
 _GROUPS = 8
 
@@ -55,13 +55,13 @@ class WarpInput(NamedTuple):
 
     Attributes:
         cells: input channels from pieces (their opacities first), pictures and poses, in cells of 4x4 pixels.
-        top: index of the topmost piece at each pixel, or of the nearest piece; -1 if the frame has no pieces.
+        top: index of the topmost piece at each pixel, or else of the nearest piece; -1 if the frame has no pieces.
         outline: opacity of all pieces together, 0..1.
         maps: affine map of each piece from pixels (x, y, 1) to pixels of the reference picture; 0 for missing pieces.
-        colours: colours of the person in [-1, 1], see `Puppet.colours`.
+        colours: colours of the person in [-1, 1]; see `Puppet.colours`.
         background: the background without the person, in [-1, 1].
         picture: result of the limb warp, in [-1, 1]; not used by the network.
-        found: whether the driving pose shows each piece; if not, it stays as in the limb warp.
+        found: whether the driving pose contains each piece; the network does not change pieces that are not found.
     """
 
     cells: Float[Tensor, "n channels h w"]
@@ -99,7 +99,7 @@ class WarpNet(nn.Module):
     Args:
         widths: channels of the four levels, from cells of 4x4 pixels to cells of 32x32, in multiples of 8.
         decided: factor of the outline's logit in evaluation mode, > 0; values above 1 sharpen the outline, which looks
-            better even where it is less accurate.
+            better, even if it is less accurate.
     """
 
     def __init__(self, widths: Sequence[int] = (48, 64, 88, 104), decided: float = 1.0) -> None:
@@ -120,34 +120,34 @@ class WarpNet(nn.Module):
 
     def forward(self, given: WarpInput) -> Warped:
         """Predict warped frames; height and width must be multiples of 32."""
-        x, kept = self.enter(given.cells), []
+        x, skips = self.enter(given.cells), []
         for k, block in enumerate(self.down):
             x = block(F.avg_pool2d(x, 2) if k else x)
-            kept.append(x)
+            skips.append(x)
         x = x + self.whole(x.mean((2, 3)))[..., None, None]
-        for block, beside in zip(self.up, reversed(kept[:-1]), strict=True):
-            x = block(torch.cat([F.interpolate(x, scale_factor=2.0), beside], 1))
+        for block, skip in zip(self.up, reversed(skips[:-1]), strict=True):
+            x = block(torch.cat([F.interpolate(x, scale_factor=2.0), skip], 1))
         parts, outline, residual, visible = self.out(F.silu(x)).float().split([4 * PARTS, CELL**2, 2, 1], 1)
         opacity = F.interpolate(given.cells[:, :PARTS].float(), scale_factor=2.0)
         parts = PRIOR * F.pixel_shuffle(parts, 2) + 2.0 * opacity
         logits = F.interpolate(parts, scale_factor=2.0, mode="bilinear")
-        there = given.maps.flatten(2).any(-1)
+        present = given.maps.flatten(2).any(-1)
         top = F.one_hot(given.top.long() + 1, PARTS + 1)[..., 1:].movedim(-1, 1)
         near = F.interpolate(F.max_pool2d(given.cells[:, :PARTS].float(), 3, 1, 1), scale_factor=float(CELL)) + top > 0
-        held = (near & ~given.found[..., None, None]).any(1) & (not self.training)
-        free = ~(_rigid(given.top) | held)[:, None]
-        weights = (logits * free + 2 * PRIOR * top).masked_fill(~(near & there[..., None, None]), -60.0).softmax(1)
-        residual = displacements(8.0 * residual, given).masked_fill(held[:, None], 0.0)
+        fixed = (near & ~given.found[..., None, None]).any(1) & (not self.training)  # stay as in the limb warp
+        free = ~(_rigid(given.top) | fixed)[:, None]
+        weights = (logits * free + 2 * PRIOR * top).masked_fill(~(near & present[..., None, None]), -60.0).softmax(1)
+        residual = displacements(8.0 * residual, given).masked_fill(fixed[:, None], 0.0)
         body = torch.zeros(PARTS, device=weights.device).index_fill(0, torch.tensor(BODY, device=weights.device), 1.0)
         place, person = torch.zeros_like(residual), torch.zeros_like(given.background)
-        for colours, of in zip(given.colours.split(3, 1), (1 - body, body), strict=True):
-            mine = weights * of[:, None, None]
-            share = mine.sum(1, keepdim=True)
-            at = _sources(mine, given.maps) / share.clamp_min(1e-6) + residual
-            place, person = place + share * at, person + share * _sample(colours, at)
-        logit = given.outline.logit(0.02) + F.pixel_shuffle(outline, CELL)[:, 0].masked_fill(held, 0.0)
+        for colours, pieces in zip(given.colours.split(3, 1), (1 - body, body), strict=True):
+            piece_weights = weights * pieces[:, None, None]
+            total = piece_weights.sum(1, keepdim=True)
+            source = _sources(piece_weights, given.maps) / total.clamp_min(1e-6) + residual
+            place, person = place + total * source, person + total * _sample(colours, source)
+        logit = given.outline.logit(0.02) + F.pixel_shuffle(outline, CELL)[:, 0].masked_fill(fixed, 0.0)
         alpha = (logit if self.training else self.config["decided"] * logit).sigmoid()[:, None]
-        alpha = alpha * there.any(1)[:, None, None, None]  # without a person, only the background remains
+        alpha = alpha * present.any(1)[:, None, None, None]  # without a person, only the background remains
         frames = alpha * person + (1 - alpha) * given.background
         return Warped(frames, person, logit, place, visible[:, 0])  # type: ignore[arg-type]
 
@@ -171,23 +171,23 @@ def displacements(residual: Float[Tensor, "n 2 h w"], given: WarpInput) -> Float
     """Upsample displacements to full resolution; on rigid pieces, replace them by the least-squares affine fit."""
     height, width = residual.shape[-2:]
     y, x = torch.meshgrid(*(torch.arange(n, device=residual.device) / 8.0 for n in (height, width)), indexing="ij")
-    at, says = torch.stack([x, y]).flatten(1), residual.flatten(2)
-    whole = F.interpolate(residual, scale_factor=float(CELL), mode="bilinear")
+    positions, values = torch.stack([x, y]).flatten(1), residual.flatten(2)
+    full = F.interpolate(residual, scale_factor=float(CELL), mode="bilinear")
     for piece in RIGID:
         weight = given.cells[:, piece].flatten(1)[:, None].float() + 1e-4
         weight = weight / weight.sum(2, keepdim=True)
-        middle, mean = (at * weight).sum(2, keepdim=True), (says * weight).sum(2, keepdim=True)
-        off = at - middle
-        spread = (weight * off) @ off.mT + 0.1 * torch.eye(2, device=off.device)
-        turn = torch.linalg.solve(spread, (weight * off) @ (says - mean).mT)
-        fitted = (mean + turn.mT @ off).unflatten(2, (height, width))
+        centre, mean = (positions * weight).sum(2, keepdim=True), (values * weight).sum(2, keepdim=True)
+        offsets = positions - centre
+        covariance = (weight * offsets) @ offsets.mT + 0.1 * torch.eye(2, device=offsets.device)
+        slope = torch.linalg.solve(covariance, (weight * offsets) @ (values - mean).mT)
+        fitted = (mean + slope.mT @ offsets).unflatten(2, (height, width))
         fitted = F.interpolate(fitted, scale_factor=float(CELL), mode="bilinear")
-        whole = torch.where((given.top == piece)[:, None], fitted, whole)
-    return whole
+        full = torch.where((given.top == piece)[:, None], fitted, full)
+    return full
 
 
 def _sources(weights: Float[Tensor, "n 14 h w"], maps: Float[Tensor, "n 14 2 3"]) -> Float[Tensor, "n 2 h w"]:
-    """Source of each pixel in the reference picture: weighted sum over the affine maps of the pieces."""
+    """Return the source of each pixel in the reference picture: the weighted sum of the pieces' affine maps."""
     height, width = weights.shape[-2:]
     y, x = torch.meshgrid(*(torch.arange(n, device=maps.device) for n in (height, width)), indexing="ij")
     a = torch.einsum("nkhw,nkij->nijhw", weights, maps)
@@ -195,10 +195,10 @@ def _sources(weights: Float[Tensor, "n 14 h w"], maps: Float[Tensor, "n 14 2 3"]
 
 
 def _sample(picture: Float[Tensor, "n 3 h w"], place: Float[Tensor, "n 2 h w"]) -> Float[Tensor, "n 3 h w"]:
-    """Sample a picture bicubically, which keeps faces sharper than bilinear, at positions (x, y) in pixels."""
+    """Sample a picture at positions (x, y) in pixels, bicubically, which keeps faces sharper than bilinear sampling."""
     height, width = picture.shape[-2:]
-    at = torch.stack([(2 * place[:, 0] + 1) / width - 1, (2 * place[:, 1] + 1) / height - 1], -1)
-    return F.grid_sample(picture, at, mode="bicubic", padding_mode="border", align_corners=False)
+    grid = torch.stack([(2 * place[:, 0] + 1) / width - 1, (2 * place[:, 1] + 1) / height - 1], -1)
+    return F.grid_sample(picture, grid, mode="bicubic", padding_mode="border", align_corners=False)
 
 
 class MovedPicture:
@@ -219,7 +219,7 @@ class MovedPicture:
         self.net, self.reference, self.own, self.driving, self.drawer = net, reference, own, driving, drawer
         self.puppet = cut(reference, own)
         self.frame = functools.lru_cache(maxsize=64)(self._frame)  # the U-Net and `show_moved` use each frame
-        """Warped frame at an index, and the probability (0..1) of each of its pixels being visible in the reference."""
+        """Returns the warped frame at an index, and the probability that each pixel is visible in the reference."""
 
     def __len__(self) -> int:
         return len(self.driving)
@@ -232,30 +232,30 @@ class MovedPicture:
         given = warp_input(self.puppet, self.reference, self.own, self.driving[number : number + 1], self.drawer)
         param = next(self.net.parameters())
         given = WarpInput(*(x.to(param.device) for x in given))
-        made = self.net(given._replace(cells=given.cells.to(param.dtype)))
-        visible = F.interpolate(made.visible[None].sigmoid(), scale_factor=float(CELL), mode="bilinear")[0, 0]
-        # show the filled background outside the person, so that it stays still
-        visible = torch.maximum(visible, 1 - (self.net.config["decided"] * made.outline[0]).sigmoid())
-        return to_uint8(made.frames), visible.masked_fill(_rigid(given.top)[0] & (given.outline[0] > 0.5), 1.0)
+        out = self.net(given._replace(cells=given.cells.to(param.dtype)))
+        visible = F.interpolate(out.visible[None].sigmoid(), scale_factor=float(CELL), mode="bilinear")[0, 0]
+        # show the inpainted background outside the person, so that it does not move
+        visible = torch.maximum(visible, 1 - (self.net.config["decided"] * out.outline[0]).sigmoid())
+        return to_uint8(out.frames), visible.masked_fill(_rigid(given.top)[0] & (given.outline[0] > 0.5), 1.0)
 
 
 def show_moved(
     moved: MovedPicture, frames: Iterator[Float[Tensor, "3 height width"]], first: int = 0
 ) -> Iterator[Float[Tensor, "3 height width"]]:
-    """Blend the warped picture into frames, weighted by its visibility in the reference.
+    """Blend the warped picture into frames, weighted by its visibility in the reference picture.
 
     Args:
         moved: the warped picture.
-        frames: frames in about [-1, 1]; closed with this generator.
-        first: index of the first frame in the video; frames with a negative index are passed on unchanged.
+        frames: frames in about [-1, 1]; closed together with this generator.
+        first: index of the first frame in the video; frames with a negative index are returned unchanged.
     """
     with closing(frames):  # type: ignore[type-var]
         for number, frame in enumerate(frames, first):
             if number < 0:
                 yield frame
                 continue
-            shown, sure = moved.frame(number)
-            yield torch.lerp(frame, to_unit(shown)[0].to(frame), sure.to(frame))
+            warped, visible = moved.frame(number)
+            yield torch.lerp(frame, to_unit(warped)[0].to(frame), visible.to(frame))
 
 
 def warp_input(
@@ -285,16 +285,16 @@ def warp_input(
     # displacement and linear part of the map of the piece at the centre of each cell
     rows, columns = (torch.arange(CELL // 2, size, CELL) for size in (height, width))
     y, x = torch.meshgrid(rows, columns, indexing="ij")
-    here = torch.stack([x, y, torch.ones_like(x)], -1).float()
+    centres = torch.stack([x, y, torch.ones_like(x)], -1).float()
     chosen = maps[torch.arange(n)[:, None, None], top[:, rows][:, :, columns].long()]
-    by = ((chosen @ here[..., None])[..., 0] - here[..., :2]) / FAR
-    turned = (chosen[..., :2] - torch.eye(2)).flatten(-2)
-    place = (here[..., :2] / torch.tensor([width, height]) * 2 - 1).expand(n, -1, -1, -1)
-    cells.append(torch.cat([by, turned, place], -1).movedim(-1, 1))
+    shift = ((chosen @ centres[..., None])[..., 0] - centres[..., :2]) / FAR
+    linear = (chosen[..., :2] - torch.eye(2)).flatten(-2)
+    positions = (centres[..., :2] / torch.tensor([width, height]) * 2 - 1).expand(n, -1, -1, -1)
+    cells.append(torch.cat([shift, linear, positions], -1).movedim(-1, 1))
     colours = to_unit(puppet.colours).flatten(0, 1).expand(n, -1, -1, -1)
     background = to_unit(puppet.background[None]).expand(n, -1, -1, -1)
-    seen = [[mean_confidence(c, part) for part in BACK_TO_FRONT] for c in driving.confidence]
-    found = torch.tensor(seen) > VISIBLE
+    confidence = [[mean_confidence(c, part) for part in BACK_TO_FRONT] for c in driving.confidence]
+    found = torch.tensor(confidence) > VISIBLE
     found[:, HEAD] = torch.from_numpy(driving.confidence[:, FACE].mean(1) > VISIBLE)
     return WarpInput(torch.cat(cells, 1), top, outline, maps, colours, background, pictures, found)
 
@@ -303,8 +303,8 @@ def _spread(top: Int8[ndarray, "height width"]) -> Int8[ndarray, "height width"]
     """Fill pixels without a piece with the index of the nearest one."""
     if (top < 0).all():
         return top
-    away = (top < 0).astype(np.uint8)
-    _, nearest = cv2.distanceTransformWithLabels(away, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    of = np.zeros(nearest.max() + 1, np.int8)
-    of[nearest[away == 0]] = top[away == 0]
-    return of[nearest]
+    missing = (top < 0).astype(np.uint8)
+    _, nearest = cv2.distanceTransformWithLabels(missing, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    pieces = np.zeros(nearest.max() + 1, np.int8)
+    pieces[nearest[missing == 0]] = top[missing == 0]
+    return pieces[nearest]

@@ -1,1 +1,1 @@
-"""Running networks within a memory limit: prediction of peaks, and the fastest plan that fits."""
+"""Run networks within a memory limit: predict memory peaks, and choose the fastest plan that fits."""

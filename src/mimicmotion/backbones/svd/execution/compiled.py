@@ -1,8 +1,8 @@
-"""torch.compile of a network's repeated layers, with compiled code kept on disk.
+"""Compile a network's repeated layers with torch.compile, and cache the compiled code on disk.
 
 Compiling the whole network takes minutes, once per segment length. Instead, each kind of layer is compiled once per
-shape of its parameters, so that layers of one size share the code. When the number of frames changes, PyTorch compiles
-a version for any number.
+shape of its parameters, so that layers of the same size share the code. When the number of frames changes for the first
+time, PyTorch compiles a version for any number.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def check_compiler(device: torch.device) -> None:
-    """Check that torch.compile can be used.
+    """Check that torch.compile can be used on a device.
 
     Raises:
         ConfigError: there is no C++ compiler (which Triton needs as well), or no Triton for the GPU.
@@ -42,7 +42,7 @@ def check_compiler(device: torch.device) -> None:
 
 
 def keep_compiled_code() -> None:
-    """Keep compiled code in the package's cache folder, unless the user set TORCHINDUCTOR_CACHE_DIR.
+    """Cache compiled code in this package's cache folder, unless the user set TORCHINDUCTOR_CACHE_DIR.
 
     PyTorch's default is a temporary folder, which may be lost on restart.
     """
@@ -61,7 +61,7 @@ def compiled(function: F, module: nn.Module) -> F:
 
 @functools.cache
 def _compiled(function: Any, shapes: tuple[Any, ...]) -> Any:
-    # PyTorch stops after eight versions of a code object, so each size gets its own.
+    # PyTorch compiles at most eight versions of a code object, so each size gets its own.
     code = function.__code__.replace(co_name=f"{function.__name__}_{len(shapes)}_{abs(hash(shapes)):x}")
     own = types.FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
     own.__kwdefaults__ = function.__kwdefaults__

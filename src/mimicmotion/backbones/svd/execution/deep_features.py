@@ -4,11 +4,11 @@ The coarse levels of the U-Net change slowly between neighbouring noise levels. 
 outermost level (`conv_in`, first down block, last up block, `conv_out`) and takes the output of all deeper levels from
 the last *full* pass with the same segment and condition.
 
-Full passes are triggered by measurements, not by a schedule. Every pass computes the input of the deep part. Its
-distance from that of the last full pass predicts the change of the output, using the ratio of output change to input
-change that full passes measure. A change is weighted by the contribution of the network's output to the clean latents,
-sigma / sqrt(sigma^2 + 1). The predictions of light passes add up; if their sum would exceed the budget, the pass is a
-full one. The first two passes are always full, since the ratio is still unknown.
+Full passes are triggered by measurements, not by a schedule. Every pass computes the input of the deep part, and
+measures how much it has changed since the last full pass. The change of the output is predicted from it with the ratio
+of output change to input change, which full passes measure. It is weighted by the contribution of the network's output
+to the clean latents, sigma / sqrt(sigma^2 + 1). The predictions of light passes add up; if their sum would exceed the
+budget, the pass is a full one. The first two passes are always full, since the ratio is still unknown.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ STRIDE = 4
 """Changes are measured at every fourth position along height and width. This saves memory; the mean hardly differs."""
 
 PREFIX = "deep_features."
-"""Prefix of the names in a state."""
+"""Prefix of the names in `BlockCache.state`."""
 
 PassKey = tuple[tuple[int, ...], bool]
 """(slots of the segment, whether the pass is conditional)."""
 
 
 def pass_key(slots: Sequence[int], conditional: bool) -> PassKey:
-    """Identify a pass by segment and condition."""
+    """Return the cache key of a pass."""
     return tuple(slots), conditional
 
 
@@ -90,7 +90,7 @@ class BlockCache:
         self.entries.clear()
 
     def state(self) -> dict[str, Tensor]:
-        """State for resuming, by name. Instead of the features, it has the latents that they were computed from.
+        """Return the state for resuming, by name, with the latents that the features were computed from.
 
         The tensors do not change when the run continues.
         """
@@ -105,7 +105,7 @@ class BlockCache:
         return out
 
     def lost(self, key: PassKey) -> Entry | None:
-        """The pass that must run first to recompute features after a resume; None if there is no need."""
+        """Return the pass to rerun first after a resume, to recompute its features; None if they exist."""
         entry = self.entries.get(key)
         return entry if entry is not None and entry.deep is None else None
 
@@ -116,8 +116,8 @@ class BlockCache:
             key: key of this pass.
             x: input of the pass.
             c_noise: its noise level.
-            inside: input of the deep part, made `sparse`.
-            compute: computes the deep part.
+            inside: input of the deep part, subsampled by `sparse`.
+            compute: computes the deep part's output.
         """
         last = self.entries.get(key)
         if last is None:
@@ -142,23 +142,23 @@ class BlockCache:
 
 
 def sparse(features: Float[Tensor, "n channels h w"]) -> Float[Tensor, "n channels few_h few_w"]:
-    """Copy every `STRIDE`-th position."""
+    """Copy the features at every `STRIDE`-th position along height and width."""
     return features[..., ::STRIDE, ::STRIDE].clone()
 
 
 def relative_change(new: Tensor, old: Tensor) -> float:
-    """Mean absolute difference over the mean absolute value of `old`, in float32."""
+    """Return the mean absolute difference, relative to the mean absolute value of `old`, computed in float32."""
     new, old = new.float(), old.float()
     return float((new - old).abs().mean() / old.abs().mean().clamp_min(1e-12))
 
 
 def output_share(c_noise: float) -> float:
-    """Contribution of the network's output to clean latents, sigma / sqrt(sigma^2 + 1); c_noise is ln(sigma) / 4."""
+    """Return the output's contribution to clean latents, sigma / sqrt(sigma^2 + 1), where c_noise = ln(sigma) / 4."""
     return 1 / math.sqrt(1 + math.exp(min(-8 * c_noise, 700.0)))
 
 
 def cache_bytes(unet: Any, slots: int, height: int, width: int, itemsize: int) -> int:
-    """Bytes that a cache stores per segment and condition (guidance has two).
+    """Return the bytes that a cache stores per segment and condition (guidance has two).
 
     Args:
         unet: SVD's U-Net.
@@ -168,7 +168,7 @@ def cache_bytes(unet: Any, slots: int, height: int, width: int, itemsize: int) -
         itemsize: bytes of a number in the U-Net (2 for float16).
     """
     widths = list(unet.config.block_out_channels)
-    out = widths[min(1, len(widths) - 1)] * height * width  # the last but one up block returns full size
+    out = widths[min(1, len(widths) - 1)] * height * width  # the second-to-last up block returns full size
     down = 2 if len(widths) > 1 else 1
     inside = widths[0] * math.ceil(height / down / STRIDE) * math.ceil(width / down / STRIDE)
     return slots * (out + inside) * itemsize

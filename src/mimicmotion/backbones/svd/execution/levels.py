@@ -1,4 +1,4 @@
-"""Fallback plans, from the fastest to the most economical: choose one, and recover if memory runs out."""
+"""Choose the fastest execution plan that fits into memory, and fall back to a slower one if memory runs out."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ T = TypeVar("T")
 
 OFFLOAD = ("none", "modules", "blocks")
 DENOISE_LEVELS = ((1, "none"), (1, "modules"), (4, "modules"), (8, "modules"), (8, "blocks"))
-"""Levels of the denoising stage: number of chunks per segment, and at least this much offloading. All of them run the
-passes of guidance one after the other.
+"""Fallback levels of denoising: number of chunks per segment, and minimum offloading. All of them run the passes of
+guidance one after the other.
 
-More chunks save little: at 576x1024 in float16, 72 frames of SVD's U-Net need 8.7 GiB of working memory at once, 4.1 in
-4 chunks and 3.3 in 8."""
+More chunks would save little: at 576x1024 in float16, SVD's U-Net needs 8.7 GiB of working memory for 72 frames at
+once, 4.1 GiB in 4 chunks, and 3.3 GiB in 8."""
 DECODE_CHUNKS = (4, 2, 1)
 TOKENS_PER_THREAD = 2048
-"""Tokens per thread and chunk of a feed-forward on a CPU, so that the wide intermediate result stays in the caches.
+"""Tokens per thread in a chunk of a feed-forward on a CPU, so that the wide intermediate result stays in the caches.
 
 This makes a pass 3% faster in bfloat16 and 0 to 4% in float32, and saves memory."""
 
@@ -43,9 +43,9 @@ def fallback_levels(
 
     Args:
         plan: plan that needs too much memory.
-        stage: stage that needs too much.
+        stage: stage in which it needs too much.
         shape: (frames, h, w) of the latents that the stage processes at once, with all videos of the batch.
-        may_offload: whether weights may be offloaded to the host (which makes no sense on a CPU).
+        may_offload: whether weights may be offloaded to the host (False on a CPU).
     """
 
     def offload(least: str) -> Any:
@@ -70,7 +70,7 @@ def fallback_levels(
 
 
 def in_chunks(unet: Execution, count: int, frames: int, positions: int) -> Execution:
-    """Split all kinds of layers into at least `count` chunks of about equal size."""
+    """Return options that run each kind of layer in at least `count` chunks of about equal size."""
     # deeper layers have up to four times the channels at a quarter of the positions
     chunks = {
         "frame_chunk": math.ceil(frames / count),
@@ -123,13 +123,13 @@ def plan_execution(
     segments = f", lower segment_frames (now {work.segment_frames})" if stage == "denoise" else ""
     raise ConfigError(
         f"{budget / GIB:.2f} GiB of memory for stage {stage}, {work.segment_frames} frames per segment",
-        f"at least {peaks[stage] / GIB:.2f} GiB (predicted for the plan that needs least)",
+        f"at least {peaks[stage] / GIB:.2f} GiB (predicted for the most economical plan)",
         f"lower the resolution (now {work.size[1]}x{work.size[0]}){segments}, or allow more memory",
     )
 
 
 def recovering(backbone: Any, stage: Stage, work: Callable[[], T], shape: tuple[int, int, int] = (1, 0, 0)) -> T:
-    """Call `work`. If memory runs out, switch to the next fallback level and call it again.
+    """Call `work` and return its result. If memory runs out, switch to the next fallback level and call it again.
 
     Args:
         backbone: the backbone whose plan `work` uses.
@@ -138,7 +138,7 @@ def recovering(backbone: Any, stage: Stage, work: Callable[[], T], shape: tuple[
         shape: see `fallback_levels`.
 
     Raises:
-        ConfigError: there is no lower level; the error says what to do.
+        ConfigError: there is no further level.
     """
     while True:
         try:
@@ -152,7 +152,7 @@ def recovering(backbone: Any, stage: Stage, work: Callable[[], T], shape: tuple[
         smaller = next(fallback_levels(plan, stage, shape, may_offload=backbone.device.type != "cpu"), None)
         if smaller is None:
             raise ConfigError(
-                f"out of memory in stage {stage}, even with the plan that needs least ({plan.describe()}): {message}",
+                f"out of memory in stage {stage}, even with the most economical plan ({plan.describe()}): {message}",
                 "more free memory",
                 "lower segment_frames or the resolution, or close other programs",
             )

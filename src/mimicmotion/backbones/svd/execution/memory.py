@@ -1,8 +1,8 @@
-"""Predict the memory of a computation without running it, by running the networks on shapes only.
+"""Predict the memory of a computation by running the networks on shapes only.
 
 Tensors without data (on the meta device) pass through a network like real ones, with the same chunks, and the bytes of
-each are counted from its creation until it is freed. Attention is counted as in fused kernels, which store no matrix
-of scores. PyTorch's own fake tensors work similarly, but take five times as long per operation.
+each tensor are counted from its creation until it is freed. Attention is counted as in fused kernels, which store no
+matrix of scores. PyTorch's own fake tensors work similarly, but take five times as long per operation.
 
 The device's context and libraries, workspaces of convolutions and matrix products, and fragmentation are not counted;
 `mimicmotion.runtime.device.free_memory` leaves room for them.
@@ -28,7 +28,7 @@ CONVOLUTIONS = {torch.ops.aten.conv2d.default, torch.ops.aten.conv2d.padding, to
 
 
 class CpuShape(Tensor):
-    """A tensor without data that networks treat like a tensor on a CPU."""
+    """A tensor without data whose device is the CPU, so that networks run their CPU code."""
 
     device = torch.device("cpu")
     __torch_function__: Any = torch._C._disabled_torch_function_impl  # results of operations are plain tensors
@@ -40,12 +40,12 @@ class LiveBytes(TorchDispatchMode):
     Use it in inference mode, in which layers such as attention are dispatched as a single operation.
 
     Args:
-        cpu: whether tensors pretend to be on a CPU. Otherwise they are on the meta device, which stands for any other.
-        resident: tensors that are counted elsewhere (parameters).
-        scratch: bytes of workspace of attention, as a function of (query, key).
+        cpu: whether tensors pretend to be on a CPU. Otherwise they are on the meta device, as a substitute for a GPU.
+        resident: tensors that are not counted, such as parameters.
+        scratch: returns the workspace of attention in bytes for (query, key).
 
     Attributes:
-        now: current bytes.
+        now: current number of bytes.
         peaks: peak of each section in turn; append `now` to begin a new section.
     """
 
@@ -124,11 +124,11 @@ def _facts(value: Any) -> Any:
 
 
 def _copied(x: Tensor, weight: Tensor, out: Tensor, cpu: bool) -> int:
-    """Bytes of temporary copies in a convolution.
+    """Return the bytes of temporary copies in a convolution.
 
-    Input and weight must have the same memory format. Without channels last, oneDNN (on a CPU) reorders input and
-    result into blocks of as many channels as its registers hold. For 16-bit dtypes that oneDNN does not support,
-    PyTorch unfolds the input.
+    Convolutions copy the input if its memory format differs from the weight's. Without channels last, oneDNN (on a
+    CPU) reorders input and result into blocks of as many channels as its registers hold. For 16-bit dtypes that oneDNN
+    does not support, PyTorch unfolds the input.
     """
     if cpu and x.element_size() == 2 and not _supported_by_onednn(x.dtype):
         return out.numel() // out.shape[1] * weight[0].numel() * x.element_size() * (weight[0, 0].numel() > 1)
@@ -150,12 +150,12 @@ def _channels_last(x: Tensor) -> bool:
 
 
 def tensors_of(*modules: nn.Module | None) -> list[Tensor]:
-    """Parameters and buffers of the modules."""
+    """List the parameters and buffers of the modules."""
     return [t for m in modules if m is not None for t in (*m.parameters(), *m.buffers())]
 
 
 def weight_bytes(*modules: nn.Module | None) -> int:
-    """Bytes of the modules' parameters and buffers; shared ones count once."""
+    """Return the bytes of the modules' parameters and buffers; shared ones count once."""
     return sum(map(_stored, {id(t): t for t in tensors_of(*modules)}.values()))
 
 

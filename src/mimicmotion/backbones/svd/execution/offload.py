@@ -1,7 +1,7 @@
-"""Weight offloading: weights are stored on the host and copied to the device while needed. Results do not change.
+"""Weight offloading: weights are stored on the host, and copied to the device when needed. Results do not change.
 
-- `Parked` loads all weights of a network at once.
-- `ParkedBlocks` loads each block of the U-Net shortly before it runs, and frees it afterwards.
+- `OffloadedModule` loads all weights of a network at once.
+- `OffloadedBlocks` loads each block of the U-Net shortly before it runs, and frees it afterwards.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from mimicmotion.backbones.svd.execution.memory import tensors_of
 from mimicmotion.errors import ConfigError
 
 
-class Parked:
-    """A module with its weights on the host and, while needed, copies of them on a device.
+class OffloadedModule:
+    """A module with its weights on the host and, while they are loaded, copies of them on a device.
 
-    Parameters stay the same objects. Parking copies nothing back, as the host keeps the weights.
+    Parameters stay the same objects. Unloading copies nothing back, since the weights are still on the host.
 
     Args:
         module: a network or a block; its weights are moved to the host.
         device: device to compute on.
-        without: parts of the module to leave alone.
-        stream: CUDA stream to copy on while the current stream computes; None copies on the current stream.
+        without: submodules whose weights are not offloaded.
+        stream: CUDA stream for copies, to overlap them with computation; None copies on the current stream.
     """
 
     def __init__(
@@ -40,25 +40,25 @@ class Parked:
         self.module, self.device, self.without, self.stream = module, device, tuple(without), stream
         self.host: dict[Tensor, Tensor] = {}
         self.ready: torch.Event | None = None
-        with torch.inference_mode(False):  # inference tensors could not be used outside of inference mode
+        with torch.inference_mode(False):  # inference tensors could not be used outside inference mode
             nn.Module.to(module, device="cpu")
             if stream is not None:  # copies are only asynchronous from pinned memory
                 for t in filter(_is_plain, self._tensors()):
                     t.data = t.data.pin_memory()
 
     @property
-    def here(self) -> bool:
+    def is_loaded(self) -> bool:
         """Whether the weights are on the device, or being copied."""
         return bool(self.host)
 
     def _tensors(self) -> list[Tensor]:
-        others = set(tensors_of(*self.without))
-        return [t for t in tensors_of(self.module) if t not in others]
+        excluded = set(tensors_of(*self.without))
+        return [t for t in tensors_of(self.module) if t not in excluded]
 
     @torch.inference_mode(False)
-    def bring(self) -> None:
+    def load(self) -> None:
         """Copy the weights to the device. With a stream, call `wait` before using them."""
-        if self.here:
+        if self.is_loaded:
             return
         tensors = self._tensors()
         # memory is allocated and freed on the current stream, so that it is reused in the right order
@@ -81,7 +81,7 @@ class Parked:
             torch.cuda.current_stream(self.device).wait_event(self.ready)
             self.ready = None
 
-    def park(self) -> None:
+    def unload(self) -> None:
         """Free the device's copies."""
         self.wait()
         for t, data in self.host.items():
@@ -90,15 +90,15 @@ class Parked:
 
     def release(self) -> None:
         """Stop offloading; the weights stay on the host."""
-        self.park()
+        self.unload()
 
 
-class ParkedBlocks(Parked):
-    """A network whose blocks are loaded one by one; `bring` loads the rest.
+class OffloadedBlocks(OffloadedModule):
+    """A network whose blocks are loaded one by one while it runs; `load` loads the other weights.
 
-    While a block computes, the next one is loaded (the first one after the last), on a GPU in a second stream. At most
+    While a block computes, the next one is loaded (after the last, the first one), on a GPU in a second stream. At most
     two blocks are on the device at a time. Blocks may be skipped, at the cost of an unused copy. After an error in a
-    block, all are freed.
+    block, all of them are freed.
 
     Args:
         network: the network, whose blocks get hooks.
@@ -114,7 +114,7 @@ class ParkedBlocks(Parked):
             raise ConfigError(f"a {type(network).__name__} without blocks", "a network of blocks", "offload modules")
         super().__init__(network, device, without=blocks)
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self.blocks = {block: Parked(block, device, stream=stream) for block in blocks}
+        self.blocks = {block: OffloadedModule(block, device, stream=stream) for block in blocks}
         self.following = dict(pairwise([*blocks, blocks[0]]))
         self.handles: list[RemovableHandle] = []
         for block in blocks:
@@ -122,38 +122,38 @@ class ParkedBlocks(Parked):
             self.handles.append(block.register_forward_hook(self._after, always_call=True))
 
     def _before(self, block: nn.Module, _args: object) -> None:
-        turn = (block, self.following[block])
-        for other, parked in self.blocks.items():
-            if other not in turn:
-                parked.park()
-        for one in turn:
-            self.blocks[one].bring()
+        needed = (block, self.following[block])
+        for other, offloaded in self.blocks.items():
+            if other not in needed:
+                offloaded.unload()
+        for one in needed:
+            self.blocks[one].load()
         self.blocks[block].wait()
 
     def _after(self, block: nn.Module, _args: object, out: object) -> None:
-        for one in self.blocks if out is None else (block,):  # None means that it failed
-            self.blocks[one].park()
+        for one in self.blocks if out is None else (block,):  # None means that the block failed
+            self.blocks[one].unload()
 
-    def park(self) -> None:
+    def unload(self) -> None:
         """Free all copies on the device."""
-        super().park()
-        for parked in self.blocks.values():
-            parked.park()
+        super().unload()
+        for offloaded in self.blocks.values():
+            offloaded.unload()
 
     def release(self) -> None:
         """Stop offloading; all weights stay on the host."""
-        self.park()
+        self.unload()
         for handle in self.handles:
             handle.remove()
 
 
 def _is_plain(t: Tensor) -> bool:
-    """Whether a tensor's data can be set, which the tensor subclasses of quantised weights do not allow."""
+    """Return whether a tensor's data can be set, which the tensor subclasses of quantised weights do not allow."""
     return type(t) in (Tensor, nn.Parameter)
 
 
 def _allocate(t: Tensor, device: torch.device) -> Tensor:
-    """Allocate memory for a copy on the device. A quantised weight is copied at once."""
+    """Allocate memory for a copy on the device. A quantised weight is copied right away."""
     if _is_plain(t):
         return torch.empty_like(t.data, device=device)
     return nn.Parameter(t.detach().to(device), requires_grad=False)
@@ -169,5 +169,5 @@ def _exchange(t: Tensor, data: Tensor) -> Tensor:
 
 
 def blocks_of(unet: Any) -> list[nn.Module]:
-    """The U-Net's blocks in order of execution."""
+    """List the U-Net's blocks in order of execution."""
     return [*unet.down_blocks, unet.mid_block, *unet.up_blocks]

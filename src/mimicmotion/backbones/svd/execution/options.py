@@ -1,4 +1,4 @@
-"""Execution options of a network, such as chunks and memory format, which do not affect its result."""
+"""Execution options of a network, such as chunks and memory format, which do not affect its result (up to rounding)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Checkpointing = Literal["off", "blocks", "nested"]
 class Execution:
     """Options of a network's forward pass, passed to all blocks.
 
-    They change results and gradients by at most 1e-5 (relative to the largest value) in float32. If no gradients are
-    recorded, tensors are always reused and freed as early as possible.
+    They change results and gradients by at most 1e-5 (relative to the largest value) in float32. Without gradients,
+    tensors are always reused and freed as early as possible.
     """
 
     frame_chunk: int | None = None
@@ -33,8 +33,8 @@ class Execution:
     channels_last: bool = False
     """Use the channels-last memory format for weights and inputs of convolutions."""
     compile: bool = False
-    """Compile the repeated layers with torch.compile; compiled code is kept on disk. Cannot be combined with hooks that
-    load the weights of single layers."""
+    """Compile the repeated layers with torch.compile, and cache the compiled code on disk. Cannot be combined with
+    hooks that load the weights of single layers."""
     checkpointing: Checkpointing = "off"
     """Gradient checkpointing: "blocks" recomputes the inside of each residual and transformer block, "nested" also the
     activations between a spatial transformer block and its temporal one."""
@@ -44,7 +44,7 @@ class Execution:
         return compiled(type(layer).forward, layer)(layer, *args) if self.compile else layer(*args)
 
     def checkpointed(self, function: Callable[..., Any], *args: Any, nested: bool = False) -> Any:
-        """Call `function(*args)`, checkpointed if enabled. `nested` means that `function` checkpoints parts itself."""
+        """Call `function(*args)`, checkpointed if enabled. `nested`: whether `function` checkpoints parts of itself."""
         if not torch.is_grad_enabled() or self.checkpointing not in (("nested",) if nested else ("blocks", "nested")):
             return function(*args)
         # there are no random layers, so no generator state needs to be restored

@@ -1,4 +1,4 @@
-"""Execution plans, which determine how the networks run but not what they compute."""
+"""Execution plans, which determine how the networks run, but not what they compute."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from mimicmotion.backbones.svd.execution.options import Execution
 GIB = 2**30
 Stage = Literal["encode", "denoise", "decode"]
 Peaks = Mapping[Stage, int]
-"""Predicted bytes of each stage on the device: loaded weights, stored features and latents, and working memory.
+"""Predicted peak of each stage on the device in bytes: loaded weights, stored features and latents, working memory.
 
 This excludes the device's context and fragmentation (see `mimicmotion.runtime.device.free_memory`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExecutionPlan(Plan):
-    """How the networks run. Segments, steps and everything else that affects the result are not part of it.
+    """How the networks run. Segments, steps and other settings that affect the result are not part of it.
 
     Attributes:
         unet: execution options of the U-Net.
         guidance_in_one_batch: whether both passes of guidance run as one batch, or one after the other.
         offload: what is offloaded to the host: "none", "modules" (networks not in use) or "blocks" (also the blocks of
             the U-Net, each loaded when needed).
-        decode_chunk: frames computed at once in the decoder's layers (same result); None means the whole clip.
-        peaks: predicted bytes of each stage; empty if nothing was predicted.
+        decode_chunk: frames per chunk in the decoder's layers, which does not change the result; None means all.
+        peaks: predicted peak of each stage in bytes; empty if nothing was predicted.
         budget: memory limit of the plan in bytes.
     """
 
@@ -40,11 +40,11 @@ class ExecutionPlan(Plan):
 
     @property
     def latents_on_host(self) -> bool:
-        """Whether latents and pose features are kept on the host and moved to the device per segment."""
+        """Whether latents and pose features are stored on the host and moved to the device for each segment."""
         return self.offload != "none"
 
     def describe(self) -> str:
-        """One-line description for the user."""
+        """Return a one-line description for the user."""
         offload = {"modules": "idle networks on the host", "blocks": "weights on the host, loaded block by block"}
         parts: list[Any] = [
             "both passes in one batch" if self.guidance_in_one_batch else "two passes",
@@ -55,7 +55,7 @@ class ExecutionPlan(Plan):
         return ", ".join(part for part in parts if part)
 
     def describe_peaks(self) -> str:
-        """Predicted peaks, as text for the user."""
+        """Return the predicted peaks as text for the user."""
         if not self.peaks:
             return "not predicted"
         stages = ", ".join(f"{stage} {peak / GIB:.2f}" for stage, peak in self.peaks.items())

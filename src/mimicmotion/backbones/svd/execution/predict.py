@@ -1,4 +1,4 @@
-"""Prediction of each stage's peak memory by running the networks on shapes (see `execution.memory`)."""
+"""Predict each stage's peak memory by running the networks on shapes (see `execution.memory`)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NETWORKS = ("unet", "vae", "image_encoder", "pose_net", "detail", "warp")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
-    """The work to predict memory for.
+    """The sizes of a job that determine its memory.
 
     Attributes:
         size: (height, width) in pixels.
@@ -37,10 +37,10 @@ class Workload:
         num_frames: number of frames of the video.
         guided: whether there is an unconditional pass.
         clip_frames: number of frames that are decoded at once.
-        warped: whether the network also gets the picture warped to each pose.
+        warped: whether the picture warped to each pose is an input of the network.
         cached_segments: number of segments whose deep features are cached; 0 without a block cache.
-        latent_copies: number of copies of the latents: the noisy ones, the clean ones, and those of the last step for
-            previews or a second-order solver.
+        latent_copies: number of copies of the latents: noisy, clean, and those of the last step for previews or a
+            second-order solver.
     """
 
     size: tuple[int, int]
@@ -54,7 +54,7 @@ class Workload:
 
 
 class Predictor:
-    """Predicts the peaks of plans for a set of networks. Predictions are cached.
+    """Predicts the memory peaks of execution plans for a backbone. Predictions are cached.
 
     Args:
         backbone: backbone with networks on any device, including "meta".
@@ -68,14 +68,14 @@ class Predictor:
         self._known: dict[Any, list[int]] = {}
 
     def peaks(self, plan: ExecutionPlan, work: Workload) -> Peaks:
-        """Predict the bytes of each stage: loaded weights, stored features and latents, and working memory."""
+        """Predict the peak of each stage in bytes: loaded weights, stored features and latents, and working memory."""
         sizes = {name: weight_bytes(getattr(self.backbone, name)) for name in NETWORKS}
         clip_side, channels = self.backbone.image_encoder.config.image_size, self.backbone.pose_net.widths[0]
         encoded = min(POSE_CHUNK, work.num_frames)
         latents, kept = self._latents(plan, work), self._kept(plan, work)
 
         def weights(*used: str) -> int:
-            """Bytes of the loaded networks: those in use, and small ones, which always stay on the device."""
+            """Return the bytes of the loaded networks: those in use, and the small ones, which are always loaded."""
             return sum(sizes[name] for name in (NETWORKS if plan.offload == "none" else (*used, *NETWORKS[3:])))
 
         return {
@@ -89,10 +89,10 @@ class Predictor:
         }
 
     def upper_bound(self, work: Workload) -> int:
-        """Upper bound in bytes for all stages without chunks or offloading. Faster than `peaks`, which takes seconds.
+        """Return an upper bound in bytes for all stages without chunks or offloading; far faster than `peaks`.
 
-        No stage holds more than 64 tensors of the U-Net's first level, 32 tensors of the autoencoder's first level per
-        frame that is encoded or decoded at once, or 1024 float32 pictures in the detail network.
+        No stage needs more memory than 64 tensors of the U-Net's first level, 32 tensors of the autoencoder's first
+        level per frame that is encoded or decoded at once, or 1024 float32 pictures in the detail network.
         """
         plain, pixels, itemsize = ExecutionPlan(), work.size[0] * work.size[1], self.backbone.dtype.itemsize
         cells, vae = pixels // self.backbone.downscale**2, self.backbone.vae.config.block_out_channels
@@ -106,7 +106,7 @@ class Predictor:
     # --- stored features and latents --------------------------------------------------------------------------------
 
     def latent_size(self, work: Workload) -> tuple[int, int]:
-        """(h, w) of the latents."""
+        """Return (h, w) of the latents."""
         return work.size[0] // self.backbone.downscale, work.size[1] // self.backbone.downscale
 
     def _shape(self, work: Workload, frames: int) -> tuple[int, int, int, int]:
@@ -117,7 +117,7 @@ class Predictor:
         return 0 if plan.latents_on_host and not self.cpu else work.latent_copies * one
 
     def _kept(self, plan: ExecutionPlan, work: Workload) -> int:
-        """Bytes of the features of poses and warped pictures that are kept in memory, and of cached features."""
+        """Return the bytes of the features of poses and warped pictures kept in memory, and of cached features."""
         frames, channels, height, width = self._shape(work, work.num_frames)
         budget, itemsize = feature_budget(self.device), self.backbone.dtype.itemsize
         poses = frames * height * width * self.backbone.pose_net.out_channels * itemsize
@@ -129,7 +129,7 @@ class Predictor:
     # --- working memory of the networks -----------------------------------------------------------------------------
 
     def denoise_bytes(self, plan: ExecutionPlan, work: Workload) -> int:
-        """Working memory of one segment in bytes; includes the U-Net's weights if its blocks are offloaded."""
+        """Return the working memory of one segment in bytes, with the U-Net's weights if its blocks are offloaded."""
         one_batch = plan.guidance_in_one_batch and work.guided and not work.cached_segments
         frames, channels, height, width = self._shape(work, work.segment_frames)
         execution = replace(plan.unet, compile=False)  # compiled layers need less memory
@@ -155,7 +155,7 @@ class Predictor:
         return max(peaks) + dequantized_bytes(self.backbone.unet)
 
     def decode_bytes(self, plan: ExecutionPlan, work: Workload) -> int:
-        """Working memory in bytes of decoding one clip, or of the detail network on one of its frames.
+        """Return the working memory in bytes of decoding one clip, or of the detail network on one of its frames.
 
         With several clips, the previous one stays in memory for blending.
         """
@@ -164,17 +164,17 @@ class Predictor:
         def run(vae: Any, _: LiveBytes) -> None:
             decode_frames(vae, torch.empty(shape), frame_chunk=plan.decode_chunk)
 
-        held = 12 * math.prod(work.size) * work.clip_frames  # three colours in float32
-        peak = max(self._peaks("vae", (shape, plan.decode_chunk), run)) + held * (work.num_frames > work.clip_frames)
+        clip = 12 * math.prod(work.size) * work.clip_frames  # three colours in float32
+        peak = max(self._peaks("vae", (shape, plan.decode_chunk), run)) + clip * (work.num_frames > work.clip_frames)
         return (
-            peak if self.backbone.detail is None else max(peak, held + self._pass("detail", *[(1, 3, *work.size)] * 5))
+            peak if self.backbone.detail is None else max(peak, clip + self._pass("detail", *[(1, 3, *work.size)] * 5))
         )
 
     def _pass(self, name: str, *shapes: tuple[int, ...]) -> int:
-        """Working memory in bytes of a network (for the autoencoder, of its encoder) on float32 pictures."""
+        """Return the working memory in bytes of a network (of the autoencoder, its encoder) on float32 pictures."""
 
         def run(network: Any, _: LiveBytes) -> None:
-            # channels last in memory, as `to_unit` makes them
+            # channels last in memory, like the result of `to_unit`
             pictures = [torch.empty(*shape[:-3], *shape[-2:], shape[-3]).movedim(-1, -3) for shape in shapes]
             if name == "vae":
                 encode_mode(network, *pictures)
@@ -184,7 +184,7 @@ class Predictor:
         return max(self._peaks(name, shapes, run))
 
     def _peaks(self, name: str, key: Any, run: Callable[[Any, LiveBytes], object]) -> list[int]:
-        """Peak bytes while `run(network, counter)` runs on shapes; of the U-Net, one peak up to each block."""
+        """Return the peak in bytes while `run(network, counter)` runs on shapes; of the U-Net, one peak per block."""
         if (name, key) not in self._known:
             network = self._copy(name)
             kernel = choose_kernel(self.cpu, self.backbone.dtype) if name == "unet" else "sdpa"
@@ -200,7 +200,7 @@ class Predictor:
 
 
 def shape_copy(module: nn.Module, cpu: bool) -> Any:
-    """Build a network of the same config and dtype without data.
+    """Build a network with the same config and dtype, but without data.
 
     Args:
         module: the network, on any device.

@@ -1,8 +1,8 @@
 """Quantise the weights of the U-Net's linear layers to 8 bits with torchao (approximate; needs the `fast` extra).
 
 Weights are dequantised when their layer computes. This saves memory, and time in layers that are limited by memory
-bandwidth. Convolutions are unchanged, since they are limited by computation and torchao's weight-only formats only
-support linear layers. It is no faster on a CPU.
+bandwidth. Convolutions are unchanged, since they are limited by computation, and torchao's weight-only formats only
+support linear layers. On a CPU, this saves no time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Format = Literal["int8", "fp8"]
 QUANTIZED = "_mimicmotion_quantized"
 """Attribute of a quantised network: the format of its weights."""
 MIN_SIZE = 32
-"""Layers with fewer inputs or outputs are not quantised, since storing a scale per row would outweigh the saving."""
+"""Layers with fewer inputs or outputs are not quantised, since the scale of each row would need more than is saved."""
 
 
 def quantize_weights(unet: UNet, format: Format) -> None:
@@ -58,12 +58,12 @@ def quantize_weights(unet: UNet, format: Format) -> None:
 
 
 def quantized(unet: nn.Module) -> str:
-    """Format of a network's quantised weights, or "none"."""
+    """Return the format of a network's quantised weights, or "none"."""
     return getattr(unet, QUANTIZED, "none")
 
 
 def dequantized_bytes(unet: UNet) -> int:
-    """Bytes of the two copies of the largest dequantised weight that exist while it is scaled."""
+    """Return the bytes of two copies of the largest dequantised weight, which exist while it is scaled."""
     if quantized(unet) == "none":
         return 0
     weights = [unet.get_parameter(f"{name}.weight") for name in quantized_layers(unet)]
@@ -72,7 +72,7 @@ def dequantized_bytes(unet: UNet) -> int:
 
 
 def quantized_layers(unet: UNet) -> Iterator[str]:
-    """Names of the layers to quantise."""
+    """Yield the names of the layers to quantise."""
     unused = set(unused_parameter_names(unet))
     for name, module in unet.named_modules():
         if isinstance(module, nn.Linear) and min(module.weight.shape) >= MIN_SIZE and f"{name}.weight" not in unused:
