@@ -202,7 +202,7 @@ def test_missing_people_are_named(method: str) -> None:
     someone, nobody = poses(still(3)), poses(still(3), 0.0)
     with pytest.raises(PoseError, match="reference picture"):
         align(someone, nobody, SIZE, method)  # type: ignore[arg-type]
-    with pytest.raises(PoseError, match="nobody in the driving video"):
+    with pytest.raises(PoseError, match="the driving video shows no person"):
         align(nobody, someone, SIZE, method)  # type: ignore[arg-type]
     with pytest.raises(PoseError, match="empty reference"):
         align(someone, someone[:0], SIZE, method)  # type: ignore[arg-type]

@@ -123,7 +123,7 @@ QUOTED = (
     "GiB of memory for stage",
     "out of memory in stage",
     "no person found in",
-    "no joint that both the picture and the video show",
+    "the picture and the video show no joint in common",
     "was never seen",
     "which may be gated",
     "has sha256",

@@ -19,7 +19,7 @@ from numpy import ndarray
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, InputError, MediaError, PoseError
 from mimicmotion.pose import keypoints as kp
-from mimicmotion.pose.align import DISAGREE, PAIRS, RIGID, align, part_scales
+from mimicmotion.pose.align import PAIRS, PROPORTIONS_DIFFER, RIGID, align, part_scales
 from mimicmotion.pose.crop import PictureFit, fit_picture, keeps_person
 from mimicmotion.pose.estimators.open import find_estimator
 from mimicmotion.pose.files import PoseCache, load_openpose, load_poses
@@ -483,7 +483,7 @@ def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: P
 def describe_build(parts: dict[str, float]) -> list[str]:
     """A note if the rigid parts of the two bodies disagree on the scale; see `part_scales`."""
     rigid = {p: parts[p] for p in RIGID if p in parts}
-    if not rigid or max(rigid.values()) < DISAGREE * min(rigid.values()):
+    if not rigid or max(rigid.values()) < PROPORTIONS_DIFFER * min(rigid.values()):
         return []
     scales = ", ".join(f"{p} {s:.2f}" for p, s in rigid.items())
     return [f"the people in the picture and the video differ in build (scales: {scales}); --align limbs fits each part"]
