@@ -80,7 +80,7 @@ def test_inspect_speaks_of_folders_and_of_files_of_others(job: GenerateConfig, t
 
 def test_what_cannot_be_signed_is_refused_before_any_work(job: GenerateConfig) -> None:
     pytest.importorskip("c2pa")
-    with pytest.raises(ConfigError, match="label=signed for mkv"):
+    with pytest.raises(ConfigError, match="label=signed with mkv"):
         finish(generate(dataclasses.replace(job, label="signed", output=job.output.with_suffix(".mkv"))))
     with pytest.raises(ConfigError, match="PEM"):
         finish(generate(dataclasses.replace(job, label="signed", signer=job.picture)))

@@ -129,7 +129,7 @@ def test_other_number_of_poses_is_refused(segmenter: SelfieSegmenter, count: int
 
 
 def test_poses_of_another_size_are_refused(segmenter: SelfieSegmenter) -> None:
-    with pytest.raises(PoseError, match="in its pixels"):
+    with pytest.raises(PoseError, match="in pixels of the frame"):
         next(segmenter.masks(random_frames(1, (32, 32)), standing(1)))
 
 

@@ -126,7 +126,7 @@ def fit_alignment(
     if scale is None:
         scale = _fill(driving.size, size).scale[0]
         logger.warning(
-            "too few joints are visible in both the picture and the video to match their sizes: the person is not resized"
+            "too few joints are visible in both picture and video to match their sizes; the person is not resized"
         )
     elif method == "limbs":
         scale, limbs = limb_scales(parts, scale)
