@@ -151,7 +151,7 @@ def test_job_writes_what_is_asked_for_and_remembers(config: MaskConfig, monkeypa
     assert f"{FRAMES} masks of {SIZE[1]}x{SIZE[0]}" in result.summary()
     masks = frames_of(config.output)
     assert masks.shape == (FRAMES, *SIZE, 3)
-    assert result.share == pytest.approx(np.mean(masks >= 128))
+    assert result.fraction == pytest.approx(np.mean(masks >= 128))
     (cached,) = (config.output.parent / "cache").rglob("frame_000000.png")
 
     def found(*_: object) -> Iterator[None]:

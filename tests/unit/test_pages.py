@@ -134,6 +134,6 @@ QUOTED = (
     "cannot be encoded",
     "not enough free memory",
     "where it has no effect",
-    "it is a video or a pose file",
+    "is a video or a pose file",
     "pictures or tiles",
 )

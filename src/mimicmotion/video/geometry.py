@@ -58,8 +58,8 @@ class Fit:
         """
         if image.shape[:2] != self.source:
             raise ConfigError(
-                f"a picture of height {image.shape[0]} and width {image.shape[1]}",
-                f"height {self.source[0]} and width {self.source[1]}",
+                f"a picture of {image.shape[0]} x {image.shape[1]} pixels",
+                f"{self.source[0]} x {self.source[1]} (height x width)",
                 "plan a transform for each source size",
             )
         # target pixels whose centres are inside the source; the others stay black
