@@ -70,7 +70,7 @@ def test_a_batch_is_its_jobs_one_by_one(
 
     Path("third.mp4").write_bytes(b"changed")
     Path("missing.png").write_bytes(Path(PICTURE).read_bytes())
-    monkeypatch.setattr(module, "_run_here", lambda _, jobs: ((i, *module._run_job(job)) for i, job in jobs.items()))
+    monkeypatch.setattr(module, "_run_locally", lambda _, jobs: ((i, *module._run_job(job)) for i, job in jobs.items()))
     result = finish(batch(BatchConfig(jobs=path)))  # in this process, for speed
     assert [o.state for o in result.outcomes] == ["skipped", "done", "done"]
     assert Path("first.mp4").stat().st_mtime_ns == first

@@ -245,7 +245,7 @@ def test_plan_says_and_shows_what_is_cut_off(job: GenerateConfig, no_long_work: 
     said = planned(height=48, width=128, fit="crop")
     assert "the crop cuts off the feet of the person in the picture; --fit letterbox keeps the whole picture" in said
     said = planned(height=48, width=128)
-    assert "a crop to 128x48 would cut off part of the person, so bars are added; --fit crop fills the frame" in said
+    assert "a crop to 128x48 would lose part of the person, so bars are added; --fit crop fills the frame" in said
     assert "cut off" not in said
 
 

@@ -418,7 +418,7 @@ def test_failed_writing_says_what_is_kept(
         patch.setattr(job_module, "write_video", full)
         with pytest.raises(OutputError):
             finish(generate(job))
-    assert "5 of 5 steps are kept" in caplog.text
+    assert "5 of 5 steps are saved" in caplog.text
     assert "--resume" in caplog.text
     assert finish(generate(again(job))).resumed_at == [STEPS]
 

@@ -79,7 +79,7 @@ def test_a_cancelled_call_resumes_to_the_same_bytes(
     def run(**settings: Any) -> Any:
         return mimicmotion.animate(PICTURE, VIDEO, tmp_path / "out.mp4", pipeline=pipe, **SHORT, **settings)
 
-    with ThreadPoolExecutor(1) as pool, pytest.raises(mimicmotion.Stopped, match="1 of 2 steps are kept"):
+    with ThreadPoolExecutor(1) as pool, pytest.raises(mimicmotion.Stopped, match="1 of 2 steps are saved"):
         pool.submit(run, on_progress=stop).result() if thread else run(on_progress=stop)
     result = run(resume=True)
     assert result.resumed_at == [1]

@@ -416,7 +416,7 @@ def describe_fit(fit: Fit, pose: PoseSequence, mode: PictureFit) -> list[str]:
     """Return a note if a crop cuts off part of the person, or if bars are added to avoid that."""
     if mode == "auto" and (np.multiply(fit.source, fit.scale) < np.subtract(fit.target, 0.5)).any():
         size = f"{fit.target[1]}x{fit.target[0]}"
-        return [f"a crop to {size} would cut off part of the person, so bars are added; --fit crop fills the frame"]
+        return [f"a crop to {size} would lose part of the person, so bars are added; --fit crop fills the frame"]
     if keeps_person(fit, pose):
         return []
     lost = (pose.confidence[0] > VISIBLE) & (pose.fitted(fit).confidence[0] <= VISIBLE)
