@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy import ndarray
 
-from mimicmotion.generate.inputs import find, open_driving, prepare, sampled_frames
+from mimicmotion.generate.inputs import find_poses, open_driving, prepare, sampled_frames
 from mimicmotion.generate.job import generate
 from mimicmotion.pose.guidance.skeleton import draw_pose
 from mimicmotion.runtime.progress import finish
@@ -59,7 +59,7 @@ def main() -> None:
         made = finish(generate(config))
         print(*made.warnings, sep="\n")
         results = list(made.frames)
-    found = finish(find(config))
+    found = finish(find_poses(config))
     inputs = prepare(config, found, made.size)
     at = np.linspace(0, len(inputs.driving) - 1, arguments.frames).round().astype(int).tolist()
     # pyrefly: ignore [bad-argument-type] - a video, not a pose file

@@ -222,13 +222,13 @@ def run_unet(unet: Any, x: torch.Tensor, c_noise: torch.Tensor, told: Any, pose:
 
 def run_released(pipe: MimicMotionPipeline, config: GenerateConfig) -> dict[str, float]:
     """Run the whole job in the published order; returns seconds per stage."""
-    from mimicmotion.generate.inputs import find, prepare
+    from mimicmotion.generate.inputs import find_poses, prepare
     from mimicmotion.runtime.progress import finish
     from mimicmotion.video.writer import open_writer
 
     assert isinstance(pipe.backbone, SVDBackbone)
     size = (pipe.backbone.settings["height"], pipe.backbone.settings["width"])
-    found = prepare(config, finish(find(config)), size)
+    found = prepare(config, finish(find_poses(config)), size)
     watch, steps, tile, overlap = Watch(), config.num_inference_steps, config.segment_frames, config.overlap_frames
     if steps is None or tile is None or overlap is None:
         raise ValueError("steps, frames of a tile and overlap are needed")

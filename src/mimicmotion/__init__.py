@@ -1,4 +1,4 @@
-"""MimicMotion: human motion video from one picture and a driving video, of any length."""
+"""MimicMotion: generate human motion videos of any length from one picture and a driving video."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# Public names, imported when first used: `import mimicmotion` loads neither torch nor OpenCV.
+# Public names, imported on first use: `import mimicmotion` loads neither torch nor OpenCV.
 _LAZY = {
     "Client": "mimicmotion.client",
     "FusionConfig": "mimicmotion.settings",

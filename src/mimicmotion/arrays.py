@@ -15,12 +15,12 @@ Frames: TypeAlias = UInt8[ndarray, "frames height width 3"]
 
 @runtime_checkable
 class PoseFrames(Protocol):
-    """Drawn pose frames: a uint8 array (frames, height, width, 3), or a sequence whose slices are such arrays."""
+    """Drawn poses: a uint8 array (frames, height, width, 3), or a lazy sequence that returns such arrays for slices."""
 
     def __len__(self) -> int:
-        """Number of frames."""
+        """Return the number of frames."""
         ...
 
     def __getitem__(self, index: slice, /) -> Any:
-        """Frames of a slice, uint8 (frames, height, width, 3)."""
+        """Return a slice as a uint8 array (frames, height, width, 3)."""
         ...

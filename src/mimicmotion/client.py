@@ -1,4 +1,4 @@
-"""A client for the service that needs only the standard library."""
+"""HTTP client for the service, using only the standard library."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ CHUNK_SIZE = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """A job of the service.
+    """State of a job on the service. Times are in seconds since 1970.
 
     Attributes:
         id: id of the job.
         kind: "generate", or "plan", which only predicts what generate would do.
-        state: queued, running, done, failed or cancelled.
+        state: "queued", "running", "done", "failed" or "cancelled".
         owner: name of the token that submitted the job.
         priority: 0 to 9; jobs with a higher priority run first.
         settings: settings that the job was submitted with.
         frames: approximate number of frames of the result.
-        created: time of submission, in seconds since 1970.
-        started: time at which it last started to run.
-        finished: time at which it ended.
-        stage: current stage: load, picture, poses, encode, denoise or write.
+        created: time of submission.
+        started: time of the last start; None before the first.
+        finished: time at which the job ended; None before.
+        stage: current stage: "load", "picture", "poses", "encode", "denoise" or "write".
         done: completed frames or steps of the stage.
         total: total number of frames or steps of the stage.
         eta: estimated seconds until the job is done, from the speed of the current stage and the time of later stages
             in the last job; for the first job, until the stage is complete.
-        preview: whether there is a preview picture (see the setting `preview`).
-        error: `got`, `expected` and `fix` of a failed job.
+        preview: whether a preview picture is available (see the setting `preview`).
+        error: error of a failed job, with the keys "got", "expected" and "fix".
     """
 
     id: str
@@ -65,7 +65,7 @@ class JobState:
 
     @property
     def ended(self) -> bool:
-        """Whether the state is final."""
+        """Whether the job is done, failed or cancelled."""
         return self.state in ("done", "failed", "cancelled")
 
 
@@ -74,7 +74,7 @@ class ServiceError(MimicMotionError):
 
     Args:
         status: HTTP status of the response; 0 if a job failed or was cancelled.
-        error: `got`, `expected` and `fix`.
+        error: parts of the message: "got", "expected" and "fix".
     """
 
     def __init__(self, status: int, error: dict[str, str]) -> None:
@@ -83,10 +83,10 @@ class ServiceError(MimicMotionError):
 
 
 class Client:
-    """Client of `mimicmotion serve`.
+    """Client for the service started by `mimicmotion serve`.
 
     Args:
-        url: address of the service.
+        url: URL of the service.
         token: access token, if the service requires one.
         timeout: seconds to wait for a response, and to keep retrying while the service cannot be reached.
     """
@@ -112,7 +112,7 @@ class Client:
             video: driving video or pose file.
             kind: "generate", or "plan" to only predict what generate would do.
             priority: 0 to 9; jobs with a higher priority run first.
-            key: idempotency key: submitting the same key again returns the same job. By default each call is a new job.
+            key: idempotency key: submitting the same key again returns the same job. By default, each call creates one.
             settings: options of `mimicmotion generate`, such as `seed`.
 
         Raises:
@@ -146,7 +146,7 @@ class Client:
         return JobState(**self._json("GET", f"/v1/jobs/{quote(id)}"))
 
     def progress(self, id: str) -> Iterator[JobState]:
-        """Yield the states of a job as they change, until it has ended. Reconnects if the connection is lost."""
+        """Yield the state of a job whenever it changes, until the job ends. Reconnects if the connection is lost."""
         while True:
             with self._request("GET", f"/v1/jobs/{quote(id)}/events") as answer:
                 for line in _lines(answer):
@@ -173,12 +173,12 @@ class Client:
         return JobState(**self._json("DELETE", f"/v1/jobs/{quote(id)}"))
 
     def delete(self, id: str) -> None:
-        """Cancel a job and delete it with its files."""
+        """Delete a job and its files; cancel it first if it has not ended."""
         with self._request("DELETE", f"/v1/jobs/{quote(id)}?purge=true"):
             pass
 
     def download(self, id: str, path: str | os.PathLike[str]) -> Path:
-        """Download the result of a job to `path`, where it appears only when complete, and return the path."""
+        """Download the result of a job to `path`, and return the path. The file appears only once it is complete."""
         with self._request("GET", f"/v1/jobs/{quote(id)}/result") as answer, atomic_path(path) as part:
             with part.open("wb") as file:
                 shutil.copyfileobj(answer, file)
@@ -187,13 +187,12 @@ class Client:
         return Path(path)
 
     def sidecar(self, id: str) -> dict[str, Any]:
-        """Return the settings, versions and checksums of a result, or the outcome of a plan."""
+        """Return the sidecar of a result (settings, versions, checksums), or the report of a plan."""
         return self._json("GET", f"/v1/jobs/{quote(id)}/sidecar")
 
     def list(self, limit: int = 50, offset: int = 0) -> list[JobState]:
-        """List jobs, newest first."""
-        found = self._json("GET", f"/v1/jobs?limit={limit}&offset={offset}")
-        return [JobState(**item) for item in found["jobs"]]
+        """Return up to `limit` jobs, newest first, skipping the first `offset`."""
+        return [JobState(**job) for job in self._json("GET", f"/v1/jobs?limit={limit}&offset={offset}")["jobs"]]
 
     def _json(self, method: str, path: str) -> Any:
         with self._request(method, path) as answer:
@@ -203,7 +202,7 @@ class Client:
     def _request(
         self, method: str, path: str, headers: dict[str, str] | None = None, body: Any = None
     ) -> Iterator[http.client.HTTPResponse]:
-        """Send a request and yield the response. Retries on connection errors, since all requests are idempotent."""
+        """Send a request and yield the response. Connection errors are retried, since all requests are idempotent."""
         kind = http.client.HTTPSConnection if self.url.scheme == "https" else http.client.HTTPConnection
         end = time.monotonic() + self.timeout
         while True:
@@ -238,7 +237,7 @@ def _lines(answer: http.client.HTTPResponse) -> Iterator[bytes]:
 def _form(
     boundary: str, texts: dict[str, str], files: dict[str, Path]
 ) -> tuple[bytes, list[tuple[bytes, Path]], bytes]:
-    """Build the parts of a multipart form: the text fields, the header and path of each file, and the end."""
+    """Build a multipart form: the text fields, (header, path) of each file, and the closing boundary."""
     line = 'Content-Disposition: form-data; name="{}"'
     head = "".join(f"--{boundary}\r\n{line.format(name)}\r\n\r\n{text}\r\n" for name, text in texts.items())
     parts = []
@@ -252,4 +251,5 @@ def _error(answer: http.client.HTTPResponse) -> dict[str, str]:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         error = json.load(answer)["error"]
         return {name: str(error[name]) for name in ("got", "expected", "fix")}
-    return {"got": f"{answer.status} {answer.reason}", "expected": "a reply from the service", "fix": "check the url"}
+    got = f"HTTP {answer.status} {answer.reason} without an error message"
+    return {"got": got, "expected": "a response from the service", "fix": "check the URL"}

@@ -1,4 +1,4 @@
-"""The errors of this package. Each says what was wrong, what was expected, and how to fix it."""
+"""Exceptions of this package. Each message states what was wrong, what was expected, and how to fix it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ _MEMORY_FULL += ("Failed to allocate", "Insufficient memory", "bad_alloc", "bad 
 
 
 def printable(text: str) -> str:
-    """Escape control characters, direction marks and lone surrogates, so that a text is safe to print on a terminal.
+    """Escape control characters, bidirectional marks and lone surrogates in untrusted text, for printing on a terminal.
 
-    File names and file contents are untrusted. Line ends and tabs are kept.
+    Newlines and tabs are kept.
     """
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class MimicMotionError(Exception):
     """Base class of all errors that this package raises deliberately.
 
     Args:
-        got: name and value of what is wrong.
-        expected: what is accepted.
-        fix: what the user can do.
+        got: what was wrong, such as the name and value of an argument.
+        expected: values that are accepted.
+        fix: what the user can do about it.
     """
 
     def __init__(self, got: str, expected: str, fix: str) -> None:
@@ -48,7 +48,7 @@ class MediaError(InputError):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error, from any library, means that the memory of the host or of an accelerator is full."""
+    """Return whether an exception from any library means that the host or an accelerator is out of memory."""
     if isinstance(error, MimicMotionError):
         return False
     full = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
@@ -56,20 +56,20 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def system_error(error: BaseException, what: str = "this") -> InputError | None:
-    """Convert a system error (memory is full, a path is unusable) to one that helps the user; None for any other error.
+    """Convert an out-of-memory or file system error to an error with a suggested fix; return None for any other error.
 
     Args:
-        error: any error.
-        what: what the memory was for.
+        error: any exception.
+        what: name of the task that needed the memory, used in the message.
     """
     if out_of_memory(error):
-        said = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
+        message = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
         fix = "close other programs, lower the resolution or the number of processes, or shorten the video"
-        return ConfigError(f"not enough free memory for {what} ({said})", "more free memory", fix)
+        return ConfigError(f"not enough free memory for {what} ({message})", "more free memory", fix)
     if not isinstance(error, OSError) or isinstance(error, MimicMotionError) or not error.strerror:
         return None
-    gone = isinstance(error, FileNotFoundError) and error.filename is None
-    name = "the working directory" if gone else error.filename
+    deleted = isinstance(error, FileNotFoundError) and error.filename is None
+    name = "the working directory" if deleted else error.filename
     if name is None:
         return None
     got, expected = f"{str(name)[:500]}: {error.strerror}", "a path that can be read and written"
@@ -77,15 +77,15 @@ def system_error(error: BaseException, what: str = "this") -> InputError | None:
 
 
 class PoseError(InputError):
-    """Poses are malformed, or no person was found."""
+    """Poses are malformed, or no person was detected."""
 
 
 class NonFiniteError(MimicMotionError, ArithmeticError):
-    """A network returned NaN or infinity."""
+    """The output of a network contains NaN or infinity."""
 
 
 class TrainingError(MimicMotionError):
-    """Training cannot continue, because the loss or its gradient is NaN or infinite."""
+    """Training cannot continue because the loss or its gradient is NaN or infinite."""
 
 
 class WeightsError(MimicMotionError):
@@ -93,4 +93,4 @@ class WeightsError(MimicMotionError):
 
 
 class OutputError(MimicMotionError, OSError):
-    """A result cannot be written, because of permissions or a full disk, for example."""
+    """A result cannot be written, for example because of permissions or a full disk."""

@@ -1,4 +1,4 @@
-"""Common style of all figures, and reproducible PNG files."""
+"""Matplotlib helpers: the style shared by all figures, and reproducible PNG files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ STYLE: dict[str, Any] = {
 
 
 def check_plot_output(path: Path) -> Path:
-    """Check in advance that a figure can be written to `path`, and its numbers to a CSV file beside it; return `path`.
+    """Check in advance that a figure can be written to `path` and its data to a CSV file next to it, and return `path`.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -55,18 +55,19 @@ def check_plot_output(path: Path) -> Path:
     """
     import_extra("matplotlib", "eval")
     if path.suffix.lower() != ".png":
-        raise OutputError(f"{path} has the suffix {path.suffix!r}", "NAME.png", "figures are PNG; correct 'output'")
+        raise OutputError(f"{path} has the suffix {path.suffix!r}", "a file name ending in .png", "change 'output'")
     for file in (path, path.with_suffix(".csv")):
         if file.is_dir():
-            raise OutputError(f"{file} is a folder", "NAME.png", "choose another name")
+            raise OutputError(f"{file} is a folder", "the name of a file", "choose another name")
     return check_writable(path)
 
 
 @contextlib.contextmanager
 def figure(output: Path | BytesIO, height: float, width: float = PAGE_WIDTH) -> Iterator[Figure]:
-    """Yield an empty figure of `width` x `height` inches, and write it to `output` as PNG at the end of the block.
+    """Context manager that yields an empty figure of `width` x `height` inches and saves it to `output` as PNG on exit.
 
-    The file is reproducible for a given matplotlib version: it contains no date or version and ignores user settings.
+    The file is reproducible for a given matplotlib version: it contains no date or version, and the user's matplotlib
+    settings are ignored.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -90,17 +91,17 @@ def figure(output: Path | BytesIO, height: float, width: float = PAGE_WIDTH) -> 
 
 
 def colour(i: int) -> str:
-    """Colour number `i` of `PALETTE`, which repeats."""
+    """Return colour `i` of `PALETTE`, starting over after the last one."""
     return PALETTE[i % len(PALETTE)]
 
 
 def line(i: int) -> dict[str, Any]:
-    """Matplotlib colour and line style of curve number `i`, distinguishable even in greyscale."""
+    """Return the keyword arguments of `plot` that give curve `i` its own colour and line style."""
     return {"color": colour(i), "linestyle": LINES[i % len(LINES)]}
 
 
 def bare(axes: Axes) -> None:
-    """Remove the ticks and the frame of axes that show a picture."""
+    """Hide the ticks and spines of axes that show a picture."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
@@ -109,17 +110,17 @@ def bare(axes: Axes) -> None:
 def picture_grid(
     sheet: Any, rows: Mapping[str, Sequence[ndarray]], titles: Sequence[str], *, coloured: bool = True, **options: Any
 ) -> Any:
-    """Show a labelled grid of pictures.
+    """Draw a grid of pictures with row and column labels.
 
     Args:
-        sheet: figure or subfigure.
-        rows: name of each row, and its pictures, one per title.
-        titles: titles of the columns.
-        coloured: show the names in the colours of the palette.
-        options: passed to `imshow`.
+        sheet: figure or subfigure to draw into.
+        rows: mapping from the name of each row to its pictures, one per column.
+        titles: column titles.
+        coloured: draw the row names in the colours of `PALETTE` instead of black.
+        options: keyword arguments of `imshow`.
 
     Returns:
-        Array of the axes, (rows, columns).
+        Array of axes, (rows, columns).
     """
     grid = sheet.subplots(len(rows), len(titles), squeeze=False)
     for k, (name, pictures) in enumerate(rows.items()):
@@ -133,16 +134,16 @@ def picture_grid(
 
 
 def mark_borders(axes: Axes, borders: Sequence[int]) -> None:
-    """Mark each border with a triangle above it, between frames border - 1 and border; a line would hide the seam."""
+    """Draw a triangle above each segment border, at x = border - 0.5; a vertical line would hide the seam."""
     if borders:
-        at = [b - 0.5 for b in borders]
+        x = [b - 0.5 for b in borders]
         axes.plot(
-            at, [1.0] * len(at), "v", ms=4, color=MARK, transform=axes.get_xaxis_transform(), clip_on=False, zorder=5
+            x, [1.0] * len(x), "v", ms=4, color=MARK, transform=axes.get_xaxis_transform(), clip_on=False, zorder=5
         )
 
 
 def curves(axes: Axes, values: Mapping[str, ndarray], label: str, borders: Sequence[int]) -> None:
-    """Plot one curve per result over frames 1, 2, ..., with its mean in the legend."""
+    """Plot one curve per result over frames 1, 2, ..., with means in the legend and markers at segment borders."""
     from matplotlib.ticker import MaxNLocator
 
     for k, (name, numbers) in enumerate(values.items()):

@@ -1,4 +1,4 @@
-"""Tables as Markdown, HTML, LaTeX and CSV, and pages of tables."""
+"""Format tables as Markdown, HTML, LaTeX and CSV, and pages of tables as Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _TEX = {
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table. Cells may have any type and are formatted by `str`.
+    """A table. Headings and cells may have any type; they are converted with `str`.
 
     Attributes:
         head: column headings.
-        rows: cells of each row, one per column.
-        bold: (row, column) of cells to emphasise.
+        rows: rows of cells, one cell per column.
+        bold: (row, column) indices of cells in bold.
     """
 
     head: Sequence[object]
@@ -36,7 +36,7 @@ class Table:
     bold: Collection[tuple[int, int]] = ()
 
     def markdown(self) -> list[str]:
-        """The table as lines of Markdown."""
+        """Return the table as lines of Markdown."""
 
         def cell(value: object) -> str:
             return str(value).replace("|", "\\|").replace("\n", " ")
@@ -45,7 +45,7 @@ class Table:
         return ["| " + " | ".join(line) + " |" for line in lines]
 
     def html(self) -> str:
-        """The table as an HTML <table> element."""
+        """Return the table as an HTML <table> element."""
 
         def line(cells: Sequence[str], tag: str) -> str:
             return "<tr>" + "".join(f"<{tag}>{c}</{tag}>" for c in cells) + "</tr>"
@@ -54,11 +54,11 @@ class Table:
         return f"<table>{head}{''.join(line(r, 'td') for r in self._cells(_escaped, '<b>{}</b>'))}</table>"
 
     def latex(self, align: str, headings: Mapping[int, str] | None = None) -> str:
-        """The table as a LaTeX tabular (needs the booktabs package).
+        """Return the table as a LaTeX tabular, which needs the booktabs package.
 
         Args:
-            align: alignment of the columns, one letter each.
-            headings: headings by row number, each on a separate line above that row.
+            align: column specification, one letter per column.
+            headings: mapping from a row index to a heading, placed on a separate line above that row.
         """
         out = [rf"\begin{{tabular}}{{{align}}}", r"\toprule", " & ".join(map(_tex, self.head)) + r" \\", r"\midrule"]
         for k, cells in enumerate(self._cells(_tex, r"\textbf{{{}}}")):
@@ -68,9 +68,9 @@ class Table:
             out.append(" & ".join(cells) + r" \\")
         return "\n".join([*out, r"\bottomrule", r"\end{tabular}", ""])
 
-    def _cells(self, shown: Callable[[object], str], bold: str) -> list[list[str]]:
+    def _cells(self, render: Callable[[object], str], bold: str) -> list[list[str]]:
         return [
-            [bold.format(shown(c)) if (i, j) in self.bold else shown(c) for j, c in enumerate(row)]
+            [bold.format(render(c)) if (i, j) in self.bold else render(c) for j, c in enumerate(row)]
             for i, row in enumerate(self.rows)
         ]
 
@@ -82,8 +82,8 @@ class Section:
     Attributes:
         heading: heading; "" for none.
         text: paragraphs; those that begin with "- " are list items.
-        table: table; left out if it has no rows.
-        pictures: PNG files by alternative text, shown in HTML only.
+        table: table; omitted if it has no rows.
+        pictures: mapping from alt text to the contents of a PNG file, shown in HTML only.
     """
 
     heading: str
@@ -92,7 +92,7 @@ class Section:
     pictures: Mapping[str, bytes] | None = None
 
     def markdown(self) -> str:
-        """The section in Markdown."""
+        """Return the section in Markdown."""
         blocks = [f"## {self.heading}"] if self.heading else []
         listed = [t for t in self.text if t.startswith("- ")]
         blocks += [t for t in self.text if not t.startswith("- ")]
@@ -102,7 +102,7 @@ class Section:
         return "\n\n".join(blocks)
 
     def html(self) -> str:
-        """The section in HTML."""
+        """Return the section in HTML."""
         parts = [f"<h2>{_escaped(self.heading)}</h2>"] if self.heading else []
         parts += [f"<p>{_escaped(t.removeprefix('- '))}</p>" for t in self.text]
         if self.table.rows:
@@ -125,7 +125,7 @@ def html_page(title: str, sections: Sequence[Section]) -> str:
 
 
 def write_csv(path: Path, head: Sequence[object], rows: Iterable[Sequence[object]]) -> Path:
-    """Write a CSV file and return `path`. None becomes an empty cell, and floats keep all digits.
+    """Write a CSV file and return `path`. None is written as an empty cell, floats with full precision.
 
     Raises:
         OutputError: the file cannot be written.

@@ -64,15 +64,15 @@ def test_a_batch_is_its_jobs_one_by_one(
     assert cli.main(["batch", str(path)]) == 1
     out = capsys.readouterr().out
     assert "missing.png" in out
-    assert "1 made, 1 already there, 1 failed" in out
+    assert "1 done, 1 skipped, 1 failed" in out
     assert Path("third.mp4").read_bytes() == alone
     assert json.loads(Path("third.mp4.json").read_text())["resumed_at"] == [1]
 
     Path("third.mp4").write_bytes(b"changed")
     Path("missing.png").write_bytes(Path(PICTURE).read_bytes())
-    monkeypatch.setattr(module, "_run_here", lambda _, jobs: ((i, *module._run_job(job)) for i, job in jobs.items()))
+    monkeypatch.setattr(module, "_run_locally", lambda _, jobs: ((i, *module._run_job(job)) for i, job in jobs.items()))
     result = finish(batch(BatchConfig(jobs=path)))  # in this process, for speed
-    assert [o.state for o in result.outcomes] == ["there", "made", "made"]
+    assert [o.state for o in result.outcomes] == ["skipped", "done", "done"]
     assert Path("first.mp4").stat().st_mtime_ns == first
     assert Path("third.mp4").read_bytes() == alone
 
@@ -158,6 +158,6 @@ def test_a_batch_on_ray(shared_settings: dict[str, Any], tmp_path: Path) -> None
     jobs = ({"output": "a.mp4"}, {"output": "b.mp4", "picture": "missing.png"})
     path = write_jobs(tmp_path / "jobs.yaml", settings, *jobs)
     result = finish(batch(BatchConfig(jobs=path, engine="ray")))
-    assert [o.state for o in result.outcomes] == ["made", "failed"]
+    assert [o.state for o in result.outcomes] == ["done", "failed"]
     assert Path("a.mp4").read_bytes() == alone
-    assert [o.state for o in finish(batch(BatchConfig(jobs=path, engine="ray"))).outcomes] == ["there", "failed"]
+    assert [o.state for o in finish(batch(BatchConfig(jobs=path, engine="ray"))).outcomes] == ["skipped", "failed"]

@@ -164,7 +164,7 @@ def test_command(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # dwpose stays away
     # the fixture `service` starts one, and test_batch.py starts processes
     monkeypatch.setattr(app, "serve", lambda settings, tell: app.create_app(replace(settings, page=False)))
-    monkeypatch.setattr(batch, "_run_here", lambda config, jobs: ((i, *batch._run_job(job)) for i, job in jobs.items()))
+    monkeypatch.setattr(batch, "_run_locally", lambda _, jobs: ((i, *batch._run_job(job)) for i, job in jobs.items()))
     argv = [STAND_INS.get(a, a) for a in shlex.split(command)[1:]]
     prepare(argv, folder)
     assert cli.main(argv) == 0, command

@@ -88,7 +88,7 @@ def test_kept_background_is_the_picture(job: GenerateConfig) -> None:
     result = finish(generate(keep))
     frames, plain = frames_of(result.path), frames_of(finish(generate(job)).path)
     assert json.loads(result.sidecar.read_text())["settings"]["background"] == "keep"
-    picture = inputs.prepare(job, finish(inputs.find(job)), SIZE).picture
+    picture = inputs.prepare(job, finish(inputs.find_poses(job)), SIZE).picture
     edge = np.ones(SIZE, bool)  # neither the picture's person nor the moving one comes near
     edge[6:, 8:-8] = False
     assert all(np.array_equal(frame[edge], picture[edge]) for frame in frames)
@@ -243,7 +243,7 @@ def test_plan_says_and_shows_what_is_cut_off(job: GenerateConfig, no_long_work: 
     assert (whole[10, [5, -5]] == 63).all()
     assert (whole[10, shown.shape[0]] == 255).all()
     said = planned(height=48, width=128, fit="crop")
-    assert "the crop cuts off the feet of the person in the picture: --fit letterbox keeps all of it" in said
+    assert "the crop cuts off the feet of the person in the picture; --fit letterbox keeps the whole picture" in said
     said = planned(height=48, width=128)
     assert "a crop to 128x48 would lose part of the person, so bars are added; --fit crop fills the frame" in said
     assert "cut off" not in said
@@ -284,7 +284,7 @@ def test_models_without_settings_take_the_published_area_or_rule(
 
 def test_released_fit_truncates_as_published(job: GenerateConfig) -> None:
     config = dataclasses.replace(job, fit="released")
-    given = inputs.prepare(config, finish(inputs.find(config)), SIZE).picture
+    given = inputs.prepare(config, finish(inputs.find_poses(config)), SIZE).picture
     plain = plan_fit((150, 120), SIZE, "released").apply(random_frames(1, (150, 120))[0])
     assert np.array_equal(given, released_round_trip(plain))
     assert not np.array_equal(given, plain)
@@ -437,7 +437,7 @@ def test_pose_files_are_known_by_their_content(job: GenerateConfig, tmp_path: Pa
         found = inputs.open_driving(dataclasses.replace(job, video=tmp_path / name))
         assert isinstance(found, PoseSequence)
         np.testing.assert_allclose(found.xy, dancing(3).xy, atol=0.01)  # JSON holds two digits
-    with pytest.raises(MediaError, match="swap the two"):
+    with pytest.raises(MediaError, match="swap PICTURE and VIDEO"):
         inputs.check_inputs(dataclasses.replace(job, picture=tmp_path / "poses.txt", video=job.picture))
 
 
@@ -596,15 +596,18 @@ def not_loaded(*_: object, **__: object) -> None:
 
 
 EARLY: dict[str, tuple[Callable[[GenerateConfig], dict[str, Any]], str]] = {
-    "arguments swapped": (lambda j: {"picture": j.video, "video": j.picture}, "(?s)it is a video.*fix: swap the two"),
-    "a video twice": (lambda j: {"picture": j.video}, "(?s)it is a video.*fix: pass a picture"),
+    "arguments swapped": (
+        lambda j: {"picture": j.video, "video": j.picture},
+        "(?s)is a video or a pose file.*fix: swap PICTURE and VIDEO",
+    ),
+    "a video twice": (lambda j: {"picture": j.video}, "(?s)is a video or a pose file.*fix: pass a picture"),
     "no picture": (lambda j: {"picture": j.video.with_name("no.png")}, "does not exist"),
     "a start behind the end": (lambda j: {"start": 1000}, "has no frame after"),
     "a person who is not there": (lambda j: {"person": "5"}, "person 5 was never seen; no frame shows more than 1"),
     "a point beside everybody": (lambda j: {"person": "1,1"}, "was never seen"),
     "a pose file with sound": (lambda j: {"video": pose_file(j), "audio": True}, "audio=True with a pose file"),
     "one of one person": (lambda j: {"video": pose_file(j), "person": "1"}, "person=1 with a pose file of one person"),
-    "poses in place of the picture": (lambda j: {"picture": pose_file(j)}, "it is a video or a pose file"),
+    "poses in place of the picture": (lambda j: {"picture": pose_file(j)}, "is a video or a pose file"),
 }
 
 
@@ -721,7 +724,7 @@ def test_several_people_in_the_picture_are_reported(job: GenerateConfig, monkeyp
     config = dataclasses.replace(job, output=job.output.with_suffix(".png"))
     said = finish(plan(config)).summary()
     assert "people    2 in the picture, 1 in the video" in said
-    assert "the picture shows 2 people; the largest is used: --picture-person chooses another" in said
+    assert "the picture shows 2 people; the largest is used, unless --picture-person is set" in said
     assert "the largest is used" not in finish(plan(dataclasses.replace(config, picture_person="0"))).summary()
 
 

@@ -50,10 +50,10 @@ def test_a_signed_result_is_replayed_and_inspected(job: GenerateConfig, capsys: 
     result = finish(generate(signed))
     assert result.unsigned_sha256
     found = inspect(result.path)
-    assert (found.signature, found.sidecar, found.changed) == ("valid", "the same", False)
+    assert (found.signature, found.sidecar, found.changed) == ("valid", "unchanged", False)
     again = finish(replay(result.sidecar))
     assert again.identical
-    assert again.original_state == "the same"
+    assert again.original_state == "unchanged"
     assert again.made.path.read_bytes() != result.path.read_bytes()  # signed anew
     data = bytearray(result.path.read_bytes())
     data[-50] ^= 1
@@ -62,17 +62,17 @@ def test_a_signed_result_is_replayed_and_inspected(job: GenerateConfig, capsys: 
     said = capsys.readouterr().out
     assert "made by a model, by mimicmotion" in said
     assert "CHANGED since it was signed" in said
-    assert "NOT the file that it describes" in said
+    assert "does NOT match the file" in said
 
 
 def test_inspect_speaks_of_folders_and_of_files_of_others(job: GenerateConfig, tmp_path: Path) -> None:
     result = finish(generate(dataclasses.replace(job, output=tmp_path / "frames")))
     found = inspect(result.path)
-    assert (found.label["Label"], found.signature, found.sidecar) == ("1", "none", "the same")
+    assert (found.label["Label"], found.signature, found.sidecar) == ("1", "none", "unchanged")
     (result.path / "frame_000001.png").unlink()
     assert inspect(result.path).changed
     other = inspect(job.video)
-    assert (other.label, other.sidecar, other.changed) == ({}, "not there", False)
+    assert (other.label, other.sidecar, other.changed) == ({}, "missing", False)
     assert "does not say how it was made" in other.summary()
     with pytest.raises(Exception, match="without frames"):
         inspect(tmp_path / "cache")
@@ -80,7 +80,7 @@ def test_inspect_speaks_of_folders_and_of_files_of_others(job: GenerateConfig, t
 
 def test_what_cannot_be_signed_is_refused_before_any_work(job: GenerateConfig) -> None:
     pytest.importorskip("c2pa")
-    with pytest.raises(ConfigError, match="label=signed for mkv"):
+    with pytest.raises(ConfigError, match="label=signed with mkv"):
         finish(generate(dataclasses.replace(job, label="signed", output=job.output.with_suffix(".mkv"))))
     with pytest.raises(ConfigError, match="PEM"):
         finish(generate(dataclasses.replace(job, label="signed", signer=job.picture)))

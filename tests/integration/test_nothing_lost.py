@@ -199,7 +199,7 @@ def test_signal_while_frames_are_decoded_stops_at_once(
     reports: list[Progress] = []
     with monkeypatch.context() as patch:
         patch.setattr(MimicMotionPipeline, "decode_step", signalled)
-        with pytest.raises(Stopped, match="5 of 5 steps are kept in .*--resume"):
+        with pytest.raises(Stopped, match="5 of 5 steps are saved in .*--resume"):
             finish(generate(job), reports.append)
     assert [r.done for r in reports if r.stage == "write"] == [1]  # no further frame was made
     assert left_over(job) == ["result.mp4.state"]
@@ -418,7 +418,7 @@ def test_failed_writing_says_what_is_kept(
         patch.setattr(job_module, "write_video", full)
         with pytest.raises(OutputError):
             finish(generate(job))
-    assert "5 of 5 steps are kept" in caplog.text
+    assert "5 of 5 steps are saved" in caplog.text
     assert "--resume" in caplog.text
     assert finish(generate(again(job))).resumed_at == [STEPS]
 
@@ -459,7 +459,7 @@ def test_signal_during_a_step_finishes_and_keeps_it(
 
     monkeypatch.setattr(pipeline, "_denoiser", signalled)
     before = signal.getsignal(number)
-    with pytest.raises(Stopped, match="3 of 5 steps are kept in .*--resume"):
+    with pytest.raises(Stopped, match="3 of 5 steps are saved in .*--resume"):
         finish(generate(job))
     assert signal.getsignal(number) == before
     assert len(calls) == 6
@@ -497,13 +497,13 @@ def test_replay_gives_the_same_bytes(finished: GenerateConfig) -> None:
     result = finish(replay(sidecar_path(finished.output)))
     assert result.made.path.name == "result-replay.mp4"
     assert result.identical
-    assert result.original_state == "the same"
+    assert result.original_state == "unchanged"
     assert result.made.path.read_bytes() == finished.output.read_bytes()
     assert "byte for byte" in result.summary()
     # a replay's own sidecar serves as well, also where the original is gone
     finished.output.unlink()
     second = finish(replay(sidecar_path(finished.output), finished.output.with_name("b.mp4")))
-    assert (second.identical, second.original_state) == (True, "not there")
+    assert (second.identical, second.original_state) == (True, "missing")
 
 
 def test_replay_of_a_resumed_run_and_of_an_interrupted_replay(begun: GenerateConfig) -> None:
@@ -534,7 +534,7 @@ def test_replay_notes_other_versions(finished: GenerateConfig) -> None:
     finished.output.write_bytes(b"other")
     result = finish(replay(sidecar))
     assert any("version of torch was '1.0'" in w for w in result.made.warnings)
-    assert result.original_state == "another file"
+    assert result.original_state == "changed"
 
 
 @pytest.mark.parametrize(
@@ -561,7 +561,7 @@ def test_files_that_are_not_sidecars(text: str, says: str, tmp_path: Path) -> No
 def test_a_changed_sidecar_is_named(part: str, value: Any, finished: GenerateConfig) -> None:
     path = sidecar_path(finished.output)
     path.write_text(json.dumps(json.loads(path.read_text()) | {part: value}))
-    with pytest.raises(ConfigError, match="use the original file"):
+    with pytest.raises(ConfigError, match="use the original"):
         finish(replay(path))
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 import mimicmotion
 from mimicmotion.errors import ConfigError, InputError, PoseError
-from mimicmotion.generate.inputs import find, prepare
+from mimicmotion.generate.inputs import find_poses, prepare
 from mimicmotion.generate.job import generate
 from mimicmotion.pipeline import MimicMotionPipeline
 from mimicmotion.pose.estimators.open import open_estimator
@@ -79,7 +79,7 @@ def test_a_cancelled_call_resumes_to_the_same_bytes(
     def run(**settings: Any) -> Any:
         return mimicmotion.animate(PICTURE, VIDEO, tmp_path / "out.mp4", pipeline=pipe, **SHORT, **settings)
 
-    with ThreadPoolExecutor(1) as pool, pytest.raises(mimicmotion.Stopped, match="1 of 2 steps are kept"):
+    with ThreadPoolExecutor(1) as pool, pytest.raises(mimicmotion.Stopped, match="1 of 2 steps are saved"):
         pool.submit(run, on_progress=stop).result() if thread else run(on_progress=stop)
     result = run(resume=True)
     assert result.resumed_at == [1]
@@ -97,7 +97,7 @@ def test_exceptions_of_the_callback_propagate(tmp_path: Path, pipe: MimicMotionP
 
 def test_the_pipeline_prepares_as_generate_does(pipe: MimicMotionPipeline, tmp_path: Path) -> None:
     config = GenerateConfig(picture=PICTURE, video=VIDEO, output=tmp_path / "out", pose_cache=False, **SHORT)
-    want = prepare(config, finish(find(config)), (112, 64))
+    want = prepare(config, finish(find_poses(config)), (112, 64))
     poses, own = pipe.guide(want.picture, want.reference, want.aligned)
     picture, drawn, reference = pipe.prepare(str(PICTURE), VIDEO, num_frames=FRAMES)
     assert np.array_equal(picture, want.picture)

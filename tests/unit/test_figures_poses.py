@@ -187,7 +187,7 @@ def test_hands_by_the_settings_of_a_result(video: Path, tmp_path: Path, monkeypa
         asked.append((config.video, found, size))
         return type("Inputs", (), {"aligned": standing(5)})
 
-    monkeypatch.setattr("mimicmotion.generate.inputs.find", find)
+    monkeypatch.setattr("mimicmotion.generate.inputs.find_poses", find)
     monkeypatch.setattr("mimicmotion.generate.inputs.prepare", prepare)
     sidecar = tmp_path / "video.mp4.json"
     settings = {"picture": "p.png", "video": "d.mp4", "output": "video.mp4"}

@@ -129,7 +129,7 @@ def test_other_number_of_poses_is_refused(segmenter: SelfieSegmenter, count: int
 
 
 def test_poses_of_another_size_are_refused(segmenter: SelfieSegmenter) -> None:
-    with pytest.raises(PoseError, match="in its pixels"):
+    with pytest.raises(PoseError, match="in pixels of the frame"):
         next(segmenter.masks(random_frames(1, (32, 32)), standing(1)))
 
 
@@ -151,7 +151,7 @@ def test_job_writes_what_is_asked_for_and_remembers(config: MaskConfig, monkeypa
     assert f"{FRAMES} masks of {SIZE[1]}x{SIZE[0]}" in result.summary()
     masks = frames_of(config.output)
     assert masks.shape == (FRAMES, *SIZE, 3)
-    assert result.share == pytest.approx(np.mean(masks >= 128))
+    assert result.fraction == pytest.approx(np.mean(masks >= 128))
     (cached,) = (config.output.parent / "cache").rglob("frame_000000.png")
 
     def found(*_: object) -> Iterator[None]:

@@ -123,7 +123,7 @@ QUOTED = (
     "GiB of memory for stage",
     "out of memory in stage",
     "no person found in",
-    "no joint that both the picture and the video show",
+    "the picture and the video show no joint in common",
     "was never seen",
     "which may be gated",
     "has sha256",
@@ -134,6 +134,6 @@ QUOTED = (
     "cannot be encoded",
     "not enough free memory",
     "where it has no effect",
-    "it is a video or a pose file",
+    "is a video or a pose file",
     "pictures or tiles",
 )

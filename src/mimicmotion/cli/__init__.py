@@ -1,4 +1,4 @@
-"""The command line, one file for each group of commands. Nothing heavy is imported before a command runs."""
+"""The command line, with one module per group of commands. Heavy dependencies are only imported when a command runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRACEBACK = "MIMICMOTION_TRACEBACK"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return the exit code: 0 done, 1 failed, 2 wrong input or usage, 130 interrupted."""
+    """Run a command and return its exit code: 0 success, 1 failure, 2 invalid input or usage, 130 interrupted."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(str(e) or "interrupted; no partial files are left", file=sys.stderr)
         return 130
     except Exception as e:
-        if (known := system_error(e)) is not None:
-            print(f"error: {known}", file=sys.stderr)
+        if (error := system_error(e)) is not None:
+            print(f"error: {error}", file=sys.stderr)
             return 2
         if os.environ.get(TRACEBACK):
             raise

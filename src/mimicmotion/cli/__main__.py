@@ -1,4 +1,4 @@
-"""`python -m mimicmotion.cli`: the same as the `mimicmotion` command."""
+"""Run the `mimicmotion` command with `python -m mimicmotion.cli`."""
 
 from __future__ import annotations
 

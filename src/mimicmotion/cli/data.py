@@ -1,4 +1,4 @@
-"""Make training data from videos or from synthetic people."""
+"""The commands prepare and prepare synthetic, which make training data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Report on this machine: what it has, what would be used, and what to do next."""
+"""The command doctor, which reports on this machine and what to install."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PUBLISHED = ("svd-xt-1.1", "mimicmotion-1.1", "dwpose")
 
 @app.command
 def doctor() -> None:
-    """Show what this machine has, what MimicMotion would use, and the commands that install what is missing."""
+    """Show this machine's hardware and packages, the default device, and commands to install what is missing."""
     say("\n".join(_facts()))
 
 
 def _facts() -> Iterator[str]:
-    """Yield one line per fact; warnings begin with "!", commands with "$"."""
+    """Yield the lines of the report; warnings begin with "!", commands with "$"."""
     import onnxruntime
     import torch
 
@@ -50,7 +50,7 @@ def _facts() -> Iterator[str]:
 
 
 def _to_do(device: str, providers: Sequence[str]) -> Iterator[str]:
-    """Yield problems and the commands that solve them, then how to get and use the published weights."""
+    """Yield problems and the commands that fix them, then how to fetch and use the published weights."""
     from huggingface_hub import get_token
 
     from mimicmotion.generate.provenance import installed

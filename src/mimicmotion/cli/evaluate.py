@@ -1,4 +1,4 @@
-"""Evaluate results, compare methods, and draw the paper's figures."""
+"""The commands evaluate, compare and figures."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def compare(
 
 
 def _figure(name: str, spec: type, *arguments: str) -> None:
-    """Add the command of a figure; its help is the docstring of the figure's settings."""
+    """Add the command that draws a figure. Its help is the docstring of the figure's settings."""
 
     def draw(settings: Any) -> None:
         from mimicmotion.evaluation.figures.job import make

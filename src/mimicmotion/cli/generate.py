@@ -14,7 +14,7 @@ from mimicmotion.settings import BatchConfig, GenerateConfig, MaskConfig, PlanCo
 logger = logging.getLogger(__name__)
 
 FACES = 30
-"""Approximate number of frames of a result whose faces are compared with the picture's."""
+"""Approximate number of frames of a result in which the face is compared with the picture's."""
 PLAN_OUTPUT = Option(default=Path("plan.png"), help="Picture to write: the aligned driving pose over the picture.")
 
 
@@ -23,7 +23,7 @@ def generate(settings: GenerateConfig) -> None:
     """Make the person in PICTURE move like the person in VIDEO (or in a pose file) and write the result as a video.
 
     Writes OUTPUT and OUTPUT.json (settings, seed, versions, and checksums of weights and inputs). The state of an
-    unfinished run is kept in OUTPUT.state: if the run is killed, repeat the command with --resume. After `mimicmotion
+    unfinished run is saved in OUTPUT.state: if the run is killed, repeat the command with --resume. After `mimicmotion
     weights fetch faces`, it also reports how similar the faces in the result are to the one in the picture.
     """
     from mimicmotion.evaluation.metrics.identity import ALIKE, likeness
@@ -90,12 +90,12 @@ def replay(
     Inputs and weights must match the recorded checksums; different package versions only cause a warning.
 
     Args:
-        sidecar: The file OUTPUT.json beside a result.
-        output: Path of the new result; default: OUTPUT-replay, beside the sidecar.
+        sidecar: The file OUTPUT.json next to a result.
+        output: Path of the new result; default: OUTPUT-replay, next to the sidecar.
         picture: New path of the picture, if it was moved.
-        video: New path of the driving video or pose file.
-        model: New path of the model.
-        checkpoint: New path of the checkpoint.
+        video: New path of the driving video or pose file, if it was moved.
+        model: New path of the model, if it was moved.
+        checkpoint: New path of the checkpoint, if it was moved.
         resume: Resume an interrupted replay.
     """
     from mimicmotion.generate.replay import replay as job

@@ -1,4 +1,4 @@
-"""The application, and commands made from settings classes: each field is an option, with its docstring as help."""
+"""The application, and commands generated from settings classes: fields become options, docstrings their help."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Command = Callable[[Any], "int | None"]
 
 GENERAL = "Options"
 HEADINGS = (GENERAL, "Input", "Output", "Motion", "Quality", "Speed", "Memory", "Advanced")
-_GROUPS = {name: Group(name, sort_key=place) for place, name in enumerate(HEADINGS, 1)}
+_GROUPS = {name: Group(name, sort_key=i) for i, name in enumerate(HEADINGS, 1)}
 
 app = App(
     name="mimicmotion",
@@ -39,16 +39,16 @@ Output = Parameter(name=["--output", "-o"])
 Several = Parameter(consume_multiple=True, negative="")
 
 SCREEN = 20
-"""The short help of a command with more options than this shows only those with `Help(..., first=True)`."""
+"""If a command has more options than this, --help shows only those with `Help(..., first=True)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """How an option differs from the field that it sets."""
+    """Overrides for the command-line option of a settings field."""
 
     name: str | None = None
     kind: Any = None
-    """Type on the command line, which `convert` turns into the field's value."""
+    """Type on the command line; `convert` maps its values to values of the field."""
     convert: Callable[[Any], Any] = lambda value: value
     default: Any = None
     """Default to use instead of the field's; it also overrides the configuration file."""
@@ -63,36 +63,39 @@ def settings_command(
     without: Sequence[str] = (),
     options: Mapping[str, Option] | None = None,
 ) -> Callable[[Command], Command]:
-    """Make a command from the decorated function, which takes settings and returns an exit code.
+    """Decorator that adds a command; the decorated function takes the settings and returns an exit code.
 
-    Options can be omitted and set in the file given with --config instead; `parse` reports missing ones.
+    All options are optional for the parser, since they can also be set in the --config file; `parse` reports missing
+    ones.
 
     Args:
         group: application to add the command to.
         cls: settings class.
         arguments: fields that are positional arguments.
         name: name of the command; None makes it the default command of `group`.
-        without: fields that are not options.
-        options: how options differ from their fields.
+        without: fields that have no option.
+        options: overrides for the options of some fields.
     """
-    special = options or {}
+    overrides = options or {}
 
     def register(command: Command) -> Command:
         def make(full: bool) -> Callable[..., int | None]:
-            def run(*values: Any, **given: Any) -> int | None:
-                file = given.pop("config", None)
-                if given.pop("help_all", False):
-                    every = App(name=f"{app.name[0]} {name}", help_flags=(), version_flags=())
-                    every.default(make(full=True))
-                    every.help_print([])
+            def run(*positional: Any, **passed: Any) -> int | None:
+                file = passed.pop("config", None)
+                if passed.pop("help_all", False):
+                    full_help = App(name=f"{app.name[0]} {name}", help_flags=(), version_flags=())
+                    full_help.default(make(full=True))
+                    full_help.help_print([])
                     return 0
-                given |= dict(zip(arguments, values, strict=False))
-                fixed = {k: option.default for k, option in special.items() if option.default is not None}
-                fixed |= {k: special[k].convert(v) if k in special else v for k, v in given.items() if v is not None}
-                return command(parse(cls, (load_yaml(file) if file else {}) | fixed))
+                passed |= dict(zip(arguments, positional, strict=False))
+                values = {k: option.default for k, option in overrides.items() if option.default is not None}
+                for k, v in passed.items():
+                    if v is not None:
+                        values[k] = overrides[k].convert(v) if k in overrides else v
+                return command(parse(cls, (load_yaml(file) if file else {}) | values))
 
             run.__name__, run.__doc__ = command.__name__, command.__doc__
-            run.__signature__ = inspect.Signature(_parameters(cls, arguments, without, special, full))  # type: ignore[attr-defined]
+            run.__signature__ = inspect.Signature(_parameters(cls, arguments, without, overrides, full))  # type: ignore[attr-defined]
             return run
 
         if name is None:
@@ -113,53 +116,53 @@ def _integer(_: Any, tokens: Sequence[Token]) -> int:
 
 
 def _parameters(
-    cls: type, arguments: Sequence[str], without: Sequence[str], special: Mapping[str, Option], full: bool
+    cls: type, arguments: Sequence[str], without: Sequence[str], overrides: Mapping[str, Option], full: bool
 ) -> list[inspect.Parameter]:
     fields = {n: kind for n, kind in declared(cls).items() if n not in without}
     notes = {n: next((h for h in fields[n][1] if isinstance(h, Help)), Help(GENERAL)) for n in fields}
     helps, defaults = field_help(cls), {f.name: f.default for f in dataclasses.fields(cls)}
     short = len(fields) > SCREEN and any(note.first for note in notes.values())
 
-    def parameter(field: str, kind: Any, **more: Any) -> inspect.Parameter:
+    def parameter(field: str, kind: Any, **options: Any) -> inspect.Parameter:
         if int in (kind, *typing.get_args(kind)):
-            more["converter"] = _integer
-        where = inspect.Parameter.POSITIONAL_ONLY if field in arguments else inspect.Parameter.KEYWORD_ONLY
-        annotation = Annotated[kind | None, Parameter(show_default=False, **more)]
-        return inspect.Parameter(field, where, default=None, annotation=annotation)
+            options["converter"] = _integer
+        passed_by = inspect.Parameter.POSITIONAL_ONLY if field in arguments else inspect.Parameter.KEYWORD_ONLY
+        annotation = Annotated[kind | None, Parameter(show_default=False, **options)]
+        return inspect.Parameter(field, passed_by, default=None, annotation=annotation)
 
-    found = [parameter(n, fields[n][0], help=helps[n]) for n in arguments]
+    parameters = [parameter(n, fields[n][0], help=helps[n]) for n in arguments]
     for name, note in notes.items():
         if name in arguments:
             continue
-        option = special.get(name, Option())
+        option = overrides.get(name, Option())
         default = defaults[name] if option.default is None else option.default
-        known = default not in (None, dataclasses.MISSING)
+        has_default = default not in (None, dataclasses.MISSING)
         shown = str(default).lower() if isinstance(default, bool) else default
         kind = option.kind or fields[name][0]
         long = option.name or f"--{name.replace('_', '-')}"
         items = {"consume_multiple": True, "negative": ""} if "list[" in str(kind) or "tuple[" in str(kind) else {}
         top = short and note.first
-        found.append(
+        parameters.append(
             parameter(
                 name,
                 kind,
                 name=[long, "-o"] if name == "output" else [long],
-                help=(option.help or helps[name]) + (f" [default: {shown}]" if known else ""),
+                help=(option.help or helps[name]) + (f" [default: {shown}]" if has_default else ""),
                 group=_GROUPS[GENERAL if top else note.group],
                 show=full or top or not short,
                 **items,
             )
         )
     file = "YAML file with any of these settings; options on the command line override it."
-    found.append(parameter("config", Path, name=["--config", "-c"], help=file, group=_GROUPS[GENERAL]))
+    parameters.append(parameter("config", Path, name=["--config", "-c"], help=file, group=_GROUPS[GENERAL]))
     if short and not full:
-        every = f"Show all {len(fields) - len(arguments)} options."
-        found.append(parameter("help_all", bool, name="--help-all", negative="", help=every, group=_GROUPS[GENERAL]))
-    return found
+        text, group = f"Show all {len(fields) - len(arguments)} options.", _GROUPS[GENERAL]
+        parameters.append(parameter("help_all", bool, name="--help-all", negative="", help=text, group=group))
+    return parameters
 
 
 def say(text: object, flush: bool = False) -> None:
-    """Print to the terminal, with control characters escaped."""
+    """Print to stdout, with control characters escaped."""
     print(printable(str(text)), flush=flush)
 
 

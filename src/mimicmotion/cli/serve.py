@@ -1,4 +1,4 @@
-"""The HTTP service and its tokens."""
+"""The commands serve and serve token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Paired user studies."""
+"""The commands of paired user studies."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def study_invite(folder: Path, raters: list[str], /, *, url: str = "http://127.0
     """Print each rater's personal link to the study FOLDER, which `mimicmotion serve --study FOLDER` shows.
 
     Args:
-        folder: Folder made by `study build`.
-        raters: Names or numbers of the raters, under which their votes are counted.
-        url: Address at which raters reach the service.
+        folder: Folder created by `study build`.
+        raters: Names or numbers of the raters, which are stored with their votes.
+        url: URL at which raters can reach the service.
     """
     from mimicmotion.study.folder import load_study
     from mimicmotion.study.votes import sign

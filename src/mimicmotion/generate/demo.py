@@ -11,7 +11,7 @@ from mimicmotion.weights.registry import find_asset
 
 
 def demo(folder: Path) -> Job[list[GenerateResult]]:
-    """Run the demo, and write its results to `folder`."""
+    """Generate the videos of both examples in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     person = GenerateConfig(
         picture=find_asset("demo/person.png"),

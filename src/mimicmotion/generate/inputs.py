@@ -1,4 +1,4 @@
-"""Load the inputs of a job: estimate the poses, and fit them and the picture to the result."""
+"""Prepare the inputs of a job: estimate the poses, and fit the picture and the poses to the size of the result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from numpy import ndarray
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import ConfigError, InputError, MediaError, PoseError
 from mimicmotion.pose import keypoints as kp
-from mimicmotion.pose.align import DISAGREE, PAIRS, RIGID, align, part_scales
+from mimicmotion.pose.align import PAIRS, PROPORTIONS_DIFFER, RIGID, align, part_scales
 from mimicmotion.pose.crop import PictureFit, fit_picture, keeps_person
 from mimicmotion.pose.estimators.open import find_estimator
 from mimicmotion.pose.files import PoseCache, load_openpose, load_poses
@@ -51,21 +51,21 @@ BONES = {
     "a shin": (PAIRS["shanks"], 0.246),
     "the trunk": ([(kp.NECK, kp.R_HIP), (kp.NECK, kp.L_HIP)], 0.3),
 }
-"""Bones on both sides, and their length as a fraction of the body height (Drillis and Contini, 1966)."""
+"""Joints of each bone on both sides, and its length as a fraction of body height (Drillis and Contini, 1966)."""
 TOO_LONG = 1.9
-"""A bone this many times longer than the others suggest is implausible (measured on 8 people: at most 1.5)."""
+"""Length of a bone, relative to what the others suggest, that is implausible (measured on 8 people: at most 1.5)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The pipeline's inputs. Poses are in pixels of the result unless stated otherwise.
+    """Inputs of the pipeline. Poses are in pixels of the result unless stated otherwise.
 
     Attributes:
-        picture: the reference picture, fitted to (height, width).
-        fit: the transform from the original picture.
+        picture: the reference picture, fitted to the size of the result.
+        fit: transform from the original picture to `picture`.
         reference: pose of the person in the picture, one frame.
-        driving: poses of the video (smoothed, if set), in its pixels, at the frame rate of the result.
-        aligned: the same poses, fitted to the person in the picture.
+        driving: poses of the video in its own pixels, at the frame rate of the result; smoothed if the settings say so.
+        aligned: the driving poses, aligned with the person in the picture.
         warnings: notes for the user, one sentence each.
     """
 
@@ -78,8 +78,8 @@ class Inputs:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Poses of the picture and the video, each in its own pixels; estimated before a model is loaded.
+class FoundPoses:
+    """Poses of the picture and the video, each in pixels of its source; estimated before the model is loaded.
 
     Attributes:
         reference: pose of the person in the picture, one frame.
@@ -92,8 +92,8 @@ class Found:
     notes: list[str]
 
 
-def find(config: GenerateConfig) -> Job[Found]:
-    """Estimate the poses of the picture and the video, or load them.
+def find_poses(config: GenerateConfig) -> Job[FoundPoses]:
+    """Estimate the poses of the picture and the video, or load them from the cache or a file.
 
     Raises:
         InputError: the picture or video cannot be used; see its subclasses.
@@ -112,11 +112,11 @@ def find(config: GenerateConfig) -> Job[Found]:
             "a person in at least one frame",
             "choose a video in which the person is larger and in full view, or another --estimator",
         )
-    return Found(reference, driving, source_notes(config, source))
+    return FoundPoses(reference, driving, source_notes(config, source))
 
 
-def prepare(config: GenerateConfig, found: Found, size: tuple[int, int]) -> Inputs:
-    """Fit the picture and the poses to the result's `size` = (height, width).
+def prepare(config: GenerateConfig, found: FoundPoses, size: tuple[int, int]) -> Inputs:
+    """Fit the picture and the poses to a result of `size` = (height, width).
 
     Raises:
         InputError: the picture and the video show no joint in common.
@@ -132,13 +132,13 @@ def fit_inputs(
     driving: PoseSequence,
     size: tuple[int, int],
 ) -> Inputs:
-    """Fit the picture to the result, and the poses of the video to the person in it.
+    """Fit the picture to the size of the result, and align the poses of the video with the person in it.
 
     Args:
         config: settings of the job.
         picture: the original picture.
-        pose: pose of the person in the picture, one frame, in its pixels.
-        driving: poses of the video, in its pixels.
+        pose: pose of the person in the picture, one frame, in pixels of the picture.
+        driving: poses of the video, in pixels of the video.
         size: (height, width) of the result.
     """
     if config.smooth and config.align != "released":
@@ -154,23 +154,23 @@ def fit_inputs(
         notes.insert(0, f"the pose found in the picture looks wrong: {', '.join(doubts)}; {hint}")
         logger.warning(notes[0])
     if (count := pose.people[0]) > 1 and config.picture_person == "largest":
-        notes.insert(0, f"the picture shows {count} people; the largest is used: --picture-person chooses another")
+        notes.insert(0, f"the picture shows {count} people; the largest is used, unless --picture-person is set")
     reference, aligned = (keep_face(poses, config.face) for poses in (reference, aligned))
     return Inputs(fitted, fit, reference, driving, aligned, notes)
 
 
 def input_files(config: PoseJob) -> list[str | Path]:
-    """All files that a job reads, including each file in a folder of frames."""
+    """List all files that a job reads, including each file in a folder of frames."""
     names = ("picture", "video", "detector", "pose_model", "model", "checkpoint", "signer")
-    found = [path for name in names if (path := getattr(config, name, None))]
-    return [*found, *(config.video.iterdir() if config.video.is_dir() else ())]
+    files = [path for name in names if (path := getattr(config, name, None))]
+    return [*files, *(config.video.iterdir() if config.video.is_dir() else ())]
 
 
 def open_driving(config: PoseJob) -> VideoReader | PoseSequence:
     """Open the driving video, or read the poses of a pose file.
 
     Raises:
-        InputError: the source cannot be read, or a setting has no effect or would override what the source specifies.
+        InputError: the source cannot be read, or a setting has no effect on it or contradicts it.
     """
     path, fps, unneeded = config.video, config.video_fps, ["video_fps", "video_size"]
     kind = _pose_format(path)
@@ -192,13 +192,13 @@ def open_driving(config: PoseJob) -> VideoReader | PoseSequence:
             unneeded.remove("video_fps")
     for name in unneeded:
         if getattr(config, name) is not None:
-            got, fix = f"{name}={getattr(config, name)} for {path}, which stores its own", f"leave out {name!r}"
-            raise ConfigError(got, f"{name} only for a source that does not store it", fix)
+            got, fix = f"{name}={getattr(config, name)} for {path}, which contains its own", f"leave out {name!r}"
+            raise ConfigError(got, f"{name} only for a source that does not contain it", fix)
     return source
 
 
 def _pose_format(path: Path) -> str:
-    """Format of a pose file or a folder of them: npz, json or "" (a video), by its content, else by its name."""
+    """Detect the format of a pose file or folder by content or else by name: "npz", "json", or "" for a video."""
     if path.is_dir():
         return "json" if any(path.glob("*.json")) else ""
     head = b""
@@ -214,11 +214,11 @@ def _pose_format(path: Path) -> str:
 
 
 def source_notes(config: DrivingOptions, source: VideoReader | PoseSequence) -> list[str]:
-    """Notes for the user on the frame rate and sound of the source, one sentence each."""
+    """Return notes for the user on the frame rate and audio of the source, one sentence each."""
     folder = not isinstance(source, PoseSequence) and source.path.is_dir()
     own = source.fps if isinstance(source, PoseSequence) else source.info.fps
     shown = config.fps or own or RELEASED_FPS
-    slowed = own * config.source_seconds(1)  # frames of the source per second of the result
+    slowed = own * config.source_seconds(1)  # source frames per second of the result
     notes = []
     if (folder or not own) and config.video_fps is None:
         what = "a folder of pictures does" if folder else "the pose file does"
@@ -239,11 +239,12 @@ def check_inputs(config: GenerateConfig) -> None:
     """Check the picture and the video as far as possible without estimating poses.
 
     Raises:
-        InputError: as in `find`.
+        InputError: as in `find_poses`.
     """
     if config.picture.is_file() and not is_picture(config.picture) and _is_driver(config.picture):
-        got = f"{config.picture} as the picture: it is a video or a pose file"
-        raise MediaError(got, "PICTURE, then VIDEO", "swap the two" if is_picture(config.video) else "pass a picture")
+        got = f"the picture {config.picture} is a video or a pose file"
+        fix = "swap PICTURE and VIDEO" if is_picture(config.video) else "pass a picture"
+        raise MediaError(got, "a picture, followed by a video", fix)
     check_picture_size(read_picture(config.picture), name=str(config.picture))
     source = open_driving(config)
     if isinstance(source, PoseSequence):
@@ -253,7 +254,7 @@ def check_inputs(config: GenerateConfig) -> None:
 
 
 def _is_driver(path: Path) -> bool:
-    """Whether a file is a pose file or a video."""
+    """Return whether a file is a pose file or a video."""
     if _pose_format(path):
         return True
     try:
@@ -263,10 +264,10 @@ def _is_driver(path: Path) -> bool:
 
 
 def picture_pose(config: GenerateConfig, estimator: Callable[..., PoseEstimator], picture: Frame) -> PoseSequence:
-    """Estimate the pose of the chosen person in the picture, in its pixels, or load it from the cache.
+    """Estimate the pose of the chosen person in pixels of the picture, or load it from the cache.
 
     Raises:
-        PoseError: no person is found, or not the chosen one.
+        PoseError: no person, or not the chosen one, is found.
     """
 
     def estimate() -> PoseSequence:
@@ -286,7 +287,7 @@ def picture_pose(config: GenerateConfig, estimator: Callable[..., PoseEstimator]
 def driving_poses(
     config: PoseJob, source: VideoReader | PoseSequence, estimator: Callable[..., PoseEstimator]
 ) -> Job[PoseSequence]:
-    """Estimate the driving video's poses at the frame rate of the result, or load them from a file or the cache."""
+    """Return the poses of the driving video at the frame rate of the result: estimated, cached, or from a pose file."""
     if isinstance(source, PoseSequence):
         return resample_poses(source, config)
     if not (config.pose_cache and config.video.is_file()):
@@ -303,7 +304,7 @@ def driving_poses(
 
 
 def estimate_video(config: DrivingOptions, reader: VideoReader, estimator: PoseEstimator) -> Job[PoseSequence]:
-    """Estimate the poses frame by frame; the video is never entirely in memory."""
+    """Estimate the poses of a video, which is decoded frame by frame and never entirely in memory."""
     found = []
     starts: list[int] = []
     total = expected_frames(config, reader)
@@ -321,11 +322,11 @@ def estimate_video(config: DrivingOptions, reader: VideoReader, estimator: PoseE
 
 
 def _without_repeats(frames: Iterable[Frame], starts: list[int]) -> Iterator[Frame]:
-    """Skip frames that repeat the previous one.
+    """Yield only frames that do not repeat the previous one.
 
     Args:
-        frames: from `VideoReader.frames`.
-        starts: list to which the position of each yielded frame is appended, and finally the total number of frames.
+        frames: result of `VideoReader.frames`, which yields the same array again for a repeated frame.
+        starts: list to which the index of each yielded frame is appended, and finally the total number of frames.
     """
     last, i = None, -1
     for i, frame in enumerate(frames):
@@ -337,7 +338,7 @@ def _without_repeats(frames: Iterable[Frame], starts: list[int]) -> Iterator[Fra
 
 
 def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[Frame]:
-    """Stream the frames that the settings select."""
+    """Yield the frames of a video that the settings select."""
     end = math.inf if config.duration is None else config.start + config.duration
     if config.sampling == "released":
         stride = released_stride(reader.info.fps, config.stride)
@@ -347,17 +348,17 @@ def sampled_frames(config: DrivingOptions, reader: VideoReader) -> Iterator[Fram
 
 
 def result_fps(config: DrivingOptions, own: float) -> float:
-    """Frame rate of the result: `fps` if set, otherwise that of the source (`own`), or 15 with sampling "released"."""
+    """Return the frame rate of the result: `fps` if set, else the source's (`own`), or 15 if sampling="released"."""
     return config.fps or (RELEASED_FPS if config.sampling == "released" else own) or RELEASED_FPS
 
 
 def _source_rate(config: DrivingOptions, fps: float) -> Fraction:
-    """Rate at which the source is sampled for a result at `fps`; above its own rate (slow motion), frames repeat."""
+    """Return the rate at which to sample the source for a result at `fps`, which differs from `fps` in slow motion."""
     return exact_rate(fps) / Fraction(config.source_seconds(1)).limit_denominator(10_000)
 
 
 def expected_frames(config: DrivingOptions, reader: VideoReader) -> int | None:
-    """Approximate number of frames of the result; None if the file does not specify its length."""
+    """Estimate the number of frames of the result; return None if the file does not specify its duration."""
     seconds, own = reader.info.duration, reader.info.fps
     if not seconds:
         return None
@@ -368,11 +369,12 @@ def expected_frames(config: DrivingOptions, reader: VideoReader) -> int | None:
 
 
 def resample_poses(poses: PoseSequence, config: DrivingOptions) -> PoseSequence:
-    """Sample the poses of a file at the times at which `sampled_frames` samples a video."""
+    """Sample the poses of a pose file as `sampled_frames` samples a video."""
     own = poses.fps or config.fps or RELEASED_FPS
     seconds = min(len(poses) / own - config.start, config.duration or math.inf)
     if config.start and seconds <= 0:
-        raise InputError(f"start={config.start}", f"less than {len(poses) / own:g} seconds", "correct 'start'")
+        length = f"less than the duration of the poses, {len(poses) / own:g} seconds"
+        raise InputError(f"start={config.start}", length, "lower 'start'")
     fps = result_fps(config, own)
     rate = _source_rate(config, fps)
     check_limit("frames", round(seconds * rate), "the selected part of the poses")
@@ -387,12 +389,12 @@ def resample_poses(poses: PoseSequence, config: DrivingOptions) -> PoseSequence:
 
 
 def cache_settings(config: PoseJob) -> dict[str, Any]:
-    """All settings that change the poses of a video, as plain data."""
+    """Return all settings that affect the poses of a video, as JSON data."""
     return pose_settings(config) | {f.name: getattr(config, f.name) for f in dataclasses.fields(DrivingOptions)}
 
 
 def pose_settings(config: PoseOptions) -> dict[str, Any]:
-    """All settings that change what an estimator finds, and the package version; checksums stand for model files."""
+    """Return the settings that affect an estimator's result, with checksums of model files, and the package version."""
     from mimicmotion import __version__
 
     without_effect = {"pose_cache", "pose_device"}
@@ -403,7 +405,7 @@ def pose_settings(config: PoseOptions) -> dict[str, Any]:
 
 
 def keep_face(poses: PoseSequence, part: Literal["all", "eyes-mouth", "none"]) -> PoseSequence:
-    """Hide all face points except those in `part`; nose, eyes and ears of the body remain."""
+    """Set the confidence of all face points except those in `part` to 0; the body's nose, eyes and ears are kept."""
     dropped = {"all": 0, "eyes-mouth": 36, "none": 68}[part]  # outline, brows and nose come first
     confidence = poses.confidence.copy()
     confidence[:, FACE][:, :dropped] = 0
@@ -411,7 +413,7 @@ def keep_face(poses: PoseSequence, part: Literal["all", "eyes-mouth", "none"]) -
 
 
 def describe_fit(fit: Fit, pose: PoseSequence, mode: PictureFit) -> list[str]:
-    """Notes on parts of the person that the crop cuts off, or on bars added to avoid that."""
+    """Return a note if a crop cuts off part of the person, or if bars are added to avoid that."""
     if mode == "auto" and (np.multiply(fit.source, fit.scale) < np.subtract(fit.target, 0.5)).any():
         size = f"{fit.target[1]}x{fit.target[0]}"
         return [f"a crop to {size} would lose part of the person, so bars are added; --fit crop fills the frame"]
@@ -420,20 +422,20 @@ def describe_fit(fit: Fit, pose: PoseSequence, mode: PictureFit) -> list[str]:
     lost = (pose.confidence[0] > VISIBLE) & (pose.fitted(fit).confidence[0] <= VISIBLE)
     parts = {"head": [NOSE, *range(14, 18)], "hands": [kp.R_WRIST, kp.L_WRIST], "feet": [kp.R_ANKLE, kp.L_ANKLE]}
     names = " and ".join(name for name, points in parts.items() if lost[points].any()) or "edge"
-    return [f"the crop cuts off the {names} of the person in the picture: --fit letterbox keeps all of it"]
+    return [f"the crop cuts off the {names} of the person in the picture; --fit letterbox keeps the whole picture"]
 
 
 def pose_doubts(pose: PoseSequence) -> list[str]:
-    """Reasons, if any, to doubt the pose found in a picture, a few words each.
+    """Return reasons to doubt the pose that was found in a picture; empty if it is plausible.
 
-    Poses of drawn figures are often wrong. Foreshortening can make bones short, but never long.
+    Poses of drawn figures are often wrong. Foreshortening can shorten bones, but never lengthen them.
     """
     xy, seen, found = pose.xy[0], pose.confidence[0] > VISIBLE, []
 
     def vector(a: int, b: int) -> ndarray:
         return xy[b] - xy[a] if seen[[a, b]].all() else np.zeros(2)
 
-    heights = {name: max(np.hypot(*vector(*side)) for side in sides) / share for name, (sides, share) in BONES.items()}
+    heights = {name: max(np.hypot(*vector(*side)) for side in sides) / ratio for name, (sides, ratio) in BONES.items()}
     tall = np.median([h for h in heights.values() if h] or [0.0])
     longest = max(heights, key=lambda name: heights[name])
     if heights[longest] > TOO_LONG * tall:
@@ -447,7 +449,7 @@ def pose_doubts(pose: PoseSequence) -> list[str]:
         float(vector(*pair) @ (-up[1], up[0])) / max(tall, 1e-9)
         for pair in ((kp.R_SHOULDER, kp.L_SHOULDER), (kp.R_HIP, kp.L_HIP), (kp.R_EYE, kp.L_EYE))
     )
-    for name, others, least in (("hips", hips, 0.04), ("eyes", eyes, 0.012)):  # a third of their widths from the front
+    for name, others, least in (("hips", hips, 0.04), ("eyes", eyes, 0.012)):  # a third of their widths in front view
         if shoulders * others < 0 and abs(shoulders) > 0.07 and abs(others) > least:
             found.append(f"left and right are swapped between shoulders and {name}")
     face = xy[FACE][seen[FACE]]
@@ -457,33 +459,36 @@ def pose_doubts(pose: PoseSequence) -> list[str]:
 
 
 def describe_problems(reference: PoseSequence, driving: PoseSequence, aligned: PoseSequence, video: Path) -> list[str]:
-    """Warnings about frames without a person, legs missing from the picture or video, and movement out of the frame."""
+    """Return notes on frames without a person, legs missing from picture or video, and movement out of the frame."""
     found = []
     if missing := int((~driving.confidence.any(1)).sum()):
         frames = f"{missing} of {len(driving)} frames of {video.name}"
         found.append(f"no person was found in {frames}: they are drawn without a pose")
     legs = [9, 10, 12, 13]
-    shows = {"picture": reference.confidence[:, legs], "video": aligned.confidence[:, legs]}
-    sees = {k: float((v > VISIBLE).mean()) > 0.25 for k, v in shows.items()}
-    if sees["video"] and not sees["picture"]:
+    in_picture, in_video = ((p.confidence[:, legs] > VISIBLE).mean() > 0.25 for p in (reference, aligned))
+    if in_video and not in_picture:
         found.append("the video shows legs but the picture does not: they will be cut off or invented by the model")
-    if sees["picture"] and not sees["video"]:
+    if in_picture and not in_video:
         found.append("the picture shows legs but the video does not: they will be invented by the model")
     height, width = aligned.size
     xy, seen = aligned.xy[:, BODY], aligned.confidence[:, BODY] > VISIBLE
     outside = ((xy < 0) | (xy > (width, height))).any(-1) & seen
-    if seen.any() and (share := outside.sum() / seen.sum()) > 0.1:
+    if seen.any() and (fraction := outside.sum() / seen.sum()) > 0.1:
         found.append(
-            f"{share:.0%} of the driving body points are outside the frame after alignment: use a picture with more "
+            f"{fraction:.0%} of the driving body points are outside the frame after alignment: use a picture with more "
             "room around the person, or a larger --height and --width with --fit letterbox"
         )
     return found
 
 
 def describe_build(parts: dict[str, float]) -> list[str]:
-    """A note if the rigid parts of the two bodies disagree on the scale; see `part_scales`."""
+    """Return a note if the two bodies have different proportions, judging by the scales of their rigid parts.
+
+    Args:
+        parts: result of `part_scales`.
+    """
     rigid = {p: parts[p] for p in RIGID if p in parts}
-    if not rigid or max(rigid.values()) < DISAGREE * min(rigid.values()):
+    if not rigid or max(rigid.values()) < PROPORTIONS_DIFFER * min(rigid.values()):
         return []
     scales = ", ".join(f"{p} {s:.2f}" for p, s in rigid.items())
     return [f"the people in the picture and the video differ in build (scales: {scales}); --align limbs fits each part"]

@@ -1,4 +1,4 @@
-"""The labels of a file: whether a model made it, who made it, and whether it has been changed since."""
+"""Inspect the labels of a file: whether it is AI-generated, who made it, and whether it has changed since."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Inspection:
     """The labels of a file.
 
     Attributes:
-        label: fields of the metadata label (`AIGC`); empty without one.
-        signature: state of the C2PA manifest, see `video.labels.signature`.
+        label: fields of the metadata label (`AIGC`); empty if there is none.
+        signature: state of the C2PA manifest; see `video.labels.signature`.
         signer: name of the signer.
-        sidecar: result of `replay.compare` for the file and the sidecar next to it.
+        sidecar: whether the file matches the sidecar next to it; see `replay.compare`. "missing" without a sidecar.
     """
 
     label: dict[str, str]
@@ -34,13 +34,13 @@ class Inspection:
 
     @property
     def changed(self) -> bool:
-        """Whether the file is known to differ from the one that was written."""
-        return self.signature == "changed" or self.sidecar == "another file"
+        """Whether the signature or the sidecar shows that the file has changed since it was written."""
+        return "changed" in (self.signature, self.sidecar)
 
     def summary(self) -> str:
         """A short summary for the user."""
         label = MEANINGS.get(str(self.label.get("Label")), "does not say how it was made")
-        by = f", by {self.label['ContentProducer']}" if self.label.get("ContentProducer") else ""
+        producer = f", by {self.label['ContentProducer']}" if self.label.get("ContentProducer") else ""
         signatures = {
             "none": "none",
             "unknown": f"not checked: {install_command('c2pa')}",
@@ -49,13 +49,13 @@ class Inspection:
             "changed": "CHANGED since it was signed",
         }
         sidecars = {
-            "the same": "the file that it describes",
-            "another file": "NOT the file that it describes",
-            "not there": "none",
+            "unchanged": "matches the file",
+            "changed": "does NOT match the file",
+            "missing": "none",
         }
         return "\n".join(
             [
-                f"label     {label}{by}",
+                f"label     {label}{producer}",
                 *([f"id        {self.label['ProduceID']}"] if self.label.get("ProduceID") else []),
                 f"signature {signatures[self.signature]}",
                 f"sidecar   {sidecars[self.sidecar]}",
@@ -67,14 +67,14 @@ def inspect(path: Path) -> Inspection:
     """Read the labels of a video, picture or folder of frames.
 
     Raises:
-        MediaError: it cannot be read.
-        ConfigError: the file next to it is not a sidecar.
+        MediaError: the file cannot be read.
+        ConfigError: the JSON file next to it is not a sidecar.
     """
     file = next(iter(sorted(path.glob(FRAME_PATTERN))), path) if path.is_dir() else path
     if file.is_dir():
         raise MediaError(f"{path} is a folder without frames", "a video, a picture or a folder of frames", "choose one")
     sidecar = sidecar_path(path)
-    beside = (
-        compare(path, read_sidecar(sidecar, ["output_sha256"])["output_sha256"]) if sidecar.exists() else "not there"
-    )
-    return Inspection(read(file), *signature(file), beside)
+    state = "missing"
+    if sidecar.exists():
+        state = compare(path, read_sidecar(sidecar, ["output_sha256"])["output_sha256"])
+    return Inspection(read(file), *signature(file), state)

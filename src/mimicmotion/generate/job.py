@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mimicmotion.errors import MimicMotionError
-from mimicmotion.generate.inputs import check_inputs, find, prepare
+from mimicmotion.generate.inputs import check_inputs, find_poses, prepare
 from mimicmotion.generate.outputs import (
     GenerateResult,
     check_outputs,
@@ -56,13 +56,13 @@ def animate(
     """Make a video of the person in `picture` moving like the person in `video`: `mimicmotion generate` as a function.
 
     Args:
-        picture: the picture of the person.
-        video: the driving video, or a pose file.
-        output: the result: .mp4, .gif, .webp, or a folder name ending in / for PNG frames.
+        picture: path of a picture of the person.
+        video: path of the driving video or a pose file.
+        output: path of the result: a file such as .mp4, .gif or .webp, or a folder name ending in / for PNG frames.
         on_progress: called with reports that have `stage`, `done`, `total` and `note`. An exception that it raises ends
-            the job; raise `mimicmotion.Stopped` to cancel it so that `resume=True` can continue it.
-        pipeline: a loaded model to use.
-        settings: as on the command line and in YAML files, see `GenerateConfig`.
+            the job; raise `mimicmotion.Stopped` to stop the job so that `resume=True` can continue it.
+        pipeline: a loaded model; None loads the one that the settings select.
+        settings: settings as on the command line; see `GenerateConfig`.
 
     Raises:
         ConfigError: a setting is unknown or invalid.
@@ -77,20 +77,20 @@ def generate(
 ) -> Job[GenerateResult]:
     """Generate the video.
 
-    While it runs, its state is saved next to the output (see `generate.run_state`). After an interrupt or a kill,
-    `config.resume` continues from it.
+    While the job runs, its state is saved next to the output (see `generate.run_state`), so that `config.resume` can
+    continue a run that was interrupted or killed.
 
     Args:
         config: all settings.
-        pipeline: a loaded model to use; None loads the one that the settings name.
-        expected: provenance of an earlier result (`generate.provenance`); this run must have the same inputs and model.
+        pipeline: a loaded model; None loads the one that the settings select.
+        expected: provenance of an earlier result (`generate.provenance`), whose inputs and model this run must match.
 
     Raises:
         InputError: the inputs or settings are invalid, or do not match the interrupted run or `expected`; raised before
             the model runs.
         WeightsError: the model cannot be loaded.
-        OutputError: the result cannot be written; no partial file is left.
-        Stopped: on Ctrl-C or SIGTERM; the message says what was saved.
+        OutputError: the result cannot be written; no partial file is left behind.
+        Stopped: Ctrl-C or SIGTERM was received; the message describes what was saved.
     """
     with Interrupts() as interrupts, RunState(config.output, enabled=config.save_every > 0) as state:
         record = RunRecord(config, state, expected)
@@ -122,7 +122,7 @@ def _generate(
     found = None
     if record.saved is None:
         record.choose_estimator(pipeline)
-        found = yield from find(record.config)
+        found = yield from find_poses(record.config)
     pipe = yield from load(config, pipeline)
     record.record_model(pipe)
     if found is not None:
@@ -133,7 +133,7 @@ def _generate(
         inputs = record.saved.inputs
         yield Progress("poses", len(inputs.driving), len(inputs.driving))
     record.save_inputs(inputs, pipe)
-    inputs, found = dataclasses.replace(inputs, driving=inputs.aligned), None  # frees the poses before alignment
+    inputs, found = dataclasses.replace(inputs, driving=inputs.aligned), None  # free the poses before alignment
     size = (inputs.picture.shape[0], inputs.picture.shape[1])
     poses, reference_pose = pipe.guide(
         inputs.picture, inputs.reference, inputs.aligned, confidence_aware=config.confidence_aware
@@ -168,14 +168,14 @@ def _generate(
 def _denoise(
     record: RunRecord, pipe: MimicMotionPipeline, request: Request, recipe: Recipe, interrupts: Interrupts
 ) -> Job[Step]:
-    """Encode and denoise with previews, starting from the saved step if there is one. Returns the last step.
+    """Encode the inputs and denoise, resuming from a saved step if there is one; return the last step.
 
-    The first Ctrl-C takes effect once the current step is finished and saved. If the job is closed, it saves the step
-    that it has just finished.
+    The first Ctrl-C takes effect once the current step is finished and saved. If the generator is closed, the step that
+    has just finished is saved.
     """
     config = record.config
     saved = record.saved.step if record.saved else None
-    record.saved = None  # so that only one copy of the latents is held
+    record.saved = None  # keep only one copy of the latents in memory
     if saved is not None and saved.index + 1 == saved.total:
         yield Progress("denoise", saved.total, saved.total)
         return saved

@@ -1,4 +1,4 @@
-"""Segment the person in a video; write the masks as a video or as PNG frames."""
+"""Segment the person in a video, and write the masks as a video or as PNG frames."""
 
 from __future__ import annotations
 
@@ -33,22 +33,23 @@ class MaskResult:
     Attributes:
         output: path of the masks.
         frames: number of masks.
-        size: (height, width).
-        share: fraction of all pixels that belong to the person.
+        size: (height, width) of the masks.
+        fraction: fraction of all pixels that belong to the person.
         seconds: time spent per stage.
     """
 
     output: Path
     frames: int
     size: tuple[int, int]
-    share: float
+    fraction: float
     seconds: dict[str, float]
 
     def summary(self) -> str:
         """A short summary for the user."""
         return "\n".join(
             [
-                f"{self.frames} masks of {self.size[1]}x{self.size[0]}; {self.share:.1%} of the pixels show the person",
+                f"{self.frames} masks of {self.size[1]}x{self.size[0]}; "
+                f"{self.fraction:.1%} of the pixels show the person",
                 "seconds: " + ", ".join(f"{k} {v:.1f}" for k, v in self.seconds.items()),
                 f"masks: {self.output}",
             ]
@@ -63,8 +64,8 @@ def mask(config: MaskConfig) -> Job[MaskResult]:
         OutputError: the result cannot be written.
     """
     watch = Stopwatch()
-    poses, share = yield from watch.watch(_mask(config))
-    return MaskResult(config.output, len(poses), poses.size, share, watch.seconds)
+    poses, fraction = yield from watch.watch(_mask(config))
+    return MaskResult(config.output, len(poses), poses.size, fraction, watch.seconds)
 
 
 def _mask(config: MaskConfig) -> Job[tuple[PoseSequence, float]]:
@@ -74,22 +75,22 @@ def _mask(config: MaskConfig) -> Job[tuple[PoseSequence, float]]:
     for note in inputs.source_notes(config, source):
         logger.warning("%s", note)
     if isinstance(source, PoseSequence):
-        raise MediaError(f"{config.video} contains poses", "a video: masks need its pixels", "pass the video itself")
+        raise MediaError(f"{config.video} contains poses", "a video, since masks need its pixels", "pass the video")
     poses = yield from inputs.driving_poses(config, source, inputs.find_estimator(config))
     total = 0.0
-    for done, one in enumerate(_saved(_masks(config, source, poses), config.output, poses), 1):
-        total += float((one >= 128).mean())
+    for done, mask in enumerate(_saved(_masks(config, source, poses), config.output, poses), 1):
+        total += float((mask >= 128).mean())
         yield Progress("mask", done, len(poses))
     return poses, total / len(poses)
 
 
 def _masks(config: MaskConfig, reader: VideoReader, poses: PoseSequence) -> Iterator[Mask]:
-    """Read the masks from the cache (a folder of frames), or compute and cache them."""
+    """Read the masks from the cache (a folder of PNG frames), or compute and cache them."""
     path = None
     if config.pose_cache and config.video.is_file():
         path = PoseCache().path(config.video, inputs.cache_settings(config) | {"masks": VERSION}).with_suffix("")
         with contextlib.suppress(MediaError):
-            if path.is_dir() and sum(1 for _ in open_video(path)) == len(poses):  # all can be read
+            if path.is_dir() and sum(1 for _ in open_video(path)) == len(poses):  # complete and undamaged
                 return (frame[..., 0] for frame in open_video(path))
     masks = SelfieSegmenter(device=config.pose_device).masks(inputs.sampled_frames(config, reader), poses)
     if path is None:
@@ -103,7 +104,7 @@ def _masks(config: MaskConfig, reader: VideoReader, poses: PoseSequence) -> Iter
 
 
 def _saved(masks: Iterator[Mask], path: Path, poses: PoseSequence) -> Iterator[Mask]:
-    """Write each mask, then yield it."""
+    """Write each mask to `path`, then yield it."""
     with open_writer(path, poses.size, poses.fps) as writer:
         for mask in masks:
             writer.write(np.repeat(mask[..., None], 3, -1))

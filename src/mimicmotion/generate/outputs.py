@@ -1,4 +1,4 @@
-"""Outputs of a generate job: the video, the side-by-side comparison, previews, and the sidecar."""
+"""Write the outputs of a generate job: the video, the side-by-side comparison, previews, and the sidecar."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ logger = logging.getLogger(__name__)
 
 PREVIEW_FRAMES = 4
 WAITING_FRAMES = 8
-"""Maximum number of decoded frames that wait to be written."""
+"""Maximum number of decoded frames in the queue of the writer thread."""
 SIDE_BY_SIDE_HEIGHT = 448
-"""Minimum height of the comparison; smaller frames are enlarged."""
+"""Minimum height of the comparison in pixels; smaller frames are enlarged."""
 FORMAT, VERSION = "mimicmotion.result", 1
 
 
@@ -54,11 +54,11 @@ class GenerateResult:
         num_frames: number of frames.
         fps: frames per second.
         size: (height, width).
-        seconds: time spent per stage, over all parts of a resumed run.
-        peak_memory: peak bytes of the process, and of the GPU if one was used.
-        warnings: what the user should know.
-        resumed_at: number of finished steps each time the run was resumed.
-        unsigned_sha256: checksum of the video before signing (signatures differ each time); None if it is not signed.
+        seconds: time spent per stage, including earlier parts of a resumed run.
+        peak_memory: peak memory in bytes of the process, and of the GPU if one was used.
+        warnings: notes for the user, one sentence each.
+        resumed_at: number of completed steps each time the run was resumed.
+        unsigned_sha256: SHA-256 of the video before signing (signatures differ each time); None if it is not signed.
     """
 
     path: Path
@@ -75,7 +75,7 @@ class GenerateResult:
 
     @property
     def frames(self) -> Iterator[Frame]:
-        """The frames, read from the file one by one."""
+        """Iterator over the frames of the result, which are read from the file one by one."""
         return open_video(self.path, folder_fps=self.fps).frames()
 
     def summary(self) -> str:
@@ -99,22 +99,22 @@ class GenerateResult:
 
 
 def side_by_side_path(output: Path) -> Path:
-    """Path of the comparison video: OUTPUT-side-by-side.SUFFIX."""
+    """Return the path of the comparison video: OUTPUT-side-by-side.SUFFIX."""
     return output.with_name(f"{output.stem}-side-by-side{output.suffix}")
 
 
 def sidecar_path(output: Path) -> Path:
-    """Path of the sidecar: OUTPUT.json."""
+    """Return the path of the sidecar: OUTPUT.json."""
     return output.with_name(f"{output.name}.json")
 
 
 def preview_path(output: Path) -> Path:
-    """Path of the preview picture: OUTPUT.preview.png."""
+    """Return the path of the preview picture: OUTPUT.preview.png."""
     return output.with_name(f"{output.name}.preview.png")
 
 
 def state_path(output: Path) -> Path:
-    """Path of the state folder: OUTPUT.state."""
+    """Return the path of the state folder: OUTPUT.state."""
     return output.with_name(f"{output.name}.state")
 
 
@@ -123,7 +123,7 @@ def check_outputs(config: GenerateConfig, *inputs: Path) -> None:
 
     Args:
         config: settings of the job.
-        inputs: more files that must not be overwritten.
+        inputs: additional files that must not be overwritten.
 
     Raises:
         ConfigError: an output is an input, or has an unknown suffix.
@@ -143,7 +143,7 @@ def check_outputs(config: GenerateConfig, *inputs: Path) -> None:
 
 
 def clear_partial(output: Path) -> None:
-    """Delete partial files of a killed process. No other process may be writing the same output."""
+    """Delete partial files left by a killed process. No other process may be writing the same output."""
     paths = (output, side_by_side_path(output), sidecar_path(output), preview_path(output))
     clear_leftovers(output.parent, {p.name for p in paths})
 
@@ -152,46 +152,46 @@ def clear_partial(output: Path) -> None:
 
 
 def write_video(
-    config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frames: Iterable[Frame], about: str
+    config: GenerateConfig, inputs: Inputs, poses: PoseFrames, frames: Iterable[Frame], result_id: str
 ) -> Job[tuple[int, str | None]]:
-    """Write frames as they are decoded, on a separate thread; the files appear only once complete.
+    """Write the video, and the comparison if requested, on a separate thread while frames are decoded.
 
     Args:
-        config: settings of the job; with `output_fps`, frames are repeated here.
+        config: settings of the job; frames are repeated to reach `output_fps`.
         inputs: the picture and the poses.
-        poses: drawn poses.
+        poses: drawn poses, for the comparison.
         frames: frames of the result.
-        about: id of the result, for its label.
+        result_id: id of the result, for its label.
 
     Returns:
-        Number of frames written, and the checksum of the video before it was signed (None if it was not).
+        Number of frames written, and the SHA-256 of the video before signing (None if it is not signed).
     """
     size: tuple[int, int] = inputs.picture.shape[:2]
-    sound = {"audio_from": sound_source(config), "audio_start": config.start}
-    label = Label(config.producer, about, config.label == "signed", config.signer)
+    audio = {"audio_from": audio_source(config), "audio_start": config.start}
+    label = Label(config.producer, result_id, config.label == "signed", config.signer)
     fps = config.output_fps or config.fps
     labelled = 0 if config.label == "metadata" else math.ceil(SHOWN_SECONDS * fps)
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(open_writer(config.output, size, fps, **sound, label=label))
-        beside: FrameWriter | None = None
+        writer = stack.enter_context(open_writer(config.output, size, fps, **audio, label=label))
+        comparison: FrameWriter | None = None
         driving = stack.enter_context(contextlib.closing(driving_frames(config)))
-        driver: list[Frame] = []
+        driving_frame: list[Frame] = []
         last = -1
 
         def write(item: tuple[int, Frame]) -> None:
-            nonlocal beside, driver, last
+            nonlocal comparison, driving_frame, last
             i, frame = item
             frame = draw(frame) if writer.count < labelled else frame
             writer.write(frame)
             if not config.side_by_side:
                 return
-            driver, last = driver if i == last else list(itertools.islice(driving, 1)), i
-            shown = [inputs.picture, *driver, poses[i : i + 1][0], frame]
+            driving_frame, last = driving_frame if i == last else list(itertools.islice(driving, 1)), i
+            shown = [inputs.picture, *driving_frame, poses[i : i + 1][0], frame]
             row = side_by_side(shown, max(SIDE_BY_SIDE_HEIGHT, size[0]))
-            if beside is None:
+            if comparison is None:
                 path = side_by_side_path(config.output)
-                beside = stack.enter_context(open_writer(path, row.shape[:2], fps, label=label))
-            beside.write(row)
+                comparison = stack.enter_context(open_writer(path, row.shape[:2], fps, label=label))
+            comparison.write(row)
 
         with in_background(write, WAITING_FRAMES) as submit:  # on exit, writes the remaining frames
             for i, frame in _repeated(frames, config):
@@ -201,7 +201,7 @@ def write_video(
 
 
 def _repeated(frames: Iterable[Frame], config: GenerateConfig) -> Iterator[tuple[int, Frame]]:
-    """Number the frames, and repeat each as the frame rate of the file requires."""
+    """Yield (index, frame), repeating frames to reach `output_fps` if it is set."""
     if config.output_fps is None:
         return enumerate(frames)
     length = 1 / exact_rate(config.fps)
@@ -209,7 +209,7 @@ def _repeated(frames: Iterable[Frame], config: GenerateConfig) -> Iterator[tuple
 
 
 def with_background(config: GenerateConfig, inputs: Inputs, frames: Iterator[Frame]) -> Iterator[Frame]:
-    """Put the person onto the background of the picture, unless the settings keep the model's background."""
+    """Composite the person onto the background of the picture, unless the settings keep the model's background."""
     if config.background == "model":
         return frames
     segmenter = SelfieSegmenter(device=config.pose_device)
@@ -219,14 +219,14 @@ def with_background(config: GenerateConfig, inputs: Inputs, frames: Iterator[Fra
 
 
 def driving_frames(config: GenerateConfig) -> Generator[Frame]:
-    """Frames of the driving video in which the poses were found; none for a pose file."""
+    """Yield the frames of the driving video that correspond to the poses; none for a pose file."""
     source = open_driving(config)
     if not isinstance(source, PoseSequence):
         yield from sampled_frames(config, source)
 
 
-def sound_source(config: GenerateConfig) -> Path | None:
-    """The driving video, if its sound is to be copied and it has any."""
+def audio_source(config: GenerateConfig) -> Path | None:
+    """Return the path of the driving video if its audio is requested and it has any, else None."""
     source = open_driving(config) if config.audio else None
     if source is None or isinstance(source, PoseSequence) or not source.info.has_audio:
         return None
@@ -234,7 +234,7 @@ def sound_source(config: GenerateConfig) -> Path | None:
 
 
 def write_preview(output: Path, latents: Any, decode: Callable[[Any], Iterable[Frame]]) -> None:
-    """Decode a few frames of the current estimate and replace the preview picture."""
+    """Decode a few frames of the current denoised estimate, and write them side by side to the preview picture."""
     count = latents.shape[0]
     index = sorted({round(i * (count - 1) / max(PREVIEW_FRAMES - 1, 1)) for i in range(PREVIEW_FRAMES)})
     frames = [next(iter(decode(latents[i : i + 1]))) for i in index]
@@ -248,7 +248,7 @@ def write_preview(output: Path, latents: Any, decode: Callable[[Any], Iterable[F
 
 
 def peak_memory() -> dict[str, int]:
-    """Peak bytes of this process, and of the GPU if one was used."""
+    """Return the peak memory in bytes of this process, and of the GPU if one was used."""
     found = {}
     if sys.platform != "win32":
         import resource
@@ -262,7 +262,7 @@ def peak_memory() -> dict[str, int]:
 
 
 def write_sidecar(path: Path, facts: dict[str, Any]) -> None:
-    """Write the sidecar, which makes the result reproducible."""
+    """Write the sidecar, from which the result can be reproduced."""
     write_json(path, {"format": FORMAT, "version": VERSION, **facts})
 
 
@@ -271,17 +271,19 @@ def read_sidecar(path: Path, parts: Sequence[str]) -> dict[str, Any]:
 
     Args:
         path: OUTPUT.json.
-        parts: keys that it must have.
+        parts: required keys.
 
     Raises:
         ConfigError: the file is missing, is not a sidecar, lacks a key, or was written by another version.
     """
-    form = f"the file OUTPUT.json that `mimicmotion generate` writes (version {VERSION})"
-    data = read_json(path, form, "pass the OUTPUT.json beside a result", ConfigError)
+    expected = f"the file OUTPUT.json that `mimicmotion generate` writes (version {VERSION})"
+    fix = "pass the OUTPUT.json next to a result"
+    data = read_json(path, expected, fix, ConfigError)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ConfigError(f"{path} is not the sidecar of a result", form, "pass the OUTPUT.json beside a result")
-    if data["version"] != VERSION:
-        raise ConfigError(f"{path} has version {data['version']}", form, "use the version of mimicmotion that wrote it")
-    if lacking := [k for k in parts if k not in data]:
-        raise ConfigError(f"{path} lacks {', '.join(lacking)}", form, "the file has been changed: use the original")
+        raise ConfigError(f"{path} is not the sidecar of a result", expected, fix)
+    if (version := data["version"]) != VERSION:
+        raise ConfigError(f"{path} has version {version}", expected, "use the version of mimicmotion that wrote it")
+    if missing := [k for k in parts if k not in data]:
+        got, fix = f"{path} lacks {', '.join(missing)}", "the file has been modified: use the original"
+        raise ConfigError(got, expected, fix)
     return data

@@ -1,4 +1,4 @@
-"""Report what `generate` would do, without generating the video."""
+"""Report what `generate` would do, without generating a video."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ COMPARED: tuple[AlignMethod, ...] = ("limbs", "weighted", "released")
 
 @dataclass(frozen=True, slots=True)
 class PlanReport:
-    """What a generate job would do.
+    """Report on what a generate job would do.
 
     Attributes:
         inputs: the fitted picture and the poses.
         overlay: path of the overlay picture; see `draw_overlays`.
-        fps: frames per second.
-        recipe: the segments, how they are joined, and the denoising steps.
-        execution: execution plan of the networks, with predicted peaks of memory.
+        fps: frames per second of the result.
+        recipe: the segments, how they are fused, and the denoising steps.
+        execution: execution plan of the networks, with predicted peak memory.
     """
 
     inputs: Inputs
@@ -52,12 +52,13 @@ class PlanReport:
         """A short summary for the user."""
         found, recipe = self.inputs, self.recipe
         height, width = found.picture.shape[:2]
+        cut = describe_cut(found.fit)
         return "\n".join(
             [
                 f"picture   {describe_poses(found.reference)}",
                 f"video     {describe_poses(found.driving)}",
-                *(f"cut off   {cut} of the picture; --fit letterbox keeps all" for cut in describe_cut(found.fit)),
-                f"people    {_most(found.reference)} in the picture, {_most(found.driving)} in the video",
+                *([f"cut off   {cut} of the picture; --fit letterbox keeps all"] if cut else []),
+                f"people    {_max_people(found.reference)} in the picture, {_max_people(found.driving)} in the video",
                 *(f"note      {w}" for w in found.warnings),
                 f"result    {len(found.driving)} frames of {width}x{height} at {self.fps:g} per second",
                 f"segments  {len(recipe.plan.segments)} of up to {recipe.fusion.segment_frames} frames, "
@@ -70,20 +71,19 @@ class PlanReport:
         )
 
 
-def describe_cut(fit: Fit) -> list[str]:
-    """A list with one description of what a crop cuts off the picture; empty if it is less than 2% on every side."""
+def describe_cut(fit: Fit) -> str:
+    """Describe what a crop cuts off the picture at each side; empty if less than 2% at every side."""
     sides = zip(("top", "bottom", "left", "right"), fit.cut, strict=True)
-    cut = [f"{share:.0%} at the {side}" for side, share in sides if share >= 0.02]
-    return [", ".join(cut)] if cut else []
+    return ", ".join(f"{margin:.0%} at the {side}" for side, margin in sides if margin >= 0.02)
 
 
-def _most(poses: PoseSequence) -> str:
-    """Largest number of people in a frame, or "not counted". Estimators that track a person rarely count."""
-    return str(most) if (most := int(poses.people.max())) else "not counted"
+def _max_people(poses: PoseSequence) -> str:
+    """Return the largest number of people in a frame, or "not counted", as some estimators do not count people."""
+    return str(count) if (count := int(poses.people.max())) else "not counted"
 
 
 def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) -> Job[PlanReport]:
-    """Analyse the inputs, plan the work, and write the overlay picture to `config.output`.
+    """Estimate the poses, plan the generation, and write the overlay picture to `config.output`.
 
     Raises:
         InputError: as in `generate`.
@@ -93,7 +93,7 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
     check_writable(check_picture_output(config.output))
     inputs_module.check_inputs(config)
     config, notes = with_estimator(config, pipeline)
-    found = yield from inputs_module.find(config)
+    found = yield from inputs_module.find_poses(config)
     pipe = yield from load(config, pipeline)
     size = pipe.video_size(found.reference, config.height, config.width, config.fit)
     inputs = inputs_module.prepare(config, found, size)
@@ -110,7 +110,7 @@ def plan(config: GenerateConfig, pipeline: MimicMotionPipeline | None = None) ->
 
 
 def draw_overlays(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inputs) -> np.ndarray:
-    """Draw the overlay, or with `compare_alignments` one per alignment method, stacked vertically."""
+    """Draw the overlay; with `compare_alignments`, one per alignment method, stacked vertically."""
     if not (isinstance(config, PlanConfig) and config.compare_alignments):
         return draw_overlay(config, pipe, inputs)
     rows = []
@@ -122,9 +122,9 @@ def draw_overlays(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inp
 
 
 def draw_overlay(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inputs) -> np.ndarray:
-    """Draw the reference picture with its own pose, and with the driving pose at three moments, side by side.
+    """Draw the reference picture with its own pose and with the driving pose in three frames, side by side.
 
-    If a crop cuts something off, the whole picture comes first, with that part darkened.
+    If the picture is cropped, the whole picture is shown first, with the parts that are cut off darkened.
     """
     size: tuple[int, int] = inputs.picture.shape[:2]
     scale = max(1.0, 448 / size[0])
@@ -137,13 +137,13 @@ def draw_overlay(config: GenerateConfig, pipe: MimicMotionPipeline, inputs: Inpu
     poses = [(reference.xy[0], reference.confidence[0]), *((aligned.xy[i], aligned.confidence[i]) for i in moments)]
     panes = []
     if describe_cut(inputs.fit):
-        whole, fit = read_picture(config.picture), inputs.fit
+        original, fit = read_picture(config.picture), inputs.fit
         top, bottom, left, right = np.multiply(fit.cut, np.repeat(fit.source, 2)).round().astype(int)
         kept = np.zeros((*fit.source, 1), bool)
         kept[top : fit.source[0] - bottom, left : fit.source[1] - right] = True
-        wide = round(shown[0] * fit.source[1] / fit.source[0])
-        marked = np.where(kept, whole, whole // 4)
-        panes.append(cv2.resize(marked, (wide, shown[0]), interpolation=cv2.INTER_AREA))
+        width = round(shown[0] * fit.source[1] / fit.source[0])
+        darkened = np.where(kept, original, original // 4)
+        panes.append(cv2.resize(darkened, (width, shown[0]), interpolation=cv2.INTER_AREA))
     for xy, confidence in poses:
         drawn = drawer.draw(xy, confidence)
         panes.append(np.where(drawn.any(-1, keepdims=True), drawn, (base * 0.6).astype(np.uint8)))

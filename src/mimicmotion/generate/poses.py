@@ -25,7 +25,7 @@ DRAWN_SHORT_SIDE = 576
 
 @dataclass(frozen=True, slots=True)
 class PosesResult:
-    """Result of a pose job: the poses, the paths of the files written (`draw` is optional), and seconds per stage."""
+    """Result of a pose job: the poses, paths of the pose file and the drawn video (if any), and seconds per stage."""
 
     poses: PoseSequence
     output: Path
@@ -46,7 +46,7 @@ class PosesResult:
 
 
 def describe_poses(poses: PoseSequence) -> str:
-    """Describe in how many frames a person was found, and the mean confidence of each part in them."""
+    """Describe in how many frames a person was found, and the mean confidence of body, face and hands in them."""
     found = poses.confidence.any(1)
     if not found.any():
         return "no person found"
@@ -56,7 +56,7 @@ def describe_poses(poses: PoseSequence) -> str:
 
 
 def poses(config: PosesConfig) -> Job[PosesResult]:
-    """Estimate the poses of a video; write a pose file and, if requested, a video of the drawn poses.
+    """Estimate the poses of a video, and write a pose file and, if requested, a video of the drawn poses.
 
     Raises:
         InputError: the video or a setting is invalid.

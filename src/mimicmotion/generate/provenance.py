@@ -1,6 +1,6 @@
 """Provenance of a result: settings, checksums of inputs and weights, versions.
 
-A resumed run is compared with the interrupted one, a replay with the sidecar of the result.
+A resumed run must have the provenance of the interrupted run, and a replay that in the sidecar of the result.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ Facts = dict[str, Any]
 FREE_SETTINGS = frozenset(
     {"picture", "video", "detector", "pose_model", "model", "checkpoint"}  # compared by content
     | {"device", "dtype"}  # compared by what they resolve to on this machine
-    | {"pose_cache", "memory", "compile", "offload"}  # change the result by rounding at most
-    | {"output", "side_by_side", "preview", "signer", "resume", "save_every"}  # do not change what is compared
+    | {"pose_cache", "memory", "compile", "offload"}  # affect the result by rounding at most
+    | {"output", "side_by_side", "preview", "signer", "resume", "save_every"}  # do not affect the frames
 )
-"""Settings that may differ in a resumed run, because the result does not depend on them. All others are compared."""
+"""Settings whose values may differ in a resumed run. All others are compared."""
 
 PACKAGES = ("torch", "onnxruntime", "av", "opencv-python-headless", "numpy", "pillow")
-"""Packages that results depend on."""
+"""Packages whose versions affect results."""
 CONTENTS = ("inputs", "weights", "model")
 COMPARED = ("settings", *CONTENTS, "machine")
 NOTED = ("machine", "versions", "runtime")
-"""Parts that change the result by rounding only."""
+"""Parts that affect the result by rounding only; differences are only noted."""
 FULL_NAMES = {
     "settings": "setting {}",
     "inputs": "content of {}",
@@ -52,15 +52,15 @@ FULL_NAMES = {
 
 
 class Checksums(dict[Path, str]):
-    """Checksum of each path, computed on first access."""
+    """Mapping from path to SHA-256, computed on first access."""
 
     def __missing__(self, path: Path) -> str:
         self[path] = sha256_path(path)
         return self[path]
 
 
-def origin_of_inputs(config: GenerateConfig, sums: Checksums) -> Facts:
-    """Settings, versions and checksums of the inputs, all of which are known before a model is loaded.
+def inputs_provenance(config: GenerateConfig, sums: Checksums) -> Facts:
+    """Return settings, package versions and checksums of the inputs, which are known before the model is loaded.
 
     Raises:
         InputError: an input cannot be read.
@@ -74,8 +74,8 @@ def origin_of_inputs(config: GenerateConfig, sums: Checksums) -> Facts:
     }
 
 
-def origin_of_model(config: GenerateConfig, pipe: MimicMotionPipeline, sums: Checksums) -> Facts:
-    """Checksums of the weights, the model's own settings, device, dtype and threads."""
+def model_provenance(config: GenerateConfig, pipe: MimicMotionPipeline, sums: Checksums) -> Facts:
+    """Return checksums of the weights, the model's settings, device, dtype and number of threads."""
     import torch
 
     # the last folder and the file name are the same on every machine
@@ -88,12 +88,12 @@ def origin_of_model(config: GenerateConfig, pipe: MimicMotionPipeline, sums: Che
 
 
 def plain(data: Any) -> Any:
-    """Convert to JSON types: paths to strings, tuples to lists."""
+    """Convert to JSON types: paths become strings, tuples lists."""
     return json.loads(json.dumps(data, default=str))
 
 
 def installed(*packages: str) -> dict[str, str]:
-    """Version of each package, or "missing"."""
+    """Return the installed version of each package, or "missing"."""
     found = {}
     for package in packages:
         try:
@@ -104,16 +104,16 @@ def installed(*packages: str) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package, Python and those of `PACKAGES` that are installed."""
+    """Return the versions of this package, Python and the installed packages of `PACKAGES`."""
     found = {"mimicmotion": __version__, "python": sys.version.split()[0], **installed(*PACKAGES)}
     return {package: version for package, version in found.items() if version != "missing"}
 
 
 def sha256_path(path: Path) -> str:
-    """Checksum of a file, or of the names and contents of a folder's files (without subfolders).
+    """Compute the SHA-256 of a file, or of the names and contents of the files in a folder (without subfolders).
 
     Raises:
-        InputError: it cannot be read.
+        InputError: a file cannot be read.
     """
     if not path.is_dir():
         return sha256_file(path)
@@ -124,7 +124,7 @@ def sha256_path(path: Path) -> str:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], parts: Sequence[str] = COMPARED) -> list[str]:
-    """One line per difference, in the parts that both have."""
+    """Describe each difference between two provenances in a line, for the parts that both contain."""
     both = [part for part in parts if part in old and part in new]
     return [line for part in both for line in run_folder.differences(old[part], new[part], FULL_NAMES[part])]
 
@@ -132,13 +132,13 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], parts: Sequence[
 def check_same(
     what: str, old: Mapping[str, Any], new: Mapping[str, Any], fix: str, parts: Sequence[str] = COMPARED
 ) -> None:
-    """Raise ConfigError, with a list of the differences, if two provenances differ.
+    """Raise ConfigError with a list of the differences if two provenances differ.
 
     Args:
-        what: name of `old` in the error.
+        what: description of `old` for the message.
         old: provenance of the earlier run.
         new: provenance of this run; parts that it lacks are not compared.
-        fix: what to do, for the error.
+        fix: what the user can do, for the message.
         parts: parts to compare.
     """
     if found := differences(old, new, parts):

@@ -25,9 +25,9 @@ class ReplayResult:
 
     Attributes:
         made: the new result.
-        identical: whether it has the checksum in the sidecar (for signed results, that before signing).
+        identical: whether its checksum matches the sidecar (for signed results, the checksum before signing).
         original: path of the original result.
-        original_state: result of `compare` for the original and the sidecar.
+        original_state: result of `compare` for the original result and the sidecar.
     """
 
     made: GenerateResult
@@ -37,25 +37,25 @@ class ReplayResult:
 
     def summary(self) -> str:
         """A short summary for the user."""
-        verdict = "byte for byte the result that the sidecar describes" if self.identical else "NOT the same bytes"
+        verdict = "byte-identical to the result that the sidecar describes" if self.identical else "NOT byte-identical"
         original = {
-            "the same": f"{self.original} is the same file",
-            "another file": f"{self.original} is no longer the file that the sidecar describes",
-            "not there": f"{self.original} is not there",
+            "unchanged": f"{self.original} still matches the sidecar",
+            "changed": f"{self.original} no longer matches the sidecar",
+            "missing": f"{self.original} does not exist",
         }[self.original_state]
         return f"{self.made.summary()}\nreplay: {verdict}; {original}"
 
 
 def replay(sidecar: Path, output: Path | None = None, *, resume: bool = False, **paths: Any) -> Job[ReplayResult]:
-    """Reproduce the result of a sidecar from the same inputs, settings and weights.
+    """Reproduce the result that a sidecar describes from the same inputs, settings and weights.
 
-    Different inputs or weights are refused; different package versions are only noted.
+    Different inputs or weights are an error; different package versions are only noted.
 
     Args:
-        sidecar: OUTPUT.json written by `generate`.
-        output: the new result; None means OUTPUT-replay next to the sidecar.
+        sidecar: path of an OUTPUT.json written by `generate`.
+        output: path of the new result; None means OUTPUT-replay next to the sidecar.
         resume: continue an interrupted replay.
-        paths: new paths of files in `MOVABLE`. Missing inputs are also looked for next to the sidecar.
+        paths: new paths of files in `MOVABLE`. Missing inputs are also searched next to the sidecar.
 
     Raises:
         ConfigError: the file is not a sidecar of this version, or the inputs or the model do not match it.
@@ -77,30 +77,30 @@ def replay(sidecar: Path, output: Path | None = None, *, resume: bool = False, *
 
 
 def compare(path: Path, sha256: str) -> str:
-    """Compare a file or folder with a checksum: "the same", "another file" or "not there"."""
+    """Compare a file or folder with a SHA-256, and return "unchanged", "changed" or "missing"."""
     if not path.exists():
-        return "not there"
-    return "the same" if sha256_path(path) == sha256 else "another file"
+        return "missing"
+    return "unchanged" if sha256_path(path) == sha256 else "changed"
 
 
 def replay_config(
     facts: Facts, sidecar: Path, output: Path | None, resume: bool, paths: dict[str, Any]
 ) -> GenerateConfig:
-    """The settings of a sidecar, with the current paths of files.
+    """Return the settings in a sidecar, with the current paths of files.
 
     Raises:
-        ConfigError: a setting is unknown to this version, or the new result would replace the old one.
+        ConfigError: this version does not know a setting, or the new result would replace the original.
     """
     original = sidecar.with_suffix("")
-    with reading(sidecar, "the sidecar of a result", "it has been changed: use the original file", ConfigError):
+    with reading(sidecar, "the sidecar of a result", "it has been modified: use the original", ConfigError):
         settings = {k: v for k, v in facts["settings"].items() if v is not None}
         settings |= {"resume": resume, "dtype": facts["origin"]["machine"]["dtype"]}
         for name in MOVABLE:
             if paths.get(name) is not None:
                 settings[name] = paths[name]
             elif name in ("picture", "video") and not Path(settings[name]).exists():
-                beside = sidecar.parent / Path(settings[name]).name
-                settings[name] = beside if beside.exists() else settings[name]
+                candidate = sidecar.parent / Path(settings[name]).name
+                settings[name] = candidate if candidate.exists() else settings[name]
     settings["output"] = output or original.with_name(f"{original.stem}-replay{original.suffix}")
     try:
         config = parse(GenerateConfig, settings)

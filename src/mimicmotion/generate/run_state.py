@@ -1,8 +1,8 @@
-"""The state of an unfinished generate job, saved next to its output so that a killed run can be resumed.
+"""Save the state of an unfinished generate job next to its output, so that a killed run can be resumed.
 
-OUTPUT.state/ contains `state.json` and the two files it names: `inputs-*.npz` (the fitted picture and poses) and
-`step-*.safetensors` (latents and the sampler's memory). Each file has a new name and is flushed to disk before
-`state.json`, which is replaced atomically, names it. Whenever the process dies, the folder contains either the previous
+OUTPUT.state/ contains `state.json` and the two files it refers to: `inputs-*.npz` (the fitted picture and poses) and
+`step-*.safetensors` (latents and the sampler's memory). Each file gets a new name and is flushed to disk before
+`state.json` is atomically replaced to refer to it. Whenever the process dies, the folder contains either the previous
 state or the new one.
 """
 
@@ -42,7 +42,7 @@ POSES = ("reference", "driving", "aligned")
 
 
 class DamagedError(Exception):
-    """A file of a state cannot be read."""
+    """A file of the state cannot be read."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,10 +50,10 @@ class Saved:
     """The state of an interrupted run.
 
     Attributes:
-        origin: settings, checksums and versions, see `mimicmotion.generate.provenance`.
+        origin: provenance: settings, checksums and versions; see `mimicmotion.generate.provenance`.
         inputs: the fitted picture and poses.
-        step: the last saved step, on the CPU and without `x0`; None if no step was saved yet.
-        facts: facts about the run for the sidecar: seconds, peak memory, when it was resumed.
+        step: the last saved step, on the CPU and without `x0`; None if no step was saved.
+        facts: facts about the run for the sidecar; see `RunRecord.facts`.
     """
 
     origin: dict[str, Any]
@@ -63,16 +63,16 @@ class Saved:
 
 
 class RunState:
-    """The state folder of one output. Nothing is written before the first save.
+    """The state folder of one output, which is created by the first save.
 
     Args:
-        output: the result that the state belongs to.
+        output: path of the result that the state belongs to.
         enabled: False saves nothing, but an existing state can still be read and removed.
 
     Attributes:
         origin: see `Saved`; must be set before the first save.
-        done: number of steps in this run's state on disk; 0 for the inputs alone, None without a state.
-        warnings: what the user should know, one sentence each.
+        done: number of completed steps in the state on disk; 0 with only the inputs, None if this run has no state.
+        warnings: notes for the user, one sentence each.
     """
 
     def __init__(self, output: Path, *, enabled: bool = True) -> None:
@@ -85,14 +85,14 @@ class RunState:
 
     @property
     def exists(self) -> bool:
-        """Whether there is a state on disk, of any run."""
+        """Whether there is a state on disk, of this or an earlier run."""
         return (self.folder / STATE_FILE).is_file()
 
     def read(self) -> Saved | None:
-        """Read the state, which this run then continues; None if it is damaged.
+        """Read the state that this run is to continue; return None if it is damaged.
 
         Raises:
-            ConfigError: another process is using the state, or another version wrote it.
+            ConfigError: the state is in use by another process, or was written by another version.
         """
         self._claim()
         try:
@@ -100,7 +100,7 @@ class RunState:
             self._files = {k: v for k, v in data["files"].items() if k in ("inputs", "step")}
             inputs = load_inputs(self._checked("inputs"))
         except DamagedError as e:
-            self._warn(f"the state in {self.folder} is damaged and not used: {e}")
+            self._warn(f"the state in {self.folder} is damaged, so the run starts over: {e}")
             return None
         step = None
         if "step" in self._files:
@@ -108,7 +108,7 @@ class RunState:
                 step = load_step(self._checked("step"))
             except DamagedError as e:  # the inputs are intact
                 del self._files["step"]
-                self._warn(f"the latents in {self.folder} are damaged, denoising starts over: {e}")
+                self._warn(f"the latents in {self.folder} are damaged, so denoising starts over: {e}")
         self.done = step.index + 1 if step else 0
         return Saved(data["origin"], inputs, step, data["facts"])
 
@@ -128,7 +128,7 @@ class RunState:
         return data
 
     def _checked(self, part: str) -> Path:
-        """Path of a file of the state, after verifying its checksum."""
+        """Verify the checksum of a file of the state, and return its path."""
         try:
             path = self.folder / Path(self._files[part]["name"]).name
             if sha256_file(path) == self._files[part]["sha256"]:
@@ -140,25 +140,25 @@ class RunState:
     # --- writing ------------------------------------------------------------------------------------------------
 
     def check_absent(self) -> None:
-        """Raise ConfigError if there is a state, of an interrupted run or of another process."""
+        """Raise ConfigError if there is a state of an interrupted run or of another process."""
         if self.exists:
             self._claim()
-            got, fix = f"{self.folder} contains the state of an interrupted run", "or delete the folder to start over"
-            raise ConfigError(got, "--resume, which continues it", f"add --resume, {fix}")
+            got = f"{self.folder} contains the state of an interrupted run"
+            raise ConfigError(got, "--resume, or no state", "add --resume to continue it, or delete it to start over")
 
     def save_inputs(self, inputs: Inputs, facts: Mapping[str, Any]) -> None:
-        """Save the inputs. From then on, the state is this run's."""
+        """Save the inputs, replacing the state of any earlier run."""
         self._files.clear()
         self._save("inputs", 0, "inputs-{}.npz", lambda path: dump_inputs(inputs, path), facts)
 
     def save_step(self, step: Step, facts: Mapping[str, Any]) -> None:
-        """Save the sampler's state."""
+        """Save the state of the sampler after a step."""
         name = f"step-{step.index + 1:05d}-{{}}.safetensors"
-        if "inputs" in self._files:  # else saving them failed
+        if "inputs" in self._files:  # otherwise, saving the inputs failed
             self._save("step", step.index + 1, name, lambda path: dump_step(step, path), facts)
 
     def _save(self, part: str, done: int, name: str, write: Callable[[Path], object], facts: Mapping[str, Any]) -> None:
-        """Write one file, then the state that names it. A full disk only causes a warning."""
+        """Write one file, then a `state.json` that refers to it. If that fails, a warning is logged."""
         if not self.enabled:
             return
         try:
@@ -173,13 +173,13 @@ class RunState:
                     file.write_text(json.dumps(data, indent=1, default=str) + "\n", encoding="utf-8")
                 sync(self.folder)
         except (OutputError, ConfigError) as e:
-            self._warn(f"the state after step {done} could not be saved, the job continues: {e.got}")
+            self._warn(f"the state after step {done} could not be saved, but the job continues: {e.got}")
         else:
             self._files, self.done = files, done
-        self._delete_unnamed()
+        self._delete_unreferenced()
 
-    def _delete_unnamed(self) -> None:
-        """Delete files that the state does not name: older ones, and partial ones of a killed process."""
+    def _delete_unreferenced(self) -> None:
+        """Delete files that `state.json` does not refer to: older ones, and partial ones of a killed process."""
         if self._lock is None:
             return
         keep = {STATE_FILE, LOCK_FILE, *(f["name"] for f in self._files.values())}
@@ -189,11 +189,11 @@ class RunState:
                     path.unlink()
 
     def remove(self) -> None:
-        """Delete the state, since the result is complete."""
+        """Delete the state; called when the result is complete."""
         if self._lock is None:
             return
         with contextlib.suppress(OSError):
-            (self.folder / STATE_FILE).unlink(missing_ok=True)  # first, so that no partial state remains
+            (self.folder / STATE_FILE).unlink(missing_ok=True)  # first, so that no incomplete state can remain
         shutil.rmtree(self.folder, ignore_errors=True)
         self.done = None
         self._close()
@@ -207,7 +207,7 @@ class RunState:
         self._close()
 
     def _close(self) -> None:
-        """Let other processes use the state."""
+        """Release the lock on the state."""
         if self._lock is not None:
             self._lock.release()
         self._lock = None
@@ -227,7 +227,7 @@ class RunState:
 
 
 def dump_inputs(inputs: Inputs, path: Path) -> None:
-    """Write picture, transform, poses and warnings as .npz, without copying the arrays."""
+    """Write the picture, transform, poses and warnings to an uncompressed .npz file."""
     arrays: dict[str, Any] = {"picture": inputs.picture}
     facts: dict[str, Any] = {"fit": dataclasses.asdict(inputs.fit), "warnings": inputs.warnings}
     for name in POSES:
@@ -241,7 +241,7 @@ def load_inputs(path: Path) -> Inputs:
     """Read a file that `dump_inputs` wrote.
 
     Raises:
-        DamagedError: it cannot be read.
+        DamagedError: the file cannot be read.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
@@ -253,14 +253,14 @@ def load_inputs(path: Path) -> Inputs:
 
 
 def _tuples(data: Any) -> Any:
-    """Convert the lists of JSON data to tuples."""
+    """Recursively convert the lists in JSON data to tuples."""
     if isinstance(data, dict):
         return {k: _tuples(v) for k, v in data.items()}
     return tuple(_tuples(v) for v in data) if isinstance(data, list) else data
 
 
 def dump_step(step: Step, path: Path) -> None:
-    """Write the sampler's state as safetensors."""
+    """Write the state of the sampler to a safetensors file."""
     from safetensors.torch import save_file
 
     tensors = {"latents": step.latents, **{f"memory.{k}": v for k, v in step.memory.items()}}
@@ -269,7 +269,7 @@ def dump_step(step: Step, path: Path) -> None:
 
 
 def _compact(tensor: Tensor) -> Tensor:
-    """A contiguous tensor on the CPU with its own storage, as safetensors requires."""
+    """Return a contiguous tensor on the CPU with its own storage, as safetensors requires."""
     tensor = tensor.detach().cpu().contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
@@ -278,7 +278,7 @@ def load_step(path: Path) -> Step:
     """Read a file that `dump_step` wrote.
 
     Raises:
-        DamagedError: it cannot be read.
+        DamagedError: the file cannot be read.
     """
     from safetensors import safe_open
 

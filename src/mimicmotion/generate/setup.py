@@ -1,4 +1,4 @@
-"""Load the model, and make the recipe and the execution plan, from the settings; shared by generate and plan."""
+"""Load the model, and build the recipe and the execution plan from the settings; shared by generate and plan."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ Facts = Mapping[str, Any]
 
 
 def load(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> Job[MimicMotionPipeline]:
-    """Load the model that the settings name, unless a pipeline is given.
+    """Load the model that the settings select, or use `pipeline` if it is not None.
 
     Raises:
-        ConfigError: the given pipeline is not quantised as `config.quantize` requires. It is not changed, since its
-            owner may use it elsewhere.
+        ConfigError: `pipeline` is not quantised as `config.quantize` requires. It is not modified, since the caller may
+            also use it elsewhere.
     """
     yield Progress("load", 0, 1)
     pipe = load_pipeline(config) if pipeline is None else pipeline
-    wanted, actual = config.quantize, pipe.backbone.quantized
-    if wanted not in ("none", actual):
+    required, actual = config.quantize, pipe.backbone.quantized
+    if required not in ("none", actual):
         raise ConfigError(
-            f"quantize={wanted!r} with a pipeline that has {'plain' if actual == 'none' else actual} weights",
-            "no pipeline (the model is then loaded with these weights), or one that has them",
-            f"call pipeline.backbone.quantize({wanted!r}) first",
+            f"quantize={required!r} with a pipeline that has {'unquantised' if actual == 'none' else actual} weights",
+            f"a pipeline with {required} weights, or no pipeline",
+            f"call pipeline.backbone.quantize({required!r}) first",
         )
     yield Progress("load", 1, 1)
     return pipe
 
 
 def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
-    """Load the model that the settings name. Weights for a GPU stay on the host until `plan_run` knows which fit."""
+    """Load the model that the settings select. Weights for a GPU stay on the host until `plan_run` knows which fit."""
     from mimicmotion.pipeline import MimicMotionPipeline
     from mimicmotion.runtime.device import choose_device, choose_dtype
 
@@ -60,7 +60,7 @@ def load_pipeline(config: GenerateConfig) -> MimicMotionPipeline:
 
 
 def with_estimator(config: GenerateConfig, pipeline: MimicMotionPipeline | None) -> tuple[GenerateConfig, list[str]]:
-    """The settings with the pose estimator filled in, and notes for the user; see `choose_estimator`.
+    """Return the settings with the pose estimator filled in, and notes for the user; see `choose_estimator`.
 
     Raises:
         WeightsError: the model cannot be found.
@@ -80,7 +80,7 @@ def with_estimator(config: GenerateConfig, pipeline: MimicMotionPipeline | None)
 
 
 def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig:
-    """The model's fusion settings, overridden by those of the job."""
+    """Return the model's fusion settings, overridden by those of the job."""
     segment = default.segment_frames if config.segment_frames is None else config.segment_frames
     overlap = min(default.overlap_frames, segment - 1) if config.overlap_frames is None else config.overlap_frames
     slot = default.reference_slot if config.reference_slot is None else config.reference_slot
@@ -89,14 +89,14 @@ def fusion_config(config: GenerateConfig, default: FusionConfig) -> FusionConfig
 
 
 def recipe_for(config: GenerateConfig, pipe: MimicMotionPipeline, frames: int) -> Recipe:
-    """Build the recipe for a number of frames from the settings."""
+    """Build the recipe for a video of `frames` frames from the settings."""
     from mimicmotion.diffusion import recipe
 
     model = pipe.backbone.settings
     fusion = fusion_config(config, parse(FusionConfig, model.get("fusion", {})))
-    asked, trained = config.segment_frames, model.get("trained_frames")
-    if asked and trained and asked != trained:
-        logger.warning("using segments of %d frames, but the model was trained on clips of %d", asked, trained)
+    segment, trained = config.segment_frames, model.get("trained_frames")
+    if segment and trained and segment != trained:
+        logger.warning("using segments of %d frames, but the model was trained on clips of %d", segment, trained)
     return recipe.make_recipe(frames, config, model, reference_slot=True, fusion=fusion)
 
 
@@ -109,18 +109,18 @@ def plan_run(
     earlier: Facts | None = None,
     predict: bool = False,
 ) -> Plan:
-    """Choose the execution plan; a model that already has one keeps it.
+    """Choose the execution plan. If the model already has one, return it.
 
     Args:
         config: settings of the job.
         pipe: the model; its weights may still be on the host.
         size: (height, width) of the result.
         recipe: recipe of the video.
-        earlier: plan of an interrupted run, to be reused: other chunks would round differently.
-        predict: predict the peaks even if there is plenty of memory.
+        earlier: plan of an interrupted run, which is reused because other chunk sizes would round differently.
+        predict: predict the peak memory even if there is plenty.
 
     Raises:
-        ConfigError: no plan fits; the error reports how much memory is missing.
+        ConfigError: no plan fits into memory; the message states how much is missing.
     """
     backbone = pipe.backbone
     if backbone.is_configured:
@@ -132,7 +132,7 @@ def plan_run(
 
 
 def run_device(config: GenerateConfig, pipe: MimicMotionPipeline) -> torch.device:
-    """Device that the networks will run on; until then, weights may be on the host."""
+    """Return the device that the networks will run on, although their weights may still be on the host."""
     from mimicmotion.runtime.device import choose_device
 
     return pipe.device if pipe.device.type != "cpu" else choose_device(config.device)

@@ -1,1 +1,1 @@
-"""Poses with confidence: estimators, alignment, drawing. No torch here."""
+"""Pose estimation, alignment and drawing, with keypoint confidences. Does not import torch."""

@@ -14,7 +14,7 @@ from mimicmotion.video.geometry import Fit, Size, plan_fit, plan_size, released_
 
 PictureFit = Literal["auto", "crop", "letterbox", "released"]
 PUBLISHED: Size = (1024, 576)
-NEAR_SIZES = 4  # candidates, nearest aspect ratio first: others would crop away more of the picture than they keep
+NEAR_SIZES = 4  # number of candidate sizes, the most similar first; the others would crop off most of the picture
 
 
 def choose_size(pose: PoseSequence, mode: PictureFit, model: Size | None, multiple: int) -> Size:
@@ -22,27 +22,27 @@ def choose_size(pose: PoseSequence, mode: PictureFit, model: Size | None, multip
 
     Args:
         pose: pose of the person, one frame, in pixels of the picture.
-        mode: "auto" takes the nearest size at which a crop keeps the whole person, if there is one; "released" takes
-            the model's own size, or follows the published rule.
-        model: the model's own size; None means the published one. All candidates have about its area.
+        mode: "auto" prefers the nearest size at which a crop keeps the whole person; "released" uses `model`, or the
+            rule of the published code (`plan_size`); other modes use the nearest size.
+        model: size that the model was trained on; None for the published model. All candidates have about this area.
         multiple: height and width are multiples of this.
     """
     if mode == "released":
         return model or plan_size(pose.size, multiple=multiple)
     sizes = similar_sizes(pose.size, model or PUBLISHED, multiple)[:NEAR_SIZES]
-    whole = [size for size in sizes if keeps_person(_plan_crop(pose, size), pose)]
-    return whole[0] if whole and mode == "auto" else sizes[0]
+    complete = [size for size in sizes if keeps_person(_plan_crop(pose, size), pose)]
+    return complete[0] if complete and mode == "auto" else sizes[0]
 
 
 def fit_picture(picture: Frame, pose: PoseSequence, size: Size, mode: PictureFit) -> tuple[Frame, Fit]:
-    """Fit a picture of a person to `size` = (height, width). Also returns the transform, to map the pose.
+    """Fit a picture of a person to `size` = (height, width). Return it with the transform, which also maps the pose.
 
     Args:
         picture: the original picture.
         pose: pose of the person, one frame, in pixels of the picture.
         size: target (height, width).
-        mode: "crop" crops around the person, or from the head down if the whole person does not fit; "auto" letterboxes
-            in that case. For the others see `plan_fit`.
+        mode: "crop" crops around the person, or from the head down if the person does not fit; "auto" adds bars in that
+            case instead. For the others, see `plan_fit`.
     """
     fit = _plan_crop(pose, size) if mode in ("auto", "crop") else plan_fit(pose.size, size, mode)
     if mode == "auto" and not keeps_person(fit, pose):
@@ -52,7 +52,7 @@ def fit_picture(picture: Frame, pose: PoseSequence, size: Size, mode: PictureFit
 
 
 def person_extent(pose: PoseSequence) -> Float64[ndarray, "2 2"]:
-    """Minimum and maximum (y, x) of the person's bounding box in pixels, clipped to the picture.
+    """Return the minimum and maximum (y, x) of the person's bounding box in pixels, clipped to the picture.
 
     The top of the head is assumed to be as far above the nose as the neck is below it.
     """
@@ -64,10 +64,10 @@ def person_extent(pose: PoseSequence) -> Float64[ndarray, "2 2"]:
 
 
 def keeps_person(fit: Fit, pose: PoseSequence) -> bool:
-    """Whether the fitted picture keeps everything the original shows of the person, to within 1% of its sides."""
-    placed = person_extent(pose) * fit.scale + fit.offset
-    spare = np.multiply(fit.target, 0.01)
-    return bool((placed[0] >= -spare).all() and (placed[1] <= fit.target + spare).all())
+    """Return whether the person's bounding box stays inside the fitted picture, to within 1% of its sides."""
+    box = person_extent(pose) * fit.scale + fit.offset
+    tolerance = np.multiply(fit.target, 0.01)
+    return bool((box[0] >= -tolerance).all() and (box[1] <= fit.target + tolerance).all())
 
 
 def _plan_crop(pose: PoseSequence, target: Size) -> Fit:
@@ -76,6 +76,6 @@ def _plan_crop(pose: PoseSequence, target: Size) -> Fit:
     first, last = person_extent(pose) * scale
     start = (first + last - target) / 2
     start[0] = min(start[0], first[0])
-    spare = np.multiply(pose.size, scale) - target
-    anchor = np.where(spare > 1e-6, np.clip(start / np.maximum(spare, 1e-6), 0, 1), 0.5)
+    excess = np.multiply(pose.size, scale) - target
+    anchor = np.where(excess > 1e-6, np.clip(start / np.maximum(excess, 1e-6), 0, 1), 0.5)
     return plan_fit(pose.size, target, "crop", anchor=(float(anchor[0]), float(anchor[1])))

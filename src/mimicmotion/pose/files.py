@@ -1,4 +1,4 @@
-"""Poses on disk: a versioned .npz format, reading and writing of OpenPose JSON, and a cache."""
+"""Read, write and cache poses: a versioned .npz format, and OpenPose JSON."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from mimicmotion.weights.registry import cache_folder
 logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "mimicmotion.poses", 1
-MAX_SIDE = 100_000  # pixels of a frame
-MAKE_POSES = "make it with 'mimicmotion poses VIDEO -o poses.npz'"
+MAX_SIDE = 100_000  # maximum height and width of a frame in pixels
+MAKE_POSES = "create it with 'mimicmotion poses VIDEO -o poses.npz'"
 
 # OpenPose's BODY_25 has the mid-hip at index 8; its other 18 body points and 6 foot points are in our order.
 BODY_25 = np.array([*range(8), *range(9, 19)])
@@ -36,7 +36,7 @@ BODY_25_FEET = np.arange(19, 25)
 
 
 def save_poses(poses: PoseSequence, path: Path | str) -> None:
-    """Write `poses` as .npz: format, version, xy (float64), confidence (float32), size, fps, source, people.
+    """Write poses to an .npz file of format, version, xy (float64), confidence (float32), size, fps, source and people.
 
     Raises:
         OutputError: the file cannot be written. No partial file is left behind.
@@ -46,7 +46,7 @@ def save_poses(poses: PoseSequence, path: Path | str) -> None:
 
 
 def dump_poses(poses: PoseSequence) -> bytes:
-    """Serialise poses as a pose file. Equal poses give equal bytes."""
+    """Return the contents of a pose file as bytes, which are the same for equal poses."""
     file = io.BytesIO()
     np.savez_compressed(
         file,
@@ -93,10 +93,9 @@ def parse_poses(file: IO[bytes], path: Path | str) -> PoseSequence:
             height, width = (int(v) for v in data["size"])
             fps, source = float(data["fps"]), str(data["source"])
             people = np.asarray(data.get("people", ()), np.int64)
-        sound = 1 <= min(height, width) <= max(height, width) <= MAX_SIDE and 0 <= fps <= 1000 and len(xy) > 0
-        if not sound:
-            got = f"{path}: {len(xy)} frames of {height}x{width} at {fps} fps"
-            raise PoseError(got, "positive numbers", MAKE_POSES)
+        if not (1 <= min(height, width) <= max(height, width) <= MAX_SIDE and 0 <= fps <= 1000 and len(xy) > 0):
+            got = f"{path} contains {len(xy)} frames of height {height} and width {width} at {fps} fps"
+            raise PoseError(got, f"at least 1 frame, sides of 1 to {MAX_SIDE:,} pixels, 0 to 1000 fps", MAKE_POSES)
     try:
         return PoseSequence(xy, confidence, (height, width), fps, source, people)
     except PoseError as e:
@@ -113,21 +112,21 @@ def load_openpose(
     heat maps reach, are clipped to 1.
 
     Args:
-        path: folder or file. Frames are ordered by the last number in the file names that is unique to each, without
-            gaps. A file may also contain a list of frames, as written by ComfyUI nodes.
+        path: folder or file. Frames are ordered by the last number in the file names that differs between all files;
+            the numbers must be consecutive. A file may also contain a list of frames, as written by ComfyUI nodes.
         size: (height, width) of the video; optional if the files contain canvas_height and canvas_width.
-        fps: frames per second; 0 (default) reads it from the files, where only this package stores it.
+        fps: frames per second; 0 (default) uses the frame rate in the files, if `save_openpose` wrote them.
         person: person to follow if there are several.
 
     Raises:
-        PoseError: there are no files, a frame is missing, a file is malformed, or the chosen person is never seen.
+        PoseError: there are no files, a frame is missing, a file is malformed, or the chosen person never appears.
     """
     files = _openpose_files(Path(path))
     tracker = PersonTracker(person)
     points: list[PosePoints] = []
     counts = []
     for file, data in ((path, frame) for path in files for frame in _read_json(path)):
-        with reading(file, "OpenPose JSON", "create it again", PoseError):
+        with reading(file, "OpenPose JSON", "write the poses again", PoseError):
             people = [_parse_person(p, file) for p in data["people"]]
             size = size or _canvas(data, file)
             rate = data.get("fps")
@@ -146,15 +145,15 @@ def load_openpose(
         )
     xy, confidence = np.stack([p[0] for p in points]), np.stack([p[1] for p in points])
     if (confidence > 0).any() and np.abs(xy[confidence > 0]).max() <= 1:
-        logger.info("%s: coordinates within 0..1 are taken as fractions of the frame", path)
+        logger.info("%s: coordinates within 0..1 are interpreted as fractions of the frame", path)
         xy *= size[::-1]
     return PoseSequence(xy, confidence, size, fps, source=f"openpose json {Path(path).name}", people=np.array(counts))
 
 
 def save_openpose(poses: PoseSequence, folder: Path | str) -> None:
-    """Write one NAME_%012d_keypoints.json per frame, like OpenPose with BODY_25, hands and face.
+    """Write one FOLDER_%012d_keypoints.json per frame, like OpenPose with BODY_25, hands and face.
 
-    The mid-hip and the pupils, which our layout lacks, are means of their neighbours.
+    Points that our layout lacks, the mid-hip and the pupils, are interpolated.
 
     Raises:
         OutputError: a file cannot be written, or the folder contains JSON files that would be read as more frames.
@@ -164,8 +163,8 @@ def save_openpose(poses: PoseSequence, folder: Path | str) -> None:
     if others := {p.name for p in folder.glob("*.json")} - set(names):
         raise OutputError(
             f"{folder} contains {len(others)} other JSON files, such as {min(others)}",
-            "a new folder, or one with these frames only",
-            "choose another folder or empty this one",
+            "a new folder, or one that contains only these frames",
+            "choose another folder, or delete the files",
         )
     for i, (xy, confidence) in enumerate(zip(poses.xy, poses.confidence, strict=True)):
         people = [_format_person(xy, confidence)] if confidence.any() else []
@@ -195,22 +194,23 @@ def _openpose_files(path: Path) -> list[Path]:
     if not files:
         raise PoseError(f"{path} contains no *.json", "a folder of OpenPose JSON files", fix)
     digits = {file: [int(n[-18:]) for n in re.findall(r"\d+", file.stem)][::-1] for file in files}
-    for place in range(min(map(len, digits.values()))):  # from the last number of a name to its first
-        numbered = {numbers[place]: file for file, numbers in digits.items()}
+    for k in range(min(map(len, digits.values()))):  # from the last number of a name to its first
+        numbered = {numbers[k]: file for file, numbers in digits.items()}
         if len(numbered) == len(files):
             break
     else:
         file = min(files)
-        raise PoseError(f"{file}: no unique frame number", "names like video_000000000012_keypoints.json", fix)
+        got = f"{file} has no frame number in its name that differs from those of the other files"
+        raise PoseError(got, "names like video_000000000012_keypoints.json", fix)
     first, missing = min(numbered), max(numbered) - min(numbered) + 1 - len(numbered)
     if missing:
         gap = next(n for n in itertools.count(first) if n not in numbered)
-        raise PoseError(f"{path}: no file for frame {gap} (missing files: {missing})", "one file per frame", fix)
+        raise PoseError(f"{path} has no file for frame {gap} (missing files: {missing})", "one file per frame", fix)
     return [numbered[k] for k in sorted(numbered)]
 
 
 def _read_json(file: Path) -> list[dict[str, Any]]:
-    """The frames of a file: most tools write one per file, some a list."""
+    """Read the frames of a file. Most tools write one frame per file; some write a list of frames."""
     data = read_json(file, "a readable JSON file", "write the poses again", PoseError)
     frames = data if isinstance(data, list) and data else [data]
     if not all(isinstance(frame, dict) and isinstance(frame.get("people"), list) for frame in frames):
@@ -223,26 +223,29 @@ def _canvas(data: dict[str, Any], file: Path) -> tuple[int, int] | None:
     if not all(sides):
         return None
     if not all(isinstance(side, int | float) and 1 <= side <= MAX_SIDE for side in sides):
-        got = f"{file}: a canvas of {sides!r:.60}"
-        raise PoseError(got, f"canvas_height and canvas_width, 1 to {MAX_SIDE:,} pixels", "correct the file")
+        got = f"{file}: canvas_height and canvas_width are {sides!r:.60}"
+        raise PoseError(got, f"numbers of pixels, 1 to {MAX_SIDE:,}", "correct the file")
     return int(sides[0]), int(sides[1])
 
 
 def _parse_person(person: Any, file: Path) -> PosePoints:
     if not isinstance(person, dict):
-        raise PoseError(f"{file}: a person is {person!r:.60}", "a mapping with pose_keypoints_2d", "create it again")
+        got = f"{file}: an entry of 'people' is {person!r:.60}"
+        raise PoseError(got, "a mapping with pose_keypoints_2d", "write the poses again")
 
     def part(name: str, *counts: int) -> Float64[ndarray, "points 3"]:
         values = person.get(name) or []
         try:
             numbers = np.asarray(values, np.float64).reshape(-1, 3)
         except (TypeError, ValueError, OverflowError) as e:
-            raise PoseError(f"{file}: {name} is {values!r:.60}", "x, y, confidence per point", "correct it") from e
+            got, expected = f"{file}: {name} is {values!r:.60}", "x, y and confidence of each point"
+            raise PoseError(got, expected, "correct the file") from e
         if len(numbers) not in (0, *counts):
-            wanted = " or ".join(map(str, counts))
-            raise PoseError(f"{file}: {name} has {len(numbers)} points", wanted, "use the body models COCO or BODY_25")
+            expected = f"{' or '.join(map(str, counts))} points"
+            raise PoseError(f"{file}: {name} has {len(numbers)} points", expected, "use the COCO or BODY_25 model")
         if not np.isfinite(numbers).all() or (numbers[:, 2] < 0).any() or (numbers[:, 2] > 1.2).any():
-            raise PoseError(f"{file}: {name} has NaN or a confidence outside 0..1", "numbers, 0..1", "correct the file")
+            got = f"{file}: {name} contains NaN, infinity or a confidence outside 0..1"
+            raise PoseError(got, "finite numbers and confidences in 0..1", "correct the file")
         return numbers
 
     points = np.zeros((NUM_POINTS, 3))
@@ -252,57 +255,56 @@ def _parse_person(person: Any, file: Path) -> PosePoints:
     elif len(body):
         points[BODY] = body
     face = part("face_keypoints_2d", 68, 70)
-    for place, values in (
+    for indices, values in (
         (FACE, face[:68]),
         (LEFT_HAND, part("hand_left_keypoints_2d", 21)),
         (RIGHT_HAND, part("hand_right_keypoints_2d", 21)),
     ):
         if len(values):
-            points[place] = values
+            points[indices] = values
     return points[:, :2], np.minimum(points[:, 2], 1).astype(np.float32)
 
 
 def _format_person(xy: Float[ndarray, "134 2"], confidence: Float32[ndarray, " 134"]) -> dict[str, Any]:
     points = np.concatenate([xy, confidence[:, None]], 1)
 
-    def middle(some: ndarray) -> ndarray:
-        return np.append(some[:, :2].mean(0), some[:, 2].min())
+    def centre(points: ndarray) -> ndarray:
+        return np.append(points[:, :2].mean(0), points[:, 2].min())
 
     body = np.zeros((25, 3))
-    body[BODY_25], body[BODY_25_FEET], body[8] = points[BODY], points[FEET], middle(points[[8, 11]])
+    body[BODY_25], body[BODY_25_FEET], body[8] = points[BODY], points[FEET], centre(points[[8, 11]])
     face = points[FACE]
-    face = np.concatenate([face, middle(face[36:42])[None], middle(face[42:48])[None]])
+    face = np.concatenate([face, centre(face[36:42])[None], centre(face[42:48])[None]])
     parts = {"pose": body, "face": face, "hand_left": points[LEFT_HAND], "hand_right": points[RIGHT_HAND]}
     return {"person_id": [-1]} | {f"{name}_keypoints_2d": p.round(4).ravel().tolist() for name, p in parts.items()}
 
 
 class PoseCache:
-    """A folder of pose files, keyed by video content and settings.
+    """On-disk cache of poses, keyed by video content and settings.
 
     Args:
-        folder: the folder, created on first use; default `cache_folder() / "poses"`.
+        folder: folder of pose files, created on first use; default: `cache_folder() / "poses"`.
     """
 
     def __init__(self, folder: Path | str | None = None) -> None:
         self.folder = Path(folder) if folder is not None else cache_folder() / "poses"
 
     def path(self, video: Path | str, settings: Mapping[str, Any]) -> Path:
-        """Path of the cache entry for this video and these settings.
+        """Return the path of the cache entry for a video and settings.
 
         Args:
-            video: the video, identified by content, not by name.
-            settings: everything that affects the result, as plain data: estimator and its version, model checksums (not
+            video: path of the video, which is identified by its content.
+            settings: everything that affects the poses, as JSON data: estimator and its version, model checksums (not
                 paths), person, frame rate.
         """
-        facts = {"video": sha256_file(video), "settings": dict(settings), "format": VERSION}
-        text = json.dumps(facts, sort_keys=True, default=str)
-        name = hashlib.sha256(text.encode()).hexdigest()
+        key = {"video": sha256_file(video), "settings": dict(settings), "format": VERSION}
+        name = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
         return self.folder / name[:2] / f"{name}.npz"
 
     def get(self, video: Path | str, settings: Mapping[str, Any], estimate: Callable[[], PoseSequence]) -> PoseSequence:
-        """Return the cached poses, or call `estimate` and cache its result.
+        """Return the cached poses, or call `estimate` and cache the result.
 
-        A damaged entry is rebuilt. If the cache cannot be written, only a warning is logged.
+        A damaged entry is replaced. If the cache cannot be written, a warning is logged.
 
         Raises:
             InputError: the video cannot be read.
@@ -315,7 +317,7 @@ class PoseCache:
         return poses
 
     def load(self, path: Path) -> PoseSequence | None:
-        """Load the poses at a path returned by `path()`; None if they are missing or damaged."""
+        """Load the poses at a path returned by `path()`; return None if they are missing or damaged."""
         if not path.exists():
             return None
         try:
@@ -325,7 +327,7 @@ class PoseCache:
             return None
 
     def put(self, path: Path, poses: PoseSequence) -> None:
-        """Store `poses` at a path returned by `path()`. If that fails, only a warning is logged."""
+        """Store poses at a path returned by `path()`. If that fails, a warning is logged."""
         try:
             save_poses(poses, path)
         except OutputError as e:

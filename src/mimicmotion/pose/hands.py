@@ -1,4 +1,4 @@
-"""Reliable hands and their masks in the latent grid (paper section 3.4, hand region enhancement)."""
+"""Bounding boxes of reliably detected hands, and their masks in the latent grid (paper section 3.4)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from numpy import ndarray
 from mimicmotion.errors import ConfigError
 from mimicmotion.pose.keypoints import LEFT_HAND, RIGHT_HAND, PoseSequence
 
-HAND_THRESHOLD = 0.8  # our choice; the paper gives no number
-HAND_PADDING = 0.1  # our choice too
+HAND_THRESHOLD = 0.8  # our choice; the paper gives no value
+HAND_PADDING = 0.1  # our choice as well
 
 
 def hand_boxes(
@@ -20,9 +20,9 @@ def hand_boxes(
     threshold: float = HAND_THRESHOLD,
     padding: float = HAND_PADDING,
 ) -> tuple[Float[ndarray, "*frames 2 4"], ndarray]:
-    """Compute the boxes (left, top, right, bottom) of the left and right hand, and whether each is reliable.
+    """Compute bounding boxes of the left and right hand, and whether each hand was reliably detected.
 
-    A hand is reliable if the confidence of ALL its 21 points exceeds `threshold`: with a single uncertain finger, the
+    A hand is reliable if the confidence of all its 21 points exceeds `threshold`: with a single uncertain finger, the
     higher loss weight would teach a wrong hand shape.
 
     Args:
@@ -32,10 +32,12 @@ def hand_boxes(
         padding: margin on each side, as a fraction of the box's own width and height.
 
     Returns:
-        Boxes in pixels, not clipped to the frame, and a bool array (*frames, 2). Ignore the boxes of unreliable hands.
+        Boxes (left, top, right, bottom) in pixels, not clipped to the frame, and a bool array (*frames, 2) that is True
+        for reliable hands. Ignore the boxes of other hands.
     """
     if not 0 <= threshold <= 1 or padding < 0:
-        raise ConfigError(f"threshold={threshold}, padding={padding}", "0..1 and at least 0", "correct the settings")
+        got, expected = f"threshold={threshold}, padding={padding}", "a threshold in 0..1 and a padding of at least 0"
+        raise ConfigError(got, expected, "correct the settings")
     boxes, reliable = [], []
     for hand in (LEFT_HAND, RIGHT_HAND):
         points = np.asarray(xy[..., hand, :], np.float64)
@@ -65,7 +67,7 @@ def hand_masks(
         padding: see `hand_boxes`.
 
     Returns:
-        Values in 0..1, all 0 in frames without a reliable hand.
+        Masks with values in 0..1; all 0 in frames without a reliable hand.
     """
     boxes, reliable = hand_boxes(poses.xy, poses.confidence, threshold=threshold, padding=padding)
     boxes = boxes * np.tile([grid[1] / poses.size[1], grid[0] / poses.size[0]], 2)  # in cells

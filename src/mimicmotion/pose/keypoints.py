@@ -43,7 +43,7 @@ MIRRORED = np.array(
         *(*range(113, 134), *range(92, 113)),
     ]
 )
-"""Index of each point's mirror image."""
+"""Index of each point's counterpart in a mirrored pose."""
 
 VISIBLE = 0.3
 """Confidence above which a point counts as visible: the published code's threshold for drawing and retargeting."""
@@ -51,16 +51,17 @@ VISIBLE = 0.3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PoseSequence:
-    """Keypoints of one person over time. "left" and "right" are the person's own.
+    """Keypoints of one person over time. Left and right are from the person's point of view.
 
     Attributes:
-        xy: positions (x, y) in pixels of a frame of `size`, pixel centres at integer + 0.5; finite even if unseen. Any
-            float dtype is converted to float64, because the released style rounds to pixels of a large canvas.
-        confidence: the estimator's confidence, 0..1; 0 means "not seen". A frame without a person is all 0.
+        xy: positions (x, y) in pixels of a frame of `size`, with pixel centres at integer + 0.5; finite even for points
+            that were not detected. Converted to float64, because the released drawing style rounds to pixels of a large
+            canvas.
+        confidence: the estimator's confidence, 0..1; 0 for points that were not detected, all 0 without a person.
         size: (height, width) in pixels of the frame that `xy` refers to.
         fps: frames per second of the sequence.
-        source: origin of the poses (estimator and version, or a file).
-        people: number of people seen in each frame; 0 where they were not counted (the default).
+        source: origin of the poses, such as the estimator and its version, or a file.
+        people: number of people detected in each frame; 0 (default) if they were not counted.
     """
 
     xy: Float[ndarray, "frames 134 2"]
@@ -77,18 +78,20 @@ class PoseSequence:
         object.__setattr__(self, "people", people)
         if self.xy.shape != (frames, NUM_POINTS, 2) or self.confidence.shape != (frames, NUM_POINTS):
             raise PoseError(
-                f"xy {self.xy.shape} with confidence {self.confidence.shape}",
-                f"(frames, {NUM_POINTS}, 2) and (frames, {NUM_POINTS})",
+                f"xy has shape {self.xy.shape}, and confidence {self.confidence.shape}",
+                f"shapes (frames, {NUM_POINTS}, 2) and (frames, {NUM_POINTS})",
                 "use the 134-point layout of mimicmotion.pose.keypoints",
             )
         if people.shape != (frames,):
-            got, want = f"people {people.shape} in {frames} frames", "one number per frame"
-            raise PoseError(got, want, "select the same frames from all arrays, or omit 'people'")
+            got, expected = f"people has shape {people.shape} with {frames} frames", "one number per frame"
+            raise PoseError(got, expected, "select the same frames from all arrays, or omit 'people'")
         if not np.isfinite(self.xy).all() or not np.isfinite(self.confidence).all():
-            raise PoseError("NaN or infinity in the pose", "finite numbers", "mark unseen points with confidence 0")
+            fix = "give undetected points confidence 0 and any finite position"
+            raise PoseError("the pose contains NaN or infinity", "finite numbers", fix)
         if frames and not (self.confidence.min() >= 0 and self.confidence.max() <= 1):
             low, high = float(self.confidence.min()), float(self.confidence.max())
-            raise PoseError(f"confidence {low:.3g} to {high:.3g}", "0 to 1", "rescale or clip the confidences")
+            got = f"the confidences range from {low:.3g} to {high:.3g}"
+            raise PoseError(got, "0 to 1", "rescale or clip the confidences")
 
     def __len__(self) -> int:
         return len(self.confidence)
@@ -98,16 +101,16 @@ class PoseSequence:
         return dataclasses.replace(self, **part)
 
     def mirrored(self) -> PoseSequence:
-        """Mirror the poses horizontally, as if estimated in mirrored frames."""
+        """Flip the poses horizontally, as if they had been estimated in flipped frames."""
         xy = self.xy[:, MIRRORED] * (-1, 1) + (self.size[1], 0)
         return dataclasses.replace(self, xy=xy, confidence=self.confidence[:, MIRRORED])
 
     def scaled(self, size: tuple[int, int]) -> PoseSequence:
-        """Scale the poses to a frame of another (height, width)."""
+        """Scale the poses to frames of size (height, width)."""
         return dataclasses.replace(self, xy=self.xy * (size[1] / self.size[1], size[0] / self.size[0]), size=size)
 
     def fitted(self, fit: Fit) -> PoseSequence:
-        """Map the poses to pixels of transformed frames. Points outside the new frame get confidence 0."""
+        """Transform the poses like the frames. Points outside the new frame get confidence 0."""
         xy = fit.points(self.xy)
         inside = ((xy >= 0) & (xy <= fit.target[::-1])).all(-1)
         return dataclasses.replace(self, xy=xy, confidence=self.confidence * inside, size=fit.target)

@@ -19,16 +19,16 @@ from mimicmotion.pose.align import part_lengths
 from mimicmotion.pose.keypoints import PoseSequence
 
 FPS = 15.0  # assumed for poses without a frame rate
-KEPT_HZ = 3.0  # movements up to this frequency keep 97% of their amplitude
+KEPT_HZ = 3.0  # cutoff frequency: movements below keep 97% of their amplitude
 BAND_WEIGHT = 150.0  # weight of amplitude lost in the passband, relative to remaining jitter
 REACH = 0.5  # half-width of the filter in seconds
 NOISE = 0.016  # noise of a point above the passband, in torso lengths, at confidence 1; three times as much at 0
 COMMON_NOISE = 0.0032  # the same for the mean of all body points
 AROUND = 0.1  # half-width in seconds of the window that separates fast movements from noise
-SWAP_COST = 0.04  # torso lengths per frame: the weight of the estimator's own left and right
+SWAP_COST = 0.04  # cost of swapping left and right in a frame, in torso lengths
 LONGEST_FAULT = 3  # longest run of outlier frames that is repaired
-JUMP = 0.08  # torso lengths that any point may deviate
-# Additional torso lengths that a point of confidence 1 may deviate from the midpoint of its neighbours, at 15 fps.
+JUMP = 0.08  # deviation from the midpoint of the neighbouring frames that is allowed for any point, in torso lengths
+# Additional allowance for points of confidence 1 at 15 fps, in torso lengths.
 OFF_LINE = np.full(kp.NUM_POINTS, 0.6)
 OFF_LINE[[kp.NOSE, kp.NECK, kp.R_SHOULDER, kp.L_SHOULDER, kp.R_HIP, kp.L_HIP, *range(14, 18)]] = OFF_LINE[kp.FACE] = (
     0.25
@@ -40,8 +40,8 @@ HAND, FOOT = range(kp.RIGHT_HAND.start, kp.RIGHT_HAND.stop), range(kp.RIGHT_FOOT
 def smooth_poses(poses: PoseSequence) -> PoseSequence:
     """Correct left/right swaps, interpolate outliers and remove jitter.
 
-    Low-confidence points are smoothed more. Points that were not found (confidence 0) are left alone. Confidences do
-    not change, except that they are swapped along with the sides.
+    Points of low confidence are smoothed more, and undetected points (confidence 0) are not changed. Confidences are
+    only changed by swapping sides.
     """
     if len(poses) < 3:
         return poses
@@ -73,42 +73,42 @@ def swapped(
     limb: tuple[int, ...],
     unit: float,
 ) -> Bool[ndarray, " frames"]:
-    """Find the frames in which the limb's right and left points are swapped.
+    """Find the frames in which the right and left points of a limb are swapped.
 
-    Viterbi's algorithm finds the sequence of kept and swapped frames in which points move least. Each swapped frame
-    costs `SWAP_COST`, so a persistent labelling by the estimator is trusted.
+    The Viterbi algorithm chooses for each frame whether to swap, so that the points move as little as possible. Each
+    swapped frame costs `SWAP_COST`, so persistent labels of the estimator are trusted.
     """
     right, left = np.array(limb), kp.MIRRORED[list(limb)]
 
     def move(a: ndarray, b: ndarray) -> Float64[ndarray, " steps"]:
-        far = np.hypot(*np.moveaxis(xy[1:, a] - xy[:-1, b], -1, 0))
-        return (weight * far).mean(1) / unit
+        distance = np.hypot(*np.moveaxis(xy[1:, a] - xy[:-1, b], -1, 0))
+        return (weight * distance).mean(1) / unit
 
     both = np.minimum(confidence[:, right], confidence[:, left])
     weight = np.minimum(both[1:], both[:-1]) / 2
     stay, change = move(right, right) + move(left, left), move(right, left) + move(left, right)
-    costs, came = (0.0, SWAP_COST), []
+    costs, backpointers = (0.0, SWAP_COST), []
     for a, b in zip(stay.tolist(), change.tolist(), strict=True):
-        ways = (costs[0] + a, costs[1] + b), (costs[0] + b, costs[1] + a)
-        came.append((ways[0][1] < ways[0][0], ways[1][1] <= ways[1][0]))
-        costs = min(ways[0]), min(ways[1]) + SWAP_COST
+        paths = (costs[0] + a, costs[1] + b), (costs[0] + b, costs[1] + a)
+        backpointers.append((paths[0][1] < paths[0][0], paths[1][1] <= paths[1][0]))
+        costs = min(paths[0]), min(paths[1]) + SWAP_COST
     states = [costs[1] < costs[0]]
-    for before in reversed(came):
-        states.append(before[states[-1]])
+    for previous in reversed(backpointers):
+        states.append(previous[states[-1]])
     return np.array(states[::-1])
 
 
-def outliers(at: Float64[ndarray, "frames 2"], limit: Float64[ndarray, " frames"]) -> Bool[ndarray, " frames"]:
-    """Find short runs of frames whose points all lie off the line between the neighbours of the run.
+def outliers(xy: Float64[ndarray, "frames 2"], limit: Float64[ndarray, " frames"]) -> Bool[ndarray, " frames"]:
+    """Find short runs of frames in which a point is far from the interpolation between the frames around the run.
 
-    `limit` is the distance allowed for a single frame; longer runs may deviate more, as curves do.
+    `limit` is the distance allowed for a run of one frame; it grows with the length of the run, since motion is curved.
     """
-    out = np.zeros(len(at), bool)
-    for run in range(1, min(LONGEST_FAULT, len(at) - 2) + 1):
-        before, after = at[: -run - 1], at[run + 1 :]
+    out = np.zeros(len(xy), bool)
+    for run in range(1, min(LONGEST_FAULT, len(xy) - 2) + 1):
+        before, after = xy[: -run - 1], xy[run + 1 :]
         off = [
-            np.hypot(*(at[k : len(at) - run - 1 + k] - (before + (after - before) * k / (run + 1))).T)
-            > limit[k : len(at) - run - 1 + k] * (run + 1) / 2
+            np.hypot(*(xy[k : len(xy) - run - 1 + k] - (before + (after - before) * k / (run + 1))).T)
+            > limit[k : len(xy) - run - 1 + k] * (run + 1) / 2
             for k in range(1, run + 1)
         ]
         clean = ~out[: -run - 1] & ~out[run + 1 :]
@@ -120,10 +120,10 @@ def outliers(at: Float64[ndarray, "frames 2"], limit: Float64[ndarray, " frames"
 def filtered(
     xy: Float64[ndarray, "frames points 2"], confidence: Float[ndarray, "frames points"], unit: float, fps: float
 ) -> Float64[ndarray, "frames points 2"]:
-    """Keep movements up to `KEPT_HZ`, and faster ones to the extent that they exceed the noise.
+    """Low-pass filter the points at `KEPT_HZ`, but keep faster movements to the extent that they exceed the noise.
 
-    Fast movements of the whole body and of each point are filtered separately: the points' noise is independent, so
-    their mean shows movements of the whole body more reliably.
+    Fast movements of the whole body and of single points are filtered separately: the noise of the points is
+    independent, so their mean shows movements of the whole body more reliably.
     """
     kernel = band_kernel(fps)
     slow = convolved(xy, kernel, "odd")  # movements continue beyond the ends
@@ -153,8 +153,8 @@ def convolved(
 def band_kernel(fps: float) -> Float64[ndarray, " taps"]:
     """Design a symmetric low-pass filter of sum 1 that minimises acceleration but keeps movements up to `KEPT_HZ`.
 
-    Least squares over frequencies: the response of the filter and a second difference should be 0 at all of them, and
-    the response of the filter should be 1 in the passband (with weight `BAND_WEIGHT`).
+    Least squares over frequencies: the response of the filter followed by a second difference should be 0 everywhere,
+    and the response of the filter alone should be 1 in the passband (with weight `BAND_WEIGHT`).
     """
     turn = np.linspace(0, np.pi, 400)  # radians per frame
     taps = np.arange(1, max(2, round(REACH * fps)) + 1)

@@ -1,4 +1,4 @@
-"""Audio of the driving video for the result: copied if the format allows it, otherwise re-encoded."""
+"""Add the audio of the driving video to the result: copied if the format allows it, otherwise re-encoded."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from mimicmotion.video.sources import open_media
 
 logger = logging.getLogger(__name__)
 
-# Audio codecs that can be copied into each kind of file and are widely supported by players.
+# Audio codecs that can be copied into each container format and are widely supported by players.
 COPIED = {
     "mov": frozenset({"aac", "mp3", "ac3"}),
     "mkv": frozenset({"aac", "mp3", "ac3", "opus", "vorbis", "flac"}),
     "webm": frozenset({"opus", "vorbis"}),
 }
 RATE = 48000
-"""Sample rate in Hz if the encoder does not support that of the source."""
+"""Sample rate in Hz to use if the encoder does not support the source's."""
 JITTER = 0.02
-"""Deviations of time stamps from the sample count up to this many seconds are ignored, as some files round them."""
+"""Timestamps may deviate from the sample count by this many seconds, since some files round them."""
 
 
 class AudioTrack:
-    """Feeds the audio of a file into a muxer, in step with the frames."""
+    """Muxes the audio of a file into an output, in step with the video frames."""
 
     @classmethod
     def open(
         cls, path: str | os.PathLike[str] | None, output: OutputContainer, kind: str, start: float
     ) -> AudioTrack | None:
-        """Open the audio track; None without a file, for a folder, or if the file has no audio or is unreadable."""
+        """Open the audio track of a file; return None if there is no file, or it has no audio or cannot be read."""
         if path is None or not Path(path).is_file():
             return None
         try:
@@ -58,9 +58,8 @@ class AudioTrack:
         self._source, self._output = source, output
         stream = self._input = source.streams.audio[0]
         video = source.streams.video[0] if source.streams.video else stream
-        # time zero is the start of the video stream, for lip sync
-        begin = Fraction((video.start_time or 0) * (video.time_base or 0))
-        self._start = start + begin
+        # times are relative to the start of the video stream, for lip sync
+        self._start = start + Fraction((video.start_time or 0) * (video.time_base or 0))
         codec = stream.codec_context
         self._packets: Iterator[tuple[Fraction, Any]] | None = None
         self._next: tuple[Fraction, Any] | None = None
@@ -69,15 +68,15 @@ class AudioTrack:
             self._packets = self._copied()
             return
         name, self._format = ("libopus", "flt") if kind == "webm" else ("aac", "fltp")
-        known = () if kind == "webm" else Codec(name, "w").audio_rates or ()
-        self._rate = codec.sample_rate if codec.sample_rate in known else RATE
+        supported = () if kind == "webm" else Codec(name, "w").audio_rates or ()
+        self._rate = codec.sample_rate if codec.sample_rate in supported else RATE
         self._layout = "mono" if codec.channels == 1 else "stereo"
         self._stream = output.add_stream(name, rate=self._rate, layout=self._layout)
-        self._sound, self._written = self._samples(), 0
-        self._held = np.zeros((1 if self._layout == "mono" else 2, 0), np.float32)
+        self._pending, self._written = self._samples(), 0
+        self._buffer = np.zeros((1 if self._layout == "mono" else 2, 0), np.float32)
 
     def advance(self, until: Fraction) -> None:
-        """Write the audio up to second `until` of the result."""
+        """Write the audio of the first `until` seconds of the result, as far as not yet written."""
         if self._packets is None:
             self._encode(round(until * self._rate) - self._written)
             return
@@ -104,14 +103,14 @@ class AudioTrack:
             self._output.mux(packet)
 
     def _copied(self) -> Iterator[tuple[Fraction, Any]]:
-        """Packets for copying, with their times in the result in seconds; gaps are kept."""
+        """Yield the packets to copy, each with its time in the result in seconds; gaps are preserved."""
         last = None
         try:
             for packet in self._source.demux(self._input):
                 if packet.pts is None or packet.time_base is None:
                     continue
                 time = packet.pts * packet.time_base - self._start
-                if time >= 0 and (last is None or packet.pts > last):  # muxers need increasing time stamps
+                if time >= 0 and (last is None or packet.pts > last):  # muxers need increasing timestamps
                     last = packet.pts
                     packet.pts -= round(self._start / packet.time_base)
                     packet.dts = packet.pts
@@ -121,9 +120,9 @@ class AudioTrack:
 
     def _encode(self, count: int) -> None:
         """Encode the next `count` samples, with silence after the end of the source."""
-        while self._held.shape[1] < count and (part := next(self._sound, None)) is not None:
-            self._held = np.concatenate([self._held, part], 1)
-        part, self._held = self._held[:, :count], self._held[:, count:]
+        while self._buffer.shape[1] < count and (part := next(self._pending, None)) is not None:
+            self._buffer = np.concatenate([self._buffer, part], 1)
+        part, self._buffer = self._buffer[:, :count], self._buffer[:, count:]
         part = np.pad(part, ((0, 0), (0, count - part.shape[1])))
         if not count:
             return
@@ -134,16 +133,16 @@ class AudioTrack:
         self._mux(self._stream.encode(frame))
 
     def _samples(self) -> Iterator[Float32[ndarray, "channels n"]]:
-        """Samples from the start of the result at the rate of the encoder, with silence in gaps of the source."""
+        """Yield samples at the encoder's rate from the start of the result, with silence in gaps of the source."""
         done = 0
         for first, part in self._blocks():
-            for gap in range(done, first, self._rate):  # one second at a time, as wrong time stamps may cause huge gaps
+            for gap in range(done, first, self._rate):  # one second at a time, as wrong timestamps may cause huge gaps
                 yield np.zeros((len(part), min(self._rate, first - gap)), np.float32)
             yield part[:, max(done - first, 0) :]
             done = max(done, first + part.shape[1])
 
     def _blocks(self) -> Iterator[tuple[int, Float32[ndarray, "channels n"]]]:
-        """Blocks of samples at the rate of the encoder, each with the index of its first sample in the result."""
+        """Yield blocks of samples at the encoder's rate, each with the index of its first sample in the result."""
         resampler: AudioResampler | None = None
         kind, first, expected = None, 0, Fraction(0)
 
@@ -155,13 +154,13 @@ class AudioTrack:
 
         try:
             for frame in self._source.decode(self._input):
-                at = expected
+                time = expected
                 if frame.pts is not None and frame.time_base is not None:
-                    at = frame.pts * frame.time_base - self._start
-                if resampler is None or kind != _kind(frame) or abs(at - expected) > JITTER:
+                    time = frame.pts * frame.time_base - self._start
+                if resampler is None or kind != _kind(frame) or abs(time - expected) > JITTER:
                     yield from resampled(None)
                     resampler, kind = AudioResampler("fltp", self._layout, self._rate), _kind(frame)
-                    first, expected = round(at * self._rate), at
+                    first, expected = round(time * self._rate), time
                 expected += Fraction(frame.samples, frame.sample_rate)
                 frame.pts = None
                 yield from resampled(frame)

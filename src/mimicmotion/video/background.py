@@ -1,4 +1,4 @@
-"""Keep the background of the picture behind the moving person, unchanged in every frame."""
+"""Composite the moving person onto the background of the picture, which is the same in every frame."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from mimicmotion.errors import InputError
 
 Mask = UInt8[ndarray, "height width"]
 
-# Margins around the person's mask, as fractions of the person's height:
-SURE = 0.02  # within this distance, a frame is opaque ...
-REACH = 0.04  # ... and beyond this one, transparent
-HOLE = 0.03  # within this distance, the picture is inpainted, to avoid a fringe
-EDGE = 0.06  # fraction of the picture's short side over which the fill turns from a blurred continuation to patches
-PATCH = 7  # side of a patch of the fill in pixels
-COARSE = 24  # minimum short side of the coarsest picture in pixels
-SEARCHED = 2**13  # patches are searched for in pictures of at most this many pixels, and only copied in larger ones
+# Distances from the person's mask, as fractions of the person's height:
+SURE = 0.02  # up to this distance, frames are opaque ...
+REACH = 0.04  # ... and from this distance on, transparent
+HOLE = 0.03  # up to this distance, the picture is inpainted, to avoid a fringe
+EDGE = 0.06  # decay length from inpainting to patches, as a fraction of the picture's short side
+PATCH = 7  # side of a patch in pixels
+COARSE = 24  # minimum short side of the coarsest pyramid level in pixels
+SEARCHED = 2**13  # maximum pixels of a pyramid level in which patches are searched; larger levels reuse the matches
 ROWS = 800.0  # weight of a patch's row in the search: floors and walls continue at the same height
 
 
 class KeptBackground:
-    """The background of a picture, onto which the person of other frames is composited.
+    """Composites the person of each frame onto the background of a picture.
 
     Args:
         picture: RGB picture.
-        person: mask of the person in the picture, 0..255 (see `mimicmotion.pose.mask`); 128 or more is the person.
+        person: mask of the person in the picture, 0..255; values of at least 128 count as the person.
 
     Attributes:
-        background: the picture with the person removed by inpainting.
+        background: the picture, with the person removed by inpainting.
         height: height of the person in pixels.
 
     Raises:
@@ -48,12 +48,12 @@ class KeptBackground:
         self.background = fill_hole(picture, distance_outside(person) <= HOLE * self.height)
 
     def weight(self, person: Mask) -> Float32[ndarray, "height width"]:
-        """Opacity of a frame, 0..1: 1 within a distance of `SURE` from the person, falling to 0 at `REACH`."""
-        far = distance_outside(person) / self.height
-        return np.clip((REACH - far) / (REACH - SURE), 0, 1)
+        """Compute the opacity of a frame's pixels: 1 up to a distance of `SURE` from the person, 0 from `REACH` on."""
+        distance = distance_outside(person) / self.height
+        return np.clip((REACH - distance) / (REACH - SURE), 0, 1)
 
     def apply(self, frame: Frame, person: Mask) -> Frame:
-        """Composite the person of a frame, with a margin up to `REACH`, onto the background of the picture.
+        """Composite the person of a frame, with a soft margin, onto the background of the picture.
 
         Args:
             frame: RGB frame of the picture's size.
@@ -69,7 +69,7 @@ class KeptBackground:
 
 
 def keep_background(picture: Frame, person: Mask, frames: Iterable[Frame], people: Iterable[Mask]) -> Iterator[Frame]:
-    """Composite the person of each frame onto the background of the picture, one frame at a time.
+    """Lazily composite the person of each frame onto the background of the picture.
 
     Args:
         picture: RGB picture.
@@ -86,7 +86,7 @@ def keep_background(picture: Frame, person: Mask, frames: Iterable[Frame], peopl
 
 
 def distance_outside(person: Mask) -> Float32[ndarray, "height width"]:
-    """Distance of each pixel from the person, in pixels; 0 on the person, infinite without a person."""
+    """Compute the distance of each pixel from the person in pixels: 0 on the person, infinite if there is none."""
     outside = (person < 128).astype(np.uint8)
     if outside.all():
         return np.full(person.shape, np.inf, np.float32)
@@ -94,10 +94,13 @@ def distance_outside(person: Mask) -> Float32[ndarray, "height width"]:
 
 
 def fill_hole(picture: Frame, hole: ndarray) -> Frame:
-    """Fill a hole with patches from elsewhere in the picture, from coarse to fine (Wexler et al. 2007).
+    """Inpaint a hole with patches from the rest of the picture, from coarse to fine (Wexler et al. 2007).
 
-    Each patch is replaced by the most similar one outside the hole, and each pixel is the mean over the patches around
-    it.
+    Each patch that overlaps the hole is replaced by the most similar one outside. Overlapping patches are averaged.
+
+    Args:
+        picture: RGB picture.
+        hole: bool mask (height, width) of the pixels to fill.
     """
     if hole.all() or not hole.any():
         return picture.copy()
@@ -131,28 +134,28 @@ def fill_hole(picture: Frame, hole: ndarray) -> Frame:
 
 
 def _most_similar(image: Float32[ndarray, "height width 3"], near: ndarray) -> Int[ndarray, "n 2"]:
-    """Displacement (rows, columns) from each patch at the hole to the most similar patch elsewhere."""
-    reach = PATCH // 2
-    padded = cv2.copyMakeBorder(image, reach, reach, reach, reach, cv2.BORDER_REFLECT_101)
+    """Return the displacement (rows, columns) from each patch centred in `near` to the most similar patch elsewhere."""
+    half = PATCH // 2
+    padded = cv2.copyMakeBorder(image, half, half, half, half, cv2.BORDER_REFLECT_101)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (PATCH, PATCH), (0, 1))
-    here, there = np.argwhere(near), np.argwhere(~near)
-    wanted, offered = (
-        np.concatenate([windows[tuple(at.T)].reshape(len(at), -1), at[:, :1] * (ROWS / len(near))], 1, dtype=np.float32)
-        for at in (here, there)
+    targets, sources = np.argwhere(near), np.argwhere(~near)
+    queries, keys = (
+        np.concatenate([windows[tuple(p.T)].reshape(len(p), -1), p[:, :1] * (ROWS / len(near))], 1, dtype=np.float32)
+        for p in (targets, sources)
     )
-    squares = (offered**2).sum(1)
-    best = [(squares - 2 * some @ offered.T).argmin(1) for some in np.array_split(wanted, len(wanted) // 512 + 1)]
-    return there[np.concatenate(best)] - here
+    squares = (keys**2).sum(1)
+    best = [(squares - 2 * chunk @ keys.T).argmin(1) for chunk in np.array_split(queries, len(queries) // 512 + 1)]
+    return sources[np.concatenate(best)] - targets
 
 
 def _votes(
     image: Float32[ndarray, "height width 3"], gap: ndarray, field: Int[ndarray, "height width 2"]
 ) -> Float32[ndarray, "n 3"]:
-    """Mean colour of each pixel in the gap over the patches around it; unchanged where there are none."""
-    at, last = np.argwhere(gap), np.array(gap.shape) - 1
-    total, votes = 1e-3 * image[gap], np.full((len(at), 1), 1e-3, np.float32)
-    for by in np.ndindex(PATCH, PATCH):
-        source = at + field[tuple(np.clip(at + by - np.array(PATCH // 2), 0, last).T)]
+    """Average the colours that overlapping patches assign to each pixel in the gap; unchanged if there are none."""
+    pixels, last = np.argwhere(gap), np.array(gap.shape) - 1
+    total, votes = 1e-3 * image[gap], np.full((len(pixels), 1), 1e-3, np.float32)
+    for shift in np.ndindex(PATCH, PATCH):
+        source = pixels + field[tuple(np.clip(pixels + shift - np.array(PATCH // 2), 0, last).T)]
         valid = ((source >= 0) & (source <= last)).all(1)
         row, column = np.clip(source, 0, last).T
         valid = (valid & ~gap[row, column])[:, None]
@@ -163,5 +166,5 @@ def _votes(
 def _check(frame: Frame, mask: Mask, size: tuple[int, int] | None = None) -> None:
     size = size or frame.shape[:2]
     if frame.shape != (*size, 3) or frame.dtype != np.uint8 or mask.shape != size or mask.dtype != np.uint8:
-        got = f"a frame {frame.shape} of {frame.dtype} with a mask {mask.shape} of {mask.dtype}"
-        raise InputError(got, f"uint8, height and width {size}", "scale frames and masks to the picture's size")
+        got = f"a {frame.dtype} frame of shape {frame.shape} with a {mask.dtype} mask of shape {mask.shape}"
+        raise InputError(got, f"uint8, (height, width) = {size}", "scale frames and masks to the size of the picture")

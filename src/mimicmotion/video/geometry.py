@@ -1,7 +1,7 @@
-"""One transform (resize and crop, or letterbox) for pictures, video frames and keypoints.
+"""Resize, crop and letterbox pictures, video frames and keypoints with the same transform.
 
 Sizes are (height, width) in pixels, points are (x, y). Pixel centres are at integer + 0.5, so a frame of width w spans
-0..w, and a transform is the same affine map for pixels and keypoints.
+0..w, and the same affine transform applies to pixels and keypoints.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ Resample = Literal["lanczos", "bicubic", "released"]
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The affine map target = source * scale + offset per axis, with a resampling filter.
+    """The affine transform target = source * scale + offset of each axis, and a resampling filter.
 
-    The target is black outside the source.
+    Target pixels outside the source are black.
 
     Attributes:
         source: (height, width) of the input.
         target: (height, width) of the output.
         scale: target pixels per source pixel, (y, x).
-        offset: position of the source's top left corner in the target, (y, x) in pixels, negative in a crop.
+        offset: position (y, x) of the source's top left corner in target pixels; negative for a crop.
         resample: `lanczos`, `bicubic` (both antialiased), or `released`: bilinear without antialiasing, as in the
             published code.
     """
@@ -58,21 +58,21 @@ class Fit:
         """
         if image.shape[:2] != self.source:
             raise ConfigError(
-                f"a picture of {image.shape[0]} x {image.shape[1]}",
+                f"a picture of {image.shape[0]} x {image.shape[1]} pixels",
                 f"{self.source[0]} x {self.source[1]} (height x width)",
-                "make one transform per source size",
+                "plan a transform for each source size",
             )
-        # target pixels whose centres lie in the source; the rest stays black
+        # target pixels whose centres are inside the source; the others stay black
         (top, bottom), (left, right) = (self._covered(axis) for axis in (0, 1))
-        whole = (top, bottom, left, right) == (0, self.target[0], 0, self.target[1])
-        if whole and self.scale == (1.0, 1.0):
+        full = (top, bottom, left, right) == (0, self.target[0], 0, self.target[1])
+        if full and self.scale == (1.0, 1.0):
             y, x = (round(-o) for o in self.offset)
             if (-y, -x) == self.offset:
                 return np.ascontiguousarray(image[y : y + self.target[0], x : x + self.target[1]])
         out = np.zeros((*self.target, 3), np.uint8)
         if top < bottom and left < right:
-            part = _resize_released if self.resample == "released" else _resize_pillow
-            out[top:bottom, left:right] = part(self, image, (top, bottom), (left, right))
+            resize = _resize_released if self.resample == "released" else _resize_pillow
+            out[top:bottom, left:right] = resize(self, image, (top, bottom), (left, right))
         return out
 
     def points(self, xy: Float[ndarray, "*batch 2"]) -> Float[ndarray, "*batch 2"]:
@@ -81,12 +81,12 @@ class Fit:
 
     @property
     def cut(self) -> tuple[float, float, float, float]:
-        """Cropped margins of the source: (top, bottom, left, right), as fractions of its height and width."""
-        shares = []
+        """Margins of the source that are cropped off: (top, bottom, left, right), as fractions of height and width."""
+        margins = []
         for scale, offset, source, target in zip(self.scale, self.offset, self.source, self.target, strict=True):
             length = scale * source
-            shares += [max(0.0, -offset / length), max(0.0, (offset + length - target) / length)]
-        return shares[0], shares[1], shares[2], shares[3]
+            margins += [max(0.0, -offset / length), max(0.0, (offset + length - target) / length)]
+        return margins[0], margins[1], margins[2], margins[3]
 
     def _covered(self, axis: int) -> tuple[int, int]:
         start = self.offset[axis]
@@ -108,9 +108,9 @@ def plan_fit(
     Args:
         source: (height, width) of the picture or video, or of the frame that keypoints refer to.
         target: (height, width) of the output.
-        mode: `crop` fills the target and cuts off the rest; `letterbox` shows the whole source and adds black bars;
-            `stretch` ignores the aspect ratio; `released` is the published code's resize to whole pixels, without
-            antialiasing, and centre crop.
+        mode: `crop` fills the target and crops the rest; `letterbox` shows the whole source and adds black bars;
+            `stretch` ignores the aspect ratio; `released` is the published code's resize to integer sizes, without
+            antialiasing, followed by a centre crop.
         anchor: position (y, x) of the crop, or of a letterboxed picture, from 0 (top, left) to 1 (bottom, right).
     """
     if min(*source, *target) < 1:
@@ -135,7 +135,7 @@ def plan_fit(
 
 
 def similar_sizes(source: Size, model: Size, multiple: int) -> list[Size]:
-    """Sizes in multiples of `multiple`, the most similar in aspect ratio to `source` and in area to `model` first."""
+    """List sizes divisible by `multiple`, sorted by similarity to the aspect ratio of `source` and area of `model`."""
 
     def cost(size: Size) -> float:
         shape, area = size[0] / size[1] * source[1] / source[0], size[0] * size[1] / (model[0] * model[1])
@@ -147,15 +147,15 @@ def similar_sizes(source: Size, model: Size, multiple: int) -> list[Size]:
 
 
 def plan_size(source: Size, *, multiple: int = 64, resolution: int = 576) -> Size:
-    """Output (height, width) of the published code for a picture of size `source`.
+    """Compute the output (height, width) of the published code for a picture of size `source`.
 
-    The short side is `resolution`; the long side is 16/9 of it, rounded down to a multiple of `multiple`. The result is
+    The short side is `resolution`; the long side is 16/9 of it, rounded down to a multiple of `multiple`. The output is
     portrait if the picture is taller than wide, otherwise landscape.
 
     Args:
         source: (height, width) of the reference picture.
+        multiple: factor that both sides must be divisible by (64 for the published weights: 8 each by VAE and U-Net).
         resolution: short side in pixels (paper: 576, for 576 x 1024).
-        multiple: 64 for the published weights (factors of 8 from the VAE and 8 from the U-Net).
 
     Raises:
         ConfigError: `resolution` is not a multiple of `multiple`.
@@ -176,7 +176,7 @@ def check_size(size: Size, multiple: int = 64) -> None:
 def released_round_trip(image: Frame) -> Frame:
     """Reproduce the rounding of the published code before CLIP and the VAE.
 
-    It maps uint8 to -1..1 in float32 and back with truncation, which decreases some values by 1.
+    It converts uint8 to -1..1 in float32 and truncates on the way back, which decreases some values by 1.
     """
     unit = image.astype(np.float32) / np.float32(127.5) - np.float32(1)
     return ((unit + np.float32(1)) * np.float32(127.5)).astype(np.uint8)
@@ -188,7 +188,7 @@ def _plan_released(source: Size, target: Size) -> Fit:
         resized = target[0], math.ceil(target[0] / aspect)
     else:
         resized = math.ceil(target[1] * aspect), target[1]
-    # round() rounds half to even, like the centre crop of the published code
+    # round() rounds half to even, as the centre crop of the published code does
     offset = [-float(round((r - t) / 2)) for r, t in zip(resized, target, strict=True)]
     scale = resized[0] / source[0], resized[1] / source[1]
     return Fit(source, target, scale, (offset[0], offset[1]), "released")
@@ -211,23 +211,24 @@ def _resize_pillow(fit: Fit, image: ndarray, rows: tuple[int, int], columns: tup
 
 
 def _resize_released(fit: Fit, image: ndarray, rows: tuple[int, int], columns: tuple[int, int]) -> ndarray:
-    """Bilinear in float32 with half-pixel centres, without antialiasing; computes only pixels inside the crop."""
+    """Resize bilinearly in float32 with half-pixel centres and no antialiasing, computing only the given pixels."""
     i, j, f = _bilinear_taps(fit, 0, rows)
     k, m, g = _bilinear_taps(fit, 1, columns)
     f, g = f[:, None, None], g[None, :, None]
     one = np.float32(1)
 
-    def across(index: ndarray) -> ndarray:
-        line = image[index].astype(np.float32)
-        return line[:, k] * (one - g) + line[:, m] * g
+    def resized_rows(index: ndarray) -> ndarray:
+        rows = image[index].astype(np.float32)
+        return rows[:, k] * (one - g) + rows[:, m] * g
 
-    return np.clip(np.rint(across(i) * (one - f) + across(j) * f), 0, 255).astype(np.uint8)
+    return np.clip(np.rint(resized_rows(i) * (one - f) + resized_rows(j) * f), 0, 255).astype(np.uint8)
 
 
 def _bilinear_taps(fit: Fit, axis: int, span: tuple[int, int]) -> tuple[ndarray, ndarray, ndarray]:
+    """Return the indices of both neighbours of each target pixel in the source, and the weight of the second one."""
     size = fit.source[axis]
     step = np.float32(size) / np.float32(round(fit.scale[axis] * size))
-    position = np.arange(*span, dtype=np.float32) - np.float32(round(fit.offset[axis]))
-    where = np.maximum((position + np.float32(0.5)) * step - np.float32(0.5), np.float32(0))
-    low = np.minimum(where.astype(np.int64), size - 1)
-    return low, np.minimum(low + 1, size - 1), where - low.astype(np.float32)
+    target = np.arange(*span, dtype=np.float32) - np.float32(round(fit.offset[axis]))
+    source = np.maximum((target + np.float32(0.5)) * step - np.float32(0.5), np.float32(0))
+    low = np.minimum(source.astype(np.int64), size - 1)
+    return low, np.minimum(low + 1, size - 1), source - low.astype(np.float32)

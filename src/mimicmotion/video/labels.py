@@ -1,7 +1,7 @@
-"""Labels that mark results as AI-generated: in metadata, optionally visible and signed.
+"""Label results as AI-generated: in the metadata, and optionally with a visible label and a signature.
 
-Sources: GB 45438-2025 and TC260-PG-20258A (fields of AIGC, their place in XMP, size and duration of the visible label),
-IPTC's digital source types, C2PA 2 (manifests).
+Sources: GB 45438-2025 and TC260-PG-20258A (fields of AIGC, their location in XMP, size and duration of the visible
+label), IPTC's digital source types, C2PA 2 (manifests).
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from mimicmotion.weights.registry import find_asset
 SHOWN_SECONDS = 2
 """Seconds for which the visible label is shown at the start (GB 45438-2025: at least 2 s)."""
 LETTERS, SMALLEST_LETTER = 0.05, 69
-"""Height of the smallest letters: fraction of the frame's short side (GB 45438-2025: 5%), and pixels in the asset."""
+"""Height of the smallest letters: fraction of a frame's short side (GB 45438-2025: 5%), and pixels in the asset."""
 SIGNABLE = ("mov", "gif", "webp")
-"""Kinds of files that can contain a C2PA manifest."""
+"""Output formats (`writer.plan_output`) that can contain a C2PA manifest."""
 SOURCE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 XMP = """<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">\
 <rdf:Description rdf:about="" xmlns:TC260="http://www.tc260.org.cn/ns/AIGC/1.0/" \
@@ -55,7 +55,7 @@ class Label:
 
     Attributes:
         producer: creator of the video; service providers should use their registered name or code.
-        id: identifier of the result; the same inputs, settings and weights give the same identifier.
+        id: identifier of the result, a hash of its inputs, settings and weights.
         sign: whether to add a signed C2PA manifest.
         signer: PEM file with a private key and its certificate chain; None creates a self-signed one.
     """
@@ -67,7 +67,7 @@ class Label:
 
     @property
     def aigc(self) -> str:
-        """The metadata label ("implicit label" in GB 45438) as JSON; Label 1 means that the content is AI-generated."""
+        """The metadata label ("implicit label" in GB 45438) as JSON. `Label` 1 stands for AI-generated content."""
         fields = {"Label": "1", "ContentProducer": self.producer, "ProduceID": self.id, "ReservedCode1": ""}
         fields |= {"ContentPropagator": "", "PropagateID": "", "ReservedCode2": ""}
         return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
@@ -79,7 +79,7 @@ class Label:
 
 
 def embed(path: Path, kind: str, label: Label) -> None:
-    """Embed the label as XMP into a complete "gif" or "webp" file, in place."""
+    """Add the label as XMP to a complete file of kind "gif" or "webp", in place."""
     xmp = label.xmp.encode()
     with path.open("r+b") as file:
         if kind == "gif":  # before the trailer; 256 descending bytes end the block for readers that expect sub-blocks
@@ -108,7 +108,7 @@ def embed(path: Path, kind: str, label: Label) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read the fields of the metadata label of a video or picture; an empty dict if it has none.
+    """Read the fields of the metadata label of a video or picture; return an empty dict if it has none.
 
     Raises:
         MediaError: the file cannot be read.
@@ -148,7 +148,7 @@ def draw(frame: Frame) -> Frame:
 
 @functools.cache
 def _letters(short: int) -> Float32[ndarray, "height width"]:
-    """Opacity (0..1) of the letters for a frame whose short side is `short` pixels."""
+    """Return the opacity (0..1) of the letters of the label for a frame whose short side is `short` pixels."""
     mask = np.asarray(Image.open(find_asset("label/text.png")))
     scale = LETTERS * short / SMALLEST_LETTER
     size = tuple(max(1, round(side * scale)) for side in mask.shape[::-1])
@@ -165,13 +165,14 @@ def check_signing(kind: str, signer: Path | None) -> None:
         ConfigError: the kind cannot contain a manifest, packages are missing, or the signer file cannot be used.
     """
     if kind not in SIGNABLE:
-        raise ConfigError(f"label=signed for {kind}", "mp4, mov, m4v, gif or webp", "choose one, or label=visible")
+        fix = "use one of these formats, or label=visible"
+        raise ConfigError(f"label=signed with {kind} output", "mp4, mov, m4v, gif or webp", fix)
     import_extra("c2pa", "c2pa")
     _credentials(signer)
 
 
 def sign(path: Path, target: Path, label: Label) -> None:
-    """Write a copy of a file with a C2PA manifest, which marks it as AI-generated and makes changes detectable.
+    """Copy a file and add a C2PA manifest, which marks it as AI-generated and makes changes detectable.
 
     Raises:
         ConfigError: the `c2pa` extra is not installed, or the signer file cannot be used.
@@ -201,7 +202,8 @@ def signature(path: Path) -> tuple[str, str]:
     """Verify the C2PA manifest of a file.
 
     Returns:
-        Its state ("none", "valid", "trusted" or "changed"; "unknown" without the `c2pa` extra) and its signer.
+        State of the manifest ("none", "valid", "trusted" or "changed"; "unknown" without the `c2pa` extra), and name of
+        the signer.
     """
     try:
         c2pa = import_extra("c2pa", "c2pa")
@@ -220,7 +222,7 @@ def signature(path: Path) -> tuple[str, str]:
 
 
 def _credentials(path: Path | None) -> tuple[str, str, str]:
-    """Read algorithm, certificate chain and private key from the PEM file of a signer."""
+    """Return the signature algorithm, certificate chain and private key of a PEM file."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -238,7 +240,7 @@ def _credentials(path: Path | None) -> tuple[str, str, str]:
 
 
 def _own_signer() -> Path:
-    """PEM file with a self-signed certificate, created once per user; it detects changes but proves no identity."""
+    """Return the path of a self-signed certificate, created on first use. It does not prove the signer's identity."""
     import datetime
 
     from cryptography import x509
@@ -254,7 +256,7 @@ def _own_signer() -> Path:
     chain = b""
     for name, key, is_root in zip(names, keys, (True, False), strict=True):
         usage = dict.fromkeys(USAGES, False) | {("key_cert_sign" if is_root else "digital_signature"): True}
-        made = (
+        builder = (
             x509.CertificateBuilder(names[0], name, key.public_key(), x509.random_serial_number())
             .not_valid_before(now - day)
             .not_valid_after(now + 3650 * day)
@@ -264,10 +266,10 @@ def _own_signer() -> Path:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(keys[0].public_key()), critical=False)
         )
         if not is_root:
-            made = made.add_extension(
+            builder = builder.add_extension(
                 x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False
             )
-        chain = made.sign(keys[0], hashes.SHA256()).public_bytes(serialization.Encoding.PEM) + chain
+        chain = builder.sign(keys[0], hashes.SHA256()).public_bytes(serialization.Encoding.PEM) + chain
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     with atomic_path(path) as part:
         part.touch(0o600)

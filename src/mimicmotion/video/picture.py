@@ -39,10 +39,10 @@ PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "
 
 
 def read_picture(path: str | os.PathLike[str]) -> Frame:
-    """Read a picture (or the first frame of an animation) as sRGB on white, with EXIF orientation applied.
+    """Read a picture, or the first frame of an animation, as sRGB on a white background, with EXIF orientation applied.
 
     Args:
-        path: a file in any format that Pillow reads; 16 bits per channel are converted to 8.
+        path: file in any format that Pillow can read; 16 bits per channel are converted to 8.
 
     Raises:
         MediaError: the file is missing, empty, truncated, not a picture, or too large.
@@ -55,7 +55,7 @@ def read_picture(path: str | os.PathLike[str]) -> Frame:
     with reading(path, "a picture", "copy or export it again", MediaError):
         try:
             with warnings.catch_warnings():
-                # replaced by our limit, which is checked before decoding
+                # our own limit is checked before decoding
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 with Image.open(path) as image:
                     check_limit("pixels", image.width * image.height, path, MediaError)
@@ -69,7 +69,7 @@ def read_picture(path: str | os.PathLike[str]) -> Frame:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file's content should be read with Pillow: pictures, and GIF, WebP or APNG animations."""
+    """Return whether a file, judging by its content, is a picture or animation to be read with Pillow, not FFmpeg."""
     Image.init()
     try:
         with warnings.catch_warnings():
@@ -83,11 +83,11 @@ def is_picture(path: Path) -> bool:
 
 
 def picture_to_rgb(image: Image.Image) -> Frame:
-    """Convert a Pillow image of any mode to upright RGB on white (EXIF, palette, alpha, grey, CMYK, 16 bits, ICC)."""
+    """Convert a Pillow image of any mode and bit depth to sRGB on white, applying EXIF orientation and ICC profile."""
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        # before the alpha branch: `transparency` of 16-bit grey is a single grey level, which is ignored
+        # before handling alpha: in 16-bit grey, `transparency` is a single grey level, which is ignored
         return _grey_to_rgb(np.asarray(image))
     out = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, BAND_PIXELS // image.width)
@@ -115,7 +115,7 @@ def _band_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def write_picture(path: str | os.PathLike[str], image: Frame) -> Path:
-    """Write an RGB picture in the format of the suffix. The file appears only once complete.
+    """Write an RGB picture in the format given by the suffix. The file appears only once it is complete.
 
     Raises:
         OutputError: the suffix is unknown or the file cannot be written.
@@ -129,23 +129,24 @@ def write_picture(path: str | os.PathLike[str], image: Frame) -> Path:
 
 
 def check_picture_output(path: str | os.PathLike[str]) -> Path:
-    """Return the path; raise OutputError unless its suffix is that of a supported picture format."""
+    """Return `path` as a Path; raise OutputError if its suffix is not that of a supported picture format."""
     Image.init()
     path = Path(path)
     if path.suffix.lower() not in PICTURE_SUFFIXES or path.suffix.lower() not in Image.EXTENSION:
-        raise OutputError(f"{path} has the suffix {path.suffix!r}", "a picture suffix", "use .png, .jpg or .webp")
+        got, expected = f"{path} has the suffix {path.suffix!r}", "the suffix of a picture format"
+        raise OutputError(got, expected, "use .png, .jpg or .webp")
     return path
 
 
 def side_by_side(frames: Sequence[UInt8[ndarray, "_ _ 3"]], height: int, gap: int = 4) -> UInt8[ndarray, "_ _ 3"]:
     """Arrange frames of any size in a row on white, such as picture | pose | result.
 
-    The size depends only on the sizes of the frames, so it is constant over a video. It is even, for video encoders.
+    The size of the result depends only on the sizes of the frames, and both sides are even, as video encoders require.
 
     Args:
         frames: uint8 RGB frames.
         height: height of the row in pixels.
-        gap: distance between neighbours in pixels.
+        gap: space between neighbouring frames in pixels.
     """
     widths = [max(1, round(f.shape[1] * height / f.shape[0])) for f in frames]
     width = sum(widths) + gap * (len(frames) - 1)
@@ -158,15 +159,15 @@ def side_by_side(frames: Sequence[UInt8[ndarray, "_ _ 3"]], height: int, gap: in
 
 
 def check_picture_size(image: Frame, name: str) -> None:
-    """Raise MediaError if either side is below 64 pixels, too small to show a person."""
+    """Raise MediaError if a side is shorter than 64 pixels, which is too small to show a person."""
     height, width = image.shape[:2]
     if min(height, width) < 64:
         got = f"{name} is {width} x {height} pixels"
-        raise MediaError(got, "at least 64 on the short side", "use a larger picture")
+        raise MediaError(got, "at least 64 pixels on the short side", "use a larger picture")
 
 
 def _grey_to_rgb(grey: ndarray) -> ndarray:
-    """Convert 16-bit, 32-bit or float grey to RGB. Floats are taken as 0..1 if none exceeds 1, else as 0..255."""
+    """Convert 16-bit, 32-bit or float grey to RGB. Floats are in 0..1 if none exceeds 1, otherwise in 0..255."""
     highest = np.nanmax(grey, initial=0)
     if np.issubdtype(grey.dtype, np.floating):
         scale = 255.0 if highest <= 1 else 1.0
@@ -179,7 +180,7 @@ def _grey_to_rgb(grey: ndarray) -> ndarray:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Convert to sRGB with the embedded ICC profile, or to plain RGB if there is no usable one."""
+    """Convert to sRGB with the embedded ICC profile, or just to RGB mode if there is no usable profile."""
     if profile:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -193,7 +194,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _is_animated(path: Path) -> bool:
-    with warnings.catch_warnings(), contextlib.suppress(Exception):  # damage is detected when the frames are read
+    with warnings.catch_warnings(), contextlib.suppress(Exception):  # errors are reported when the frames are read
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as image:
             return bool(getattr(image, "is_animated", False))
@@ -201,7 +202,7 @@ def _is_animated(path: Path) -> bool:
 
 
 class AnimationSource:
-    """GIF, WebP, APNG and still pictures, read with Pillow, as FFmpeg does not support animated WebP."""
+    """A GIF, WebP or APNG animation or a still picture, read with Pillow, as FFmpeg does not support animated WebP."""
 
     damage = ""
 
@@ -237,11 +238,11 @@ class AnimationSource:
                     return
                 except MemoryError:
                     raise
-                except Exception as e:  # the exception depends on the format and on the position of the damage
+                except Exception as e:  # the type depends on the format and on where the file is damaged
                     self.damage = f"damaged or truncated: {index} frames decoded ({e})"
                     logger.warning("%s is %s", self.path, self.damage)
                     return
-                # like browsers, show frames of 0 or 1 hundredths of a second for a tenth
+                # like browsers, show frames with a duration of 0 or 10 ms for 100 ms
                 milliseconds = float(image.info.get("duration", 0) or 0)
                 duration = Fraction(milliseconds if milliseconds > 10 else 100).limit_denominator(1000) / 1000
                 yield Timed(time, duration, partial(picture_to_rgb, image.copy()))
@@ -249,9 +250,9 @@ class AnimationSource:
 
 
 class FolderSource:
-    """A folder of numbered pictures in natural order (2 before 10), with a given frame rate."""
+    """A folder of numbered pictures in natural order (2 before 10), played at a given frame rate."""
 
-    damage = ""  # unreadable pictures raise an error instead
+    damage = ""  # always empty: unreadable pictures raise an error
 
     def __init__(self, path: Path, fps: Fraction) -> None:
         self.path, self.rate = path, fps

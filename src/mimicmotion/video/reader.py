@@ -1,4 +1,4 @@
-"""Driving videos as a stream of upright RGB frames, sampled by time or by a stride."""
+"""Stream the frames of driving videos as upright RGB, sampled at a frame rate or with a stride."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mimicmotion.video.timing import every, exact_rate, resample
 __all__ = ["VideoInfo", "VideoReader", "open_video"]
 
 RELEASED_FPS = 15.0
-"""Frame rate of results of the published code, regardless of the rate of the driving video."""
+"""Frame rate of the published code's results, regardless of that of the driving video."""
 READ_SUFFIXES = frozenset({
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".gif", ".webp", ".apng", ".wmv", ".asf", ".flv", ".mpg", ".mpeg",
     ".mpe", ".ts", ".mts", ".m2ts", ".vob", ".3gp", ".ogv", ".mxf", ".y4m",
@@ -29,7 +29,7 @@ READ_SUFFIXES = frozenset({
 
 
 class VideoReader:
-    """A video that can be iterated any number of times and is never in memory as a whole.
+    """A video that can be iterated repeatedly and is never entirely in memory.
 
     Args:
         path: a video file that FFmpeg can read, an animated GIF, WebP or APNG, a single picture, or a folder of
@@ -37,7 +37,7 @@ class VideoReader:
         folder_fps: frames per second of a folder of pictures.
 
     Attributes:
-        path: the file or folder.
+        path: path of the file or folder.
         info: size, frame rate, duration and other properties.
 
     Raises:
@@ -64,14 +64,14 @@ class VideoReader:
         end: float = math.inf,
         max_frames: int | None = None,
     ) -> Iterator[Frame]:
-        """Yield uint8 RGB frames of size `info.size`; consecutive repeats of a frame are the same array.
+        """Yield uint8 RGB frames of size `info.size`. If a frame is repeated, the same array is yielded again.
 
         Args:
-            fps: take the frame nearest to every k / fps seconds. The duration is kept, even for variable frame
-                rates. None takes frames 0, `stride`, 2 `stride`, ... instead.
-            stride: see `fps`; for the published code's rule see `released_stride`.
-            start: start in seconds from the beginning.
-            end: end in seconds from the beginning.
+            fps: frame rate at which to sample the video by time, which preserves its duration even if its own frame
+                rate varies; None takes every `stride`-th frame instead.
+            stride: see `fps`; `released_stride` returns that of the published code.
+            start: start in seconds from the beginning of the video.
+            end: end in seconds from the beginning of the video.
             max_frames: maximum number of frames.
 
         Raises:
@@ -79,7 +79,7 @@ class VideoReader:
             MediaError: `start` is beyond the end of the video, or the pictures of a folder differ in size.
         """
         if fps is not None and stride != 1:
-            raise ConfigError(f"fps={fps} and stride={stride}", "one way of choosing frames", "leave one of them out")
+            raise ConfigError(f"fps={fps} and stride={stride}", "only one of the two", "leave one of them out")
         if stride < 1:
             raise ConfigError(f"stride={stride}", "at least 1", "1 takes every frame")
         if not 0 <= start < end:
@@ -96,7 +96,7 @@ class VideoReader:
         return self.frames()
 
     def count(self, fps: float | None = None) -> int:
-        """Count the frames that `frames(fps)` yields, by decoding the whole file without conversion to RGB."""
+        """Count the frames that `frames(fps)` yields. Decodes the whole file, but without converting frames to RGB."""
         with self._reading():
             return sum(1 for _ in (self._source if fps is None else resample(self._source, fps)))
 
@@ -105,7 +105,7 @@ class VideoReader:
 
     @property
     def damage(self) -> str:
-        """Description of the damage found when the file was last read to the end; empty if there was none."""
+        """Description of errors found when the file was last read to the end; empty if there were none."""
         return self._source.damage
 
     def _convert(self, picked: Iterator[Callable[[], Frame]], start: float) -> Iterator[Frame]:
@@ -113,13 +113,13 @@ class VideoReader:
         with self._reading():
             for to_rgb in picked:
                 if last is None or to_rgb is not last[0]:
-                    last = None  # never hold two frames
+                    last = None  # at most one frame is in memory
                     last = to_rgb, to_rgb()
                 yield last[1]
         if last is None:
             raise MediaError(
                 f"{self.path} has no frame after {start:g} s (it lasts {self.info.duration:.2f} s)",
-                "a start before its end",
+                "a start before the end of the video",
                 "lower start",
             )
 

@@ -1,4 +1,4 @@
-"""Timed frames of video files, decoded by FFmpeg (PyAV)."""
+"""Decode video files to frames with timestamps, using FFmpeg (PyAV)."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ logger = logging.getLogger(__name__)
 
 # Frames are converted to RGB on demand: for a 60 fps video sampled at 15 fps, that saves three of four conversions.
 Lazy = Timed[Callable[[], Frame]]
-# FFmpeg demuxers that render text as a "video" or open files other than the given one.
+# FFmpeg demuxers that render text as video, or that open other files than the given one.
 _REFUSED_FORMATS = frozenset({"tty", "bin", "concat", "hls", "dash", "ffmetadata", "image2"})
 _PROBE_PACKETS = 240
 PAUSE = 10
-"""Gaps of more than this many frame durations mean a variable frame rate rather than dropped frames."""
-WHOLE = 0.9
-"""Videos with less than this fraction of their stated frames or seconds count as truncated."""
+"""Gaps of more than this many frame durations indicate a variable frame rate rather than dropped frames."""
+COMPLETE = 0.9
+"""Videos shorter than this fraction of the duration in their header count as truncated."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """Properties of a video, from its header and first frames.
+    """Properties of a video, determined from its header and first frames.
 
     Attributes:
-        width: width in pixels, after rotation by metadata and conversion to square pixels.
-        height: height in pixels, likewise.
+        width: width in pixels, after applying the rotation in the metadata and converting to square pixels.
+        height: height in pixels, after the same conversions.
         fps: average frames per second.
         duration: duration in seconds.
-        num_frames: number of frames, estimated from header or duration if the file does not specify it.
+        num_frames: number of frames, estimated from the duration if the header does not contain it.
         codec: FFmpeg's name of the codec, the suffix of a picture or animation, or `pictures` for a folder.
         has_audio: whether there is an audio track.
-        variable_frame_rate: whether frames in the first seconds have unequal durations.
+        variable_frame_rate: whether the durations of the first frames differ.
     """
 
     width: int
@@ -69,7 +69,7 @@ class VideoInfo:
 
 
 class AvSource:
-    """A video file decoded by FFmpeg. Each iteration reopens the file and keeps one frame in memory."""
+    """A video file decoded with FFmpeg. Each iteration opens the file again and keeps one frame in memory."""
 
     damage = ""
 
@@ -89,7 +89,7 @@ class AvSource:
                 header_duration = Fraction(stream.duration * stream.time_base)
             rate = stream.average_rate or stream.guessed_rate
             tick = Fraction(stream.time_base or 0)
-            # unfinalised recordings have no duration in the header, so all packets are read
+            # the header of an unfinalised recording has no duration, so all packets are read
             times = _packet_times(container, stream, _PROBE_PACKETS if header_duration else None)
         gaps = [b - a for a, b in pairwise(times) if b > a]
         check_limit("gap", float(max(gaps, default=0)), path, MediaError)
@@ -99,7 +99,7 @@ class AvSource:
         # a difference of one tick of the time base is rounding
         uneven = sum(abs(g - step) > max(step / 4, tick) for g in gaps)
         self.rate = Fraction(rate)
-        self._stated = header_duration
+        self._expected = header_duration
         duration = header_duration or (times[-1] - times[0] + (step or 1 / self.rate) if times else 0)
         duration = float(duration) or header_frames / float(self.rate) or 1 / float(self.rate)
         check_limit("seconds", duration, path, MediaError)
@@ -124,8 +124,8 @@ class AvSource:
         zero: Fraction | None = None
         last = Fraction(-1)
         count = broken = corrupt = 0
-        heard = Fraction(0)
-        reference = False
+        end = Fraction(0)
+        has_keyframe = False
         size: tuple[int, int] | None = None
         angle: object = "unknown"
         turn = _Turn()
@@ -133,16 +133,16 @@ class AvSource:
             stream = _video_stream(container, self.path)
             stream.thread_type = "AUTO"
             nominal = 1 / self.rate
-            begun = Fraction(container.start_time or 0, 1_000_000)
+            begin = Fraction(container.start_time or 0, 1_000_000)
             if stream.duration and stream.time_base:
-                begun = (stream.start_time or 0) * stream.time_base
+                begin = (stream.start_time or 0) * stream.time_base
             try:
                 for packet in container.demux():
-                    own = packet.stream.index == stream.index
-                    # if only the container states a duration, the end of the audio counts as well
-                    if packet.pts is not None and packet.time_base and (own or not stream.duration):
-                        heard = max(heard, (packet.pts + (packet.duration or 0)) * packet.time_base)
-                    if not own:
+                    is_video = packet.stream.index == stream.index
+                    # the duration of a container without one for the stream includes the audio
+                    if packet.pts is not None and packet.time_base and (is_video or not stream.duration):
+                        end = max(end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+                    if not is_video:
                         continue
                     try:
                         frames: Any = packet.decode()
@@ -154,17 +154,17 @@ class AvSource:
                         time = frame.pts * tick if frame.pts is not None else None
                         if zero is None:
                             zero = time or Fraction(0)
-                        since = last + nominal if time is None else time - zero
-                        # damaged or concatenated files have repeated or decreasing time stamps
-                        before, last = last, since if since > last else last + nominal
-                        check_limit("gap", float(last - before), self.path, MediaError)
-                        # frames before the first key frame refer to missing ones: not damage
-                        reference = reference or frame.key_frame
-                        corrupt += reference and frame.is_corrupt
+                        relative = last + nominal if time is None else time - zero
+                        # damaged or concatenated files have repeated or decreasing timestamps
+                        previous, last = last, relative if relative > last else last + nominal
+                        check_limit("gap", float(last - previous), self.path, MediaError)
+                        # frames before the first keyframe refer to missing ones: that is not damage
+                        has_keyframe = has_keyframe or frame.key_frame
+                        corrupt += has_keyframe and frame.is_corrupt
                         check_limit(self._limit, frame.width * frame.height, self.path, MediaError)
                         length = frame.duration * tick if frame.duration else nominal
                         # reading side data creates a reference cycle that keeps the pixels in memory until the
-                        # garbage collector runs, hundreds of frames later: only read it if the rotation changes
+                        # garbage collector runs, hundreds of frames later, so read it only if the rotation changes
                         if getattr(frame, "rotation", None) != angle:
                             angle, turn = getattr(frame, "rotation", None), _orientation(frame)
                         # if the size changes mid-stream, frames are scaled to the size of the first
@@ -176,24 +176,24 @@ class AvSource:
                     raise
                 broken += 1
                 logger.debug("%s: %s", self.path, e)
-        self._assess_damage(count, broken, corrupt, heard - begun)
+        self._assess_damage(count, broken, corrupt, end - begin)
 
-    def _assess_damage(self, count: int, broken: int, corrupt: int, lasted: Fraction) -> None:
-        """Set `damage` from decoder errors, and if the file is shorter than its header states.
+    def _assess_damage(self, count: int, broken: int, corrupt: int, duration: Fraction) -> None:
+        """Set `damage` if there were decoder errors, or the file is shorter than its header specifies.
 
-        The number of frames in the header is unreliable: in AVI it includes dropped frames, and in other formats frames
-        removed by an edit list.
+        The number of frames in the header is unreliable: in AVI, it includes dropped frames, and in other formats,
+        frames removed by an edit list.
         """
-        signs = {
+        problems = {
             f"{broken} broken packets": broken,
             f"{corrupt} frames with errors": corrupt,
-            f"{float(lasted):.2f} of {float(self._stated):.2f} s": lasted < WHOLE * self._stated,
+            f"{float(duration):.2f} of {float(self._expected):.2f} s": duration < COMPLETE * self._expected,
         }
         self.damage = ""
-        if count and any(signs.values()):
-            found = ", ".join([f"{count} frames", *(text for text, seen in signs.items() if seen)])
-            self.damage = f"damaged or truncated: {found}"
-            logger.warning("%s is damaged or truncated: continuing with %s", self.path, found)
+        if count and any(problems.values()):
+            details = ", ".join([f"{count} frames", *(text for text, occurred in problems.items() if occurred)])
+            self.damage = f"damaged or truncated: {details}"
+            logger.warning("%s is damaged or truncated: continuing with %s", self.path, details)
 
     def _open(self) -> InputContainer:
         try:
@@ -226,7 +226,7 @@ def open_media(path: str | os.PathLike[str]) -> InputContainer:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """One of the eight orientations, as a transpose followed by flips that make a frame upright."""
+    """Transpose and subsequent flips that make a frame upright."""
 
     transpose: bool = False
     flip_x: bool = False
@@ -234,7 +234,7 @@ class _Turn:
 
 
 def _orientation(frame: VideoFrame) -> _Turn:
-    """Orientation from the display matrix (x' = a x + c y, y' = b x + d y), including mirroring."""
+    """Derive the orientation, including mirroring, from the display matrix (x' = a x + c y, y' = b x + d y)."""
     side: Any = frame.side_data.get("DISPLAYMATRIX")
     if side is None:
         return _Turn()
@@ -247,8 +247,8 @@ def _orientation(frame: VideoFrame) -> _Turn:
 def _to_rgb(frame: VideoFrame, turn: _Turn, size: tuple[int, int]) -> Frame:
     """Convert a decoded frame to upright RGB with square pixels.
 
-    swscale uses the colour matrix and range of the frame. Untagged frames are treated as limited-range BT.601, which is
-    what FFmpeg and most other tools write without a tag.
+    swscale uses the colour matrix and range in the frame's tags. Untagged frames are treated as limited-range BT.601,
+    which FFmpeg and most other tools write without tags.
     """
     height, width = size[::-1] if turn.transpose else size
     alpha = frame.format.name in ("rgba", "bgra", "argb", "abgr", "ya8") or frame.format.name.startswith(
@@ -265,14 +265,14 @@ def _to_rgb(frame: VideoFrame, turn: _Turn, size: tuple[int, int]) -> Frame:
 
 
 def _upright_size(frame: VideoFrame, stream: VideoStream, turn: _Turn) -> tuple[int, int]:
-    """(height, width) after rotation and conversion of anamorphic video to square pixels."""
+    """Return (height, width) after rotation and conversion of anamorphic video to square pixels."""
     aspect = stream.sample_aspect_ratio
     width = max(1, round(frame.width * aspect)) if aspect and 0.1 < aspect < 10 else frame.width
     return (width, frame.height) if turn.transpose else (frame.height, width)
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:
-    # cover art of a music file is a video stream too
+    # the cover art of a music file is a video stream, too
     streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not streams or streams[0].codec_context is None:
         kinds = sorted({s.type for s in container.streams}) or ["nothing"]
@@ -280,16 +280,16 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     return streams[0]
 
 
-def _packet_times(container: InputContainer, stream: VideoStream, most: int | None) -> list[Fraction]:
-    """Presentation times of the first `most` packets, in order; nothing is decoded."""
+def _packet_times(container: InputContainer, stream: VideoStream, limit: int | None) -> list[Fraction]:
+    """Return the sorted presentation times of the first `limit` packets (None: of all) without decoding them."""
     times: list[Fraction] = []
     try:
         for packet in container.demux(stream):
             if packet.pts is not None and packet.time_base:
                 times.append(Fraction(packet.pts * packet.time_base))
-            if len(times) == most:
+            if len(times) == limit:
                 break
     except av.error.FFmpegError:
         pass  # a truncated file: use what was read
-    # packets are not in display order, so neighbours of the last ones may be missing
-    return sorted(times)[: max(2, len(times) - 8)] if len(times) == most else sorted(times)
+    # packets are not in display order, so frames shown between the last ones may be missing
+    return sorted(times)[: max(2, len(times) - 8)] if len(times) == limit else sorted(times)

@@ -1,4 +1,4 @@
-"""Frame selection by time or by the stride of the published code, as pure functions of timed items."""
+"""Select frames by time or with a stride, as pure functions of items with timestamps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Timed(Generic[T]):
-    """An item shown from `time` for `duration`, in seconds; `time` counts from the start of the video."""
+    """An item shown from `time` for `duration`, both in seconds; `time` is relative to the start of the video."""
 
     time: Fraction
     duration: Fraction
@@ -23,7 +23,7 @@ class Timed(Generic[T]):
 
 
 def exact_rate(fps: float | Fraction) -> Fraction:
-    """Convert `fps` to the intended fraction: 29.97 -> 30000/1001, 15.0 -> 15. Fractions are returned unchanged.
+    """Convert a frame rate to the fraction that it stands for: 29.97 -> 30000/1001, 15.0 -> 15.
 
     Raises:
         ConfigError: `fps` is a float outside 0.001..1000.
@@ -39,18 +39,18 @@ def exact_rate(fps: float | Fraction) -> Fraction:
 
 
 def _exact_seconds(seconds: float) -> Any:
-    """Convert 1.1 to 11/10 rather than the nearest binary float, which may select a neighbouring frame."""
+    """Convert 1.1 to exactly 11/10, since the nearest binary float may select a neighbouring frame; keep infinity."""
     return Fraction(seconds).limit_denominator(1_000_000) if math.isfinite(seconds) else seconds
 
 
 def resample(items: Iterable[Timed[T]], fps: float | Fraction, start: float = 0, end: float = math.inf) -> Iterator[T]:
     """Yield the item nearest to each time t = start + k / fps, until the end of the last item.
 
-    Items are repeated or dropped, so the duration is kept (to within half an output frame) for any frame rate. The
+    Items are repeated or dropped, so the duration is preserved (to within half an output frame) for any frame rate. The
     lookahead is one item.
 
     Args:
-        items: items in order of time; non-increasing times are adjusted.
+        items: items in order of time.
         fps: frame rate of the result.
         start: seconds to skip.
         end: seconds at which to stop.
@@ -69,7 +69,7 @@ def resample(items: Iterable[Timed[T]], fps: float | Fraction, start: float = 0,
         previous = current
     if previous is None:
         return
-    # to the nearest output frame: the last one is shown for at least half its time
+    # round to the nearest output frame: the last one is shown for at least half its duration
     stop = min(previous.time + previous.duration - Fraction(1, 2) / rate, end)
     while (t := first + k / rate) < stop or (k == 0 and t <= previous.time + previous.duration):
         yield previous.item
@@ -77,7 +77,7 @@ def resample(items: Iterable[Timed[T]], fps: float | Fraction, start: float = 0,
 
 
 def every(items: Iterable[Timed[T]], stride: int, start: float = 0, end: float = math.inf) -> Iterator[T]:
-    """Yield items 0, stride, 2 stride, ... of those shown between `start` and `end` (seconds)."""
+    """Yield every `stride`-th item of those shown between `start` and `end` (seconds), beginning with the first."""
     start, end = _exact_seconds(start), _exact_seconds(end)
     n = 0
     for timed in items:
@@ -91,8 +91,8 @@ def every(items: Iterable[Timed[T]], stride: int, start: float = 0, end: float =
 
 
 def released_stride(fps: float, stride: int = 2) -> int:
-    """The published code's rule: `stride` x max(1, int(fps / 24)).
+    """Return the stride at which the published code samples a video: stride * max(1, int(fps / 24)).
 
-    The result is always played at 15 fps, so a 24 fps source plays 1.25 times too fast.
+    The result is always played at 15 fps, so a 24 fps video plays 1.25 times too fast.
     """
     return stride * max(1, int(fps / 24))

@@ -1,4 +1,4 @@
-"""Write results frame by frame: MP4 and related formats, WebM, GIF, WebP, or a folder of PNG files."""
+"""Write videos frame by frame: MP4 and related formats, WebM, GIF, WebP, or a folder of PNG files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FRAME_PATTERN = "frame_*.png"
 _GIF_MAX_FPS = 50
 BT709 = 1
 LIMITED = 1
-# Visually lossless constant quality on the scales of VP9 and H.264.
+# Constant rate factors of VP9 and H.264 that are visually lossless.
 _CRF_VP9, _CRF_H264 = 24, 16
 
 Append = Callable[[ndarray, int], None]
@@ -41,10 +41,10 @@ Append = Callable[[ndarray, int], None]
 
 
 class FrameWriter:
-    """Writes the frames of a video; see `open_writer`.
+    """Writes the frames of a video; created by `open_writer`.
 
     Attributes:
-        path: path of the result.
+        path: path of the video.
         size: (height, width) of the frames.
         count: number of frames written so far.
         unsigned_sha256: SHA-256 of the file before signing (signatures differ each time); None if it is not signed.
@@ -55,7 +55,7 @@ class FrameWriter:
         self.unsigned_sha256: str | None = None
 
     def write(self, frame: Frame) -> None:
-        """Append one uint8 RGB frame of the size the writer was opened with."""
+        """Append a uint8 RGB frame of the size that the writer was opened with."""
         if frame.dtype != np.uint8 or frame.shape != (*self.size, 3):
             raise ConfigError(
                 f"a frame of {frame.dtype} {frame.shape}",
@@ -78,22 +78,22 @@ def open_writer(
     audio_start: float = 0.0,
     label: Label | None = None,
 ) -> Iterator[FrameWriter]:
-    """Write a video frame by frame. The file is replaced or created only if the block ends without an error.
+    """Context manager that writes a video frame by frame. The file appears only if the block ends without an error.
 
     The suffix selects the format: .mp4, .mov, .m4v, .mkv (H.264, yuv420p, BT.709, index at the front), .webm (VP9),
-    .gif, .webp (lossless), or none or a trailing slash for a folder of frame_000000.png files. yuv420p needs even
-    sizes, so the last row or column is repeated if the size is odd. Parent folders are created. The same frames give
-    the same bytes.
+    .gif, .webp (lossless), or, without a suffix or with a trailing slash, a folder of frame_000000.png files. yuv420p
+    needs even sizes, so the last row or column is repeated if the size is odd. Parent folders are created. The output
+    is deterministic.
 
     Args:
-        path: path of the result. An existing file is replaced once the new one is complete; an existing folder only if
-            it contains only frames.
+        path: path of the video. An existing file is replaced; an existing folder only if it contains nothing but
+            frames.
         size: (height, width) of the frames.
         fps: frames per second; values like 29.97 stand for exact fractions (30000/1001).
-        crf: constant quality, 0 (best) to 51; None for a visually lossless default.
-        audio_from: media file whose audio, if any, is used and cut to the length of the result.
+        crf: constant rate factor, 0 (best) to 51; None for a visually lossless default.
+        audio_from: media file whose audio, if any, is added and cut to the length of the video.
         audio_start: time in that file that corresponds to the first frame, in seconds.
-        label: label for the metadata of the file, and whether to sign it; None for no label.
+        label: label for the metadata, which also selects whether the file is signed; None for no label.
 
     Raises:
         ConfigError: the suffix is unknown, the size or rate is out of range, or a frame has the wrong size or type.
@@ -134,7 +134,7 @@ def plan_output(path: str | os.PathLike[str]) -> tuple[Path, str]:
     """Determine the output format from the suffix, without accessing any file.
 
     Returns:
-        The path, and its kind: `mov`, `mkv`, `webm`, `gif`, `webp` or `folder`.
+        The path and its format: `mov`, `mkv`, `webm`, `gif`, `webp` or `folder`.
 
     Raises:
         ConfigError: the suffix is unknown.
@@ -143,7 +143,8 @@ def plan_output(path: str | os.PathLike[str]) -> tuple[Path, str]:
     if not suffix or os.fspath(path).endswith(("/", os.sep)):
         return Path(path), "folder"
     if suffix not in VIDEO_SUFFIXES:
-        raise ConfigError(f"{path} ends in {suffix!r}", ", ".join(sorted(VIDEO_SUFFIXES)), "write to out.mp4")
+        got, fix = f"{path} has the suffix {suffix!r}", "change the suffix, for example to .mp4"
+        raise ConfigError(got, ", ".join(sorted(VIDEO_SUFFIXES)), fix)
     return Path(path), "mov" if suffix in (".mp4", ".m4v") else suffix[1:]
 
 
@@ -152,7 +153,7 @@ def check_output(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ConfigError: the suffix is unknown.
-        OutputError: the path cannot be written, or something there cannot be replaced.
+        OutputError: the path cannot be written, or what exists there cannot be replaced.
     """
     target, kind = plan_output(path)
     if kind == "folder":
@@ -193,9 +194,9 @@ def _encoder(
     audio_from: str | os.PathLike[str] | None,
     audio_start: float,
 ) -> Iterator[Append]:
-    """Write `part` with FFmpeg: a video track, and an optional audio track in step with the frames.
+    """Write the partial file `part` with FFmpeg: a video track, and optionally audio in step with the frames.
 
-    Takes the arguments of `open_writer`; `path`, the path of the result, is only used in messages.
+    Takes the arguments of `open_writer`; the final `path` is only used in messages.
     """
     if kind == "gif" and rate > _GIF_MAX_FPS:
         logger.warning("%s: players show GIFs above %d fps too slowly", path, _GIF_MAX_FPS)
@@ -225,7 +226,7 @@ def _encoder(
 
 
 def _close_quietly(container: OutputContainer) -> None:
-    """Close a container without raising, so that an earlier error is not masked."""
+    """Close a container, suppressing exceptions so that an earlier one is not masked."""
     with contextlib.suppress(Exception):
         container.close()
 
@@ -234,12 +235,12 @@ def _close_quietly(container: OutputContainer) -> None:
 
 
 def _stored_size(kind: str, size: tuple[int, int]) -> tuple[int, int]:
-    """Stored (height, width), rounded up to even numbers for formats with chroma subsampling."""
+    """Return (height, width) rounded up to even numbers for formats with chroma subsampling."""
     return size if kind in ("gif", "webp") else (size[0] + size[0] % 2, size[1] + size[1] % 2)
 
 
 def open_container(path: Path, kind: str, label: Label | None = None) -> OutputContainer:
-    """Open the muxer for a file of kind `mov`, `mkv`, `webm`, `gif` or `webp`, with reproducible output."""
+    """Open a muxer with reproducible output for the format `mov`, `mkv`, `webm`, `gif` or `webp`."""
     options = {"fflags": "+bitexact"}  # no version or date, so the same frames give the same bytes
     if kind == "mov":
         options["movflags"] = "+faststart" if label is None else "+faststart+use_metadata_tags"
@@ -260,7 +261,7 @@ def _to_native(kind: str, frame: ndarray, _index: int) -> VideoFrame:
 
 
 def to_yuv(rgb: VideoFrame) -> VideoFrame:
-    """Convert a frame to the format of most codecs: 4:2:0, BT.709, limited range."""
+    """Convert an RGB frame to yuv420p, BT.709, limited range."""
     return rgb.reformat(
         format="yuv420p",
         dst_colorspace=BT709,
@@ -273,7 +274,7 @@ def to_yuv(rgb: VideoFrame) -> VideoFrame:
 
 
 def add_stream(container: OutputContainer, kind: str, size: tuple[int, int], rate: Fraction, crf: int | None) -> Any:
-    """Add the video stream for frames of (height, width) with its encoder, colour tags and quality."""
+    """Add the video stream for frames of (height, width), and configure its encoder, colour tags and quality."""
     encoder = {"gif": "gif", "webp": "libwebp_anim", "webm": "libvpx-vp9"}.get(kind, "libx264")
     stream: Any = container.add_stream(encoder, rate=rate)
     stream.height, stream.width = _stored_size(kind, size)
@@ -303,7 +304,7 @@ def add_stream(container: OutputContainer, kind: str, size: tuple[int, int], rat
 
 
 def gif_converter(size: tuple[int, int], rate: Fraction) -> Callable[[ndarray, int], VideoFrame]:
-    """Return a function that converts frames to GIF colours with a palette per frame, holding one frame at a time."""
+    """Return a function that maps a frame and its index to a VideoFrame with its own palette."""
     graph = av.filter.Graph()
     source = graph.add_buffer(width=size[1], height=size[0], format=av.VideoFormat("rgb24"), time_base=1 / rate)
     split = graph.add("split")

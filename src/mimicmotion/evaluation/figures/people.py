@@ -191,7 +191,7 @@ def make_hands(spec: HandsSpec) -> Job[FigureResult]:
             known = open_poses(spec.poses)
         else:  # the driving poses in pixels of the result, estimated and fitted as when it was made
             config, size = settings
-            known = inputs.prepare(config, (yield from inputs.find(config)), size).aligned
+            known = inputs.prepare(config, (yield from inputs.find_poses(config)), size).aligned
         known = known if spec.max_frames is None else known[: spec.max_frames]
     data = cut_hands(clips, known, numbers=numbers, frames=frames)
     head = ("result", "frame", "hand", "left", "top", "right", "bottom", "confidence", "difference_from_first")
