@@ -23,6 +23,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from cyclopts import App, Parameter
 
 from mimicmotion.cli import app
+from mimicmotion.cli.options import show_default
 from mimicmotion.settings import field_help
 
 ROOT = Path(__file__).parents[1]
@@ -164,7 +165,7 @@ def option(parameter: inspect.Parameter, helps: dict[str, str]) -> str:
     names = [name] if by_place else list(told.get("name", (name,)))
     words = " ".join(str(told.get("help") or helps[parameter.name]).split()).replace("|", "\\|")
     shown = parameter.default not in (parameter.empty, None, False, "", ()) and "[default:" not in words
-    return f"| `{', '.join(names)}` | {words}{f' [default: {parameter.default}]' if shown else ''} |"
+    return f"| `{', '.join(names)}` | {words}{f' [default: {show_default(parameter.default)}]' if shown else ''} |"
 
 
 def packages() -> str:

@@ -27,11 +27,18 @@ GENERAL = "Options"
 HEADINGS = (GENERAL, "Input", "Output", "Motion", "Quality", "Speed", "Memory", "Advanced")
 _GROUPS = {name: Group(name, sort_key=i) for i, name in enumerate(HEADINGS, 1)}
 
+
+def show_default(value: Any) -> Any:
+    """Format a default for the help, with booleans in lower case as in YAML."""
+    return str(value).lower() if isinstance(value, bool) else value
+
+
 app = App(
     name="mimicmotion",
     version=__version__,
     suppress_keyboard_interrupt=False,
     group_parameters=_GROUPS[GENERAL],
+    default_parameter=Parameter(show_default=show_default),
     help="Human motion videos of any length, from one picture and a driving video (MimicMotion, arXiv 2406.19680).",
 )
 
@@ -137,7 +144,6 @@ def _parameters(
         option = overrides.get(name, Option())
         default = defaults[name] if option.default is None else option.default
         has_default = default not in (None, dataclasses.MISSING)
-        shown = str(default).lower() if isinstance(default, bool) else default
         kind = option.kind or fields[name][0]
         long = option.name or f"--{name.replace('_', '-')}"
         items = {"consume_multiple": True, "negative": ""} if "list[" in str(kind) or "tuple[" in str(kind) else {}
@@ -147,7 +153,7 @@ def _parameters(
                 name,
                 kind,
                 name=[long, "-o"] if name == "output" else [long],
-                help=(option.help or helps[name]) + (f" [default: {shown}]" if has_default else ""),
+                help=(option.help or helps[name]) + (f" [default: {show_default(default)}]" if has_default else ""),
                 group=_GROUPS[GENERAL if top else note.group],
                 show=full or top or not short,
                 **items,

@@ -1,4 +1,4 @@
-"""A cache of measurements, keyed by the contents of the files and everything else that a number depends on."""
+"""Cache of measurements, keyed by file contents, settings and versions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ResultCache:
         self.hits = self.misses = 0
 
     def get(self, key: Mapping[str, Any]) -> Any:
-        """The stored numbers (dict) or features (array); None if there are none, or the file is damaged."""
+        """Return the cached numbers (dict) or features (array); None if there are none or the file is damaged."""
         for path in (self._path(key, ".json"), self._path(key, ".npy")):
             if self.enabled and path.exists():
                 try:

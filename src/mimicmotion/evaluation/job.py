@@ -68,7 +68,7 @@ def evaluate(config: EvaluateConfig) -> Job[Evaluation]:
 
 
 class Evaluation:
-    """Measures all methods, and then holds the content of the report.
+    """Measures all methods and collects the content of the report.
 
     Args:
         config: the settings.
@@ -106,7 +106,7 @@ class Evaluation:
 
     @property
     def reused(self) -> tuple[int, int]:
-        """Number of results taken from the cache, and of results computed."""
+        """Number of results read from the cache, and number of results computed."""
         return self._cache.hits, self._cache.misses
 
     def run(self) -> Job[Evaluation]:
@@ -124,18 +124,18 @@ class Evaluation:
         self.notes = [*notes, *self.notes]
         if faces := self.networks.get("identity"):
             faces.load()  # now, so that a wrong file fails early
-        pairs = yield from self._look(real, found)
+        pairs = yield from self._open_pairs(real, found)
         self._rows = {(p.method, p.sequence): Row(p.sequence, p.method, p.frames, {}, p.notes) for p in pairs}
-        yield from self._each("measure", pairs, self._measure)
+        yield from self._measure_pairs("measure", pairs, self._measure)
         if "poses" in self.networks:
-            yield from self._each("poses", pairs, self._poses)
+            yield from self._measure_pairs("poses", pairs, self._poses)
         if "identity" in self.networks:
-            yield from self._each("identity", pairs, self._identity)
+            yield from self._measure_pairs("identity", pairs, self._identity)
         sets: dict[str, Sets] = {}
         for group, network in self.networks.items():
             if network is not None and group.replace("-", "_") in FRECHET:
                 sets[group] = {m: {} for m in self.methods}
-                yield from self._each(group, pairs, partial(self._features, network, sets[group]))
+                yield from self._measure_pairs(group, pairs, partial(self._features, network, sets[group]))
         self.summary = summarise_rows(self.rows, self.methods)
         for group, of in sets.items():
             for done, total in add_frechet(self.summary, group.replace("-", "_"), of, infinite=config.fd_infinity):
@@ -160,7 +160,7 @@ class Evaluation:
                 f"this is not a result of protocol {self.protocol.name}: some of its sequences are missing"
             )
 
-    def _look(self, real: dict[str, Path], found: dict[str, dict[str, Path]]) -> Job[list[VideoPair]]:
+    def _open_pairs(self, real: dict[str, Path], found: dict[str, dict[str, Path]]) -> Job[list[VideoPair]]:
         """Open all pairs. A damaged video is recorded as a failure and left out; with `strict`, it raises an error."""
         todo = [(s, m) for s in real for m in found if s in found[m]]
         pairs: list[VideoPair] = []
@@ -184,7 +184,7 @@ class Evaluation:
         logger.warning("%s, %s: %s", method, sequence, error.got)
         self.failures.append(Failure(method, sequence, error.got))
 
-    def _each(
+    def _measure_pairs(
         self, stage: str, pairs: Sequence[VideoPair], work: Callable[[VideoPair, Row], Iterator[int]]
     ) -> Job[None]:
         """Run `work` on every pair. A pair that fails is left out entirely, so partial measurements do not count."""
@@ -236,7 +236,7 @@ class Evaluation:
             row.values |= values
 
     def _find_borders(self, pair: VideoPair) -> list[int]:
-        """Segment borders of a result. If there are none, the reason is added to the notes."""
+        """Return the segment borders of a result, or add a note on why there are none."""
         found = self.config.borders
         if found is None and (fusion := sidecar_fusion(pair.generated.reader.path)) is not None:
             found = segment_borders(pair.made, fusion)
@@ -337,7 +337,7 @@ class Evaluation:
 
 
 def pair_poses(folder: Path, pair: VideoPair) -> PoseSequence:
-    """The true poses of a sequence from a pose file, for the compared frames and in their pixels.
+    """Load the true poses of a sequence, resampled to the compared frames and in their pixel coordinates.
 
     Raises:
         PoseError: the file is missing, malformed, or has too few frames.

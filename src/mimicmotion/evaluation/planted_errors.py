@@ -33,7 +33,7 @@ def plant_error(
             0.4 to 0.6 torso lengths from its true position, and the direction drifts slowly from frame to frame.
         seed: random seed.
         side: left or right, of the person.
-        frames: numbers of the frames to change; None means all.
+        frames: indices of the frames to change; all if None.
 
     Raises:
         InputError: the kind is unknown.
@@ -41,17 +41,17 @@ def plant_error(
     if kind not in PLANTED:
         raise InputError(f"error {kind!r}", ", ".join(PLANTED), "choose one of these")
     rng, chosen = np.random.default_rng([seed, 5]), np.arange(len(poses)) if frames is None else np.array(frames, int)
-    xy, confidence, (elbow, here, there) = poses.xy.copy(), poses.confidence.copy(), _ARMS[side]
+    xy, confidence, (elbow, hand, other_hand) = poses.xy.copy(), poses.confidence.copy(), _ARMS[side]
     if kind == "duplicate_detection":
-        xy[chosen, here] = xy[chosen, there] + (rng.normal(size=2) * 0.04 * torso(poses.xy)).astype(np.float32)
-        what, parts = "duplicate detection", [here]
+        xy[chosen, hand] = xy[chosen, other_hand] + (rng.normal(size=2) * 0.04 * torso(poses.xy)).astype(np.float32)
+        what, parts = "duplicate detection", [hand]
     elif kind == "hand_on_wrong_hand":
         xy[chosen, RIGHT_HAND], xy[chosen, LEFT_HAND] = poses.xy[chosen, LEFT_HAND], poses.xy[chosen, RIGHT_HAND]
         what, parts = "hands swapped", [RIGHT_HAND, LEFT_HAND]
     else:
         angle = rng.uniform(0, 2 * np.pi) + np.cumsum(rng.normal(0, 0.15, len(chosen)))
-        away = rng.uniform(0.4, 0.6) * torso(poses.xy) * np.stack([np.cos(angle), np.sin(angle)], -1)
-        xy[chosen, elbow] += away.astype(np.float32)
+        offset = rng.uniform(0.4, 0.6) * torso(poses.xy) * np.stack([np.cos(angle), np.sin(angle)], -1)
+        xy[chosen, elbow] += offset.astype(np.float32)
         what, parts = "occluded elbow", [slice(elbow, elbow + 1)]
     for part in parts:
         size = len(chosen), part.stop - part.start

@@ -62,7 +62,7 @@ class Protocol(Settings):
             raise ConfigError(f"frames_in={self.frames_in!r}", "a folder within the sequence", "correct 'frames_in'")
 
     def crop_of(self, method: str) -> MethodCrop:
-        """The crop of a method: its own, or else the one for all methods."""
+        """Return the crop of a method, or the default crop if the method has none of its own."""
         return self.methods.get(method, self.crop)
 
 
@@ -139,7 +139,7 @@ def _region(protocol: Protocol, size: Size) -> Box:
 
 
 def _window(protocol: Protocol, method: str, real: Size, generated: Size, notes: list[str]) -> Box:
-    """The part of the real frame that the generated one shows, in pixels of the real one."""
+    """Return the part of the real frame that the generated frame shows, in pixels of the real frame."""
     shows, (height, width) = protocol.crop_of(method).shows, real
     if isinstance(shows, tuple):
         shares = max(shows) <= 1
@@ -159,7 +159,7 @@ def _window(protocol: Protocol, method: str, real: Size, generated: Size, notes:
 
 
 def _intersection(a: Box, b: Box) -> Box | None:
-    """Whole pixels of `a` that lie in `b`."""
+    """Intersection of two boxes, rounded inwards to whole pixels; None if it is empty."""
     left, top = max(a[0], math.ceil(b[0] - _TINY)), max(a[1], math.ceil(b[1] - _TINY))
     right = min(a[0] + a[2], math.floor(b[0] + b[2] + _TINY))
     bottom = min(a[1] + a[3], math.floor(b[1] + b[3] + _TINY))
@@ -172,5 +172,5 @@ def _text(box: Box) -> str:
 
 
 def plain_name(sequence: str) -> str:
-    """A numeric name without leading zeros, so that 335 and 00335 match; other names unchanged."""
+    """Strip leading zeros from a numeric name, so that 335 and 00335 match; other names are unchanged."""
     return str(int(sequence)) if sequence.isdecimal() else sequence

@@ -48,7 +48,9 @@ _INPUTS = {"fid": features.FID_INPUT, "fid-vid": features.FID_VID_INPUT, "cd-fvd
 
 
 def select_metrics(config: EvaluateConfig) -> tuple[dict[str, MetricNetwork | None], list[str]]:
-    """The requested metrics, or all that can be computed, each with its network (None if it needs none); and notes.
+    """Return the metrics to compute with their networks (None if a metric needs none), and notes on omitted ones.
+
+    These are the requested metrics, or by default all that can be computed.
 
     Raises:
         WeightsError: the network of a requested metric is not installed.
@@ -100,7 +102,7 @@ def _path(group: str, config: EvaluateConfig) -> Path | None:
 
 
 def _network(group: str, config: EvaluateConfig) -> MetricNetwork | None:
-    """The network of a metric; None if it needs none."""
+    """Return the network of a metric; None if it needs none."""
     length = 1 if group == "fid" else CLIP_FRAMES
     if group == "ssim" and importlib.util.find_spec("skimage") is None:
         raise InputError("scikit-image is not installed", "scikit-image", install_command("eval"))

@@ -24,9 +24,9 @@ from mimicmotion.video.picture import PICTURE_SUFFIXES
 from mimicmotion.video.reader import READ_SUFFIXES, RELEASED_FPS, VideoReader, open_video
 
 RATES = "frames per second"
-"""Part of all notes on different frame rates."""
+"""Phrase by which the report recognises notes on different frame rates."""
 SAME_RATE = 0.01
-"""Frame rates that differ by less than this share count as equal, such as 29.97 and 30."""
+"""Frame rates that differ by less than this fraction count as equal, such as 29.97 and 30."""
 PIXELS_AT_ONCE = 2_000_000
 Rename = Callable[[str], str]
 
@@ -154,7 +154,7 @@ class VideoPair:
         return self.real.fit.target
 
     def fitted(self, side: Side) -> Iterator[Frame]:
-        """The frames of one side, mapped to the compared pixels.
+        """Yield the frames of one side, mapped to the compared pixels.
 
         Raises:
             MediaError: the file has changed since it was opened, or cannot be read.
@@ -170,11 +170,11 @@ class VideoPair:
         """Yield the frames in chunks, each as a pair (generated, real)."""
         count = max(1, PIXELS_AT_ONCE // (self.size[0] * self.size[1]))
         both = zip(self.fitted(self.generated), self.fitted(self.real), strict=True)
-        while held := list(islice(both, count)):
-            yield np.stack([a for a, _ in held]), np.stack([b for _, b in held])
+        while batch := list(islice(both, count)):
+            yield np.stack([a for a, _ in batch]), np.stack([b for _, b in batch])
 
     def key(self, side: Side) -> dict[str, object]:
-        """Cache key: everything that the fitted frames of one side depend on."""
+        """Return the cache key of one side: everything that its fitted frames depend on."""
         fit = [*side.fit.source, *side.fit.target, *side.fit.scale, *side.fit.offset, side.fit.resample]
         return {"video": side.digest, "fps": self.fps, "frames": self.frames, "fit": fit}
 
@@ -218,7 +218,7 @@ def open_pair(
 
 
 def _common_rate(real: VideoReader, generated: VideoReader, notes: list[str]) -> float | None:
-    """The frame rate to which both are resampled; None to compare frame n with frame n."""
+    """Return the frame rate to resample both videos to; None to compare frame n with frame n."""
     a, b = real.info, generated.info
     if not (a.variable_frame_rate or b.variable_frame_rate) and abs(b.fps / a.fps - 1) < SAME_RATE:
         return None

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 EVENT_SECONDS, KEEP_ALIVE_SECONDS = 0.5, 15.0
 METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH")
 SILENT_SECONDS = 20.0
-"""Seconds within which a connection has to send its first request."""
+"""Time limit in seconds for the first request of a connection."""
 HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -101,7 +101,7 @@ class Guard:
         if len(hosts) != 1 or _hostname(f"//{hosts[0]}") not in self.hosts:
             got, fix = f"the host {', '.join(hosts)[:200]!r}", "if it is yours, add it to --allowed-hosts"
             raise RefusedError(421, got, "a host name of this service", fix)
-        # a page of another site can make a browser send forms to this computer; the origin tells
+        # a page of another site can make a browser send forms to this computer, so check the origin
         for origin in headers.getlist("origin"):
             if _hostname(origin) not in self.hosts:
                 got = f"a request from the page {origin[:200]!r}"
@@ -179,7 +179,7 @@ def serve(config: ServeConfig, tell: Callable[[str], object]) -> None:
 
     Args:
         config: settings.
-        tell: called with a line that contains the address.
+        tell: called with a line to print, which contains the address.
 
     Raises:
         ConfigError: as `create_app`, or the data folder is in use by another process.
@@ -322,13 +322,13 @@ def list_jobs(
 
 @router.get("/jobs/{id}")
 def state(request: Request, token: Reader, id: str) -> JobState:
-    """The state of a job."""
+    """Get the state of a job."""
     return _jobs(request).state(id, owner_of(token))
 
 
 @router.get("/jobs/{id}/events", response_class=StreamingResponse)
 async def events(request: Request, token: Reader, id: str) -> StreamingResponse:
-    """The state of a job at each change, as server-sent events, until it has ended."""
+    """Stream the state of a job at each change as server-sent events, until the job ends."""
     await run_in_threadpool(_jobs(request).state, id, owner_of(token))  # raises if there is no such job
     return StreamingResponse(_events(_jobs(request), id, owner_of(token)), media_type="text/event-stream")
 
@@ -344,14 +344,14 @@ def cancel(request: Request, token: Submitter, id: str, purge: bool = False) -> 
 
 @router.get("/jobs/{id}/result", response_class=FileResponse)
 def result(request: Request, token: Reader, id: str) -> FileResponse:
-    """The video, or the picture of a plan. Supports range requests."""
+    """Download the video, or the picture of a plan. Supports range requests."""
     path = _jobs(request).result(id, owner_of(token))
     return FileResponse(path, filename=f"{id}{path.suffix}")
 
 
 @router.get("/jobs/{id}/preview", response_class=FileResponse)
 def preview(request: Request, token: Reader, id: str) -> FileResponse:
-    """A picture of a few frames of a running job in its current state."""
+    """Download a preview of a running job: a few frames in their current state."""
     found = _jobs(request).state(id, owner_of(token))
     path = preview_path(_jobs(request).folder(id) / OUTPUTS[found.kind])
     if not path.exists():
@@ -362,13 +362,13 @@ def preview(request: Request, token: Reader, id: str) -> FileResponse:
 
 @router.get("/jobs/{id}/sidecar")
 def sidecar(request: Request, token: Reader, id: str) -> dict[str, Any]:
-    """Settings, versions and checksums of a result, or the outcome of a plan."""
+    """Get the settings, versions and checksums of a result, or the outcome of a plan."""
     return json.loads(public_sidecar(_jobs(request).result(id, owner_of(token))))
 
 
 @router.get("/jobs/{id}/{name}", response_class=FileResponse)
 def uploaded(request: Request, token: Reader, id: str, name: Literal["picture", "video"]) -> FileResponse:
-    """The picture or video that a job was submitted with."""
+    """Download the picture or video that a job was submitted with."""
     return FileResponse(_jobs(request).input(id, owner_of(token), name))
 
 
@@ -381,13 +381,13 @@ def health(request: Request) -> dict[str, str]:
 
 @router.get("/version")
 def version() -> dict[str, str]:
-    """Versions of the package and of this API."""
+    """Get the versions of the package and of this API."""
     return {"mimicmotion": __version__, "api": "v1"}
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
 def metrics(request: Request, _: Admin) -> str:
-    """Metrics in the format of Prometheus."""
+    """Get metrics in Prometheus format."""
     lines = ["# TYPE mimicmotion_jobs gauge"]
     lines += [f'mimicmotion_jobs{{state="{state}"}} {n}' for state, n in _jobs(request).counts().items()]
     lines += ["# TYPE mimicmotion_requests_total counter"]

@@ -120,7 +120,7 @@ class Jobs:
     # --- files and settings -----------------------------------------------------------------------------------------
 
     def configure(self, folder: Path, record: Record) -> GenerateConfig:
-        """The settings of `generate` for a job in `folder`.
+        """Return the `generate` settings of a job in `folder`.
 
         Raises:
             ConfigError: a setting is unknown, invalid, or reserved for the operator.
@@ -136,12 +136,12 @@ class Jobs:
         return parse(GenerateConfig, self.base | record.settings | paths)
 
     def folder(self, id: str) -> Path:
-        """The folder of a job."""
+        """Return the folder of a job."""
         return self.data / "jobs" / id
 
     @contextlib.contextmanager
     def incoming(self) -> Iterator[Path]:
-        """A folder for the files of a request. It is deleted at the end, unless `accept` has moved it."""
+        """Create a folder for the files of a request. It is deleted at the end, unless `accept` has moved it."""
         folder = self.data / "incoming" / secrets.token_hex(16)
         folder.mkdir(parents=True)
         try:
@@ -221,7 +221,7 @@ class Jobs:
         return self.state(id, owner), new
 
     def state(self, id: str, owner: str | None) -> JobState:
-        """The state of a job. An owner of None can see all jobs.
+        """Return the state of a job. An owner of None can see all jobs.
 
         Raises:
             RefusedError: there is no such job, or it has another owner.
@@ -230,7 +230,7 @@ class Jobs:
         return self._state(DBOS.get_workflow_status(id) if known else None, owner)
 
     def list(self, owner: str | None, limit: int, offset: int) -> list[JobState]:
-        """Jobs of an owner, newest first. An owner of None means all jobs."""
+        """List the jobs of an owner, newest first. An owner of None means all jobs."""
         found = DBOS.list_workflows(user=owner, limit=limit, offset=offset, sort_desc=True, load_input=False)
         states = []
         for status in found:
@@ -247,7 +247,7 @@ class Jobs:
         return self.state(id, owner)
 
     def result(self, id: str, owner: str | None) -> Path:
-        """Path of the result of a job.
+        """Return the path of the result of a job.
 
         Raises:
             RefusedError: the job is not done.
@@ -258,7 +258,7 @@ class Jobs:
         return self.folder(id) / OUTPUTS[state.kind]
 
     def input(self, id: str, owner: str | None, name: Literal["picture", "video"]) -> Path:
-        """Path of a file that a job was submitted with."""
+        """Return the path of a file that a job was submitted with."""
         self.state(id, owner)
         return self.folder(id) / getattr(self._record(id), name)
 
@@ -358,7 +358,7 @@ class Jobs:
         self._lock = None
 
     def run(self, id: str) -> dict[str, str] | None:
-        """Make the result of a job. This is the body of its workflow, which is run again after a crash.
+        """Run a job. This is the body of its workflow, which is run again after a crash.
 
         Returns:
             The error if the job failed, else None.
@@ -478,7 +478,7 @@ def run_job(id: str) -> dict[str, str] | None:
 
 
 def public(error: BaseException, folder: Path | None = None) -> dict[str, str]:
-    """What a client may see of an error: no paths into the folder of the job, and no details of an unexpected one."""
+    """Return the error without paths into the job's folder; for an unexpected error, a generic message."""
     if not isinstance(error, MimicMotionError):
         return UNEXPECTED
     parts = {name: getattr(error, name) for name in ("got", "expected", "fix")}
@@ -486,7 +486,7 @@ def public(error: BaseException, folder: Path | None = None) -> dict[str, str]:
 
 
 def public_sidecar(output: Path) -> str:
-    """The sidecar of a result, without paths into the data folder."""
+    """Return the sidecar of a result, without paths into the data folder."""
     return _read_text(sidecar_path(output)).replace(f"{output.parent}{os.sep}", "")
 
 

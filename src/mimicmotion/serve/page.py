@@ -115,7 +115,7 @@ POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-an
 
 
 def mount(app: FastAPI) -> None:
-    """Add the page to the service, at all paths that are not taken."""
+    """Add the page to the service, at all paths that have no other route."""
     jobs, config = app.state.jobs, app.state.config
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(jobs.data / "incoming" / "page")  # counts as disk use, and is cleaned up
@@ -258,7 +258,7 @@ class Page:
         return blocks
 
     def _field(self, name: str, label: Any, info: Any) -> Any:
-        """The component of a setting, chosen by its annotation."""
+        """Create the form field of a setting, chosen by its annotation."""
         kind, notes = declared(GenerateConfig)[name]
         value = _shown(self.defaults[name])
         facts = {"label": label, "info": info, "min_width": 200, "elem_id": f"set-{name}"}
@@ -278,7 +278,7 @@ class Page:
         return gr.Textbox("" if value is None else str(value), max_lines=1, **facts)
 
     def _settings(self, values: tuple[Any, ...]) -> dict[str, Any]:
-        """The settings of the form that differ from the defaults, and `preview`, which is always on."""
+        """Return the form's settings that differ from the defaults, and `preview`, which is always on."""
         given = dict(zip(self.names, values, strict=True))
         found: dict[str, Any] = {"preview": True}
         for name, value in given.items():
@@ -416,7 +416,7 @@ def _title(name: str) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """A setting as the form shows it."""
+    """Convert a setting to the value shown in the form."""
     return ", ".join(map(str, value)) if isinstance(value, (tuple, list)) else value
 
 

@@ -63,7 +63,7 @@ class RunningStudy:
         self.store = VoteStore(folder / DATABASE, self.study)
 
     def trials(self, rater: str) -> dict[tuple[str, int], Trial]:
-        """The trials of a rater, in order; empty if the rater has not begun."""
+        """Return the trials of a rater in order; empty if the rater has not begun."""
         number = self.store.number(rater)
         planned = [] if number is None else plan_trials(self.study, number)
         return {(t.pair.id, t.repeat): t for t in planned}
@@ -113,7 +113,7 @@ class RunningStudy:
         return {"stored": len(votes), "code": self._code(rater, trials, self.store.history(rater))}
 
     def _code(self, rater: str, trials: dict[tuple[str, int], Trial], votes: Iterable[Vote]) -> str | None:
-        """The completion code; None until everything is answered."""
+        """Return the completion code; None until all questions are answered."""
         asked = {(*trial, question) for trial in trials for question in range(len(self.study.questions))}
         unanswered = asked - {(v.pair, v.repeat, v.question) for v in votes}
         return None if unanswered else completion_code(self.study, rater)

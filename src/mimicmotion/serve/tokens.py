@@ -61,7 +61,7 @@ class Tokens:
         self._tokens: list[Token] = []
 
     def all(self) -> list[Token]:
-        """All tokens, including revoked ones.
+        """Return all tokens, including revoked ones.
 
         Raises:
             ConfigError: the file is damaged.
@@ -77,14 +77,14 @@ class Tokens:
         return self._tokens
 
     def find(self, secret: str) -> Token | None:
-        """The valid token with this secret, or None; `ANYBODY` if the service has no tokens."""
+        """Return the valid token with this secret, or None; `ANYBODY` if the service has no tokens."""
         tokens = self.all()
         if not tokens:
             return ANYBODY
         return next((t for t in tokens if t.sha256 == _sha256(secret) and not t.revoked), None)
 
     def authorize(self, secret: str, scope: Scope) -> Token:
-        """The valid token with this secret.
+        """Return the valid token with this secret.
 
         Raises:
             RefusedError: there is none, or its scope does not include `scope`.
@@ -137,7 +137,7 @@ class Tokens:
 
 
 def owner_of(token: Token) -> str | None:
-    """Owner whose jobs a token can see; None for all jobs."""
+    """Return the owner whose jobs a token can see; None for all jobs."""
     return None if token.scope == "admin" else token.name
 
 

@@ -13,7 +13,7 @@ Condition = Literal["clean", "detector", "planted"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TestConfig(Settings):
-    """The held-out synthetic people that the trained models are measured on."""
+    """Held-out synthetic clips on which the trained models are tested."""
 
     __test__: ClassVar[bool] = False  # not a test case
 
@@ -45,7 +45,7 @@ class AblationConfig(Settings):
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; each arm is trained once per seed."""
     test: TestConfig = field(default_factory=TestConfig)
-    """What the trained models are measured on."""
+    """Test clips."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)

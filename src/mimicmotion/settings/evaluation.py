@@ -29,8 +29,7 @@ class EvaluateConfig(Settings):
     protocol: str = "plain"
     """plain (whole frames), tiktok (sequences 335 to 340, central squares), or a YAML file."""
     convention: Literal["exact", "field"] = "exact"
-    """exact: by definition; field: also PSNR, SSIM, L1 and LPIPS as commonly used code computes them, labelled as
-    such."""
+    """exact: PSNR, SSIM, L1 and LPIPS as defined; field: as commonly used code computes them, labelled as such."""
     folder_fps: Annotated[float | None, Range(0, 1000, above=True)] = None
     """Frame rate of folders of frames; by default, frame n is compared with frame n."""
     strict: bool = False

@@ -36,7 +36,7 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """Arrow that shows which way is better, after a space; "" for a descriptive number."""
+        """' ↑' or ' ↓', the better direction; '' for a descriptive number."""
         return {"higher": " ↑", "lower": " ↓", "": ""}[self.better]
 
     def best(self, values: Sequence[float | None]) -> int | None:
@@ -60,12 +60,22 @@ METRICS: dict[str, Metric] = {
     ),
     "l1": Metric("L1", "lower", 4, "l1", "mean absolute difference, colours from 0 to 1"),
     "flicker": Metric("flicker", "", 5, "flicker", "deviation over time where the real video is static, 0 to 1"),
-    "flicker_distance": Metric("flicker, distance to real", "lower", 5, "flicker", "from that of the real video"),
-    "flicker_share": Metric("flicker, share", "", 3, "flicker", "static share of the frame, on which flicker is based"),
+    "flicker_distance": Metric(
+        "flicker, distance to real", "lower", 5, "flicker", "absolute difference from the flicker of the real video"
+    ),
+    "flicker_share": Metric(
+        "flicker, share", "", 3, "flicker", "static fraction of the frame, where flicker is measured"
+    ),
     "warping_error": Metric(
         "warping error", "", 6, "warping", "squared difference after warping by the real video's optical flow, 0 to 1"
     ),
-    "warping_distance": Metric("warping error, distance to real", "lower", 6, "warping", "from that of the real video"),
+    "warping_distance": Metric(
+        "warping error, distance to real",
+        "lower",
+        6,
+        "warping",
+        "absolute difference from the warping error of the real video",
+    ),
     "seam": Metric(
         "seam score", "", 3, "seams", "jump across a segment border / the jumps next to it; 1 is an invisible seam"
     ),
@@ -81,33 +91,41 @@ METRICS: dict[str, Metric] = {
     "l1_field": Metric("L1 (field)", "lower", 8, "l1", "colours from 0 to 255, divided by height x width once more"),
     "lpips_vgg_field": Metric("LPIPS (VGG-16, field)", "lower", 4, "lpips-vgg", "pictures in 0..1 instead of -1..1"),
     **{
-        f"pose_error_{k}": Metric(f"pose error, {v}", "lower", 4, "poses", "torso lengths, found points")
+        f"pose_error_{k}": Metric(
+            f"pose error, {v}", "lower", 4, "poses", "mean distance of detected points, in torso lengths"
+        )
         for k, v in _PARTS.items()
     },
     **{
-        f"pck_{k}": Metric(f"PCK@0.1, {v}", "higher", 4, "poses", "share within 0.1 torso lengths")
+        f"pck_{k}": Metric(
+            f"PCK@0.1, {v}", "higher", 4, "poses", "fraction of visible points detected within 0.1 torso lengths"
+        )
         for k, v in _PARTS.items()
     },
     "pck_box_body": Metric("PCK@0.1 of the box, body", "higher", 4, "poses", "within a tenth of the box's longer side"),
     **{
-        f"missing_{k}": Metric(f"missing, {v}", "lower", 4, "poses", "share of points not found")
+        f"missing_{k}": Metric(f"missing, {v}", "lower", 4, "poses", "fraction of visible points that are not detected")
         for k, v in _PARTS.items()
     },
     "hand_confidence": Metric(
-        "hand confidence", "higher", 4, "poses", "of the estimator, where a hand is visible in the real video"
+        "hand confidence",
+        "higher",
+        4,
+        "poses",
+        "confidence of the pose estimator where a hand is visible in the real video",
     ),
-    "jerkiness": Metric("jerkiness", "", 5, "poses", "mean second difference of the found points, in torso lengths"),
+    "jerkiness": Metric("jerkiness", "", 5, "poses", "mean second difference of the detected points, in torso lengths"),
     "jerkiness_ratio": Metric("jerkiness / true", "", 3, "poses", "1: as jerky as the true poses; above 1, it jitters"),
     "identity": Metric(
         "identity", "higher", 4, "identity", "cosine similarity of the faces in generated and real frames"
     ),
     "identity_missing": Metric(
-        "faces missing", "lower", 4, "identity", "share of real faces without a reliable generated face"
+        "faces missing", "lower", 4, "identity", "fraction of real faces without a reliable generated face"
     ),
     "fvd": Metric("FVD", "lower", 1, "fvd", "I3D Kinetics-400"),
-    "fid_vid": Metric("FID-VID", "lower", 2, "fid-vid", "the network given by path as the 3D ResNet-50"),
-    "fid": Metric("FID", "lower", 2, "fid", "the network given by path as InceptionV3"),
-    "cd_fvd": Metric("CD-FVD", "lower", 2, "cd-fvd", "the VideoMAE given by path"),
+    "fid_vid": Metric("FID-VID", "lower", 2, "fid-vid", "features of the 3D ResNet-50 given by path"),
+    "fid": Metric("FID", "lower", 2, "fid", "features of the InceptionV3 given by path"),
+    "cd_fvd": Metric("CD-FVD", "lower", 2, "cd-fvd", "features of the VideoMAE given by path"),
     "features": Metric(
         "Frechet distance", "lower", 2, "features", "on features of the network given by path: not FVD or FID"
     ),
@@ -121,7 +139,7 @@ METRICS |= {
         "lower",
         2,
         METRICS[m].group,
-        "extrapolated to infinitely many clips by a line in 1/n",
+        "extrapolated to infinitely many clips by a linear fit in 1/n",
     )
     for m in FRECHET
 }

@@ -20,7 +20,7 @@ from mimicmotion.runtime.reading import check_limit, reading
 T = TypeVar("T")
 
 _SHORT = reprlib.Repr()
-"""Shortens values in errors, since aliases let a YAML file of a few lines expand to gigabytes of text."""
+"""Truncates values in error messages, because YAML aliases can expand a few lines to gigabytes of text."""
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
 
 
@@ -31,7 +31,7 @@ class Range:
     low: float
     high: float = math.inf
     above: bool = False
-    """Whether the number must be above `low`, rather than at least `low`."""
+    """Exclude `low` itself."""
 
     def __contains__(self, value: Any) -> bool:
         try:
@@ -52,7 +52,7 @@ class Help:
 
     group: str
     first: bool = False
-    """Whether the short help lists it as well."""
+    """Also list the setting in the short help."""
 
 
 class Settings:
@@ -82,7 +82,7 @@ class Settings:
 
 @functools.cache
 def declared(cls: type) -> dict[str, tuple[Any, list[Any]]]:
-    """Type and annotations (`Range`, `Help`) of each field of a settings class, own fields before inherited ones.
+    """Return the type and annotations (`Range`, `Help`) of each field of a settings class, own fields first.
 
     A field that is redeclared without annotations keeps those of the base class.
     """
@@ -123,7 +123,7 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> T:
 
 @functools.cache
 def _adapter(cls: type) -> Any:
-    """Parser of a class, cached because building it takes a tenth of a second."""
+    """Build the pydantic parser of a class; cached, because this takes about 0.1 s."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(cls)
@@ -160,7 +160,7 @@ def refuse_unused(settings: Any, names: Iterable[str], why: str) -> None:
 
 
 def recipes() -> dict[str, Path]:
-    """Paths of the bundled training recipes, by name."""
+    """Return the paths of the bundled training recipes by name."""
     return {path.stem: path for path in sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))}
 
 
@@ -179,7 +179,7 @@ def find_recipe(name: str | Path) -> Path:
 
 
 def field_help(cls: type) -> dict[str, str]:
-    """The docstring below each field of a settings class and its bases, used as help texts and labels."""
+    """Return the docstring below each field of a settings class and its bases, for help texts and labels."""
     import ast
     import textwrap
 

@@ -14,7 +14,7 @@ from mimicmotion.settings.parsing import Help, Range, Settings, refuse_unused
 
 @dataclass(frozen=True, kw_only=True)
 class PoseOptions(Settings):
-    """How poses are estimated in a video or picture."""
+    """Options of pose estimation in a video or picture."""
 
     estimator: Annotated[Literal["holistic", "dwpose"], Help("Input")] = "holistic"
     """Pose estimator: holistic (bundled, works offline) or dwpose (ONNX files, downloaded or your own)."""
@@ -60,7 +60,7 @@ def person_choice(text: str) -> Literal["largest"] | int | tuple[float, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class DrivingOptions(Settings):
-    """Which frames of the driving video are used, and at which times."""
+    """Selection and timing of the driving frames."""
 
     fps: Annotated[float, Range(0.1, 1000), Help("Motion", first=True)] = 15.0
     """Frames per second of the result. The driving video is resampled, so the movement keeps its speed."""

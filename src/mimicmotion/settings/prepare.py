@@ -12,7 +12,7 @@ from mimicmotion.settings import PoseOptions
 from mimicmotion.settings.parsing import Range
 
 SIZE_MULTIPLE = 8
-"""Height and width must be multiples of this, so that they hold whole latents."""
+"""Height and width must be multiples of this, because the autoencoder downsamples by this factor."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +90,14 @@ class PrepareConfig(PoseOptions):
 
 
 # Settings that only control where and how fast the work is done; they do not change the result.
-_PLACE = frozenset({"videos", "output", "processes", "overwrite", "pose_cache", "pose_device"})
+_EXECUTION = frozenset({"videos", "output", "processes", "overwrite", "pose_cache", "pose_device"})
 # Settings of scene detection and pose estimation; all others only filter what was measured.
 _ANALYSIS = ("fps", "cut_ratio", "cut_change", "min_seconds", "max_seconds", "max_enlargement", "height", "width")
 
 
 def result_settings(config: PrepareConfig) -> dict[str, Any]:
     """All settings that change the shards, as plain data, with checksums in place of model files."""
-    facts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in _PLACE}
+    facts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in _EXECUTION}
     return facts | _model_files(config)
 
 

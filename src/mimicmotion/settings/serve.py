@@ -12,7 +12,7 @@ from mimicmotion.settings.generate import ExecutionOptions, GenerateConfig
 from mimicmotion.settings.parsing import Range, Settings
 
 Scope = Literal["read", "jobs", "admin"]
-"""Scopes of a token, each including the previous ones: see its own jobs, create and cancel them, everything."""
+"""Token scopes, each including the previous: see own jobs; create and cancel them; everything."""
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 

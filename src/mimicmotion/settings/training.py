@@ -161,7 +161,7 @@ class PhaseConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedConfig(Settings):
-    """Which weights are trained. Those without effect (queries and keys of attention to one token) never are."""
+    """Which weights are trained. Queries and keys of attention to one token have no effect and are never trained."""
 
     what: Literal["all", "pose_net", "temporal", "lora"] = "all"
     """all: U-Net and PoseNet (paper); pose_net: PoseNet only; temporal: PoseNet and the U-Net's temporal layers;
@@ -181,7 +181,7 @@ class TrainedConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ValidationConfig(Settings):
-    """What is measured during training, on clips from the validation split (or the training split if there is none)."""
+    """Validation during training, on clips from the validation split (or the training split if there is none)."""
 
     every: Annotated[int, Range(0)] = 500
     """Steps between validations; the last step is always validated. 0 never validates."""
@@ -193,7 +193,7 @@ class ValidationConfig(Settings):
     """With `generate`: also compare the poses that the bundled estimator finds in the generated and the true clips
     (about 0.1 s per frame on one CPU core)."""
     best: str = "loss"
-    """Score by which the best checkpoint, RUN/best, is chosen."""
+    """Metric that selects the best checkpoint, RUN/best."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -292,7 +292,7 @@ class TrainConfig(Settings):
     phases: tuple[PhaseConfig, ...] = ()
     """Schedule of clip length and batch size; default: data.sample and optim.batch for the whole run."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
-    """What is measured during training."""
+    """Validation during training."""
     precision: Literal["no", "bf16", "fp16"] = "bf16"
     """Data type of the computation (autocast); the weights stay float32."""
     gradient_checkpointing: Literal[False, True, "nested"] = False

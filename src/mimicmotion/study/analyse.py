@@ -73,13 +73,13 @@ class Rater:
         name: id of the rater.
         code: completion code.
         votes: answers about pairs of methods, without repetitions.
-        ours: of these, for our method.
-        left: of these, for the left (upper) video.
-        ties: of these, for neither video.
+        ours: votes for our method.
+        left: votes for the left (upper) video.
+        ties: votes for neither video.
         repeated: answers about repeated pairs.
-        consistent: of these, the same as the first time.
+        consistent: repeated answers that match the first answer.
         catches: answers about catch pairs.
-        caught: of these, correct.
+        caught: correct answers about catch pairs.
         seconds: median time per vote.
         agreement: share of answers that agree with the majority of the other raters; NaN if there never is a majority.
         excluded: reason for the exclusion of the rater; "" if not excluded.
@@ -187,7 +187,7 @@ def analyse_votes(study: Study, key: Key, votes: Sequence[Vote], exclusion: Excl
 
 
 def _by(votes: Iterable[Vote], *names: str) -> dict[tuple[Any, ...], list[Vote]]:
-    """Votes grouped by attributes."""
+    """Group votes by attributes."""
     groups: dict[tuple[Any, ...], list[Vote]] = defaultdict(list)
     for vote in votes:
         groups[tuple(getattr(vote, name) for name in names)].append(vote)
@@ -195,7 +195,7 @@ def _by(votes: Iterable[Vote], *names: str) -> dict[tuple[Any, ...], list[Vote]]
 
 
 def _preferred(key: Key, vote: Vote) -> str:
-    """What a vote is for: "ours", "baseline" or "tie"."""
+    """Classify a vote: "ours", "baseline" or "tie"."""
     return TIE if vote.choice == TIE else "ours" if key.videos[vote.choice].method == key.ours else "baseline"
 
 
@@ -230,7 +230,7 @@ def _reason(rule: Exclusion, rater: Rater) -> str:
 
 
 def _agreement(first: Sequence[Vote]) -> dict[str, float]:
-    """For each rater, the share of answers that agree with the majority of the others, where there is a majority."""
+    """Compute each rater's share of answers that agree with the majority of the others, where one exists."""
     agreed: dict[str, list[bool]] = defaultdict(list)
     for votes in _by(first, "pair", "question").values():
         counts = Counter(v.choice for v in votes)

@@ -48,7 +48,7 @@ class StudyPair:
 
 @dataclass(frozen=True, slots=True)
 class PageVideo:
-    """What the page knows about a video: its file name in videos/, size in pixels, and length in seconds."""
+    """Facts about a video that the page needs: file name in videos/, size in pixels, and length in seconds."""
 
     file: str
     width: int
@@ -58,7 +58,7 @@ class PageVideo:
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What the service knows about a study: everything but the names of methods and sequences.
+    """A study as the service reads it, without the names of methods and sequences.
 
     Attributes:
         study: id of the study.
@@ -110,7 +110,7 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """The meaning of the random ids.
+    """The methods and sequences behind the random ids.
 
     Attributes:
         study: id of the study.

@@ -40,7 +40,7 @@ def sign(study: Study, rater: str) -> str:
 
 
 def verify(study: Study, signed: str) -> str | None:
-    """The rater of a signed id; None if the signature is wrong."""
+    """Return the rater id in a signed id; None if the signature is wrong."""
     rater, _, _ = signed.partition(".")
     if not RATER.fullmatch(rater) or not hmac.compare_digest(sign(study, rater).encode(), signed.encode()):
         return None
@@ -48,7 +48,7 @@ def verify(study: Study, signed: str) -> str | None:
 
 
 def completion_code(study: Study, rater: str) -> str:
-    """Code that a rater receives at the end, as proof of having answered everything."""
+    """Return the code that a rater receives after answering all questions, as proof of completion."""
     return _mac(study, f"done/{rater}")[:8].upper()
 
 
@@ -139,7 +139,7 @@ class Vote:
 
 
 def latest(votes: Iterable[Vote]) -> list[Vote]:
-    """The last vote for each question of each trial, in a fixed order."""
+    """Return the last vote for each question of each trial, in a fixed order."""
     kept = {(v.rater, v.pair, v.repeat, v.question): v for v in votes}
     return [kept[place] for place in sorted(kept)]
 
@@ -185,7 +185,7 @@ class VoteStore:
             raise InputError(got, f"votes of {study.study}", "move the file away")
 
     def enrol(self, rater: str, time: int) -> None:
-        """Record when a rater began, which is when they consented. Has no effect the second time.
+        """Record when a rater began, which is when they consented. Later calls have no effect.
 
         Raises:
             OutputError: the file cannot be written.
@@ -194,7 +194,7 @@ class VoteStore:
             db.execute("INSERT INTO raters (rater, began) VALUES (?, ?) ON CONFLICT DO NOTHING", (rater, time))
 
     def number(self, rater: str) -> int | None:
-        """Number of a rater, from 0, in the order in which they began; None if the rater has not begun."""
+        """Return the number of a rater, from 0, in the order in which they began; None if the rater has not begun."""
         with self._open() as db:
             found = db.execute("SELECT number FROM raters WHERE rater = ?", (rater,)).fetchone()
         return found and found[0] - 1
@@ -213,7 +213,7 @@ class VoteStore:
             )
 
     def history(self, rater: str | None = None) -> list[Vote]:
-        """All votes of a rater, or of all raters, in order of arrival, including those replaced by a later answer."""
+        """Return all votes (of one rater if given) in order of arrival, including those replaced by a later answer."""
         with self._open() as db:
             where, values = ("WHERE rater = ?", (rater,)) if rater else ("", ())
             return [Vote(*row) for row in db.execute(f"SELECT * FROM votes {where} ORDER BY rowid", values)]

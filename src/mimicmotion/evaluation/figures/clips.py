@@ -50,7 +50,7 @@ class Clip:
         return f"{self.name} ({self.reader.path})"
 
     def chosen(self, numbers: Sequence[int]) -> dict[int, Frame]:
-        """A dict from number to frame, for the given numbers; those beyond the end are left out."""
+        """Return the frames with the given numbers as number -> frame, skipping numbers beyond the end."""
         wanted, found = set(numbers), {}
         for t, frame in enumerate(self):
             if t in wanted:
@@ -122,7 +122,7 @@ def check_same_length(clips: Sequence[Clip], counts: Mapping[str, int], least: i
 
 
 def spaced(first: int, last: int, count: int) -> list[int]:
-    """Up to `count` different integers from `first` to `last`, evenly spaced, including both ends."""
+    """Return up to `count` different integers from `first` to `last`, evenly spaced, including both ends."""
     if count < 1 or last < first:
         return []
     if count == 1:

@@ -215,7 +215,7 @@ def _sidecar(path: Path) -> tuple[GenerateConfig, tuple[int, int]] | None:
 
 
 def square_boxes(poses: PoseSequence) -> tuple[Float[ndarray, "frames 2 4"], ndarray]:
-    """Squares around both hands as fractions of the frame's width and height, and which hands are clearly visible.
+    """Return squares around both hands, as fractions of width and height, and a mask of clearly visible hands.
 
     A square is as large as the hand's longer extent plus a margin, and at least 1/16 of the frame's short side.
     """
@@ -229,7 +229,7 @@ def square_boxes(poses: PoseSequence) -> tuple[Float[ndarray, "frames 2 4"], nda
 
 
 def crop(frame: Frame, box: Box) -> Frame:
-    """The content of a box (left, top, right, bottom); black outside the frame."""
+    """Crop a box (left, top, right, bottom), padded with black outside the frame."""
     return np.asarray(Image.fromarray(frame).crop(box))
 
 

@@ -125,20 +125,20 @@ class FaceNetwork:
 
 
 def five_points(poses: PoseSequence) -> tuple[Float64[ndarray, "frames 5 2"], Float64[ndarray, " frames"]]:
-    """Eyes, nose and mouth corners (x, y) in pixels, and the lowest confidence among them."""
+    """Return eyes, nose and mouth corners (x, y) in pixels, and the lowest of their confidences."""
     xy, confidence = poses.xy[:, FACE].astype(np.float64), poses.confidence[:, FACE].astype(np.float64)
     points = np.stack([xy[:, g].mean(1) for g in _GROUPS], 1)
     return points, np.stack([confidence[:, g].min(1) for g in _GROUPS], 1).min(1)
 
 
 def sure_faces(poses: PoseSequence) -> Bool[ndarray, " frames"]:
-    """Which frames have a reliable face: all five points reach `SURE`, and the eyes are at least `MIN_EYES` apart."""
+    """Mask of frames with a reliable face: all five points reach `SURE`, and the eyes are `MIN_EYES` or more apart."""
     points, confidence = five_points(poses)
     return (confidence >= SURE) & (np.hypot(*(points[:, 1] - points[:, 0]).T) >= MIN_EYES)
 
 
 def similarity(source: Float[ndarray, "n 2"], target: Float[ndarray, "n 2"]) -> Float64[ndarray, "2 3"]:
-    """The rotation, scale and shift that best map `source` to `target` (least squares), without reflection."""
+    """Fit the similarity transform (rotation, scale, shift) from `source` to `target` by least squares."""
     a, b = np.asarray(source, np.float64), np.asarray(target, np.float64)
     x, y = a[:, 0], a[:, 1]
     one, zero = np.ones_like(x), np.zeros_like(x)
@@ -193,7 +193,7 @@ def identity_numbers(made: Embeddings, real: Embeddings) -> dict[str, float]:
 
 
 def likeness(picture: Path, frames: Iterable[Frame], person: Person = "largest") -> float | None:
-    """Mean similarity of the faces in a video to the one in the picture, by dlib's network.
+    """Compute the mean similarity between the faces in a video and the face in a picture, with dlib's network.
 
     Args:
         picture: the reference picture.

@@ -87,7 +87,7 @@ def ratio_of_sums(numerators: Sequence[float] | ndarray, denominators: Sequence[
 
 
 def t_interval(value: float, error: float, n: int, *, clips: int = 0) -> Interval:
-    """Interval of an estimate over `n` sequences from its standard error; none for a single sequence."""
+    """Student's t interval of an estimate over `n` sequences, from its standard error; no bounds if n is 1."""
     if n < 2:
         return Interval(value, n=n, clips=clips)
     t = import_extra("scipy.stats", "eval").t

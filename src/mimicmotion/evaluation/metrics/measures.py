@@ -133,13 +133,13 @@ class Flicker:
         both = np.stack([unit_frames(output), unit_frames(target)], 1)
         if not self._count:
             self._first, self._sum, self._squares = both[0], np.zeros_like(both[0]), np.zeros_like(both[0])
-        away = both - self._first
-        self._sum += away.sum(0)
-        self._squares += (away**2).sum(0)
+        difference = both - self._first
+        self._sum += difference.sum(0)
+        self._squares += (difference**2).sum(0)
         self._count += len(both)
 
     def result(self) -> dict[str, float]:
-        """Flicker, its difference from the target's (both NaN if too little is static), and the static fraction."""
+        """Return flicker, its difference from the target's (both NaN if too little is static), and the static share."""
         flicker, own, share = (float("nan"),) * 3
         if self._count > 1:
             variance = np.maximum(self._squares / self._count - (self._sum / self._count) ** 2, 0)

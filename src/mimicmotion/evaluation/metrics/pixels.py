@@ -157,7 +157,7 @@ def grey(frames: Float[ndarray, "*n 3"]) -> Float64[ndarray, "*n"]:
 
 
 def moving_region(target: AnyFrames, reference: Num[ndarray, "height width 3"], threshold: float = MOVED) -> Mask:
-    """Where target frames differ from the reference picture by more than `threshold` in any colour channel.
+    """Mask of pixels where the target differs from the reference picture by more than `threshold` in any channel.
 
     Raises:
         InputError: the sizes differ, or a clip is malformed.

@@ -31,7 +31,7 @@ OCCLUSION_SHARE, OCCLUSION_OFFSET = 0.01, 0.5  # forward-backward check of Sunda
 
 
 def static_where(deviation: Float[ndarray, "height width 3"]) -> Bool[ndarray, "height width"]:
-    """Mask of static pixels away from moving ones, given the standard deviation over time; ignores isolated noise."""
+    """Mask of static pixels, given the standard deviation over time, excluding a margin around moving pixels."""
     moving = cv2.medianBlur((deviation.max(-1) > STATIC).astype(np.uint8), 5)
     reach = max(SMALLEST_MARGIN, round(MARGIN * min(moving.shape)))
     return cv2.dilate(moving, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) == 0
@@ -70,7 +70,7 @@ def warping_errors(output: AnyFrames, target: AnyFrames) -> Float64[ndarray, "fr
         target: true frames.
 
     Returns:
-        Errors of the output and of the target itself (range 0..1); NaN if no pixel counts.
+        Errors of the output and of the target itself (range 0..1); NaN if no pixel is valid.
 
     Raises:
         InputError: as for `background_flicker`, or the frames are smaller than 16 pixels.
@@ -123,8 +123,8 @@ def seam_scores(jump: Float[ndarray, " frames-1"], borders: Sequence[int]) -> Fl
         raise InputError(
             f"border {bad[0]} in a clip of {frames} frames", f"1 to {frames - 1}", "pass the first frames of segments"
         )
-    at = {b - 1 for b in borders}
-    between = [i for i in range(len(jump)) if i not in at]
+    at_border = {b - 1 for b in borders}
+    between = [i for i in range(len(jump)) if i not in at_border]
     moving = jump[jump >= HELD]
     held = (jump < HELD) & (jump < HELD_SHARE * (np.median(moving) if len(moving) else 0.0))
     between = [i for i in between if not held[i]] or between  # in a still clip, all frames are repeated
@@ -171,13 +171,13 @@ def sample_bilinear(frame: Float[ndarray, "h w c"], flow: Float32[ndarray, "h w 
 
 
 def _flow(now: ndarray, before: ndarray) -> tuple[Float32[ndarray, "h w 2"], Bool[ndarray, "h w"]]:
-    """Flow from `now` to `before`, and where it is reliable."""
+    """Return the optical flow from `now` to `before`, and a mask of where it is reliable."""
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     back = dis.calc(now, before, np.zeros((*now.shape, 2), np.float32))
-    there = dis.calc(before, now, np.zeros((*now.shape, 2), np.float32))
-    again = sample_bilinear(there, back)
-    apart = ((back + again) ** 2).sum(-1)
-    steady = apart <= OCCLUSION_SHARE * ((back**2).sum(-1) + (again**2).sum(-1)) + OCCLUSION_OFFSET
+    forward = dis.calc(before, now, np.zeros((*now.shape, 2), np.float32))
+    returned = sample_bilinear(forward, back)
+    mismatch = ((back + returned) ** 2).sum(-1)
+    steady = mismatch <= OCCLUSION_SHARE * ((back**2).sum(-1) + (returned**2).sum(-1)) + OCCLUSION_OFFSET
     rows, columns = np.indices(now.shape, np.float32)
     x, y, (height, width) = columns + back[..., 0], rows + back[..., 1], now.shape
     return back, steady & (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)

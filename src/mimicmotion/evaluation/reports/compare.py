@@ -175,7 +175,7 @@ def _split(text: str) -> tuple[str, Path]:
 
 
 def _condition(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What two reports must have in common for their rows to be comparable."""
+    """Return the properties that two reports must share for their rows to be comparable."""
     protocol = {k: v for k, v in data.get("protocol", {}).items() if k not in ("shows", "name", "what")}
     free = {"strict", "metrics", "fd_infinity", "borders"}  # each method has its own borders
     settings = {k: v for k, v in data.get("settings", {}).items() if k not in free}

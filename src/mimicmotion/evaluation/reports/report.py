@@ -30,7 +30,7 @@ FORMAT = 1
 FEW = 5
 """Minimum number of sequences for a verdict on a difference."""
 LEVEL = 0.05
-"""Significance level of all differences of a report together."""
+"""Family-wise significance level of the differences of a report."""
 PACKAGES = ("numpy", "opencv-python-headless", "av", "pillow", "scikit-image", "torch", "onnxruntime")
 _TESTED = (
     "Over the sequences that both have. p: t test of the paired differences, corrected for all tests of this table "
@@ -63,7 +63,7 @@ def save_report(folder: Path, done: Evaluation) -> Path:
 
 
 def overview(done: Evaluation) -> str:
-    """Summary of a report for the user."""
+    """Format the summary of an evaluation for the terminal."""
     (hits, made), table = done.reused, method_table(done)
     lines = [f"note: {n}" for n in done.notes]
     lines += [f"FAILED: {f.method}, {f.sequence}: {f.reason}" for f in done.failures]
@@ -74,7 +74,7 @@ def overview(done: Evaluation) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Versions, platform and number of processors, on which results may depend."""
+    """Return versions, platform and number of processors, on which results may depend."""
     found = {"mimicmotion": __version__, "python": platform.python_version(), "platform": platform.platform()}
     return found | installed(*PACKAGES) | {"processors": str(os.cpu_count())}
 
@@ -154,9 +154,9 @@ def _differences(done: Evaluation) -> Table:
     corrected = holm([p.interval.p if p.interval.n >= FEW else math.nan for p in done.summary.paired])
     for pair, p in zip(done.summary.paired, corrected, strict=True):
         info, i = METRICS[pair.metric], pair.interval
-        said = [i.text(info.digits, "+"), _count(i), "–" if math.isnan(p) else f"{p:.2g}"]
+        cells = [i.text(info.digits, "+"), _count(i), "–" if math.isnan(p) else f"{p:.2g}"]
         rows.append(
-            [title(done, pair.metric), f"{pair.method} − {pair.baseline}", *said, verdict(pair.method, i, p, info)]
+            [title(done, pair.metric), f"{pair.method} − {pair.baseline}", *cells, verdict(pair.method, i, p, info)]
         )
     return Table(["metric", "difference", "mean [95% interval]", "n", "p", "verdict"], rows)
 
