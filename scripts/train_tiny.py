@@ -21,10 +21,12 @@ from mimicmotion.backbones.svd.checkpoint import load_components, save_component
 from mimicmotion.settings.training import TrainConfig, load_config
 from mimicmotion.training.state import checkpoints
 
+SIZE = ["--height", "320", "--width", "192"]
+"""Size of the model's frames. The networks before the warp network are trained at the default size, which is faster."""
 LATER = {
     "tiny-detail": ["--first-seed", "5000000"],
-    "tiny-warp": ["--first-seed", "7000000", "--frames", "3", "--truth"],
-    "tiny-detail-continue": ["--first-seed", "6000000", "--frames", "3"],
+    "tiny-warp": ["--first-seed", "7000000", "--frames", "3", "--truth", *SIZE],
+    "tiny-detail-continue": ["--first-seed", "6000000", "--frames", "3", *SIZE],
 }
 """Recipes of the networks trained after the U-Net, and the people they are trained on, whom the U-Net never saw."""
 logger = logging.getLogger("train_tiny")

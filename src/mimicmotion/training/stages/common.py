@@ -64,6 +64,8 @@ class PartTask(Task):
 
     part: str
     """Name of the trained network, a field of `Components`."""
+    shards: Shards
+    """Training data."""
 
     def __init__(self, parts: Components, net: Any, perceptual: float) -> None:
         self.parts, self.net, self.perceptual = parts, net, perceptual
@@ -94,8 +96,10 @@ class PartTask(Task):
         return StepResult(each.mean(), log, keys, each.detach())
 
     def export(self, folder: Path, weights: Mapping[str, Tensor]) -> Path:
-        """Write the complete model in float16, with these weights of the trained network."""
-        parts = dataclasses.replace(self.parts, **{self.part: self.with_weights(weights)})
+        """Write the complete model in float16, with these weights and the size of the training frames."""
+        height, width = self.shards.size
+        settings = self.parts.settings | {"height": height, "width": width}
+        parts = dataclasses.replace(self.parts, settings=settings, **{self.part: self.with_weights(weights)})
         return save_components(parts, folder, dtype=EXPORT_DTYPE)
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> Any:
