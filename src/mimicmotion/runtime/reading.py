@@ -14,7 +14,7 @@ from mimicmotion.errors import ConfigError, InputError, MediaError, MimicMotionE
 
 Limit = Literal["pixels", "video_pixels", "animation", "frames", "seconds", "gap", "bytes"]
 LIMITS: dict[Limit, tuple[float, str]] = {
-    "pixels": (150e6, "pixels"),  # 8k has 33 million, pictures of the largest phones 200 million
+    "pixels": (150e6, "pixels"),  # an 8k frame has 33 million; a picture of 150 million takes 450 MB as RGB
     "video_pixels": (40e6, "pixels a frame"),
     "animation": (1.5e9, "pixels in the frames of an animation"),  # GIF, WebP, APNG are slow: 2400 frames of 1024 x 576
     "frames": (200_000, "frames"),  # nearly an hour at 60 frames per second
