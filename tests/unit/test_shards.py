@@ -410,7 +410,7 @@ def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
     (fill(tmp_path) / "index.json").unlink()
     with pytest.raises(InputError, match=r"has no index\.json") as e:
         open_shards(tmp_path)
-    assert "finish the preparation" in e.value.fix
+    assert "run prepare to completion" in e.value.fix
 
 
 def test_frames_that_are_not_there(tmp_path: Path) -> None:

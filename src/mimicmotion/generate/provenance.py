@@ -1,6 +1,6 @@
 """Provenance of a result: settings, checksums of inputs and weights, versions.
 
-A resumed run must have the provenance of the interrupted run, and a replay that in the sidecar of the result.
+A resumed run must match the provenance of the interrupted run; a replay must match the provenance in the sidecar.
 """
 
 from __future__ import annotations

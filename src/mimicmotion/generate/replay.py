@@ -55,7 +55,7 @@ def replay(sidecar: Path, output: Path | None = None, *, resume: bool = False, *
         sidecar: path of an OUTPUT.json written by `generate`.
         output: path of the new result; None means OUTPUT-replay next to the sidecar.
         resume: continue an interrupted replay.
-        paths: new paths of files in `MOVABLE`. Missing inputs are also searched next to the sidecar.
+        paths: new paths of files in `MOVABLE`. Missing inputs are also looked for next to the sidecar.
 
     Raises:
         ConfigError: the file is not a sidecar of this version, or the inputs or the model do not match it.

@@ -120,7 +120,7 @@ def plan_run(
         predict: predict the peak memory even if there is plenty.
 
     Raises:
-        ConfigError: no plan fits into memory; the message states how much is missing.
+        ConfigError: no plan fits in memory; the message states how much is missing.
     """
     backbone = pipe.backbone
     if backbone.is_configured:

@@ -109,7 +109,7 @@ class MimicMotionPipeline:
     def guide(
         self, picture: Frame, reference: PoseSequence, driving: PoseSequence, *, confidence_aware: bool = True
     ) -> tuple[PoseFrames, Frame]:
-        """Draw the driving poses and the pose of the picture in the style of this model; see `Backbone.guide`."""
+        """Draw the driving poses and the reference pose as this model expects them; see `Backbone.guide`."""
         return self.backbone.guide(picture, reference, driving, confidence_aware=confidence_aware)
 
     def prepare(
@@ -132,7 +132,7 @@ class MimicMotionPipeline:
             num_frames: number of frames to use, from the start; None uses all.
 
         Returns:
-            (picture, drawn poses, drawn pose of the picture): the first three arguments of the pipeline.
+            (picture, drawn poses, drawn reference pose): the first three arguments of the pipeline.
 
         Raises:
             InputError: the picture, video or size is invalid, or no person is found.

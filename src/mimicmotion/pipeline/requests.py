@@ -51,7 +51,7 @@ def find_poses(
         trained_with: pose estimator that the model was trained with.
 
     Returns:
-        (picture, pose of the picture, driving poses).
+        (picture, reference pose, driving poses).
 
     Raises:
         InputError: the picture or video cannot be read, or shows no person.

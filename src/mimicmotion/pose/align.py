@@ -105,7 +105,7 @@ def fit_alignment(
     if method == "none":
         return _fill(driving.size, size)
     if not len(reference):
-        raise PoseError("the reference pose has no frames", "one frame", "estimate the pose of the picture first")
+        raise PoseError("the reference pose has no frames", "one frame", "estimate the pose in the picture first")
     target = reference if reference.size == size else reference.scaled(size)
     joints, trust = target.xy[0, STABLE], target.confidence[0, STABLE].astype(np.float64)
     fix = "use a picture and a video that show the same part of one person clearly, or align 'none'"

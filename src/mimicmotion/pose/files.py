@@ -126,7 +126,7 @@ def load_openpose(
     points: list[PosePoints] = []
     counts = []
     for file, data in ((path, frame) for path in files for frame in _read_json(path)):
-        with reading(file, "OpenPose JSON", "write the poses again", PoseError):
+        with reading(file, "OpenPose JSON", "export the poses again", PoseError):
             people = [_parse_person(p, file) for p in data["people"]]
             size = size or _canvas(data, file)
             rate = data.get("fps")
@@ -211,7 +211,7 @@ def _openpose_files(path: Path) -> list[Path]:
 
 def _read_json(file: Path) -> list[dict[str, Any]]:
     """Read the frames of a file. Most tools write one frame per file; some write a list of frames."""
-    data = read_json(file, "a readable JSON file", "write the poses again", PoseError)
+    data = read_json(file, "a readable JSON file", "export the poses again", PoseError)
     frames = data if isinstance(data, list) and data else [data]
     if not all(isinstance(frame, dict) and isinstance(frame.get("people"), list) for frame in frames):
         raise PoseError(f"{file} has no list 'people'", "OpenPose JSON", "write the poses with OpenPose's --write_json")
@@ -231,7 +231,7 @@ def _canvas(data: dict[str, Any], file: Path) -> tuple[int, int] | None:
 def _parse_person(person: Any, file: Path) -> PosePoints:
     if not isinstance(person, dict):
         got = f"{file}: an entry of 'people' is {person!r:.60}"
-        raise PoseError(got, "a mapping with pose_keypoints_2d", "write the poses again")
+        raise PoseError(got, "a mapping with pose_keypoints_2d", "export the poses again")
 
     def part(name: str, *counts: int) -> Float64[ndarray, "points 3"]:
         values = person.get(name) or []

@@ -87,7 +87,7 @@ def part_name(path: Path) -> str:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Convert errors of the body while it writes `path`, such as a full disk, to an OutputError with a fix."""
+    """Convert errors in the block that writes `path`, such as a full disk, to an OutputError with a fix."""
     try:
         yield
     except MimicMotionError:
@@ -105,8 +105,8 @@ def writing(path: Path) -> Iterator[None]:
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path next to `path`, renamed to `path` on success and removed on any error or Ctrl-C.
 
-    Creates parent folders. An existing file is replaced only when the new one is complete. Errors of the body are not
-    converted.
+    Creates parent folders. An existing file is replaced only when the new one is complete. Errors raised in the
+    block are not converted.
 
     Raises:
         OutputError: the folder cannot be created, or the file cannot be renamed.

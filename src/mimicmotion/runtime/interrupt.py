@@ -46,7 +46,7 @@ class Interrupts:
 
     @contextlib.contextmanager
     def deferred(self, notice: str = "") -> Iterator[None]:
-        """Defer interrupts while the body runs, which checks `stop_requested`; the first signal logs `notice`."""
+        """Defer interrupts while the block runs, which checks `stop_requested`; the first signal logs `notice`."""
         self._deferred, self._notice = True, notice
         try:
             yield

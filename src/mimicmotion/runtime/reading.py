@@ -55,7 +55,7 @@ def check_limit(name: Limit, value: float, what: object, kind: type[MimicMotionE
 
 @contextlib.contextmanager
 def reading(path: object, what: str, fix: str, kind: type[MimicMotionError] = InputError) -> Iterator[None]:
-    """Convert errors of the body while it reads `path` to an error that names the file.
+    """Convert errors in the block that reads `path` to an error that names the file.
 
     Args:
         path: the file.
@@ -64,7 +64,7 @@ def reading(path: object, what: str, fix: str, kind: type[MimicMotionError] = In
         kind: class of the error.
 
     Raises:
-        InputError: the body raised an error that does not come from this package (raised as `kind`).
+        InputError: the block raised an error that does not come from this package (raised as `kind`).
     """
     try:
         yield

@@ -48,7 +48,7 @@ def atomic_folder(path: str | os.PathLike[str], pattern: str = "*") -> Iterator[
     """Yield a hidden folder next to `path`, renamed to `path` on success and removed on any error or Ctrl-C.
 
     Creates parent folders. An existing folder is replaced only when the new one is complete and on disk, and only if it
-    contains nothing but files that match `pattern`. Errors of the body are not converted.
+    contains nothing but files that match `pattern`. Errors raised in the block are not converted.
 
     Raises:
         OutputError: the folder cannot be written, or `path` contains other files.

@@ -125,7 +125,7 @@ def load_ablation(path: str | Path) -> AblationConfig:
 
 
 def runs(config: AblationConfig) -> list[tuple[str, int]]:
-    """List arm and seed of each training run, seed by seed, so that a stopped experiment has all arms of some seeds."""
+    """List the arm and seed of each training run, seed by seed, so that any finished seed has all arms."""
     return [(name, seed) for seed in config.seeds for name in ARMS]
 
 

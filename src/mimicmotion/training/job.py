@@ -57,7 +57,7 @@ def train(
     dry_run: bool = False,
     overrides: Sequence[str] = (),
 ) -> Job[TrainResult]:
-    """Train until the last step.
+    """Train to the last step.
 
     Args:
         config: path of a recipe (YAML), or the name of a bundled one.
@@ -109,7 +109,7 @@ def open_trainer(
         task: custom task to train, instead of one of the stages.
 
     Raises:
-        ConfigError: Accelerate is not installed, or the settings are wrong or do not fit the run folder.
+        ConfigError: Accelerate is not installed, or the settings are invalid or do not match the run folder.
         WeightsError: weights are missing or damaged.
     """
     import_extra("accelerate", "train")

@@ -1,4 +1,4 @@
-"""Sample numbers, learning rate and averaged weights of each step; identity and checkpoints of a run."""
+"""State of a training run: its samples, learning rate, averaged weights and checkpoints, and checks on resuming."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class AudioTrack:
         self._buffer = np.zeros((1 if self._layout == "mono" else 2, 0), np.float32)
 
     def advance(self, until: Fraction) -> None:
-        """Write the audio of the first `until` seconds of the result, as far as not yet written."""
+        """Write the audio of the first `until` seconds of the result, except what is already written."""
         if self._packets is None:
             self._encode(round(until * self._rate) - self._written)
             return

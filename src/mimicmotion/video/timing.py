@@ -93,6 +93,6 @@ def every(items: Iterable[Timed[T]], stride: int, start: float = 0, end: float =
 def released_stride(fps: float, stride: int = 2) -> int:
     """Return the stride at which the published code samples a video: stride * max(1, int(fps / 24)).
 
-    The result is always played at 15 fps, so a 24 fps video plays 1.25 times too fast.
+    The result is always played at 15 fps, so a 24 fps video plays 1.25 times as fast.
     """
     return stride * max(1, int(fps / 24))

@@ -160,8 +160,8 @@ KNOWN: tuple[KnownWeights, ...] = (
         "CC0",
         sdist.FACES_DLIB,
     ),
-    _evaluation("lpips-alex", "AlexNet with the heads of LPIPS", "alexnet.safetensors", "BSD", sdist.LPIPS_ALEX),
-    _evaluation("lpips-vgg", "VGG-16 with the heads of LPIPS", "vgg16.safetensors", "BSD", sdist.LPIPS_VGG),
+    _evaluation("lpips-alex", "AlexNet with LPIPS heads", "alexnet.safetensors", "BSD", sdist.LPIPS_ALEX),
+    _evaluation("lpips-vgg", "VGG-16 with LPIPS heads", "vgg16.safetensors", "BSD", sdist.LPIPS_VGG),
 )
 
 

@@ -228,9 +228,9 @@ class SVDBackbone(Backbone):
         return None
 
     def check(self, request: Request) -> None:
-        """Raise PoseError if PoseNet needs the pose of the picture, but it is missing."""
+        """Raise PoseError if PoseNet needs the reference pose, but it is missing."""
         if self.pose_net.widths[0] == 6 and request.reference_pose is None:
-            expected = "the drawn pose of the picture, which this model needs"
+            expected = "the drawn pose of the person in the picture, which this model needs"
             raise PoseError("no reference_pose", expected, "pass reference_pose")
 
     def encode(

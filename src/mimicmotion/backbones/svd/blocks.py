@@ -82,7 +82,7 @@ class TransformerBlock(nn.Module):
 
     Args:
         channels: channels of the tokens.
-        heads: number of heads of both attentions.
+        heads: number of attention heads.
         context_dim: channels of the context.
         temporal: whether it is a temporal block.
     """
@@ -131,10 +131,10 @@ class SpatioTemporalTransformer(nn.Module):
 
     Args:
         channels: channels of the feature maps.
-        heads: number of heads of all attentions.
+        heads: number of attention heads.
         depth: number of pairs of blocks.
         context_dim: channels of the context.
-        groups: groups of the norm.
+        groups: number of groups in the GroupNorm.
     """
 
     def __init__(self, channels: int, heads: int, depth: int, context_dim: int, groups: int = 32) -> None:

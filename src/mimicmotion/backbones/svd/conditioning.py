@@ -119,7 +119,7 @@ class ConditionedUNet:
         return uncond, cond
 
     def _inputs(self, frames: Sequence[int], *, conditional: bool) -> tuple[Tensor, Tensor, Any]:
-        """Return latents and embedding of the picture, and pose features; zeros and None for the unconditional pass."""
+        """Return the picture's latents and embedding, and pose features; for the unconditional pass, zeros and None."""
         c = self.conditioning
         latents = c.latent_slots(frames, self.reference_slot)
         if not conditional:

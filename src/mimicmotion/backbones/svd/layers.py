@@ -207,7 +207,7 @@ class GroupNorm(nn.GroupNorm):
     def moments(
         self, parts: Iterable[Float[Tensor, "n channels _a _b"]]
     ) -> tuple[Float[Tensor, "n channels"], Float[Tensor, "n channels"]]:
-        """Return mean and variance of each channel's group over all parts, in at least float32."""
+        """Return the mean and variance of each channel's group over all parts, in at least float32."""
         each = [_moments(x) for x in parts]
         total = sum(count for count, _, _ in each)
         mean = torch.stack([m * (count / total) for count, m, _ in each]).sum(0)
@@ -268,7 +268,7 @@ class Downsample(nn.Module):
     """A convolution that halves the size.
 
     Args:
-        channels: channels of input and output.
+        channels: number of input and output channels.
         padding: padding on all sides; 0 pads right and bottom only, as in the autoencoder.
     """
 
@@ -288,11 +288,11 @@ class ResnetBlock(nn.Module):
     """Residual block on single frames.
 
     Args:
-        channels: channels of the input.
-        out: channels of the output.
+        channels: number of input channels.
+        out: number of output channels.
         time_channels: channels of the time embedding; None for no embedding.
-        eps: epsilon of the norms.
-        groups: groups of the norms.
+        eps: epsilon of the GroupNorms.
+        groups: number of groups in each GroupNorm.
         conv: constructor of the convolutions, called with (channels, out).
     """
 
@@ -385,12 +385,12 @@ class SpatioTemporalResBlock(nn.Module):
     """A spatial residual block followed by a temporal one, whose residual is added with a learned weight.
 
     Args:
-        channels: channels of the input.
-        out: channels of the output.
+        channels: number of input channels.
+        out: number of output channels.
         time_channels: channels of the time embedding; None for no embedding.
         eps: epsilon of the spatial norms.
         temporal_eps: epsilon of the temporal norms; None means `eps`.
-        groups: groups of all norms.
+        groups: number of groups in each GroupNorm.
         switched: see `TimeMixer`.
     """
 

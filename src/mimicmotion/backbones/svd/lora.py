@@ -43,7 +43,7 @@ class LoraLinear(nn.Module):
         nn.init.zeros_(self.lora_B.weight)
 
     def forward(self, x: Float[Tensor, "*lead channels"]) -> Float[Tensor, "*lead out"]:
-        """Return the sum of the outputs of base layer and adapter, in the dtype of the base layer's output."""
+        """Return the sum of the base layer's and the adapter's outputs, in the dtype of the base layer's output."""
         out = self.base_layer(x)
         added = self.scale * self.lora_B(self.lora_A(x.to(self.lora_A.weight.dtype)))
         return out + added.to(out.dtype)

@@ -1,4 +1,4 @@
-"""PoseNet's features of a video, stored if they fit into memory, or else recomputed from the drawn frames."""
+"""PoseNet's features of a video, stored if they fit in memory, and otherwise recomputed from the drawn frames."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class StoredFeatures:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecomputedFeatures:
-    """Features that are recomputed on each access, for videos whose features do not fit into memory.
+    """Features that are recomputed on each access, for videos whose features do not fit in memory.
 
     The poses are redrawn as well. PoseNet takes 0.2% of the U-Net's compute for the same frames.
     """
@@ -89,7 +89,7 @@ class RecomputedFeatures:
 
 
 class DiskFeatures:
-    """Features that are stored in a temporary file (in TMPDIR), since they do not fit into memory.
+    """Features that are stored in a temporary file (in TMPDIR), since they do not fit in memory.
 
     The file is deleted with the object, or when the process ends. The operating system caches what is read often.
 
@@ -154,7 +154,7 @@ class PoseEncoder:
 
     Args:
         pose_net: the network.
-        reference: drawn pose of the picture, or None.
+        reference: drawn reference pose, or None.
         device: device of the features.
     """
 
@@ -185,12 +185,12 @@ def encode_poses(
     device: torch.device | str = "cpu",
     budget: int | None = None,
 ) -> tuple[PoseFeatures, Float[Tensor, "1 1 features h w"] | None]:
-    """Encode the poses of the video and the pose of the picture with PoseNet.
+    """Encode the driving poses and the reference pose with PoseNet.
 
     Args:
         pose_net: encoder of pose frames.
         poses: drawn pose frames.
-        reference_pose: drawn pose of the picture.
+        reference_pose: drawn reference pose.
         size: (height, width) of the frames.
         num_frames: number of frames to use, from the start; None uses all.
         device: device of the features.

@@ -53,7 +53,7 @@ FIELDS: dict[str, Any] = {
 }
 """Fields of the config and their defaults, as in diffusers."""
 GROUPS = 32
-"""Default number of groups of all GroupNorms. Only this package has the field `norm_num_groups`; diffusers uses 32."""
+"""Default number of groups in each GroupNorm. Only this package has the field `norm_num_groups`; diffusers uses 32."""
 
 
 class UNet(nn.Module):
@@ -214,7 +214,7 @@ def build_unet(
 
 
 def unused_parameter_names(unet: nn.Module) -> list[str]:
-    """List parameters without effect if there is only one context token: to_q, to_k and norm2 of cross-attention.
+    """List the parameters that have no effect with a single context token: cross-attention's to_q, to_k and norm2.
 
     Their gradients are zero. Exclude them from the optimiser, but keep them in checkpoints.
 

@@ -85,7 +85,7 @@ class Autoencoder(nn.Module):
     def encode(
         self, images: Float[Tensor, "n 3 height width"]
     ) -> tuple[Float[Tensor, "n channels h w"], Float[Tensor, "n channels h w"]]:
-        """Encode pictures, and return mean and log-variance of the latents, NOT multiplied by the scaling factor."""
+        """Encode pictures. Return the mean and log-variance of the latents, NOT multiplied by the scaling factor."""
         x = F.pixel_unshuffle(images, self.patch_size) if self.patch_size > 1 else images
         mean, logvar = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
         return mean, logvar.clamp(-30, 20)

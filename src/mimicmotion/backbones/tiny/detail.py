@@ -42,7 +42,7 @@ class DetailNet(nn.Module):
     displaced by a low-resolution field, and a predicted colour.
 
     Args:
-        widths: channels of the levels, from cells of 2x2 pixels to cells of 16x16, in multiples of 8.
+        widths: channels of the levels, which have cells of 2x2 to 16x16 pixels; multiples of 8.
         blocks: residual blocks of two 3x3 convolutions per level, in both the encoder and the decoder.
         dropout: probability of dropping a channel of the coarsest level in training.
         fine: channels between two final convolutions at full resolution, to refine the weights of 2x2 cells;
@@ -111,7 +111,7 @@ class DetailNet(nn.Module):
             warped: the picture warped to each pose, in [-1, 1].
             reference: the picture, in [-1, 1].
             pose: drawn poses of the frames, in [-1, 1].
-            reference_pose: drawn pose of the picture, in [-1, 1].
+            reference_pose: drawn reference pose, in [-1, 1].
 
         Returns:
             Frames in about [-1, 1].
@@ -207,8 +207,8 @@ def add_detail(
     Args:
         net: the network.
         frames: decoded frames, in about [-1, 1]; closed together with this generator.
-        request: request of the video, whose poses include the warped picture (`WarpedPoses`). Without a pose of the
-            picture, a black one is used.
+        request: request of the video, whose poses include the warped picture (`WarpedPoses`). Without a reference
+            pose, a black picture is used.
         first: index of the first frame in the video; frames with a negative index are returned unchanged.
     """
     picture, own, poses = request.image, request.reference_pose, request.poses

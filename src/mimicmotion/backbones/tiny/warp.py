@@ -94,12 +94,12 @@ class Warped:
 
 
 class WarpNet(nn.Module):
-    """Predicts outline, pieces and displacements from the result of the limb warp.
+    """Predicts the outline, the pieces and residual displacements from the result of the limb warp.
 
     Args:
-        widths: channels of the four levels, from cells of 4x4 pixels to cells of 32x32, in multiples of 8.
-        decided: factor of the outline's logit in evaluation mode, > 0; values above 1 sharpen the outline, which looks
-            better, even if it is less accurate.
+        widths: channels of the four levels, which have cells of 4x4 to 32x32 pixels; multiples of 8.
+        decided: factor that the outline's logit is multiplied by in evaluation mode, > 0. Above 1, the outline is
+            sharper, which looks better even though it is less accurate.
     """
 
     def __init__(self, widths: Sequence[int] = (48, 64, 88, 104), decided: float = 1.0) -> None:
@@ -207,7 +207,7 @@ class MovedPicture:
     Args:
         net: the network.
         reference: RGB picture.
-        own: pose of the picture, a single frame, in its pixels.
+        own: pose of the person in the picture (one frame), in its pixels.
         driving: driving poses, in pixels of the picture.
         drawer: draws poses at the picture's size.
     """
@@ -266,7 +266,7 @@ def warp_input(
     Args:
         puppet: the reference picture cut into pieces.
         reference: RGB reference picture.
-        own: pose of the picture, a single frame, in its pixels.
+        own: pose of the person in the picture (one frame), in its pixels.
         driving: driving poses, in pixels of the picture.
         drawer: draws poses at the picture's size.
     """

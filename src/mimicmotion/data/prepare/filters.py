@@ -90,7 +90,7 @@ def judge(measures: SceneMeasures, stored: PoseSequence, enlargement: float, con
 
 
 def measure_poses(poses: PoseSequence) -> dict[str, float]:
-    """Compute fractions of frames with a person and with reliable hands; fraction and confidence of visible points."""
+    """Compute the fractions of frames with a person and reliable hands, and of visible points, and their confidence."""
     body = poses.confidence[:, BODY]
     seen = body > VISIBLE
     found = seen.any(1)

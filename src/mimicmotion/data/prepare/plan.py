@@ -169,7 +169,7 @@ def plan_set(videos: Sequence[VideoReport], config: PrepareConfig) -> list[Shard
 
 
 def make_records(config: PrepareConfig, item: StoredVideo) -> Iterator[RecordData]:
-    """Yield the records of some scenes of one video, read in one pass; run by workers of `write_shards`.
+    """Yield the records of the given scenes of a video, reading it once; `write_shards` calls this in its workers.
 
     Raises:
         MediaError: the video has changed, or its analysis is missing.

@@ -29,7 +29,7 @@ class LatentCache:
     """Cache of the latents (mode of the VAE's posterior, not scaled) of every frame of a set of shards.
 
     Each record has one float16 file, written atomically, so several processes can fill one folder. Paths contain the
-    identities of encoder and shard, so latents are never mixed up, and those of unchanged shards are reused.
+    identities of the encoder and the shard, so latents are never mixed up, and those of unchanged shards are reused.
 
     Args:
         shards: the records.

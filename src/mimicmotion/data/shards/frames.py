@@ -56,7 +56,7 @@ def compress_frames(
                 raise InputError(got, f"uint8 ({size[0]}, {size[1]}, 3)", "pass RGB frames of one size")
             yield frame
         if done != count:  # a video that decodes differently the second time
-            raise InputError(f"{done} frames", f"{count}, one per pose", "check the video, and prepare again")
+            raise InputError(f"{done} frames", f"{count}, one per pose", "check the video, then run prepare again")
 
     if store == "video":
         return {"mp4": _encode_video(checked(), size, fps)}

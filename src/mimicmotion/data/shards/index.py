@@ -18,7 +18,7 @@ from mimicmotion.errors import InputError, MediaError
 from mimicmotion.runtime.files import atomic_path, sha256_file, writing
 from mimicmotion.runtime.reading import read_json, reading
 
-REMAKE = "make or copy this shard again"
+REMAKE = "recreate this shard, or copy it again"
 Store = Literal["png", "jpeg", "video"]
 """How frames are stored: png (lossless), jpeg (quality 95), video (H.264, the smallest for real footage)."""
 Span = tuple[int, int]
@@ -139,7 +139,7 @@ def scan_shard(path: Path) -> tuple[dict[str, Any], ShardEntry]:
     """Read a shard, and return its metadata (the first member) and its entry in the index.
 
     Raises:
-        MediaError: the file is damaged or truncated, or a record lacks a member; the message names shard and record.
+        MediaError: the file is damaged or truncated, or a record lacks a member; the message says which.
         InputError: it is a tar file from another tool, or the shard has another format version.
     """
     members = scan_tar(path)
@@ -183,7 +183,7 @@ def check_version(where: Path, head: Mapping[str, Any]) -> None:
     """Raise InputError unless `head` has this format and version."""
     if head.get("format") != FORMAT or head.get("version") != VERSION:
         got = f"{where} is {head.get('format')!r} version {head.get('version')!r}"
-        raise InputError(got, f"{FORMAT!r} version {VERSION}", "update mimicmotion, or prepare the data again")
+        raise InputError(got, f"{FORMAT!r} version {VERSION}", "update mimicmotion, or run prepare again")
 
 
 def make_index(head: Mapping[str, Any], shards: Iterable[ShardEntry]) -> Index:
@@ -222,7 +222,7 @@ def load_index(path: Path) -> Index:
     Raises:
         InputError: it is damaged or has another format version.
     """
-    what, fix = "an index of shards", "prepare again: finished shards are kept"
+    what, fix = "an index of shards", "run prepare again; finished shards are kept"
     data = read_json(path, what, fix)
     with reading(path, what, fix):
         check_version(path, data)

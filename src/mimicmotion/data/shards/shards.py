@@ -74,14 +74,14 @@ class Folder:
         """
         if not (self.folder / INDEX).exists():
             got = f"{self.folder} has no {INDEX}"
-            raise InputError(got, "a folder of shards", "check the path, or finish the preparation")
+            raise InputError(got, "a folder of shards", "check the path, or run prepare to completion")
         index = load_index(self.folder / INDEX)
         for shard in (s for some in index.splits.values() for s in some):
             path = self.folder / shard.file
             size = path.stat().st_size if path.exists() else -1
             if size != shard.bytes:
                 got = f"{path} is missing" if size < 0 else f"{path} has {size} bytes"
-                raise MediaError(got, f"{shard.bytes} bytes according to {INDEX}", "copy it again, or prepare again")
+                raise MediaError(got, f"{shard.bytes} bytes according to {INDEX}", "copy it or run prepare again")
         return index
 
     def find(self, shard: ShardEntry) -> Path:
@@ -306,6 +306,6 @@ def open_shards(where: str | Path, split: str = "train", *, cache: Path | None =
 
     Raises:
         InputError: there are no shards or no records of this split, the format is unknown, or the URL is unsupported.
-        MediaError: a shard is damaged, truncated or lacks a member; the message names shard and record.
+        MediaError: a shard is damaged, truncated or lacks a member; the message names the shard and record.
     """
     return Shards(find_storage(where, cache), split)

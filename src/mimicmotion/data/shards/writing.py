@@ -55,7 +55,7 @@ class RecordData:
     """One scene to be written.
 
     Attributes:
-        key: unique name without dot or slash, `<video id>-<scene number>`. (WebDataset's keys end at the first dot.)
+        key: unique name without dots or slashes, `<video id>-<scene number>`. (WebDataset's keys end at the first dot.)
         video: id of the source video; the reference picture may come from any scene of the same video.
         frames: RGB frames of one size, which are streamed.
         poses: one pose per frame, in pixels of these frames; `poses.fps` is the rate of the frames.
@@ -75,12 +75,12 @@ class RecordData:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSettings:
-    """Common properties of all shards of a folder.
+    """Properties shared by all shards in a folder.
 
     Attributes:
         size: (height, width) of the frames.
         store: how frames are stored: png, jpeg or video.
-        settings: additional plain data that the records depend on.
+        settings: other settings the records were made with, as plain data.
     """
 
     size: tuple[int, int]
@@ -237,10 +237,10 @@ def _members(record: RecordData, shared: ShardSettings, split: str) -> dict[str,
     """Encode a record as members of a tar file, and return their bytes by file suffix."""
     count, fps = len(record.poses), record.poses.fps
     if not _KEY.fullmatch(record.key) or record.key.startswith("__"):
-        raise InputError(f"record {record.key!r}", "a key of 1 to 80 characters without dot or slash", "rename it")
+        raise InputError(f"record {record.key!r}", "a key of 1 to 80 characters without dots or slashes", "rename it")
     if record.poses.size != tuple(shared.size) or not 0 <= record.stills <= count or not count:
-        got = f"record {record.key}: {count} poses of {record.poses.size}, {record.stills} stills"
-        raise InputError(got, f"poses of {shared.size}, and no more stills than frames", "correct the record")
+        got = f"record {record.key}: {count} poses in frames of size {record.poses.size}, {record.stills} stills"
+        raise InputError(got, f"frames of size {shared.size}, and no more stills than frames", "correct the record")
     members = compress_frames(record.frames, shared.store, shared.size, fps, count)
     facts = {"key": record.key, "video": record.video, "num_frames": count, "stills": record.stills, "fps": fps}
     members["json"] = canonical({**record.meta, **facts, "size": shared.size, "split": split}).encode()

@@ -54,7 +54,7 @@ LATENTS_LIMIT = 20e9
 
 
 class DenoiserTask(Task):
-    """Trains U-Net and PoseNet to denoise, given a picture and poses (paper section 3).
+    """Trains the U-Net and PoseNet to denoise, given a picture and poses (paper section 3).
 
     Args:
         config: settings of the run; see `ModelConfig` for the initial networks and `TrainedConfig` for what is trained.

@@ -184,7 +184,7 @@ def _restore(state: Mapping[str, Tensor]) -> dict[PassKey, Entry]:
             ratio, x = None if math.isnan(ratio) else ratio, state[f"{PREFIX}{index}.x"]
             entries[pass_key(slots, bool(conditional))] = Entry(x, c_noise, ratio=ratio, error=error)
     except (KeyError, ValueError) as e:
-        raise InputError(f"block cache: {e!r}", "Step.memory of the step to resume from", "pass all of it") from e
+        raise InputError(f"block cache: {e!r}", "Step.memory of the step to resume from", "pass it unchanged") from e
     if not entries:
-        raise InputError("no block cache in memory", "Step.memory of the step to resume from", "pass that memory")
+        raise InputError("no block cache in memory", "Step.memory of the step to resume from", "pass it unchanged")
     return entries

@@ -1,4 +1,4 @@
-"""Choose the fastest execution plan that fits into memory, and fall back to a slower one if memory runs out."""
+"""Choose the fastest execution plan that fits in memory, and fall back to a slower one if memory runs out."""
 
 from __future__ import annotations
 

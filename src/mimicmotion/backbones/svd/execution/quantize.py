@@ -1,7 +1,7 @@
 """Quantise the weights of the U-Net's linear layers to 8 bits with torchao (approximate; needs the `fast` extra).
 
 Weights are dequantised when their layer computes. This saves memory, and time in layers that are limited by memory
-bandwidth. Convolutions are unchanged, since they are limited by computation, and torchao's weight-only formats only
+bandwidth. Convolutions are unchanged, since they are compute-bound, and torchao's weight-only formats only
 support linear layers. On a CPU, this saves no time.
 """
 
