@@ -44,11 +44,7 @@ EVENT_SECONDS, KEEP_ALIVE_SECONDS = 0.5, 15.0
 METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH")
 SILENT_SECONDS = 20.0
 """Time limit in seconds for the first request of a connection."""
-HEADERS = {
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "private, no-store",
-}
+HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "private, no-store"}
 
 
 class ErrorResponse(BaseModel):

@@ -162,13 +162,7 @@ class Jobs:
     # --- operations on jobs -----------------------------------------------------------------------------------------
 
     def accept(
-        self,
-        folder: Path,
-        owner: str,
-        kind: Kind,
-        settings: dict[str, Any],
-        priority: int = 5,
-        key: str | None = None,
+        self, folder: Path, owner: str, kind: Kind, settings: dict[str, Any], priority: int = 5, key: str | None = None
     ) -> tuple[JobState, bool]:
         """Check a job and accept it. Once this returns, the job cannot be lost.
 

@@ -33,11 +33,7 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[Any], Any]
 RECORD, PROGRESS, LOCK = "job.json", "progress.json", "lock"
-UNEXPECTED = {
-    "got": "an unexpected error",
-    "expected": "none",
-    "fix": "ask the operator to check the log",
-}
+UNEXPECTED = {"got": "an unexpected error", "expected": "none", "fix": "ask the operator to check the log"}
 MAX_FPS = 60
 """Frame rate up to which a result may have the maximum length in seconds."""
 POLL_SECONDS, PROGRESS_SECONDS, LOCK_SECONDS = 0.1, 0.25, 30

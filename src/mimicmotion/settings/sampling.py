@@ -89,12 +89,7 @@ class SamplingSettings(SamplingOptions):
 
 TIERS: dict[Speed, dict[str, Any]] = {
     "exact": {},
-    "balanced": {
-        "schedule": "ays",
-        "num_inference_steps": 10,
-        "guidance_interval": (0.4, 60.0),
-        "block_cache": 0.6,
-    },
+    "balanced": {"schedule": "ays", "num_inference_steps": 10, "guidance_interval": (0.4, 60.0), "block_cache": 0.6},
     "fast": {
         "schedule": "ays",
         "num_inference_steps": 6,

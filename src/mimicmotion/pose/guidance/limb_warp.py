@@ -228,11 +228,7 @@ def moves(
 
 
 def cut(
-    reference: Frame,
-    pose: PoseSequence,
-    *,
-    segmented: bool = True,
-    person: Bool[ndarray, "height width"] | None = None,
+    reference: Frame, pose: PoseSequence, *, segmented: bool = True, person: Bool[ndarray, "height width"] | None = None
 ) -> Puppet:
     """Cut a picture into its background and one layer per body part; see `limb_warp`.
 

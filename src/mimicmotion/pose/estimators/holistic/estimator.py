@@ -88,12 +88,7 @@ class HolisticEstimator(PoseEstimator):
     source = SOURCE
 
     def __init__(
-        self,
-        *,
-        person: Person = "largest",
-        threads: int | None = None,
-        device: str = "auto",
-        static: bool = False,
+        self, *, person: Person = "largest", threads: int | None = None, device: str = "auto", static: bool = False
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads={threads}", "at least 1, or None", "leave it out to let onnxruntime decide")
