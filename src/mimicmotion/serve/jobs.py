@@ -281,10 +281,8 @@ class Jobs:
     def check_count(self, owner: str) -> None:
         """Raise RefusedError if an owner has the maximum number of queued and running jobs."""
         limit = self.config.max_jobs
-        if (
-            len(DBOS.list_workflows(user=owner, status=ACTIVE, limit=limit, load_input=False, load_output=False))
-            >= limit
-        ):
+        jobs = DBOS.list_workflows(user=owner, status=ACTIVE, limit=limit, load_input=False, load_output=False)
+        if len(jobs) >= limit:
             raise RefusedError(429, f"over {limit} queued or running jobs", f"at most {limit}", "wait until one ends")
 
     def check_room(self, used: int) -> None:

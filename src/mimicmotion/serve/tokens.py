@@ -91,9 +91,7 @@ class Tokens:
         """
         token = self.find(secret)
         if token is None:
-            raise RefusedError(
-                401, "a missing or invalid token", "Authorization: Bearer TOKEN", "ask the operator for one"
-            )
+            raise RefusedError(401, "a missing or invalid token", "Authorization: Bearer TOKEN", "ask the operator")
         if not token.allows(scope):
             raise RefusedError(403, f"a token with scope {token.scope!r}", f"scope {scope!r}", "use another token")
         return token
