@@ -178,7 +178,7 @@ def serve(config: ServeConfig, tell: Callable[[str], object]) -> None:
         tell: called with a line to print, which contains the address.
 
     Raises:
-        ConfigError: as `create_app`, or the data folder is in use by another process.
+        ConfigError: `create_app` raised it, or the data folder is in use by another process.
         OutputError: the address is not available.
     """
     app = create_app(config)

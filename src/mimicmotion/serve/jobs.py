@@ -214,7 +214,7 @@ class Jobs:
         return self.state(id, owner), new
 
     def state(self, id: str, owner: str | None) -> JobState:
-        """Return the state of a job. An owner of None can see all jobs.
+        """Return the state of a job, if it belongs to `owner` or `owner` is None.
 
         Raises:
             RefusedError: there is no such job, or it has another owner.
@@ -223,7 +223,7 @@ class Jobs:
         return self._state(DBOS.get_workflow_status(id) if exists else None, owner)
 
     def list(self, owner: str | None, limit: int, offset: int) -> list[JobState]:
-        """List the jobs of an owner, newest first. An owner of None means all jobs."""
+        """List the jobs of an owner (all jobs if None), newest first."""
         found = DBOS.list_workflows(user=owner, limit=limit, offset=offset, sort_desc=True, load_input=False)
         states = []
         for status in found:
@@ -482,7 +482,7 @@ def public_sidecar(output: Path) -> str:
 
 
 def _keep_record(record: logging.LogRecord) -> bool:
-    """Log filter that drops DBOS's errors about jobs deleted or cancelled just before their outcome is recorded."""
+    """Return whether to log a record: not DBOS's errors about jobs deleted or cancelled just before they end."""
     ended = error.DBOSNonExistentWorkflowError, error.DBOSAwaitedWorkflowCancelledError
     return not (record.exc_info and isinstance(record.exc_info[1], ended))
 

@@ -35,7 +35,7 @@ Handler = Callable[[Any], Any]
 RECORD, PROGRESS, LOCK = "job.json", "progress.json", "lock"
 UNEXPECTED = {"got": "an unexpected error", "expected": "none", "fix": "ask the operator to check the log"}
 MAX_FPS = 60
-"""Frame rate up to which a result may have the maximum length in seconds."""
+"""Maximum frame rate of a result of the maximum length; at higher rates, it must be shorter."""
 POLL_SECONDS, PROGRESS_SECONDS, LOCK_SECONDS = 0.1, 0.25, 30
 
 
@@ -238,7 +238,7 @@ class Generator:
 
         Raises:
             Stopped: SIGTERM was received; the state is kept.
-            MimicMotionError: as `generate`.
+            MimicMotionError: `generate` raised it.
         """
         folder, config = config.output.parent, dataclasses.replace(config, device=self.device)
         lock = _lock(folder)

@@ -316,11 +316,11 @@ class TrainConfig(Settings):
             raise ConfigError("phases out of order", "each with a higher 'until' than the one before", "sort them")
 
     def phase(self, step: int) -> PhaseConfig | None:
-        """The phase that step `step` belongs to; None if the run has no phases."""
+        """Return the phase that contains `step`; None if the run has no phases."""
         return next((p for p in self.phases if step < p.until), self.phases[-1] if self.phases else None)
 
     def batch(self, step: int) -> int:
-        """Clips per process and forward pass in step `step`."""
+        """Return the number of clips per process and forward pass in `step`."""
         phase = self.phase(step)
         return phase.batch if phase else self.optim.batch
 

@@ -271,7 +271,7 @@ def decode_simcc(
 def order_points(
     keypoints: Float[ndarray, "people 133 2"], scores: Float[ndarray, "people 133"]
 ) -> tuple[Float[ndarray, "people 134 2"], Float[ndarray, "people 134"]]:
-    """Reorder from COCO-WholeBody to our layout, adding a neck halfway between the shoulders.
+    """Reorder from COCO-WholeBody to `mimicmotion.pose.keypoints`, adding a neck halfway between the shoulders.
 
     The neck's score is 1 if both shoulders are above 0.3, else 0, as in the released code.
     """

@@ -148,9 +148,7 @@ class PersonTracker:
         new = [t for t in new if 0.4 < np.hypot(*(t.box[2:] - t.box[:2])) / max(size, 1e-6) < 2.5]
         back = max(new, key=lambda t: (t.box[2:] - t.box[:2]).prod(), default=None)
         if back is not None:
-            logger.info(
-                "frame %d: the person lost in frame %d seems to be back", self._frame, self._target.last_seen + 1
-            )
+            logger.info("frame %d: assume that this is the person lost after %d", self._frame, self._target.last_seen)
             self._tracks = [t for t in self._tracks if t is not self._target]
         return back
 

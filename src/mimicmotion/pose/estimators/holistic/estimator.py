@@ -216,15 +216,15 @@ class HolisticEstimator(PoseEstimator):
 class Sides:
     """Keeps left and right of a person consistent over time, separately for arms and legs.
 
-    Each group has two hypotheses: the network's sides are right, or they are swapped. The cost of a hypothesis is the
+    Each group has two hypotheses: the network's sides are correct, or swapped. The cost of a hypothesis is the
     distance its points have jumped so far (relative to the side of the person's region), plus `SWAP_COST` for each
-    frame in which it contradicts the network. The cheaper one wins (Viterbi's algorithm without lookahead). Short
-    mistakes are thus corrected, a persistent labelling is trusted, and where both sides overlap, the network decides.
+    frame in which it contradicts the network. The cheaper one wins (Viterbi's algorithm without lookahead). Brief
+    swaps are thus corrected, a persistent labelling is trusted, and where both sides overlap, the network decides.
     """
 
     def __init__(self) -> None:
         self._last: BodyPoints | None = None
-        self._costs = np.zeros((2, 2))  # arms, legs x network right, network swapped
+        self._costs = np.zeros((2, 2))  # (arms, legs) x (network correct, swapped)
 
     def corrected(self, body: BodyPoints) -> BodyPoints:
         """Return the body with the sides of the cheaper hypothesis."""
@@ -232,8 +232,8 @@ class Sides:
         for i, (pairs, others) in enumerate(((UPPER, WITH_UPPER), (LOWER, WITH_LOWER))):
             if self._last is not None:
                 stay, swap = point_jumps(self._last, body, pairs)
-                right, wrong = self._costs[i]
-                self._costs[i] = min(right + stay, wrong + swap), min(wrong + stay, right + swap)
+                correct, swapped = self._costs[i]
+                self._costs[i] = min(correct + stay, swapped + swap), min(swapped + stay, correct + swap)
             self._costs[i] += 0.0, SWAP_COST
             self._costs[i] -= self._costs[i].min()
             if self._costs[i, 1] < self._costs[i, 0]:

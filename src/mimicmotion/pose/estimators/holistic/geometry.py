@@ -43,7 +43,7 @@ class Roi:
         return (points - np.array([self.x, self.y])) @ np.array([[cos, -sin], [sin, cos]]) + 0.5
 
     def moved(self, scale: float, shift_y: float = 0.0) -> Roi:
-        """Shift along the region's own vertical axis by `shift_y` sides, then scale about its centre."""
+        """Return the region shifted along its own vertical axis by `shift_y` times its size, then scaled."""
         dx, dy = -math.sin(self.angle) * shift_y * self.size, math.cos(self.angle) * shift_y * self.size
         return Roi(self.x + dx, self.y + dy, self.size * scale, self.angle)
 

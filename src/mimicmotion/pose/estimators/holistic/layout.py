@@ -111,7 +111,7 @@ def assemble(
     face: PartPoints | None,
     size: tuple[int, int],
 ) -> tuple[Float32[ndarray, "134 2"], Float32[ndarray, 134]]:
-    """Assemble all points in our layout, for a frame of `size` = (height, width).
+    """Assemble all points as in `mimicmotion.pose.keypoints`, for a frame of `size` (height, width).
 
     Points outside the frame and of missing parts have confidence 0. All points of a hand or face share its score,
     which is lowered for a hand with an uncertain wrist, and for a face that disagrees with the body's nose and eyes.
