@@ -111,7 +111,7 @@ def test_the_same_key_is_the_same_job(service: Service) -> None:
     files = (service.picture, service.video)
     first = service.client.submit(*files, key="once", seed=1)
     assert service.client.submit(*files, key="once", seed=1).id == first.id
-    with pytest.raises(ServiceError, match="Idempotency-Key of another job") as e:
+    with pytest.raises(ServiceError, match="Idempotency-Key that was used for another job") as e:
         service.client.submit(*files, key="once", seed=2)
     assert e.value.status == 422
     service.client.wait(first.id)
@@ -224,10 +224,10 @@ REFUSED: dict[str, tuple[Parts, int, str]] = {
     "no files": (lambda s: [], 422, "a form without 'picture'"),
     "no video": (lambda s: form()(s)[:1], 422, "a form without 'video'"),
     "a part twice": (lambda s: form()(s) * 2, 422, "'picture' for the second time"),
-    "an unknown part": (lambda s: [*form()(s), ("evil", b"")], 422, "a part named 'evil'"),
+    "an unknown part": (lambda s: [*form()(s), ("evil", b"")], 422, "a form field 'evil'"),
     "settings of another type": (form(settings=[1]), 422, "settings of type list"),
-    "settings no JSON": (form(settings=b"{{"), 422, "the settings or the priority"),
-    "settings nested deeply": (form(settings=b"[" * 60_000), 422, "the settings or the priority"),
+    "settings no JSON": (form(settings=b"{{"), 422, "invalid settings or priority"),
+    "settings nested deeply": (form(settings=b"[" * 60_000), 422, "invalid settings or priority"),
     "settings too long": (form(settings=b" " * 70_000), 413, "64 KiB"),
     "an unknown setting": (form(settings={"sed": 1}), 422, "unknown setting 'sed'"),
     "the operator's setting": (form(settings={"model": "/etc"}), 422, "the setting 'model'"),
@@ -235,13 +235,13 @@ REFUSED: dict[str, tuple[Parts, int, str]] = {
     "a wrong value": (form(settings={"seed": "x"}), 422, "seed = 'x'"),
     "out of range": (form(settings={"fps": 0}), 422, "fps=0"),
     "a wrong priority": (form(priority=10), 422, "priority 10"),
-    "text as a picture": (form(picture=b"hello"), 422, "a picture of an unknown kind"),
+    "text as a picture": (form(picture=b"hello"), 422, "a picture in an unsupported format"),
     "a video as a picture": (form(picture=b"\0\0\0\x18ftypisom" + bytes(99)), 422, "picture.heic is damaged"),
     "a bomb as a picture": (form(picture=png(60_000, 60_000)), 422, "picture.png: Image size (3600000000 pixels)"),
     "too many pixels": (form(picture=png(2500, 2000)), 422, "picture.png has 5,000,000 pixels"),
     "a truncated picture": (form(picture=png(250, 200)), 422, "picture.png is damaged"),
-    "a playlist": (form(video=b"#EXTM3U\nfile:///etc/passwd\n"), 422, "a video of an unknown kind"),
-    "a list of files": (form(video=b"ffconcat version 1.0\nfile /etc/passwd"), 422, "a video of an unknown kind"),
+    "a playlist": (form(video=b"#EXTM3U\nfile:///etc/passwd\n"), 422, "a video in an unsupported format"),
+    "a list of files": (form(video=b"ffconcat version 1.0\nfile /etc/passwd"), 422, "a video in an unsupported format"),
     "a broken video": (form(video=b"\0\0\0\x18ftypisom" + bytes(999)), 422, "video.mp4 is not a video"),
     "a zip bomb": (form(video=zip_bomb), 422, "video.npz has"),
     "nested JSON": (form(video=b"[" * 500_000), 422, "video.json is nested too deeply"),
@@ -425,7 +425,7 @@ def test_tokens_see_their_own_jobs_and_a_full_disk_takes_none(tmp_path: Path) ->
         anna, ben, eve, root = (Client(f"http://127.0.0.1:{service.port}", secrets[name]) for name in secrets)
         for headers in ({}, {"Authorization": "Bearer x"}, {"Authorization": f"Basic {secrets['anna']}"}):
             status, answer, _ = service.request("GET", "/v1/jobs", headers)
-            assert (status, answer["error"]["got"]) == (401, "no valid token")
+            assert (status, answer["error"]["got"]) == (401, "a missing or invalid token")
         assert service.request("GET", "/v1/health")[0] == 200
         job = anna.submit(service.picture, service.video, key="same")
         other = ben.submit(service.picture, service.video, key="same")
@@ -446,7 +446,7 @@ def test_tokens_see_their_own_jobs_and_a_full_disk_takes_none(tmp_path: Path) ->
         with pytest.raises(ServiceError, match="no disk space for more files"):
             anna.submit(service.picture, service.video)
         tokens.revoke("anna")
-        with pytest.raises(ServiceError, match="no valid token"):
+        with pytest.raises(ServiceError, match="a missing or invalid token"):
             anna.list()
         assert secrets["anna"] not in (tmp_path / "log").read_text()
 

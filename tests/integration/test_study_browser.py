@@ -189,7 +189,7 @@ def test_consent_instructions_practice_several_questions_and_ties(page: Page, re
 
 def test_a_wrong_link_and_none(page: Page, served: Served) -> None:
     for link, text in (
-        (served[0].link("anna") + "0", "no valid link"),
+        (served[0].link("anna") + "0", "a missing or invalid link"),
         (f"{served[0].url}/study", "the link that you"),
     ):
         page.open(link)

@@ -18,7 +18,7 @@ from mimicmotion.errors import ConfigError, MediaError, PoseError, WeightsError
 from mimicmotion.pose import keypoints as kp
 from mimicmotion.pose.estimators.base import Person, PoseEstimator
 from mimicmotion.pose.estimators.holistic import HolisticEstimator
-from mimicmotion.pose.estimators.holistic.estimator import PATIENCE, _Seen
+from mimicmotion.pose.estimators.holistic.estimator import PATIENCE, _State
 from mimicmotion.pose.estimators.holistic.networks import Networks
 from mimicmotion.pose.estimators.open import find_estimator, open_estimator
 from mimicmotion.settings import PoseOptions
@@ -278,11 +278,11 @@ def test_a_lost_person_is_waited_for(estimator: HolisticEstimator) -> None:
     body = next(estimator._follow([read("two")]))[0].body  # type: ignore[union-attr]
     here = body.next_roi
     other = replace(body, next_roi=replace(here, x=here.x + 3 * here.size))
-    choose, just, long_ago = estimator._choose, _Seen(roi=here), _Seen(roi=here, frames_alone=PATIENCE + 1)
+    choose, just, long_ago = estimator._choose, _State(roi=here), _State(roi=here, frames_lost=PATIENCE + 1)
     assert choose([other], just) is None
     assert choose([other, body], just) is body
     assert choose([other], long_ago) is other
-    assert choose([], _Seen()) is None
+    assert choose([], _State()) is None
     assert HolisticEstimator(person=0, threads=1)._choose([other], long_ago) is None
 
 

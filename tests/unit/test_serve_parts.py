@@ -214,7 +214,7 @@ def test_a_form_that_breaks_off_anywhere_is_refused(tmp_path: Path, end: int) ->
 def test_files_are_named_by_their_contents(name: str, head: bytes, suffix: str | None, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(head)
     if suffix is None:
-        with pytest.raises(RefusedError, match="of an unknown kind"):
+        with pytest.raises(RefusedError, match="in an unsupported format"):
             name_by_content(tmp_path / name)
     else:
         assert name_by_content(tmp_path / name) == tmp_path / f"{name}{suffix}"

@@ -167,7 +167,7 @@ def test_the_service_asks_for_signed_links(served: ServedStudy) -> None:
     for rater in ("", "anna", "anna.", "anna.00", sign(study, "ben").replace("ben", "anna")):
         for path in ("/begin", "/votes"):
             status, _, body = served.ask("POST", path, {"votes": []}, Authorization=f"Bearer {rater}")
-            assert (status, body["error"]["got"]) == (401, "no valid link")
+            assert (status, body["error"]["got"]) == (401, "a missing or invalid link")
     assert served.ask("POST", "/raters")[0] == 403  # this study is not open
     assert served.ask("POST", "/begin", rater="anna")[::2] == (200, None)  # not agreed
     assert served.running.store.number("anna") is None

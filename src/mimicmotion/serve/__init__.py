@@ -1,4 +1,4 @@
-"""The service: HTTP jobs that survive crashes, their worker processes, and tokens."""
+"""The HTTP service: its API and web page, jobs that survive crashes, worker processes, and tokens."""
 
 from mimicmotion.runtime.extras import check_extra
 

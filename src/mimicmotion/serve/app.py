@@ -44,11 +44,7 @@ EVENT_SECONDS, KEEP_ALIVE_SECONDS = 0.5, 15.0
 METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS", "PUT", "PATCH")
 SILENT_SECONDS = 20.0
 """Time limit in seconds for the first request of a connection."""
-HEADERS = {
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "private, no-store",
-}
+HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer", "cache-control": "private, no-store"}
 
 
 class ErrorResponse(BaseModel):
@@ -101,7 +97,7 @@ class Guard:
         if len(hosts) != 1 or _hostname(f"//{hosts[0]}") not in self.hosts:
             got, fix = f"the host {', '.join(hosts)[:200]!r}", "if it is yours, add it to --allowed-hosts"
             raise RefusedError(421, got, "a host name of this service", fix)
-        # a page of another site can make a browser send forms to this computer, so check the origin
+        # a page of another site can make a browser send forms to this service, so check the origin
         for origin in headers.getlist("origin"):
             if _hostname(origin) not in self.hosts:
                 got = f"a request from the page {origin[:200]!r}"
@@ -182,7 +178,7 @@ def serve(config: ServeConfig, tell: Callable[[str], object]) -> None:
         tell: called with a line to print, which contains the address.
 
     Raises:
-        ConfigError: as `create_app`, or the data folder is in use by another process.
+        ConfigError: `create_app` raised it, or the data folder is in use by another process.
         OutputError: the address is not available.
     """
     app = create_app(config)
@@ -208,7 +204,7 @@ def serve(config: ServeConfig, tell: Callable[[str], object]) -> None:
 
 
 def _requires(scope: TokenScope) -> Callable[[Request], Token]:
-    """A dependency that returns the token of a request, and refuses the request if its scope is insufficient."""
+    """Return a dependency that finds the token of a request, and refuses the request if the scope is insufficient."""
 
     def find(request: Request) -> Token:
         kind, _, secret = request.headers.get("authorization", "").partition(" ")
@@ -264,13 +260,13 @@ async def _receive(request: Request, token: Token, kind: Kind, key: str | None) 
 
 
 def _read_texts(form: Form) -> dict[str, Any]:
-    """Settings and priority of a form."""
+    """Parse the settings and the priority in a form."""
     expected = "settings as a JSON object, priority as 0 to 9"
     try:
         settings = json.loads(form.texts.get("settings") or b"{}")
         priority = int(form.texts.get("priority") or b"5")
     except (ValueError, RecursionError) as e:
-        raise RefusedError(422, f"the settings or the priority cannot be read ({e})", expected, "correct them") from e
+        raise RefusedError(422, f"invalid settings or priority ({e})", expected, "correct them") from e
     if not isinstance(settings, dict) or not 0 <= priority <= 9:
         got = f"priority {priority}" if isinstance(settings, dict) else f"settings of type {type(settings).__name__}"
         raise RefusedError(422, got, expected, "correct them")
@@ -278,7 +274,7 @@ def _read_texts(form: Form) -> dict[str, Any]:
 
 
 def _form_schema() -> dict[str, Any]:
-    """OpenAPI schema of the form of a job."""
+    """Return the OpenAPI schema of the form for submitting a job."""
     schema = TypeAdapter(GenerateConfig).json_schema()
     names = client_settings()
     settings = {"type": "object", "properties": {name: schema["properties"][name] for name in names}}
@@ -298,7 +294,7 @@ FORM_SCHEMA = _form_schema()
 
 @router.post("/jobs", status_code=201, response_model=JobState, openapi_extra=FORM_SCHEMA)
 async def submit(request: Request, token: Submitter, key: Key = None) -> Response:
-    """Submit a job: a video of the person in `picture`, moving as in `video`, which may also be a pose file."""
+    """Submit a job that animates the person in `picture` with the motion of `video`, which may also be a pose file."""
     return await _receive(request, token, "generate", key)
 
 
@@ -398,7 +394,7 @@ def metrics(request: Request, _: Admin) -> str:
 
 
 async def _events(jobs: Jobs, id: str, owner: str | None) -> AsyncIterator[str]:
-    last, told = "", time.monotonic()
+    last, sent = "", time.monotonic()
     while True:
         try:
             state = await run_in_threadpool(jobs.state, id, owner)
@@ -406,10 +402,10 @@ async def _events(jobs: Jobs, id: str, owner: str | None) -> AsyncIterator[str]:
             return
         text = json.dumps(asdict(state))
         if text != last:
-            last, told = text, time.monotonic()
+            last, sent = text, time.monotonic()
             yield f"data: {text}\n\n"
-        elif time.monotonic() - told > KEEP_ALIVE_SECONDS:
-            told = time.monotonic()
+        elif time.monotonic() - sent > KEEP_ALIVE_SECONDS:
+            sent = time.monotonic()
             yield ": keep-alive\n\n"
         if state.ended:
             return
@@ -420,7 +416,7 @@ async def _events(jobs: Jobs, id: str, owner: str | None) -> AsyncIterator[str]:
 
 
 def _refusal(status: int, error: BaseException) -> JSONResponse:
-    """Response to a request that failed, without details of the server."""
+    """Return the response to a failed request, without details about the server."""
     headers = {"Connection": "close"}  # the rest of the request is not read
     headers |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     headers |= {"Retry-After": "10"} if status in (429, 507) else {}
@@ -445,7 +441,7 @@ def _too_large(limit: float) -> RefusedError:
 
 
 def _hostname(address: str) -> str:
-    """Host name of an address, without the port; "" if the address is malformed."""
+    """Return the host name in an address, without the port; "" if the address is malformed."""
     with contextlib.suppress(ValueError):
         return (urlsplit(address).hostname or "").lower()
     return ""

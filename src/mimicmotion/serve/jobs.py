@@ -50,7 +50,7 @@ CANCELLED, QUEUE = "cancelled", "jobs"
 STATES = {"ENQUEUED": "queued", "DELAYED": "queued", "PENDING": "running", "SUCCESS": "done", "CANCELLED": "cancelled"}
 ACTIVE, ENDED = ["ENQUEUED", "DELAYED", "PENDING"], ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 HIGHEST_PRIORITY = 9
-CRASHING = {"got": "a job that crashed the service repeatedly", "expected": "a job that ends", "fix": "change the job"}
+CRASHING = {"got": "a job that crashed the service repeatedly", "expected": "none", "fix": "change its inputs"}
 
 MAX_DEATHS = 10
 """A job fails when its workers have died this many times in a row without progress."""
@@ -67,10 +67,10 @@ class Record:
     """The record of a job in its folder.
 
     Attributes:
-        kind: generate, or plan, which only predicts what generate would do.
+        kind: generate, or plan (only predict what generate would do).
         owner: name of the token that submitted the job.
         priority: 0 to 9; jobs with a higher priority run first.
-        settings: settings that the job was submitted with.
+        settings: settings sent with the job.
         picture: file name of the picture.
         video: file name of the driving video.
         fingerprint: checksum of the files and settings, to recognise a repeated request.
@@ -88,7 +88,7 @@ class Record:
 
 
 class Jobs:
-    """The jobs of a data folder. A process can open only one folder, and a folder only once for each service name.
+    """The jobs in a data folder. A process can open one folder, which can be open only once for each service name.
 
     Args:
         config: settings of the service.
@@ -162,13 +162,7 @@ class Jobs:
     # --- operations on jobs -----------------------------------------------------------------------------------------
 
     def accept(
-        self,
-        folder: Path,
-        owner: str,
-        kind: Kind,
-        settings: dict[str, Any],
-        priority: int = 5,
-        key: str | None = None,
+        self, folder: Path, owner: str, kind: Kind, settings: dict[str, Any], priority: int = 5, key: str | None = None
     ) -> tuple[JobState, bool]:
         """Check a job and accept it. Once this returns, the job cannot be lost.
 
@@ -193,8 +187,8 @@ class Jobs:
         picture, video = (name_by_content(folder / name).name for name in ("picture", "video"))
         record = Record(kind=kind, owner=owner, priority=priority, settings=settings, picture=picture, video=video)
         frames = self._check(folder, record)
-        made_of = [kind, settings, *(sha256_file(folder / name) for name in (picture, video))]
-        fingerprint = _sha256(json.dumps(made_of, sort_keys=True))
+        contents = [kind, settings, *(sha256_file(folder / name) for name in (picture, video))]
+        fingerprint = _sha256(json.dumps(contents, sort_keys=True))
         record = dataclasses.replace(record, frames=frames, fingerprint=fingerprint)
         id = _sha256(f"{owner}\n{key}")[:32] if key else secrets.token_hex(16)
         with durable_file(folder / RECORD) as part:
@@ -210,9 +204,8 @@ class Jobs:
                 if not (self.folder(id) / RECORD).exists():
                     raise
                 if self._record(id).fingerprint != record.fingerprint:
-                    fix = "choose another Idempotency-Key"
-                    got = "an Idempotency-Key of another job"
-                    raise RefusedError(422, got, "the same files and settings", fix) from None
+                    got = "an Idempotency-Key that was used for another job"
+                    raise RefusedError(422, got, "the same files and settings", "choose another key") from None
                 new = False  # but the service may have been killed before it was enqueued
             else:
                 sync(self.folder(id).parent)
@@ -221,16 +214,16 @@ class Jobs:
         return self.state(id, owner), new
 
     def state(self, id: str, owner: str | None) -> JobState:
-        """Return the state of a job. An owner of None can see all jobs.
+        """Return the state of a job, if it belongs to `owner` or `owner` is None.
 
         Raises:
             RefusedError: there is no such job, or it has another owner.
         """
-        known = re.fullmatch("[0-9a-f]{32}", id) and self.folder(id).exists()
-        return self._state(DBOS.get_workflow_status(id) if known else None, owner)
+        exists = re.fullmatch("[0-9a-f]{32}", id) and self.folder(id).exists()
+        return self._state(DBOS.get_workflow_status(id) if exists else None, owner)
 
     def list(self, owner: str | None, limit: int, offset: int) -> list[JobState]:
-        """List the jobs of an owner, newest first. An owner of None means all jobs."""
+        """List the jobs of an owner (all jobs if None), newest first."""
         found = DBOS.list_workflows(user=owner, limit=limit, offset=offset, sort_desc=True, load_input=False)
         states = []
         for status in found:
@@ -254,7 +247,7 @@ class Jobs:
         """
         state = self.state(id, owner)
         if state.state != "done":
-            raise RefusedError(409, f"a job that is {state.state}", "a job that is done", "wait, or check its state")
+            raise RefusedError(409, f"a job in state {state.state!r}", "state 'done'", "wait, or check its error")
         return self.folder(id) / OUTPUTS[state.kind]
 
     def input(self, id: str, owner: str | None, name: Literal["picture", "video"]) -> Path:
@@ -276,7 +269,7 @@ class Jobs:
                 break
             time.sleep(0.1)
         else:
-            raise RefusedError(409, "a job that is being stopped", "a job that has ended", "try again in a moment")
+            raise RefusedError(409, "a job that is still stopping", "a job that has stopped", "try again in a moment")
         deleted.parent.mkdir(exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             folder.rename(deleted)
@@ -287,17 +280,18 @@ class Jobs:
 
     def check_count(self, owner: str) -> None:
         """Raise RefusedError if an owner has the maximum number of queued and running jobs."""
-        most = self.config.max_jobs
-        if len(DBOS.list_workflows(user=owner, status=ACTIVE, limit=most, load_input=False, load_output=False)) >= most:
-            raise RefusedError(429, f"over {most} queued or running jobs", f"at most {most}", "wait until one ends")
+        limit = self.config.max_jobs
+        jobs = DBOS.list_workflows(user=owner, status=ACTIVE, limit=limit, load_input=False, load_output=False)
+        if len(jobs) >= limit:
+            raise RefusedError(429, f"over {limit} queued or running jobs", f"at most {limit}", "wait until one ends")
 
     def check_room(self, used: int) -> None:
-        """Raise RefusedError if `used` bytes are more than the data folder may hold."""
+        """Raise RefusedError if `used` bytes exceed the maximum size of the data folder."""
         if used > self.config.max_disk * GIB:
             raise RefusedError(507, "no disk space for more files", "free space", "delete jobs, or try again later")
 
     def disk_used(self) -> int:
-        """Size of the data folder in bytes."""
+        """Compute the size of the data folder in bytes."""
         total = 0
         for parent, _, names in os.walk(self.data):
             for name in names:
@@ -306,7 +300,7 @@ class Jobs:
         return total
 
     def counts(self) -> dict[str, int]:
-        """Number of jobs in each state."""
+        """Count the jobs in each state."""
         found = Counter(map(_state_name, DBOS.list_workflows(load_input=False)))
         return {name: found[name] for name in ("queued", "running", "done", "failed", "cancelled")}
 
@@ -325,7 +319,7 @@ class Jobs:
             ConfigError: the data folder is in use by another process of this name.
         """
         self.claim()
-        logging.getLogger("dbos").addFilter(_is_not_of_an_ended_job)
+        logging.getLogger("dbos").addFilter(_keep_record)
         DBOS(
             config={
                 "name": "mimicmotion",
@@ -358,13 +352,10 @@ class Jobs:
         self._lock = None
 
     def run(self, id: str) -> dict[str, str] | None:
-        """Run a job. This is the body of its workflow, which is run again after a crash.
-
-        Returns:
-            The error if the job failed, else None.
+        """Run a job, and return the error if it fails. This is the body of its workflow, rerun after a crash.
 
         Raises:
-            Stopped: the job was cancelled, or the service ends. DBOS records neither as an outcome.
+            Stopped: the job was cancelled, or the service ends. DBOS does not record this as an outcome.
         """
         folder = self.folder(id)
         self._running.add(id)
@@ -473,7 +464,7 @@ class Jobs:
 
 @DBOS.workflow(name="job")
 def run_job(id: str) -> dict[str, str] | None:
-    """The workflow of a job; returns the error if it failed."""
+    """Run the job's workflow; returns the error if it fails."""
     return Jobs.current.run(id)
 
 
@@ -490,14 +481,14 @@ def public_sidecar(output: Path) -> str:
     return _read_text(sidecar_path(output)).replace(f"{output.parent}{os.sep}", "")
 
 
-def _is_not_of_an_ended_job(record: logging.LogRecord) -> bool:
-    """Log filter that drops DBOS errors if a job is deleted or cancelled just before its outcome is recorded."""
+def _keep_record(record: logging.LogRecord) -> bool:
+    """Return whether to log a record: not DBOS's errors about jobs deleted or cancelled just before they end."""
     ended = error.DBOSNonExistentWorkflowError, error.DBOSAwaitedWorkflowCancelledError
     return not (record.exc_info and isinstance(record.exc_info[1], ended))
 
 
 def _state_name(status: WorkflowStatus) -> str:
-    """The state of a job as clients see it."""
+    """Return the state of a job as clients see it."""
     return "failed" if status.status == "SUCCESS" and status.output else STATES.get(status.status, "failed")
 
 

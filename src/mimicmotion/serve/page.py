@@ -1,6 +1,6 @@
 """The web page of the service at / (Gradio). It submits the same jobs through the same checks as /v1.
 
-Files are served by /v1, which checks their owner, and not by Gradio. Both read the token from a cookie.
+Files are served by /v1, which checks their owner, and not by Gradio. The page and /v1 read the token from a cookie.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class Gate:
         return await (early or self.app)(scope, receive, respond)
 
     async def _early(self, request: Request) -> Response | None:
-        """Response to a request that the page does not handle; None for other requests."""
+        """Return the response to a request that the page does not handle; None for other requests."""
         path, language = request.url.path, _language(request)
         if path == "/logout":
             response: Response = RedirectResponse("/", 303)
@@ -325,7 +325,7 @@ class Page:
             return self.jobs.accept(folder, token.name, kind, self._settings(values))[0]
 
     def example(self) -> tuple[str, str, None]:
-        """Paths of the bundled picture and video, and no pose file."""
+        """Return the paths of the bundled picture and video, and None for the pose file."""
         return str(find_asset("demo/person.png")), str(find_asset("demo/driving.mp4")), None
 
     def cancel(self, request: gr.Request, id: str | None, html: str | None) -> list[Any]:
@@ -356,7 +356,7 @@ class Page:
         return owner_of(self.tokens.authorize(request.cookies.get(COOKIE, ""), scope))
 
     def _show(self, request: gr.Request, id: str | None, html: str | None, select: bool = False) -> list[Any]:
-        """Updates of the history, the view and its buttons, if they differ from what the page shows (`html`)."""
+        """Return updates of history, view and buttons, if they differ from what the page shows (`html`)."""
         owner, language = self._owner(request), _language(request)
         states = self.jobs.list(owner, HISTORY, 0)
         if states and id not in {s.id for s in states}:
@@ -421,7 +421,7 @@ def _shown(value: Any) -> Any:
 
 
 def _language(request: Request | gr.Request) -> Literal[0, 1]:
-    """Index of the browser's language in `TEXTS`."""
+    """Return the index of the browser's language in `TEXTS`."""
     return 1 if request.headers.get("accept-language", "").lower().startswith("zh") else 0
 
 
@@ -442,7 +442,7 @@ def _figure(content: str, caption: str) -> str:
 
 
 def _driving(base: str, path: Path, settings: dict[str, Any]) -> str:
-    """HTML of the driving video; if that is a pose file, of the picture."""
+    """Return HTML that shows the driving video or, if that is a pose file, the picture."""
     if path.suffix in (".npz", ".json"):
         return f'<img src="{base}/picture" alt="">'
     if path.suffix in (".gif", ".webp"):

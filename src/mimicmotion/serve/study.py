@@ -47,7 +47,7 @@ class RunningStudy:
     """A study with its database.
 
     Args:
-        folder: folder made by `study build`.
+        folder: folder created by `study build`.
 
     Raises:
         InputError: the folder does not exist or is incomplete.
@@ -69,7 +69,7 @@ class RunningStudy:
         return {(t.pair.id, t.repeat): t for t in planned}
 
     def begin(self, rater: str, agreed: bool) -> dict[str, Any] | None:
-        """Trials, videos, answers and completion code of a rater; None if the rater has not consented (`agreed`)."""
+        """Return a rater's trials, videos, answers and completion code; None if the rater has not consented."""
         if agreed:
             self.store.enrol(rater, _now())
         trials = self.trials(rater)
@@ -94,7 +94,7 @@ class RunningStudy:
         return {"trials": shown, "videos": videos, "answered": answered, "code": self._code(rater, trials, votes)}
 
     def add(self, rater: str, answers: list[Answer]) -> dict[str, Any]:
-        """Store all answers or, on an error, none. Returns their number and the completion code (see `_code`).
+        """Store all answers or, on an error, none. Returns their number and, once all are stored, the completion code.
 
         Raises:
             RefusedError: an answer does not belong to a trial of this rater.
@@ -105,7 +105,7 @@ class RunningStudy:
             tie = answer.choice == "tie"
             if trial is None or not 0 <= answer.question < len(self.study.questions) or (tie and not self.study.ties):
                 got = f"an answer about pair {answer.pair!r}, question {answer.question}: {answer.choice}"
-                raise RefusedError(422, got, "answers about the pairs of this rater", "reload the page")
+                raise RefusedError(422, got, "answers to this rater's trials", "reload the page")
             facts = answer.model_dump(exclude={"choice"}) | {"left": trial.left, "right": trial.right}
             choice = TIE if tie else facts[answer.choice]
             votes.append(Vote(rater=rater, choice=choice, time=_now(), **facts))
@@ -120,12 +120,7 @@ class RunningStudy:
 
 
 def mount(app: FastAPI, folder: Path) -> None:
-    """Add a study to the service.
-
-    Raises:
-        InputError: as `RunningStudy`.
-        OutputError: as `RunningStudy`.
-    """
+    """Add a study to the service; raises the errors of `RunningStudy`."""
     app.state.study = RunningStudy(folder)
     app.include_router(router)
 
@@ -139,7 +134,7 @@ def _rater(request: Request) -> str:
     rater = verify(_running(request).study, signed) if kind.lower() == "bearer" else None
     if rater is None:
         fix = "open the link that you were given, or ask for a new one"
-        raise RefusedError(401, "no valid link", "a link made by mimicmotion study invite", fix)
+        raise RefusedError(401, "a missing or invalid link", "a link from `mimicmotion study invite`", fix)
     return rater
 
 
@@ -150,7 +145,7 @@ router = APIRouter(prefix="/study", include_in_schema=False)
 
 @router.get("/about")
 def about(running: Running) -> dict[str, Any]:
-    """Texts and settings of the study."""
+    """Get the texts and settings of the study."""
     study = running.study
     names = ("study", "title", "questions", "ties", "consent", "instructions", "open", "min_seconds")
     return {name: getattr(study, name) for name in names} | {"count": len(plan_trials(study, 0))}
@@ -158,7 +153,7 @@ def about(running: Running) -> dict[str, Any]:
 
 @router.get("/videos/{name}")
 def video(running: Running, name: str) -> FileResponse:
-    """A video or picture. File names are random and cannot be guessed."""
+    """Download a video or picture. File names are random and cannot be guessed."""
     if name not in running.files:
         raise RefusedError(404, "no such file", "a file of this study", "reload the page")
     return FileResponse(running.videos / name, headers={"Cache-Control": "private, max-age=86400, immutable"})
@@ -168,7 +163,7 @@ def video(running: Running, name: str) -> FileResponse:
 @router.get("/")
 @router.get("/{name}")
 def page(name: str = "page.html") -> FileResponse:
-    """The page, its style sheet or its script."""
+    """Get the page, its style sheet or its script."""
     if name not in ("page.html", "page.css", "page.js"):
         raise RefusedError(404, "no such file", "a file of the page", "open /study")
     return FileResponse(PAGE / name, headers={"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"})
@@ -178,13 +173,13 @@ def page(name: str = "page.html") -> FileResponse:
 def enter(running: Running) -> dict[str, str]:
     """Create a random rater id, for a study that is open to anyone."""
     if not running.study.open:
-        raise RefusedError(403, "no valid link", "a link made by mimicmotion study invite", "ask for one")
+        raise RefusedError(403, "no invitation", "a link from `mimicmotion study invite`", "ask for one")
     return {"rater": sign(running.study, f"r{secrets.token_hex(8)}")}
 
 
 @router.post("/begin")
 def begin(running: Running, rater: Rater, agreed: bool = False) -> dict[str, Any] | None:
-    """Trials and stored answers of a rater; null before the rater has consented."""
+    """Get a rater's trials and stored answers; null before the rater has consented."""
     return running.begin(rater, agreed)
 
 

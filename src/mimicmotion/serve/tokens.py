@@ -44,12 +44,12 @@ class Token:
     revoked: bool = False
 
     def allows(self, scope: Scope) -> bool:
-        """Whether the token's scope includes `scope`."""
+        """Return whether the token's scope includes `scope`."""
         return SCOPES.index(self.scope) >= SCOPES.index(scope)
 
 
 ANYBODY = Token("anybody", "", "admin", 0.0)
-"""Token of all requests to a service without tokens, which only this computer can reach."""
+"""Token of all requests to a service without tokens, which can be reached only from this computer."""
 
 
 class Tokens:
@@ -87,11 +87,11 @@ class Tokens:
         """Return the valid token with this secret.
 
         Raises:
-            RefusedError: there is none, or its scope does not include `scope`.
+            RefusedError: there is no such token, or its scope does not include `scope`.
         """
         token = self.find(secret)
         if token is None:
-            raise RefusedError(401, "no valid token", "Authorization: Bearer TOKEN", "ask the operator for one")
+            raise RefusedError(401, "a missing or invalid token", "Authorization: Bearer TOKEN", "ask the operator")
         if not token.allows(scope):
             raise RefusedError(403, f"a token with scope {token.scope!r}", f"scope {scope!r}", "use another token")
         return token

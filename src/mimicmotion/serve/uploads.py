@@ -57,8 +57,8 @@ class Form:
         folder: folder for the files, each named after its field.
 
     Attributes:
-        texts: content of the text fields that were received.
-        files: names of the files that were received.
+        texts: contents of the text fields received so far.
+        files: names of the files received so far.
 
     Raises:
         RefusedError: the request is not a form.
@@ -119,7 +119,7 @@ class Form:
         _, options = parse_options_header(self._disposition)
         name = options.get(b"name", b"").decode("utf-8", "replace")
         if name not in (*FILES, *TEXTS) or name in self.texts or name in self.files:
-            got = f"a part named {name[:80]!r}" + (" for the second time" if name in (*self.texts, *self.files) else "")
+            got = f"a form field {name[:80]!r}" + (" for the second time" if name in (*self.texts, *self.files) else "")
             raise RefusedError(422, got, f"each of {', '.join((*FILES, *TEXTS))} at most once", "leave it out")
         if name in FILES:
             self.files.append(name)
@@ -196,5 +196,5 @@ def name_by_content(path: Path) -> Path:
     if suffix is None:
         kinds = {"picture": "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF or HEIC"}
         kinds["video"] = "MP4, MOV, MKV, WebM, AVI, GIF, WebP, or a pose file (.npz, OpenPose JSON)"
-        raise RefusedError(422, f"a {path.name} of an unknown kind", kinds[path.name], "convert it")
+        raise RefusedError(422, f"a {path.name} in an unsupported format", kinds[path.name], "convert it")
     return path.rename(path.with_suffix(suffix))

@@ -1,4 +1,4 @@
-"""Worker processes for heavy or risky work: one per device makes results, and others check uploads."""
+"""Worker processes: one per device runs jobs, and others check uploads, which may be malicious."""
 
 from __future__ import annotations
 
@@ -33,13 +33,9 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[Any], Any]
 RECORD, PROGRESS, LOCK = "job.json", "progress.json", "lock"
-UNEXPECTED = {
-    "got": "an unexpected error",
-    "expected": "none",
-    "fix": "ask the operator to check the log",
-}
+UNEXPECTED = {"got": "an unexpected error", "expected": "none", "fix": "ask the operator to check the log"}
 MAX_FPS = 60
-"""Frame rate up to which a result may have the maximum length in seconds."""
+"""Maximum frame rate of a result of the maximum length; at higher rates, it must be shorter."""
 POLL_SECONDS, PROGRESS_SECONDS, LOCK_SECONDS = 0.1, 0.25, 30
 
 
@@ -92,8 +88,8 @@ class Worker:
                     self.kill()
                     if terminated:
                         raise Stopped
-                    got = f"no answer within {timeout:g} seconds"
-                    raise DiedError(got, "an answer", "use smaller inputs")
+                    got = f"no response within {timeout:g} seconds"
+                    raise DiedError(got, "a response", "use smaller inputs")
             response = self._pipe.recv()
         except (EOFError, OSError) as e:  # the process has died
             code = self.kill()
@@ -129,7 +125,7 @@ class Worker:
 
 
 class Workers:
-    """A pool of workers."""
+    """A pool of workers, each used by one thread at a time."""
 
     def __init__(self, workers: list[Worker]) -> None:
         self.all = workers
@@ -223,7 +219,7 @@ class Checker:
         return frames
 
 
-# --- making results ---------------------------------------------------------------------------------------------
+# --- running jobs -----------------------------------------------------------------------------------------------
 
 
 class Generator:
@@ -235,14 +231,14 @@ class Generator:
         self._pace: dict[str, dict[str, float]] = {}  # suffix of the output -> stage -> seconds per frame, last job
 
     def __call__(self, config: GenerateConfig) -> None:
-        """Make the result of a job in its folder, starting from the state that an earlier process left there.
+        """Run a job in its folder, resuming from the state saved by an earlier process.
 
         Args:
             config: settings of the job; an output with the suffix .png is a plan.
 
         Raises:
             Stopped: SIGTERM was received; the state is kept.
-            MimicMotionError: as `generate`.
+            MimicMotionError: `generate` raised it.
         """
         folder, config = config.output.parent, dataclasses.replace(config, device=self.device)
         lock = _lock(folder)
@@ -291,16 +287,13 @@ def _lock(folder: Path) -> FolderLock:
 
 
 def _run(job: Job[Any], folder: Path, frames: int, pace: dict[str, float]) -> dict[str, float]:
-    """Run a job to completion, and record its progress in its folder.
+    """Run a job to completion, and record its progress in its folder. Returns the seconds spent in each stage.
 
     Args:
         job: the job.
         folder: folder of the job.
         frames: number of frames of the result.
         pace: seconds per frame of each stage of an earlier job, in order.
-
-    Returns:
-        Seconds per stage.
     """
     stage, started, first, written, later = "", 0.0, 0, 0.0, 0.0
     watch, stages = Stopwatch(), list(pace)

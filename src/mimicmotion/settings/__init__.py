@@ -8,13 +8,7 @@ from mimicmotion.settings.generate import (
     PlanConfig,
     PosesConfig,
 )
-from mimicmotion.settings.parsing import (
-    field_help,
-    find_recipe,
-    load_yaml,
-    parse,
-    recipes,
-)
+from mimicmotion.settings.parsing import field_help, find_recipe, load_yaml, parse, recipes
 from mimicmotion.settings.poses import DrivingOptions, PoseOptions, person_choice
 from mimicmotion.settings.sampling import FusionConfig, FusionMode, SamplingOptions, SamplingSettings, resolve_tier
 

@@ -1,4 +1,4 @@
-"""Settings of an ablation: frozen, and parsed strictly from YAML by `mimicmotion.settings.parse`."""
+"""Settings of an ablation, read from a YAML file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TestConfig(Settings):
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
         if not self.conditions:
-            raise ConfigError("no conditions", "at least one", "add one")
+            raise ConfigError("no test conditions", "at least one", "add one to 'conditions'")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,4 +53,4 @@ class AblationConfig(Settings):
             raise ConfigError(f"seeds={self.seeds}", "distinct seeds, at least one", "correct 'seeds'")
         taken = {"run", "seed", "model"} & self.train.keys()
         if taken:
-            raise ConfigError(f"train has {sorted(taken)}", "settings that all runs share", "leave these out")
+            raise ConfigError(f"train sets {sorted(taken)}", "settings that all runs share", "remove them")

@@ -19,13 +19,13 @@ class EvaluateConfig(Settings):
     real: Path
     """Folder of real videos, with one file or folder of frames per sequence."""
     generated: dict[str, Path]
-    """NAME=DIR for each method. Its videos must have the names of the real ones; the suffix may differ."""
+    """NAME=DIR for each method. Its videos must be named like the real ones; the suffix may differ."""
     output: Path
     """Folder to write the report to."""
     metrics: list[str] | None = None
     """Metrics to compute; default: all available except lpips-vgg, and except poses without `driving`."""
     driving: Path | None = None
-    """Folder of ground-truth pose files, NAME.npz per sequence, used instead of poses found in the real frames."""
+    """Folder of ground-truth pose files, NAME.npz per sequence, used instead of poses estimated in the real frames."""
     protocol: str = "plain"
     """plain (whole frames), tiktok (sequences 335 to 340, central squares), or a YAML file."""
     convention: Literal["exact", "field"] = "exact"
@@ -98,5 +98,5 @@ def parse_methods(items: list[str]) -> dict[str, Path]:
     """
     methods = dict(map(parse_method, items))
     if len(methods) < len(items):
-        raise ConfigError(f"generated {items}", "each name once", "give every method a name of its own")
+        raise ConfigError(f"generated {items}", "each name once", "give each method a different name")
     return methods

@@ -107,7 +107,7 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
     face: Annotated[Literal["all", "eyes-mouth", "none"], Help("Motion")] = "all"
     """Face points to draw. With fewer, the face follows the picture more, which helps with drawings and cartoons."""
     background: Annotated[Literal["model", "keep"], Help("Output")] = "model"
-    """model: let the model generate it; keep: use the picture's own, inpainted where the person stood."""
+    """model: let the model generate it; keep: use the picture's, inpainted behind the person."""
     fusion: Annotated[FusionMode | None, Help("Quality")] = None
     """How segments are joined: progressive (paper), released (published code), average, none; default: the model's."""
     segment_frames: Annotated[int | None, Range(1, 100_000), Help("Quality")] = None
@@ -161,7 +161,7 @@ class GenerateConfig(DrivingOptions, PoseOptions, SamplingOptions, ExecutionOpti
 
 @dataclass(frozen=True, kw_only=True)
 class PlanConfig(GenerateConfig):
-    """Settings of `mimicmotion plan`: those of `generate`, and which alignments to show."""
+    """Settings of `mimicmotion plan`: those of `generate`, and an option to compare alignments."""
 
     compare_alignments: Annotated[bool, Help("Motion")] = False
     """Draw the overlay three times, once per alignment method: limbs, weighted and released."""

@@ -1,4 +1,4 @@
-"""The metrics of a report: their names, units, and which direction is better."""
+"""The metrics of an evaluation report: their names, units and better directions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Metric:
         better: "higher" or "lower"; "" for a purely descriptive number.
         digits: number of decimals.
         group: the value of `--metrics` that selects it.
-        what: one-line description for the report.
+        what: short description for the report.
         unit: unit; "" for a plain number.
     """
 
@@ -40,7 +40,7 @@ class Metric:
         return {"higher": " ↑", "lower": " ↓", "": ""}[self.better]
 
     def best(self, values: Sequence[float | None]) -> int | None:
-        """Index of the best value; None for fewer than two values or a descriptive number."""
+        """Return the index of the best value; None for fewer than two values or a descriptive number."""
         known = [(v, i) for i, v in enumerate(values) if v is not None]
         if len(known) < 2 or not self.better:
             return None
@@ -48,7 +48,7 @@ class Metric:
 
 
 def describe(metric: str) -> Metric:
-    """Look up a metric by key; a key that is not in `METRICS` yields a descriptive number of that name."""
+    """Look up a metric by key; for a key that is not in `METRICS`, return a descriptive metric of that name."""
     return METRICS.get(metric) or Metric(metric.replace("_", " "), "", 4)
 
 

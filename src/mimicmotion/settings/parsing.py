@@ -1,4 +1,4 @@
-"""How settings are declared, checked and parsed. Only the standard library is imported at module level."""
+"""Declare, check and parse settings. Only the standard library is imported at module level."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Help:
-    """Section of `--help` that lists a setting."""
+    """The section of `--help` in which a setting is listed."""
 
     group: str
     first: bool = False
@@ -116,8 +116,8 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> T:
         if isinstance(error, ConfigError):
             raise ConfigError(f"{where}: {error.got}" if first["loc"] else error.got, error.expected, error.fix) from e
         if first["type"].startswith("missing"):
-            place = "with -o" if where == "output" else "on the command line"
-            raise ConfigError(f"no {where!r}", f"a value for {where!r}", f"set it {place}, or in the file") from e
+            how = "with -o" if where == "output" else "on the command line"
+            raise ConfigError(f"no {where!r}", f"a value for {where!r}", f"set it {how}, or in the file") from e
         raise ConfigError(f"{where} = {_SHORT.repr(first['input'])}", first["msg"], fix) from e
 
 

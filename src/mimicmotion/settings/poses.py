@@ -40,7 +40,7 @@ def person_choice(text: str) -> Literal["largest"] | int | tuple[float, ...]:
     """Parse "largest", an index, "x,y" or "left,top,right,bottom".
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: `text` is none of these.
     """
     if text == "largest":
         return "largest"
@@ -103,5 +103,5 @@ class DrivingOptions(Settings):
             raise ConfigError(got, "tempo=1 and sampling=time", f"leave out '{setting}'")
 
     def source_seconds(self, seconds: float) -> float:
-        """Seconds of the driving video that `seconds` of the result cover."""
+        """Convert seconds of the result to seconds of the driving video."""
         return seconds * self.tempo

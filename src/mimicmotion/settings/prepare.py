@@ -43,23 +43,23 @@ class PrepareConfig(PoseOptions):
     cut_change: Annotated[float, Range(0, 255)] = 15.0
     """Minimum change at a scene cut: mean over hue, saturation and brightness, 0 to 255."""
     min_found: Annotated[float, Range(0, 1)] = 0.9
-    """Minimum share of a scene's frames in which the person is found."""
+    """Minimum fraction of a scene's frames in which the person is found."""
     max_crowded: Annotated[float, Range(0, 1)] = 0.1
-    """Maximum share of a scene's frames (checked twice a second) that show more than one person."""
+    """Maximum fraction of a scene's frames (checked twice a second) that show more than one person."""
     min_body: Annotated[float, Range(0, 1)] = 0.5
-    """Minimum share of the 18 body points in view, averaged over frames; head, shoulders and arms make up 12."""
+    """Minimum fraction of the 18 body points in view, averaged over frames; head, shoulders and arms make up 12."""
     min_confidence: Annotated[float, Range(0, 1)] = 0.6
     """Minimum mean confidence of the body points in view."""
     min_sharpness: Annotated[float, Range(0, 1e6)] = 15.0
     """Minimum sharpness of the person: variance of the brightness Laplacian (0 to 255) at the stored size."""
     max_static: Annotated[float, Range(0, 1)] = 0.5
-    """Maximum share of a scene's frames that hardly differ from the frame a fifth of a second earlier."""
+    """Maximum fraction of a scene's frames that hardly differ from the frame a fifth of a second earlier."""
     max_enlargement: Annotated[float, Range(0.01, 1000)] = 2.0
     """Drop videos that would need more upscaling than this to fill height x width."""
     near_duplicates: Annotated[float, Range(0, 0.5)] = 0.04
-    """Drop a video if its image hashes differ from an earlier video's in less than this share of bits; 0 keeps all."""
+    """Drop a video if its image hashes differ from an earlier one's in less than this fraction of bits; 0 keeps all."""
     validation: Annotated[float, Range(0, 1)] = 0.05
-    """Share of the videos (not scenes) in the validation split."""
+    """Fraction of the videos (not scenes) in the validation split."""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     """Seed of the validation split. A video stays in its split when others are added."""
     shard_frames: Annotated[int, Range(1, 10_000_000)] = 4000
@@ -96,13 +96,13 @@ _ANALYSIS = ("fps", "cut_ratio", "cut_change", "min_seconds", "max_seconds", "ma
 
 
 def result_settings(config: PrepareConfig) -> dict[str, Any]:
-    """All settings that change the shards, as plain data, with checksums in place of model files."""
+    """Return all settings that change the shards, as plain data, with checksums in place of model files."""
     facts = {f.name: getattr(config, f.name) for f in dataclasses.fields(config) if f.name not in _EXECUTION}
     return facts | _model_files(config)
 
 
 def analysis_settings(config: PrepareConfig) -> dict[str, Any]:
-    """All settings that change what is measured in a video, as plain data, and the version of this package."""
+    """Return all settings that change what is measured in a video, and the version of this package, as plain data."""
     from mimicmotion import __version__
 
     facts = {name: getattr(config, name) for name in (*_ANALYSIS, "estimator", "person", "fit")}

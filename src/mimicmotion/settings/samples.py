@@ -1,4 +1,4 @@
-"""Settings of the training samples: frozen, and parsed strictly by `mimicmotion.settings.parse`."""
+"""Settings of the training samples."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class SampleConfig(Settings):
     spacing: Spacing = "interval"
     """interval: equal intervals; spread: frames anywhere in the scene, in order (for a first phase of few frames)."""
     short_records: Literal["error", "skip"] = "error"
-    """Scenes too short for one sample: stop with an error that counts them, or skip them and log how many."""
+    """What to do with scenes too short for one sample: error (raise an error that counts them) or skip."""
     reference: Literal["video", "clip", "first"] = "video"
     """Source of the reference picture: video is any frame or still of the same source video; clip is any frame of
     the same scene; first is its first frame, or the still before it."""
     reference_slot: bool = True
     """Put the reference picture and its own pose into slot 0, as in inference; if off, all slots are driving frames."""
     guidance: Literal["confidence", "threshold"] = "confidence"
-    """confidence: draw with the estimator's confidence as brightness (paper). threshold, for the ablation: draw only
-    points above 0.3, at full brightness, as other methods do."""
+    """confidence: draw with the estimator's confidence as brightness (paper). threshold (for ablations): draw only
+    points above 0.3, at full brightness."""
     detector_noise: Annotated[float, Range(0, 10)] = 0.0
     """Strength of simulated detector errors on all poses: 0 for poses from a detector, 1 (a typical detector) for
     exact synthetic poses."""
@@ -41,7 +41,7 @@ class SampleConfig(Settings):
     hand_padding: Annotated[float, Range(0, 10)] = 0.1
     """Margin around a hand's points, on each side, as a fraction of the box's width and height."""
     reverse: Annotated[float, Range(0, 1)] = 0.0
-    """Share of samples whose driving frames run backwards."""
+    """Fraction of samples whose driving frames run backwards."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)

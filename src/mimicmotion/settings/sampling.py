@@ -87,23 +87,13 @@ class SamplingSettings(SamplingOptions):
                 raise ConfigError(got, "only one of the two", "remove one of them")
 
 
+_BALANCED = {"schedule": "ays", "num_inference_steps": 10, "guidance_interval": (0.4, 60.0), "block_cache": 0.6}
 TIERS: dict[Speed, dict[str, Any]] = {
     "exact": {},
-    "balanced": {
-        "schedule": "ays",
-        "num_inference_steps": 10,
-        "guidance_interval": (0.4, 60.0),
-        "block_cache": 0.6,
-    },
-    "fast": {
-        "schedule": "ays",
-        "num_inference_steps": 6,
-        "guidance_interval": (0.4, 60.0),
-        "guidance_every": 2,
-        "block_cache": 0.6,
-    },
+    "balanced": _BALANCED,
+    "fast": _BALANCED | {"num_inference_steps": 6, "guidance_every": 2},
 }
-"""Settings of each tier; benchmarks/tiers.py measures them."""
+"""Settings of each tier, measured by benchmarks/tiers.py."""
 PLAIN: dict[str, Any] = {"sampler": "euler", "guidance_every": 1, "block_cache": 0.0}
 
 
@@ -120,13 +110,13 @@ def resolve_tier(options: SamplingOptions, model_steps: int | None = None) -> Sa
     tier = dict(TIERS[options.speed])
     if isinstance(options, SamplingSettings):
         settings = options
-    else:  # of a job, whose other settings (such as fps) may mean something else
+    else:  # other settings of a job, such as fps, may have another meaning
         settings = SamplingSettings(**{f.name: getattr(options, f.name) for f in fields(SamplingOptions)})
     steps = tier.get("num_inference_steps")
     if settings.sigmas is not None or (model_steps is not None and steps is not None and model_steps <= steps):
         tier = {name: value for name, value in tier.items() if name not in ("schedule", "num_inference_steps")}
     elif settings.schedule not in (None, tier.get("schedule")):
-        tier.pop("num_inference_steps", None)  # the tier's number is for its own schedule
+        tier.pop("num_inference_steps", None)  # the tier's number of steps is for its own schedule
     filled = {name: value for name, value in (PLAIN | tier).items() if getattr(settings, name) is None}
     return replace(settings, **filled)
 

@@ -12,7 +12,7 @@ from mimicmotion.settings.generate import ExecutionOptions, GenerateConfig
 from mimicmotion.settings.parsing import Range, Settings
 
 Scope = Literal["read", "jobs", "admin"]
-"""Token scopes, each including the previous: see own jobs; create and cancel them; everything."""
+"""Token scopes, each including the previous one: see one's own jobs; create and cancel them; everything."""
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -28,7 +28,7 @@ class ServeConfig(Settings):
     port: Annotated[int, Range(0, 65535)] = 8000
     """Port to listen on; 0 picks a free one."""
     allowed_hosts: list[str] = dataclasses.field(default_factory=list)
-    """Host names, such as that of a proxy, to accept in requests, in addition to `host` and localhost."""
+    """Host names to accept in requests in addition to `host` and localhost, such as a proxy's."""
     database: str | None = None
     """postgresql://... for several machines; default: SQLite in the data folder, for a single machine."""
     name: str | None = None
@@ -55,7 +55,7 @@ class ServeConfig(Settings):
     page: bool = True
     """Serve the web page at /."""
     study: Path | None = None
-    """Folder of a user study (made by `study build`) to serve at /study."""
+    """Folder of a user study (created by `study build`) to serve at /study."""
     keep_days: Annotated[float, Range(0, above=True)] = 7.0
     """Days after which a finished job and its files are deleted."""
 
@@ -74,9 +74,9 @@ OPERATORS = frozenset(
     | {"label", "producer", "signer"}
     | {f.name for f in dataclasses.fields(ExecutionOptions)}
 )
-"""Settings of `GenerateConfig` that the operator controls, not the clients: files, weights, labels, devices."""
+"""Settings of `GenerateConfig` that only the operator controls: files, weights, labels, devices."""
 
 
 def client_settings() -> list[str]:
-    """Names of the settings that a client may send with a job."""
+    """Return the names of the settings that a client may send with a job."""
     return [f.name for f in dataclasses.fields(GenerateConfig) if f.name not in OPERATORS]

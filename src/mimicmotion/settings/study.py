@@ -1,4 +1,4 @@
-"""Settings of a user study: its inputs, and which raters count."""
+"""Settings of a user study and its analysis."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class StudyConfig(Settings):
     output: Path
     """Folder to create."""
     reference: Path | None = None
-    """Folder of reference pictures, shown beside each pair."""
+    """Folder of reference pictures, shown next to each pair."""
     driving: Path | None = None
-    """Folder of driving videos, shown beside each pair."""
+    """Folder of driving videos, shown next to each pair."""
     title: str = "Which video is better?"
     """Heading of the page."""
     questions: list[str] = field(default_factory=lambda: ["Which video do you prefer?"])
@@ -35,13 +35,13 @@ class StudyConfig(Settings):
     instructions: Path | None = None
     """Text file shown before the first pair."""
     practice: Annotated[int, Range(0, 20)] = 0
-    """Number of practice pairs at the start (a result beside a pixelated copy of it), which are not counted."""
+    """Number of practice pairs at the start (a result and a pixelated copy of it), which are not counted."""
     catch: Annotated[int, Range(0, 50)] = 0
-    """Number of catch pairs (a result beside a pixelated copy of it), mixed in to detect careless raters."""
+    """Number of catch pairs (a result and a pixelated copy of it), mixed in to detect careless raters."""
     open: bool = False
     """Let anyone who knows the address vote, under a random id; by default, only those with a `study invite` link."""
     repeat_share: Annotated[float, Range(0, 0.5)] = 0.15
-    """Share of pairs that each rater sees twice, to check consistency; 0.15 repeats every seventh pair."""
+    """Fraction of pairs that each rater sees twice, to check consistency; 0.15 repeats every seventh pair."""
     min_seconds: Annotated[float, Range(0, 60)] = 1.0
     """Seconds that a pair must play before raters can vote on it, to prevent hasty votes."""
     skip_missing: bool = False
@@ -69,15 +69,15 @@ class StudyConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Exclusion(Settings):
-    """Which raters are excluded; none by default. Decide before looking at the preferences."""
+    """Rules for excluding raters; none by default. Set them before looking at the preferences."""
 
     min_consistency: Annotated[float, Range(0, 1)] = 0.0
-    """Minimum share of repeated pairs with the same answer both times, for raters who saw any."""
+    """Minimum fraction of repeated pairs with the same answer both times, for raters who saw any."""
     min_caught: Annotated[float, Range(0, 1)] = 0.0
-    """Minimum share of catch pairs answered correctly."""
+    """Minimum fraction of catch pairs answered correctly."""
 
     def rule(self) -> str:
-        """The exclusion rule in words, for the report."""
+        """Describe the exclusion rule in words, for the report."""
         parts = [
             (self.min_consistency > 0, f"less than {self.min_consistency:.0%} of repeated pairs answered consistently"),
             (self.min_caught > 0, f"less than {self.min_caught:.0%} of catch pairs answered correctly"),
@@ -87,10 +87,10 @@ class Exclusion(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class AnalyseConfig(Exclusion):
-    """Inputs of an analysis, and which raters it excludes."""
+    """Settings of `mimicmotion study analyse`."""
 
     folder: Path
-    """Folder made by `study build`."""
+    """Folder created by `study build`."""
     votes: list[Path] = field(default_factory=list)
     """Databases of votes; default: FOLDER/votes.sqlite. If a rater is in several, the last database counts."""
     output: Path | None = None

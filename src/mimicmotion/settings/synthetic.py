@@ -34,7 +34,7 @@ class SyntheticConfig(Settings):
     store: Literal["png", "jpeg", "video"] = "png"
     """Storage format of frames: png (lossless), jpeg or video (H.264, smallest)."""
     camera_motion: Annotated[float, Range(0, 1)] = 0.0
-    """Share of clips with a drifting and shaking camera, 0 to 1."""
+    """Fraction of clips with a drifting and shaking camera, 0 to 1."""
     mocap: Path | None = None
     """Folder of recorded motions (BVH files, or pose files of videos) to use for a third of the clips."""
     truth: bool = False

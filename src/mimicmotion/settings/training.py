@@ -1,4 +1,4 @@
-"""Settings of a training run: frozen, and parsed strictly from YAML by `mimicmotion.settings.parse`."""
+"""Settings of a training run, read from a YAML recipe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mimicmotion.settings.samples import SampleConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig(Settings):
-    """The shards, and how samples are drawn from them."""
+    """The training data: its shards, caches and samples."""
 
     shards: str = ""
     """Folder of shards written by `mimicmotion prepare`, or its URL (http, https, s3, gs, hf)."""
@@ -57,12 +57,12 @@ class ModelConfig(Settings):
     """The weights that training starts from."""
 
     base: str = ""
-    """Stable Video Diffusion folder or known name, as in `MimicMotionPipeline.from_pretrained`."""
+    """Folder or name of Stable Video Diffusion, as in `MimicMotionPipeline.from_pretrained`."""
     checkpoint: str = ""
     """Weights to start from: a model folder, or a released checkpoint (.pth) on top of `base`; empty with `base`
     trains PoseNet from scratch."""
     new: TinyConfig | None = None
-    """Train small networks from scratch instead."""
+    """Train new small networks instead."""
     reference_warp: Literal["none", "limbs", "residual"] | None = None
     """limbs: condition the U-Net on the picture's latents warped limb by limb to each pose, instead of on copies of
     one latent; residual: also denoise the difference from them. Not in the paper; small models learn much faster with
@@ -88,15 +88,15 @@ class ObjectiveConfig(Settings):
     sigma_std: Annotated[float | None, Range(0, 1000, above=True)] = None
     """Standard deviation of ln(sigma), overriding the preset."""
     condition_dropout: Annotated[float, Range(0, 1)] = 0.1
-    """Share of samples that drop embedding, reference latent and pose together, for classifier-free guidance."""
+    """Fraction of samples that drop embedding, reference latent and pose together, for classifier-free guidance."""
     drop_image: Annotated[float, Range(0, 1)] = 0.0
-    """Additional share of samples without the picture embedding."""
+    """Additional fraction of samples without the picture embedding."""
     drop_latent: Annotated[float, Range(0, 1)] = 0.0
-    """Additional share of samples without the reference latent."""
+    """Additional fraction of samples without the reference latent."""
     drop_pose: Annotated[float, Range(0, 1)] = 0.0
-    """Additional share of samples without the pose."""
+    """Additional fraction of samples without the pose."""
     noise_aug: Annotated[float, Range(0, 1)] = 0.0
-    """Share of samples whose reference picture is noised before encoding; the U-Net is conditioned on the strength."""
+    """Fraction of samples with noise on the reference picture, whose strength is a condition of the U-Net."""
     hand_scale: Annotated[float, Range(0, 1e6)] = 10.0
     """Loss weight inside the boxes of reliable hands (hand region enhancement); 1 turns it off."""
     change_weight: Annotated[float, Range(0, 1e6)] = 1.0
@@ -161,7 +161,7 @@ class PhaseConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainedConfig(Settings):
-    """Which weights are trained. Queries and keys of attention to one token have no effect and are never trained."""
+    """Weights to train. Queries and keys of attention to a single token have no effect and are never trained."""
 
     what: Literal["all", "pose_net", "temporal", "lora"] = "all"
     """all: U-Net and PoseNet (paper); pose_net: PoseNet only; temporal: PoseNet and the U-Net's temporal layers;
@@ -175,8 +175,7 @@ class TrainedConfig(Settings):
     image_encoder: bool = False
     """Also train the image encoder (but never CLIP's); the one of new small networks is always trained."""
     frozen: Literal["float32", "half"] = "float32"
-    """Data type of frozen weights. half saves memory; it needs precision bf16 or fp16, in which the U-Net then computes
-    anyway."""
+    """Data type of frozen weights; half saves memory and requires precision bf16 or fp16."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,7 +216,7 @@ class DetailConfig(Settings):
     start: str = ""
     """Model folder whose detail network to start from instead of the model's own."""
     exact_poses: Annotated[float, Range(0, 1)] = 0.5
-    """Share of these clips with exact poses; the others get data.sample.detector_noise."""
+    """Fraction of the training clips with exact poses; the others get data.sample.detector_noise."""
     widths: tuple[int, ...] = (32, 48, 96, 128)
     """New network: channels of the four levels, cells of 2x2 to 16x16 pixels, in multiples of 8."""
     blocks: tuple[int, ...] = (1, 1, 2, 2)
@@ -236,7 +235,7 @@ class DetailConfig(Settings):
     """Loss weight of LPIPS (AlexNet; `mimicmotion weights fetch lpips-alex`), added to the log of the squared error.
     It gives sharper frames with a lower PSNR."""
     recolour: Annotated[float, Range(0, 1)] = 0.8
-    """Share of samples with shuffled colour channels and changed contrast and brightness."""
+    """Fraction of samples with shuffled colour channels and changed contrast and brightness."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,11 +251,11 @@ class WarpConfig(Settings):
     decided: Annotated[float, Range(0.01, 100)] = 1.0
     """Factor by which the person's outline is sharper in inference than in training."""
     exact_poses: Annotated[float, Range(0, 1)] = 0.4
-    """Share of the clips with exact poses; the others get data.sample.detector_noise."""
+    """Fraction of the training clips with exact poses; the others get data.sample.detector_noise."""
     perceptual: Annotated[float, Range(0, 1e6)] = 0.0
     """Loss weight of LPIPS (AlexNet; `mimicmotion weights fetch lpips-alex`)."""
     recolour: Annotated[float, Range(0, 1)] = 0.7
-    """Share of samples with shuffled colour channels and changed contrast and brightness."""
+    """Fraction of samples with shuffled colour channels and changed contrast and brightness."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -266,7 +265,7 @@ class TrainConfig(Settings):
     run: str
     """Folder for checkpoints and logs."""
     stage: Literal["denoiser", "autoencoder", "detail", "warp"] = "denoiser"
-    """What to train: the video model, or the small model's autoencoder, detail network or warp network."""
+    """Model to train: the video model, or the small model's autoencoder, detail network or warp network."""
     seed: Annotated[int, Range(0)] = 0
     """Seed of weights, data order and noise."""
     threads: Annotated[int, Range(0)] = 0
@@ -286,7 +285,7 @@ class TrainConfig(Settings):
     warp: WarpConfig = field(default_factory=WarpConfig)
     """Training clips, size and loss of the warp network (stage warp)."""
     trained: TrainedConfig = field(default_factory=TrainedConfig)
-    """Which weights are trained (stage denoiser)."""
+    """Weights to train (stage denoiser)."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """The optimiser."""
     phases: tuple[PhaseConfig, ...] = ()
@@ -317,11 +316,11 @@ class TrainConfig(Settings):
             raise ConfigError("phases out of order", "each with a higher 'until' than the one before", "sort them")
 
     def phase(self, step: int) -> PhaseConfig | None:
-        """The phase that step `step` belongs to; None if the run has no phases."""
+        """Return the phase that contains `step`; None if the run has no phases."""
         return next((p for p in self.phases if step < p.until), self.phases[-1] if self.phases else None)
 
     def batch(self, step: int) -> int:
-        """Clips per process and forward pass in step `step`."""
+        """Return the number of clips per process and forward pass in `step`."""
         phase = self.phase(step)
         return phase.batch if phase else self.optim.batch
 

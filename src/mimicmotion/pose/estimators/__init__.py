@@ -1,1 +1,1 @@
-"""Pose estimators: from a picture to 134 keypoints with confidence."""
+"""Pose estimators, which find a person's 134 keypoints, with confidence, in pictures."""

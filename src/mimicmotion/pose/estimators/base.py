@@ -50,16 +50,16 @@ class PoseEstimator(ABC):
         """
         size: tuple[int, int] | None = None
 
-        def watched() -> Iterator[Frame]:
+        def checked() -> Iterator[Frame]:
             nonlocal size
             for i, frame in enumerate(frames):
                 size = size or (frame.shape[0], frame.shape[1])
                 if frame.shape[:2] != size:
-                    got = f"frame {i} is {frame.shape[:2]}"
+                    got = f"frame {i} of size {frame.shape[:2]}"
                     raise PoseError(got, f"{size}, like the first", "resize the frames first")
                 yield frame
 
-        found = [(*points, self.people) for points in self.estimate_stream(watched())]
+        found = [(*points, self.people) for points in self.estimate_stream(checked())]
         if size is None or not found:
             raise PoseError("a video without frames", "at least one frame", "check the video file")
         xy, confidence, people = map(np.array, zip(*found, strict=True))
@@ -67,5 +67,5 @@ class PoseEstimator(ABC):
 
 
 def no_person() -> PosePoints:
-    """The points of a frame without a person: all at (0, 0) with confidence 0."""
+    """Return the keypoints of a frame without a person: all at (0, 0) with confidence 0."""
     return np.zeros((NUM_POINTS, 2), np.float32), np.zeros(NUM_POINTS, np.float32)

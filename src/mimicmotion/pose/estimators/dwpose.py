@@ -96,7 +96,7 @@ class DWPoseEstimator(PoseEstimator):
         tracker.check_found()
 
     def find_people(self, frame: Frame) -> tuple[Float[ndarray, "people 134 2"], Float32[ndarray, "people 134"]]:
-        """Find all people in a frame, the largest first."""
+        """Find the keypoints, with confidence, of the 8 largest people in a frame, the largest first."""
         boxes = self.detect(frame)
         area = (boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1)
         boxes = boxes[np.argsort(-area, kind="stable")[:MAX_PEOPLE]]
@@ -111,7 +111,7 @@ class DWPoseEstimator(PoseEstimator):
         return len(self.detect(frame))
 
     def detect(self, frame: Frame) -> Float[ndarray, "people 4"]:
-        """Detect people with a score above 0.3: boxes (left, top, right, bottom) in pixels."""
+        """Detect people with a score above 0.3. Returns boxes (left, top, right, bottom) in pixels."""
         picture, ratio = letterbox(frame, self._detector_size)
         feed = picture.transpose(2, 0, 1)[None]
         outputs = _run(self._detector, feed)
@@ -119,16 +119,16 @@ class DWPoseEstimator(PoseEstimator):
             boxes, labels = outputs[0][0], outputs[1][0]
             found = np.concatenate([boxes[:, :4] / ratio, boxes[:, 4:], labels[:, None]], 1)
         else:
-            rows = decode_grid(outputs[0], self._detector_size)[0]
-            half = rows[:, 2:4] / 2
-            boxes = np.concatenate([rows[:, :2] - half, rows[:, :2] + half], 1) / ratio
-            found = multiclass_nms(boxes, rows[:, 4:5] * rows[:, 5:], 0.45, 0.1)
+            decoded = decode_grid(outputs[0], self._detector_size)[0]
+            half = decoded[:, 2:4] / 2
+            boxes = np.concatenate([decoded[:, :2] - half, decoded[:, :2] + half], 1) / ratio
+            found = multiclass_nms(boxes, decoded[:, 4:5] * decoded[:, 5:], 0.45, 0.1)
         return found[(found[:, 4] > 0.3) & (found[:, 5] == 0), :4].astype(np.float64)
 
     def locate(
         self, frame: Frame, boxes: Float[ndarray, "people 4"]
     ) -> tuple[Float[ndarray, "people 133 2"], Float32[ndarray, "people 133"]]:
-        """Locate the people's points in pixels of the frame, with scores, in COCO-WholeBody order."""
+        """Locate each person's keypoints in COCO-WholeBody order. Returns pixels of the frame, and scores."""
         keypoints, scores = [], []
         height, width = self._pose_size
         for box in boxes:
@@ -154,7 +154,7 @@ def _run(session: Any, feed: ndarray) -> list[Float32[ndarray, ...]]:
 
 
 def letterbox(frame: Frame, size: tuple[int, int]) -> tuple[UInt8[ndarray, "rows columns 3"], float]:
-    """Scale a frame into the upper left corner of a grey (114) picture of `size`. Also returns the scale."""
+    """Resize a frame to fit into `size`, and pad it with grey (114) at the right and bottom. Also returns the scale."""
     import cv2
 
     ratio = min(size[0] / frame.shape[0], size[1] / frame.shape[1])
@@ -165,29 +165,29 @@ def letterbox(frame: Frame, size: tuple[int, int]) -> tuple[UInt8[ndarray, "rows
 
 
 def decode_grid(
-    rows: Float32[ndarray, "batch anchors values"], size: tuple[int, int]
+    raw: Float32[ndarray, "batch anchors values"], size: tuple[int, int]
 ) -> Float32[ndarray, "batch anchors values"]:
-    """Decode YOLOX's raw output: centres and sizes of the boxes in pixels of the network's input."""
+    """Convert the centres and sizes of boxes in YOLOX's raw output to pixels of the network's input."""
     cells, strides = [], []
     for stride in (8, 16, 32):
         y, x = np.mgrid[: size[0] // stride, : size[1] // stride]
         cells.append(np.stack([x, y], -1).reshape(-1, 2))
         strides.append(np.full((len(cells[-1]), 1), stride))
     cell, step = np.concatenate(cells), np.concatenate(strides)
-    if len(cell) != rows.shape[1]:
+    if len(cell) != raw.shape[1]:
         raise WeightsError(
-            f"a detector with {rows.shape[1]} anchors", f"{len(cell)}, as YOLOX has at {size}", "use yolox_l.onnx"
+            f"a detector with {raw.shape[1]} anchors", f"{len(cell)} for an input of {size}", "use yolox_l.onnx"
         )
-    out = rows.copy()
-    out[..., :2] = (rows[..., :2] + cell) * step
-    out[..., 2:4] = np.exp(rows[..., 2:4]) * step
+    out = raw.copy()
+    out[..., :2] = (raw[..., :2] + cell) * step
+    out[..., 2:4] = np.exp(raw[..., 2:4]) * step
     return out
 
 
 def nms(boxes: Float[ndarray, "n 4"], scores: Float[ndarray, " n"], overlap: float) -> Int[ndarray, " kept"]:
-    """Indices of the kept boxes, best first. A box is dropped if its overlap with a better one exceeds `overlap`.
+    """Return the indices of the boxes to keep, best first; a box is dropped if its IoU with a better one is too high.
 
-    Boxes count as whole pixels, both edges included.
+    Edges are inclusive: a box from 2 to 4 is 3 pixels wide. `overlap` is the maximum IoU.
     """
     left, top, right, bottom = boxes.T
     areas = (right - left + 1) * (bottom - top + 1)
@@ -206,7 +206,7 @@ def nms(boxes: Float[ndarray, "n 4"], scores: Float[ndarray, " n"], overlap: flo
 def multiclass_nms(
     boxes: Float[ndarray, "n 4"], scores: Float[ndarray, "n classes"], overlap: float, threshold: float
 ) -> Float[ndarray, "kept 6"]:
-    """Suppress overlapping boxes within each class. Returns rows of (box, score, class), class by class."""
+    """Apply `nms` per class to boxes with scores above `threshold`. Returns an array of (box, score, class)."""
     parts = [np.zeros((0, 6))]
     for label in np.flatnonzero((scores > threshold).any(0)):
         good = scores[:, label] > threshold
@@ -219,7 +219,7 @@ def multiclass_nms(
 def crop_person(
     frame: Frame, box: Float[ndarray, " 4"], size: tuple[int, int]
 ) -> tuple[UInt8[ndarray, "rows columns 3"], Float[ndarray, " 2"], Float[ndarray, " 2"]]:
-    """Crop the box, padded to the aspect ratio of `size`, to a picture of `size`. Also returns centre and extent."""
+    """Crop the padded box at the aspect ratio of `size`, resized to `size`. Also returns its centre and extent."""
     import cv2
 
     centre, scale = box_centre_scale(box)
@@ -231,7 +231,7 @@ def crop_person(
 def box_centre_scale(
     box: Float[ndarray, "*n 4"], padding: float = BOX_PADDING
 ) -> tuple[Float[ndarray, "*n 2"], Float[ndarray, "*n 2"]]:
-    """Centre and padded extent (x, y) of a (left, top, right, bottom) box."""
+    """Return the centre and padded extent (x, y) of a (left, top, right, bottom) box."""
     return (box[..., :2] + box[..., 2:]) / 2, (box[..., 2:] - box[..., :2]) * padding
 
 
@@ -245,7 +245,7 @@ def fit_aspect(scale: Float[ndarray, " 2"], size: tuple[int, int]) -> Float[ndar
 def crop_matrix(
     centre: Float[ndarray, " 2"], scale: Float[ndarray, " 2"], size: tuple[int, int]
 ) -> Float[ndarray, "2 3"]:
-    """Affine map from the frame to the crop, both in pixel indices."""
+    """Return the affine map from pixels of the frame to pixels of the crop."""
     zoom = size[1] / scale[0]
     return np.array([[zoom, 0, size[1] / 2 - zoom * centre[0]], [0, zoom, size[0] / 2 - zoom * centre[1]]])
 
@@ -253,7 +253,7 @@ def crop_matrix(
 def decode_simcc(
     x: Float32[ndarray, "batch points bins_x"], y: Float32[ndarray, "batch points bins_y"], bins: tuple[float, float]
 ) -> tuple[Float32[ndarray, "batch points 2"], Float32[ndarray, "batch points"]]:
-    """Decode points, in pixels of the network's input, and their scores: the lower of the two peaks.
+    """Decode SimCC outputs to points in pixels of the network's input, with scores (the lower of the two peaks).
 
     Points with a score of 0 or less are placed at bin -1.
 
@@ -271,7 +271,7 @@ def decode_simcc(
 def order_points(
     keypoints: Float[ndarray, "people 133 2"], scores: Float[ndarray, "people 133"]
 ) -> tuple[Float[ndarray, "people 134 2"], Float[ndarray, "people 134"]]:
-    """Reorder from COCO-WholeBody to our layout, adding a neck halfway between the shoulders.
+    """Reorder from COCO-WholeBody to `mimicmotion.pose.keypoints`, adding a neck halfway between the shoulders.
 
     The neck's score is 1 if both shoulders are above 0.3, else 0, as in the released code.
     """

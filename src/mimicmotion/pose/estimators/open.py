@@ -80,7 +80,7 @@ def choose_estimator(options: PoseOptions, trained_with: str | None) -> tuple[st
 
 
 def find_estimator(options: PoseOptions, threads: int | None = None) -> Callable[..., PoseEstimator]:
-    """Return a function that opens the chosen estimator; `static=True` opens it for the reference picture.
+    """Return a function that opens the chosen estimator, with `static=True` for the reference picture.
 
     Model files are located or downloaded now, to fail early.
     """

@@ -38,7 +38,7 @@ def open_session(path: Path, *, threads: int | None = None, device: str = "auto"
 
 
 def providers(device: str) -> list[str]:
-    """Execution providers of onnxruntime for "auto", "cpu" or "cuda", the preferred one first.
+    """Return the onnxruntime execution providers for "auto", "cpu" or "cuda", the preferred one first.
 
     Raises:
         ConfigError: `device` is "cuda" and onnxruntime has no CUDA.
@@ -49,7 +49,7 @@ def providers(device: str) -> list[str]:
     if device == "cuda" and not has_cuda:
         raise ConfigError(
             "device 'cuda' for poses",
-            f"one that onnxruntime supports: {', '.join(ort.get_available_providers())}",
+            f"a device that onnxruntime supports ({', '.join(ort.get_available_providers())})",
             f"{', then '.join(cuda_lines())}; or use device 'cpu'",
         )
     if device == "auto" and not has_cuda and gpu_present():
@@ -62,11 +62,11 @@ def providers(device: str) -> list[str]:
 
 
 def cuda_lines() -> list[str]:
-    """Commands that install onnxruntime's CUDA build. It shares files with the CPU build, so it is installed last."""
-    again = "pip install --force-reinstall --no-deps onnxruntime-gpu"
-    return [install_command("gpu"), "pip uninstall -y onnxruntime", again]
+    """Return commands that install onnxruntime's CUDA build, last because it shares files with the CPU build."""
+    reinstall = "pip install --force-reinstall --no-deps onnxruntime-gpu"
+    return [install_command("gpu"), "pip uninstall -y onnxruntime", reinstall]
 
 
 def gpu_present() -> bool:
-    """Whether there is an NVIDIA GPU."""
+    """Return whether there is an NVIDIA GPU."""
     return any(Path(p).exists() for p in ("/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/dxg"))

@@ -1,7 +1,7 @@
 """Follow one person through frames with several people.
 
 All people are tracked, not only the target: a passer-by who stands where the target was lost has a separate track and
-is not mistaken for the target. Someone new who appears while the target is away is assumed to be the target.
+is not mistaken for the target. A new person who appears while the target is lost is assumed to be the target.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 
 MATCH = 0.15  # minimum similarity to match a person in two frames
 SAME_BOX = 0.3  # minimum IoU between the given box and the chosen person's
-FORGET = 300  # frames after which a lost passer-by is forgotten
+FORGET = 300  # frames after which the track of a lost passer-by is deleted
 
 
 def person_box(xy: Float[ndarray, "points 2"], confidence: Float[ndarray, " points"]) -> Float[ndarray, " 4"] | None:
-    """(left, top, right, bottom) of the visible points, or None if there are fewer than two."""
+    """Return the bounding box (left, top, right, bottom) of the visible points; None if there are fewer than two."""
     points = xy[confidence > VISIBLE]
     if len(points) < 2:
         return None
@@ -35,7 +35,7 @@ def person_box(xy: Float[ndarray, "points 2"], confidence: Float[ndarray, " poin
 
 
 def box_iou(a: Float[ndarray, " 4"], b: Float[ndarray, " 4"]) -> float:
-    """Intersection over union of two (left, top, right, bottom) boxes."""
+    """Compute the intersection over union of two boxes (left, top, right, bottom)."""
     overlap = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
     union = (a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod() - overlap
     return float(overlap / union) if union > 0 else 0.0
@@ -43,31 +43,31 @@ def box_iou(a: Float[ndarray, " 4"], b: Float[ndarray, " 4"]) -> float:
 
 @dataclass(slots=True)
 class _Track:
-    """Last position and velocity of a person, in pixels per frame."""
+    """A person's last keypoints, box and velocity (pixels per frame), and the first and last frame with a match."""
 
     xy: Float[ndarray, "points 2"]
     confidence: Float[ndarray, " points"]
     box: Float[ndarray, " 4"]
-    born: int
-    seen: int
+    first_seen: int
+    last_seen: int
     velocity: Float[ndarray, " 2"] = field(default_factory=lambda: np.zeros(2))
 
     def similarity(self, xy: ndarray, confidence: ndarray, box: ndarray, now: int) -> float:
-        """Similarity, 0..1: box overlap and point distance, both after extrapolating at the last velocity."""
+        """Return the mean of box IoU and point similarity (0..1), after extrapolating at the last velocity."""
         # The velocity of a person lost long ago is no longer valid.
-        step = self.velocity * min(now - self.seen, 5)
+        step = self.velocity * min(now - self.last_seen, 5)
         overlap = box_iou(self.box + np.tile(step, 2), box)
         both = (self.confidence > VISIBLE) & (confidence > VISIBLE)
         if not both.any():
             return overlap / 2
         scale = 0.15 * max(np.hypot(*(box[2:] - box[:2])), 1.0)
-        far = np.hypot(*(self.xy[both] + step - xy[both]).T) / scale
-        return overlap / 2 + float(np.exp(-(far**2) / 2).mean()) / 2
+        distance = np.hypot(*(self.xy[both] + step - xy[both]).T) / scale
+        return overlap / 2 + float(np.exp(-(distance**2) / 2).mean()) / 2
 
     def update(self, xy: ndarray, confidence: ndarray, box: ndarray, now: int) -> None:
-        moved = (box[:2] + box[2:] - self.box[:2] - self.box[2:]) / 2 / max(now - self.seen, 1)
+        moved = (box[:2] + box[2:] - self.box[:2] - self.box[2:]) / 2 / max(now - self.last_seen, 1)
         self.velocity = 0.5 * self.velocity + 0.5 * moved
-        self.xy, self.confidence, self.box, self.seen = xy, confidence, box, now
+        self.xy, self.confidence, self.box, self.last_seen = xy, confidence, box, now
 
 
 class PersonTracker:
@@ -86,7 +86,7 @@ class PersonTracker:
         self._tracks: list[_Track] = []
         self._target: _Track | None = None
         self._frame = -1
-        self._most = 0
+        self._max_people = 0
 
     def check_found(self) -> None:
         """Check the result after the last frame.
@@ -95,66 +95,66 @@ class PersonTracker:
             PoseError: people were seen, but never the chosen one.
         """
         if self._target is None:
-            check_chosen(self.person, self._most)
+            check_chosen(self.person, self._max_people)
 
     def choose(self, xy: Float[ndarray, "people points 2"], confidence: Float[ndarray, "people points"]) -> int | None:
-        """Index of the person to follow among those found in the next frame; None if the person is not there."""
+        """Return the index of the person to follow among those in the next frame; None if the person is not found."""
         self._frame += 1
         boxes = {i: box for i in range(len(xy)) if (box := person_box(xy[i], confidence[i])) is not None}
-        self._most = max(self._most, len(boxes))
-        of_track = self._match(xy, confidence, boxes)
-        matched = set(of_track.values())
+        self._max_people = max(self._max_people, len(boxes))
+        assigned = self._match(xy, confidence, boxes)
+        matched = set(assigned.values())
         for i in boxes.keys() - matched:
             track = _Track(xy[i], confidence[i], boxes[i], self._frame, self._frame)
             self._tracks.append(track)
-            of_track[id(track)] = i
+            assigned[id(track)] = i
         for track in self._tracks:
-            if (i := of_track.get(id(track))) is not None:
+            if (i := assigned.get(id(track))) is not None:
                 track.update(xy[i], confidence[i], boxes[i], self._frame)
-        self._tracks = [t for t in self._tracks if t is self._target or self._frame - t.seen < FORGET]
+        self._tracks = [t for t in self._tracks if t is self._target or self._frame - t.last_seen < FORGET]
         if self._target is None:
-            self._target = self._first(of_track)
-        elif id(self._target) not in of_track:
-            self._target = self._returned(of_track) or self._target
-        return None if self._target is None else of_track.get(id(self._target))
+            self._target = self._choose_first(assigned)
+        elif id(self._target) not in assigned:
+            self._target = self._find_returned(assigned) or self._target
+        return None if self._target is None else assigned.get(id(self._target))
 
     def _match(self, xy: ndarray, confidence: ndarray, boxes: dict[int, ndarray]) -> dict[int, int]:
-        """Match tracks and people, the most similar pair first."""
+        """Match tracks and people, the most similar pair first. Returns the person's index by `id` of the track."""
         pairs = [
             (track.similarity(xy[i], confidence[i], box, self._frame), k, i)
             for k, track in enumerate(self._tracks)
             for i, box in boxes.items()
         ]
-        taken: dict[int, int] = {}
+        matches: dict[int, int] = {}
         for similarity, k, i in sorted(pairs, reverse=True):
-            if similarity >= MATCH and id(self._tracks[k]) not in taken and i not in taken.values():
-                taken[id(self._tracks[k])] = i
-        return taken
+            if similarity >= MATCH and id(self._tracks[k]) not in matches and i not in matches.values():
+                matches[id(self._tracks[k])] = i
+        return matches
 
-    def _visible(self, of_track: dict[int, int]) -> list[_Track]:
-        return [t for t in self._tracks if id(t) in of_track]
+    def _visible(self, assigned: dict[int, int]) -> list[_Track]:
+        return [t for t in self._tracks if id(t) in assigned]
 
-    def _first(self, of_track: dict[int, int]) -> _Track | None:
-        visible = self._visible(of_track)
+    def _choose_first(self, assigned: dict[int, int]) -> _Track | None:
+        visible = self._visible(assigned)
         chosen = choose_person([t.box for t in visible], self.person)
         return None if chosen is None else visible[chosen]
 
-    def _returned(self, of_track: dict[int, int]) -> _Track | None:
-        """Someone of similar size who first appears in this frame, assumed to be the lost person."""
+    def _find_returned(self, assigned: dict[int, int]) -> _Track | None:
+        """Return the track of a new person of similar size, assumed to be the lost one; None if no one is new."""
         if self._target is None:
             return None
         size = np.hypot(*(self._target.box[2:] - self._target.box[:2]))
-        new = [t for t in self._visible(of_track) if t.born == self._frame]
+        new = [t for t in self._visible(assigned) if t.first_seen == self._frame]
         new = [t for t in new if 0.4 < np.hypot(*(t.box[2:] - t.box[:2])) / max(size, 1e-6) < 2.5]
         back = max(new, key=lambda t: (t.box[2:] - t.box[:2]).prod(), default=None)
         if back is not None:
-            logger.info("frame %d: the person lost in frame %d seems to be back", self._frame, self._target.seen + 1)
+            logger.info("frame %d: assume that this is the person lost after %d", self._frame, self._target.last_seen)
             self._tracks = [t for t in self._tracks if t is not self._target]
         return back
 
 
 def choose_person(boxes: Sequence[Float[ndarray, " 4"]], person: Person) -> int | None:
-    """Index of the chosen person among those in a frame; None if no one in this frame matches.
+    """Return the index of the chosen person among those in a frame; None if no one matches.
 
     Args:
         boxes: bounding boxes (left, top, right, bottom) of the people's keypoints.
@@ -171,16 +171,16 @@ def choose_person(boxes: Sequence[Float[ndarray, " 4"]], person: Person) -> int 
     if len(wanted) == 4:
         best = max(numbers, key=lambda i: box_iou(boxes[i], wanted), default=None)
         return None if best is None or box_iou(boxes[best], wanted) < SAME_BOX else best
-    off = [np.abs((box[:2] + box[2:]) / 2 - wanted) for box in boxes]  # distance of the point from each centre
-    near = [i for i in numbers if (off[i] <= (boxes[i][2:] - boxes[i][:2]) / 2 + 0.1 * np.ptp(boxes[i][1::2])).all()]
-    return min(near, key=lambda i: np.hypot(*off[i]), default=None)
+    offset = [np.abs((box[:2] + box[2:]) / 2 - wanted) for box in boxes]  # of the point from each centre
+    near = [i for i in numbers if (offset[i] <= (boxes[i][2:] - boxes[i][:2]) / 2 + 0.1 * np.ptp(boxes[i][1::2])).all()]
+    return min(near, key=lambda i: np.hypot(*offset[i]), default=None)
 
 
-def check_chosen(person: Person, most: int) -> None:
-    """Raise PoseError if `most` people were seen in a frame, although the chosen one never was."""
-    if most:
+def check_chosen(person: Person, max_people: int) -> None:
+    """Raise PoseError because the chosen person was never seen, unless no one was (`max_people` per frame is 0)."""
+    if max_people:
         raise PoseError(
-            f"person {person!r} was never seen; no frame shows more than {most}",
+            f"person {person!r} was never seen; no frame shows more than {max_people}",
             "an index below that number (0 is leftmost), a point inside a person, or a box around one",
             "choose another person, or 'largest'",
         )

@@ -2,8 +2,8 @@
 
 The person is cut out of the picture (by the bundled segmentation network and colours) and the background is filled.
 Head, torso, limbs, hands and feet are moved by affine maps from the reference pose to each driving pose, and painted
-from back to front. The inputs are those of a model: one picture, its pose, and the driving poses. It is the baseline in
-evaluation, and a small model can take its result as an extra condition (`reference_warp: limbs`).
+from back to front. Inputs are the same as a model's: one picture, its pose, and the driving poses. This is the baseline
+in evaluation, and a small model can take its result as an extra condition (`reference_warp: limbs`).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from mimicmotion.pose.guidance.limbs import (
     body_unit,
     disc,
     has_face,
+    hull_mask,
     leader_of,
     mean_confidence,
     painting_order,
@@ -38,7 +39,6 @@ from mimicmotion.pose.guidance.limbs import (
     points_of,
     source_of,
     with_head,
-    within,
 )
 from mimicmotion.pose.keypoints import PoseSequence
 from mimicmotion.pose.mask import SelfieSegmenter
@@ -82,8 +82,8 @@ class WarpedPicture:
         return len(self.poses)
 
     def __getitem__(self, index: slice, /) -> Frames:
-        some = self.poses[index]
-        return np.stack([self.puppet.paint(xy, c) for xy, c in zip(some.xy, some.confidence, strict=True)])
+        poses = self.poses[index]
+        return np.stack([self.puppet.paint(xy, c) for xy, c in zip(poses.xy, poses.confidence, strict=True)])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,9 +116,9 @@ class Puppet:
 
     Attributes:
         background: the picture without the person.
-        colours: colours of the person, extended beyond the outline: as seen, and without the arms in front of the
-            body. Pixel-wise warping samples its colours from these.
-        layers: per part, premultiplied colours and opacity at its position in the reference.
+        colours: the picture, with the person's colours extended beyond the outline, and the same with the arms in
+            front of the body inpainted. Pixel-wise warping samples from these.
+        layers: per part, premultiplied colours and opacity, in pixels of the reference.
         boxes: per part, the corners (x, y) of its non-empty area.
         sources: per part, the part that it was cut from (its counterpart on the other side if it is hidden).
         xy: the reference pose.
@@ -154,16 +154,16 @@ class Puppet:
             last = np.clip(np.ceil(corners.max(0)).astype(int) + 2, first, [width, height])
             if (last <= first).any():  # moved out of the picture
                 continue
-            at = slice(first[1], last[1]), slice(first[0], last[0])
+            window = slice(first[1], last[1]), slice(first[0], last[0])
             inside = np.column_stack([matrix[:, :2], matrix[:, 2] - first])
             size = tuple(int(n) for n in last - first)
             layer = cv2.warpAffine(self.layers[part], inside, size, borderMode=cv2.BORDER_REPLICATE)
-            alpha = opacity[number][at] = layer[..., 3]
-            picture[at] = picture[at] * (1 - layer[..., 3:]) + layer[..., :3]
-            covered[at] += alpha * (1 - covered[at])
-            shown[at] *= 1 - alpha
-            top[at][alpha > np.maximum(shown[at], 0.02)] = number
-            shown[at] = np.maximum(shown[at], alpha)
+            alpha = opacity[number][window] = layer[..., 3]
+            picture[window] = picture[window] * (1 - layer[..., 3:]) + layer[..., :3]
+            covered[window] += alpha * (1 - covered[window])
+            shown[window] *= 1 - alpha
+            top[window][alpha > np.maximum(shown[window], 0.02)] = number
+            shown[window] = np.maximum(shown[window], alpha)
         return Arrangement(np.clip(np.rint(picture), 0, 255).astype(np.uint8), covered, top, opacity, maps)
 
 
@@ -176,7 +176,7 @@ class Arrangement:
         outline: combined opacity of all parts, 0..1.
         top: frontmost part at each pixel; -1 for none.
         opacity: opacity of each part.
-        maps: map of each part, from pixels (x, y, 1) of this picture to pixels of the reference; 0 for omitted parts.
+        maps: affine map of each part from pixels (x, y, 1) of `picture` to the reference; 0 for omitted parts.
     """
 
     picture: Frame
@@ -188,18 +188,18 @@ class Arrangement:
 
 def moves(
     start: Float64[ndarray, "134 2"],
-    known: Float[ndarray, " 134"],
+    start_confidence: Float[ndarray, " 134"],
     sources: Mapping[str, str],
     unit: float,
     xy: Float[ndarray, "134 2"],
     confidence: Float[ndarray, " 134"],
     size: tuple[int, int],
 ) -> Iterator[tuple[str, Affine]]:
-    """Parts from back to front, with their maps from one pose to another (in the format of `cv2.warpAffine`).
+    """Yield the parts from back to front, each with its affine map between two poses (for `cv2.warpAffine`).
 
     Args:
         start: pose in which the parts were cut out.
-        known: confidence of the points of `start`.
+        start_confidence: confidence of the points of `start`.
         sources: available parts, and the part that each was cut from.
         unit: torso length in `start`.
         xy: target pose.
@@ -207,7 +207,7 @@ def moves(
             attached to, or are omitted.
         size: (height, width) of the picture; arm and leg points outside it do not count as hidden.
     """
-    end, sure = np.asarray(xy, np.float64), np.minimum(known, confidence)
+    end, sure = np.asarray(xy, np.float64), np.minimum(start_confidence, confidence)
     lost = (confidence < UNSEEN) & (xy >= 0).all(1) & (xy < size[::-1]).all(1)
 
     def is_lost(part: str) -> bool:
@@ -217,26 +217,21 @@ def moves(
         if part not in sources:
             continue
         leader, source = part, sources[part]
-        if leader_of(source, known) != source:  # cut without its own points
+        if leader_of(source, start_confidence) != source:  # cut without its own points
             leader, source = PARENT[leader], PARENT[source]
-        while leader in PARENT and is_lost(leader):  # it moves with the part that it is attached to
+        while leader in PARENT and is_lost(leader):  # move with the part that it is attached to
             leader, source = PARENT[leader], PARENT[source]
         if mean_confidence(confidence, leader) < UNSEEN:
             continue
-        matrix = part_map(start, end, leader, source, unit, sure)
-        yield part, _pixel_centres(matrix)
+        yield part, _pixel_centres(part_map(start, end, leader, source, unit, sure))
 
 
 def cut(
-    reference: Frame,
-    pose: PoseSequence,
-    *,
-    segmented: bool = True,
-    person: Bool[ndarray, "height width"] | None = None,
+    reference: Frame, pose: PoseSequence, *, segmented: bool = True, person: Bool[ndarray, "height width"] | None = None
 ) -> Puppet:
     """Cut a picture into its background and one layer per body part; see `limb_warp`.
 
-    `person`: mask of the person, if known.
+    `person`: mask of the person; by default, the person is segmented.
     """
     xy, confidence = pose.xy[0].astype(np.float64), pose.confidence[0].astype(np.float64)
     unit, face, regions = body_unit(xy), has_face(confidence), part_regions(pose)
@@ -263,7 +258,7 @@ def cut(
 
 
 def _corners(mask: Bool[ndarray, "height width"], beyond: float) -> Float64[ndarray, "4 2"]:
-    """Corners (x, y) of the mask's bounding box, `beyond` pixels outside the picture on the sides that it touches."""
+    """Return the corners (x, y) of the mask's bounding box, moved out by `beyond` pixels at the picture's edges."""
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     low, high = np.array([x, y], np.float64), np.array([x + width, y + height], np.float64)
     low[low <= 0] -= beyond
@@ -288,30 +283,30 @@ def _is_behind_arms(part: str) -> bool:
 
 
 def _extended(picture: Frame, known: Bool[ndarray, "height width"]) -> Frame:
-    """The picture with each unknown pixel replaced by the nearest known one."""
+    """Replace each unknown pixel of a picture by the nearest known one."""
     if not known.any():
         return picture
-    away = (~known).astype(np.uint8)
-    _, nearest = cv2.distanceTransformWithLabels(away, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    seen = np.zeros((nearest.max() + 1, 3), np.uint8)
-    seen[nearest[known]] = picture[known]
-    return seen[nearest]
+    unknown = (~known).astype(np.uint8)
+    _, nearest = cv2.distanceTransformWithLabels(unknown, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    colours = np.zeros((nearest.max() + 1, 3), np.uint8)
+    colours[nearest[known]] = picture[known]
+    return colours[nearest]
 
 
 def _assign_rest(
     regions: dict[str, Bool[ndarray, "height width"]], person: Bool[ndarray, "height width"]
 ) -> dict[str, Bool[ndarray, "height width"]]:
     """Assign each of the person's pixels outside all regions to the nearest region."""
-    orphans = person & ~np.any(list(regions.values()), 0)
-    away = [cv2.distanceTransform((~r).astype(np.uint8), cv2.DIST_L2, 5) for r in regions.values()]
-    nearest = np.argmin(away, 0)
-    return {part: region | (orphans & (nearest == k)) for k, (part, region) in enumerate(regions.items())}
+    unassigned = person & ~np.any(list(regions.values()), 0)
+    distances = [cv2.distanceTransform((~r).astype(np.uint8), cv2.DIST_L2, 5) for r in regions.values()]
+    nearest = np.argmin(distances, 0)
+    return {part: region | (unassigned & (nearest == k)) for k, (part, region) in enumerate(regions.items())}
 
 
 def _separate_arms(
     reference: Frame, regions: dict[str, Bool[ndarray, "height width"]], person: Bool[ndarray, "height width"]
 ) -> dict[str, Bool[ndarray, "height width"]]:
-    """Separate arms and hands from the parts behind them along edges of the picture (watershed at twice the size)."""
+    """Separate arms and hands from the parts behind them along edges in the picture (watershed at twice the size)."""
     arms = {part: region for part, region in regions.items() if "arm" in part or "hand" in part}
     if not arms:
         return regions
@@ -331,7 +326,7 @@ def _depth(region: Bool[ndarray, "height width"]) -> Float32[ndarray, "height wi
 
 
 def part_regions(pose: PoseSequence) -> dict[str, Bool[ndarray, "height width"]]:
-    """Pixels that each visible part of a pose may cover, including hands that were not found on visible forearms."""
+    """Return masks of the pixels that the visible parts may cover; an undetected hand extends a visible forearm."""
     xy, confidence = pose.xy[0].astype(np.float64), pose.confidence[0].astype(np.float64)
     seen = [part for part in BACK_TO_FRONT if mean_confidence(confidence, part) >= UNSEEN]
     unit, face = body_unit(xy), has_face(confidence)
@@ -340,23 +335,23 @@ def part_regions(pose: PoseSequence) -> dict[str, Bool[ndarray, "height width"]]
         if "hand" in part and part not in seen and (bone := ENDS[part][1]) in seen:  # it continues the forearm
             elbow, wrist = xy[list(BONES[bone][:2])]
             ends = wrist + np.array([[0.1], [0.5]]) * (wrist - elbow)
-            regions[part] = cv2.dilate(within(ends, pose.size).astype(np.uint8), disc(0.09 * unit)) > 0
+            regions[part] = cv2.dilate(hull_mask(ends, pose.size).astype(np.uint8), disc(0.09 * unit)) > 0
     return regions
 
 
 def _matte(
     picture: Frame, colours: Frame, background: Frame, person: Bool[ndarray, "height width"]
 ) -> Float32[ndarray, "height width"]:
-    """Opacity of the person; at the outline, how close the picture is to `colours` rather than to the background."""
+    """Estimate the person's opacity, at the outline by its colour between `background` (0) and `colours` (1)."""
     seen, front = (x.astype(np.float32) - background for x in (picture, colours))
     apart = (front**2).sum(-1)
-    share = np.clip((seen * front).sum(-1) / np.maximum(apart, 1), 0, 1)
+    alpha = np.clip((seen * front).sum(-1) / np.maximum(apart, 1), 0, 1)
     rim = (cv2.dilate(person.astype(np.uint8), np.ones((3, 3), np.uint8)) > 0) & (_depth(person) < 2)
-    return np.where(rim & (apart >= CONTRAST**2), share, person | rim).astype(np.float32)
+    return np.where(rim & (apart >= CONTRAST**2), alpha, person | rim).astype(np.float32)
 
 
 def _layer(colours: ndarray, part: str, region: ndarray, person: ndarray, arms: ndarray) -> ndarray:
-    """Colours and opacity of a part; torso, head and thighs continue behind the arms."""
+    """Return premultiplied colours and opacity of a part; torso, head and thighs continue behind the arms."""
     behind = _is_behind_arms(part)
     alpha = np.minimum(cv2.GaussianBlur(region.astype(np.float32), (3, 3), 0.6), np.maximum(person, arms * behind))
     return np.dstack([colours[int(behind)] * alpha[..., None], alpha]).astype(np.float32)
@@ -384,14 +379,16 @@ def segment_person(reference: Frame, pose: PoseSequence) -> Bool[ndarray, "heigh
 
 
 def _pixel_centres(matrix: Affine) -> Affine:
-    """Convert from pixel centres at integer + 0.5 to OpenCV's convention, with centres at integers."""
+    """Convert from pixel centres at integer + 0.5 to OpenCV's convention, centres at integers."""
     half = np.array([0.5, 0.5])
     return np.column_stack([matrix[:, :2], matrix[:, 2] + matrix[:, :2] @ half - half])
 
 
 def check_poses(reference: Frame, reference_pose: PoseSequence, poses: PoseSequence) -> None:
-    """Raise InputError unless there is one reference pose and at least one driving pose, in pixels of the picture."""
-    check_picture(reference)
+    """Raise InputError unless there are a uint8 RGB picture, one pose of it, and at least one pose of the same size."""
+    reference = np.asarray(reference)
+    if reference.ndim != 3 or reference.shape[-1] != 3 or reference.dtype != np.uint8 or not reference.size:
+        raise InputError(f"reference {reference.shape} of {reference.dtype}", "(height, width, 3) of uint8", "use RGB")
     size = (reference.shape[0], reference.shape[1])
     if len(reference_pose) != 1 or len(poses) < 1:
         got = f"{len(reference_pose)} reference and {len(poses)} driving poses"
@@ -399,10 +396,3 @@ def check_poses(reference: Frame, reference_pose: PoseSequence, poses: PoseSeque
     if reference_pose.size != size or poses.size != size:
         got = f"picture {size}, reference pose {reference_pose.size}, driving poses {poses.size}"
         raise InputError(got, "one size", "scale the poses with PoseSequence.scaled")
-
-
-def check_picture(reference: ndarray) -> None:
-    """Raise InputError unless `reference` is a uint8 RGB picture."""
-    reference = np.asarray(reference)
-    if reference.ndim != 3 or reference.shape[-1] != 3 or reference.dtype != np.uint8 or not reference.size:
-        raise InputError(f"reference {reference.shape} of {reference.dtype}", "(height, width, 3) of uint8", "use RGB")

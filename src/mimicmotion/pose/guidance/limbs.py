@@ -1,4 +1,4 @@
-"""Body parts: the keypoints they depend on, their regions in a picture, and how a pose moves them."""
+"""The parts of the body: their keypoints, their regions in a picture, and their affine maps between two poses."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ STRETCH = (0.35, 2.5)
 
 
 def body_unit(xy: Float64[ndarray, "134 2"]) -> float:
-    """Torso length (neck to hips) in pixels, estimated from body parts that are not foreshortened."""
+    """Estimate the torso length (neck to hips) in pixels, from whichever body part is foreshortened least."""
 
     def length(a: int, b: int) -> float:
         return float(np.hypot(*(xy[a] - xy[b])))
@@ -59,7 +59,7 @@ def body_unit(xy: Float64[ndarray, "134 2"]) -> float:
 def part_region(
     xy: Float64[ndarray, "134 2"], part: str, unit: float, size: tuple[int, int], *, face: bool = True
 ) -> Bool[ndarray, "height width"]:
-    """Pixels that a part may cover: capsules around bones, hulls around torso, head, hands and feet."""
+    """Return a mask of the pixels that a part may cover: a capsule around a bone, else a hull around its points."""
     if part in BONES:
         mask = np.zeros(size, np.uint8)
         a, b, radius = BONES[part]
@@ -72,11 +72,11 @@ def part_region(
         points, reach = np.concatenate([xy[head_points(face)], crown(xy, face=face)]), 0.1
     else:
         points, reach = xy[ENDS[part][0]], ENDS[part][2]
-    return cv2.dilate(within(points, size).astype(np.uint8), disc(reach * unit)) > 0
+    return cv2.dilate(hull_mask(points, size).astype(np.uint8), disc(reach * unit)) > 0
 
 
-def within(points: Float64[ndarray, "n 2"], size: tuple[int, int]) -> Bool[ndarray, "height width"]:
-    """Pixels in the convex hull of some points."""
+def hull_mask(points: Float64[ndarray, "n 2"], size: tuple[int, int]) -> Bool[ndarray, "height width"]:
+    """Return a mask of the convex hull of some points."""
     mask = np.zeros(size, np.uint8)
     hull = cv2.convexHull(np.clip(points, -(2**15), 2**15).astype(np.float32))
     return cv2.fillConvexPoly(mask, np.rint(hull * 16).astype(np.int32), 1, cv2.LINE_8, 4) > 0
@@ -99,23 +99,23 @@ def with_head(
     if "torso" in regions:
         neck = (up > -0.6) & (up < 0.85) & (side < 1.1) & free
         if face:  # not the chin
-            neck &= ~within(xy[kp.FACE][:17], (height, width))
+            neck &= ~hull_mask(xy[kp.FACE][:17], (height, width))
         grown["torso"] = regions["torso"] | neck
     return regions | grown
 
 
 def has_face(confidence: Float[ndarray, " 134"]) -> bool:
-    """Whether face points were found; otherwise their positions are meaningless."""
+    """Return whether face points were detected; if not, their positions are meaningless."""
     return bool(np.mean(confidence[kp.FACE]) >= UNSEEN)
 
 
 def head_points(face: bool) -> ndarray:
-    """Indices of the points that determine the position of the head."""
+    """Return the indices of the points that determine the position of the head."""
     return HEAD if face else HEAD[:5]
 
 
 def crown(xy: Float64[ndarray, "134 2"], *, face: bool = True) -> Float64[ndarray, "3 2"]:
-    """Three points along the top of the head, which extends above the highest face points, the brows."""
+    """Estimate three points along the top of the head, above the brows (the highest face points)."""
     if face:
         chin, brows = xy[kp.FACE][8], xy[kp.FACE][17:27].mean(0)
     else:
@@ -126,14 +126,14 @@ def crown(xy: Float64[ndarray, "134 2"], *, face: bool = True) -> Float64[ndarra
 
 
 def painting_order(confidence: Float[ndarray, " 134"]) -> list[str]:
-    """Parts from back to front; arms with low confidence go behind the torso."""
+    """Return the parts from back to front; limbs with low confidence are painted first, behind the torso."""
     sure = {p: mean_confidence(confidence, leader_of(p, confidence)) for p in BACK_TO_FRONT}
     hidden = [p for p in BACK_TO_FRONT if p not in ("torso", "head") and sure[p] < HIDDEN]
     return hidden + [p for p in BACK_TO_FRONT if p not in hidden]
 
 
 def leader_of(part: str, confidence: Float[ndarray, " 134"]) -> str:
-    """The part whose points determine the position of `part`: a hand or foot that was not found follows its limb."""
+    """Return the part whose points determine the position of `part`: an undetected hand or foot follows its limb."""
     return ENDS[part][1] if part in ENDS and mean_confidence(confidence, part) < UNSEEN else part
 
 
@@ -145,7 +145,7 @@ def part_map(
     unit: float,
     sure: Float[ndarray, " 134"],
 ) -> Affine:
-    """Affine map of a part, cut from `source`, from pose `start` to pose `end`; `sure`: confidence of the points."""
+    """Return the map of a part (cut from `source`) from pose `start` to `end`; `sure`: confidence of the points."""
     if part == "head":
         return head_map(start, end, unit, sure)
     if part in BONES:
@@ -160,16 +160,16 @@ def part_map(
     from_points, from_bone, _ = ENDS[source]
     (a, b, _), (c, d, _) = BONES[from_bone], BONES[bone]
     turn = rotation(start[b] - start[a], end[d] - end[c], mirrored=source != part)
-    stiff = 0.01 if "foot" in part else 0.001  # the few points of a foot would stretch it into a thread
+    stiff = 0.01 if "foot" in part else 0.001  # otherwise a foot, with its few points, could be stretched to a line
     return fit_affine(start[from_points], end[points], turn, stiff * unit**2)
 
 
 def head_map(
     start: Float64[ndarray, "134 2"], end: Float64[ndarray, "134 2"], unit: float, sure: Float[ndarray, " 134"]
 ) -> Affine:
-    """The map of the head as a nearly rigid piece: rotated, and scaled close to the scale of the body.
+    """Return the map of the head: a rotation, and a scale within 10% of the body's.
 
-    Points are weighted by confidence, the neck twice, face points by 0.06. A face that was not found is ignored.
+    Points are weighted by confidence, the neck twice, face points by 0.06. A face that was not detected is ignored.
     """
     points = np.array([kp.NECK, *HEAD])
     weights = np.array([2.0, *[1.0] * 5, *[0.06] * 68]) * sure[points]
@@ -185,7 +185,7 @@ def head_map(
 
 
 def bone_map(a: ndarray, b: ndarray, c: ndarray, d: ndarray, unit: float, *, mirrored: bool = False) -> Affine:
-    """The map of bone a-b onto c-d: rotated and stretched along the bone, with its width unchanged."""
+    """Return the map of bone a-b onto c-d: a rotation, and a stretch along the bone that keeps its width."""
     before, after = b - a, d - c
     floor = 0.1 * unit
     stretch = np.clip(max(np.hypot(*after), floor) / max(np.hypot(*before), floor), *STRETCH)
@@ -196,16 +196,16 @@ def bone_map(a: ndarray, b: ndarray, c: ndarray, d: ndarray, unit: float, *, mir
 
 
 def rotation(before: ndarray, after: ndarray, *, mirrored: bool = False) -> Float64[ndarray, "2 2"]:
-    """Rotation from direction `before` to `after`; if mirrored, it also flips across that direction."""
+    """Return the rotation from direction `before` to `after`; if mirrored, it also flips across that direction."""
     u, v = (x / max(np.hypot(*x), 1e-6) for x in (before, after))
     side = -1.0 if mirrored else 1.0
     return np.outer(v, u) + side * np.outer([-v[1], v[0]], [-u[1], u[0]])
 
 
 def fit_affine(p: ndarray, q: ndarray, prior: Float64[ndarray, "2 2"], weight: float) -> Affine:
-    """Least-squares affine map of points p to q, with its linear part regularised towards `prior`.
+    """Fit an affine map of points p to q by least squares, with its linear part regularised towards `prior`.
 
-    Without the prior, foreshortened parts would be stretched wildly, since their points hardly determine their width.
+    Without the prior, foreshortened parts would be distorted, since their points hardly determine their width.
     """
     centre, target = p.mean(0), q.mean(0)
     x, y = (p - centre).T, (q - target).T
@@ -215,17 +215,16 @@ def fit_affine(p: ndarray, q: ndarray, prior: Float64[ndarray, "2 2"], weight: f
 
 
 def source_of(part: str, confidence: Float64[ndarray, " 134"]) -> str:
-    """The part itself, or its counterpart on the other side if only that is visible."""
+    """Return the part to cut: the part itself, or its counterpart on the other side if only that is visible."""
     if part in ("torso", "head"):
         return part
     side, name = part.split(" ", 1)
     other = f"{'left' if side == 'right' else 'right'} {name}"
-    mine, theirs = mean_confidence(confidence, part), mean_confidence(confidence, other)
-    return other if mine < HIDDEN <= theirs else part
+    return other if mean_confidence(confidence, part) < HIDDEN <= mean_confidence(confidence, other) else part
 
 
 def points_of(part: str) -> ndarray:
-    """Indices of the points of a part; for the head, without the face points."""
+    """Return the indices of the points of a part; for the head, without the face points."""
     if part in BONES:
         return np.array(BONES[part][:2])
     if part in ENDS:
@@ -234,11 +233,11 @@ def points_of(part: str) -> ndarray:
 
 
 def mean_confidence(confidence: Float[ndarray, " 134"], part: str) -> float:
-    """Mean confidence of the points of a part."""
+    """Return the mean confidence of the points of a part."""
     return float(np.mean(confidence[points_of(part)]))
 
 
 def disc(radius: float) -> UInt8[ndarray, "n n"]:
-    """A round kernel for dilation, at least 3 pixels wide."""
+    """Return a round kernel for dilation, at least 3 pixels wide."""
     n = 2 * max(round(radius), 1) + 1
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (n, n))

@@ -96,7 +96,7 @@ class PoseDrawer:
         self._dirty: Box | None = None
 
     def clone(self) -> PoseDrawer:
-        """A drawer with the same style for another thread."""
+        """Return a drawer with the same style for another thread."""
         other = copy.copy(self)
         other._canvas, other._dirty = np.zeros_like(self._canvas), None
         return other
@@ -138,7 +138,7 @@ class PoseDrawer:
             self._dirty = None
 
     def _bounds(self, people: Float[ndarray, "n 134 2"], scores: Float[ndarray, "n 134"]) -> Box | None:
-        """The rectangle of the canvas that is painted, extended to the sampling grid of the whole canvas."""
+        """Return the painted rectangle of the canvas, extended to the sampling grid; None if nothing is painted."""
         drawn = scores > 0
         drawn[:, FEET] = False
         points = people[drawn]
@@ -198,15 +198,15 @@ class PoseDrawer:
         seen = self._inside(points) & (score > 0)
         colours = BONE_COLOURS * np.trunc(score[BONES].prod(-1) * 255)[:, None]
         thickness = 2 if self.released else max(1, round(2 * self.unit))
-        at, shift = self._fixed(points)
+        ends, shift = self._fixed(points)
         for (a, b), colour, both in zip(
             BONES.tolist(), colours.tolist(), np.all(seen[BONES], -1).tolist(), strict=True
         ):
             if both:
-                cv2.line(self._canvas, at[a], at[b], colour, thickness, cv2.LINE_8, shift)
-        tips = np.zeros((len(points), 3))
-        tips[:, 0] = np.trunc(score * 255)
-        self._paint_discs(points[seen], 4.0, tips[seen])
+                cv2.line(self._canvas, ends[a], ends[b], colour, thickness, cv2.LINE_8, shift)
+        joints = np.zeros((len(points), 3))
+        joints[:, 0] = np.trunc(score * 255)
+        self._paint_discs(points[seen], 4.0, joints[seen])
 
     def _paint_face(self, points: Float[ndarray, "m 2"], score: Float[ndarray, " m"]) -> None:
         seen = self._inside(points) & (score > 0)
@@ -215,9 +215,9 @@ class PoseDrawer:
     def _paint_discs(self, points: Float[ndarray, "m 2"], radius: float, colours: Float[ndarray, "m 3"]) -> None:
         import cv2
 
-        at, shift = self._fixed(points)
+        centres, shift = self._fixed(points)
         size = int(radius) if self.released else round(self._radius(radius) * (1 << shift))
-        for centre, colour in zip(at, colours.tolist(), strict=True):
+        for centre, colour in zip(centres, colours.tolist(), strict=True):
             cv2.circle(self._canvas, centre, size, colour, -1, cv2.LINE_8, shift)
 
     def _radius(self, radius: float) -> float:
@@ -229,7 +229,7 @@ class PoseDrawer:
         return np.asarray((np.trunc(points) > 0).all(-1))
 
     def _fixed(self, points: Float[ndarray, "m 2"]) -> tuple[list[list[int]], int]:
-        """Fixed-point coordinates for OpenCV, with their number of fractional bits."""
+        """Convert to fixed-point coordinates for OpenCV. Also returns their number of fractional bits."""
         if self.released:
             return points.astype(np.int64).tolist(), 0
         # OpenCV's pixel centres are at integers: 0.5 here is 0 there
@@ -237,7 +237,7 @@ class PoseDrawer:
 
 
 def _released_limbs(ends: Float[ndarray, "n limbs 2 2"]) -> Callable[[int, int], Int[ndarray, "points 2"]]:
-    """Limbs as in the released code: whole pixels and degrees, one polygon point per degree."""
+    """Return a function that computes limb polygons as the released code does, rounded to pixels and degrees."""
     import cv2
 
     offset = ends[..., 0, :] - ends[..., 1, :]
@@ -254,7 +254,7 @@ def _released_limbs(ends: Float[ndarray, "n limbs 2 2"]) -> Callable[[int, int],
 def _smooth_limbs(
     ends: Float[ndarray, "n limbs 2 2"], half_width: float
 ) -> Callable[[int, int], Int[ndarray, "points 2"]]:
-    """Limbs as ellipses in sub-pixel coordinates, all at once."""
+    """Compute all limbs as ellipses with sub-pixel precision. Returns a function that looks up a limb's polygon."""
     half = (ends[..., 0, :] - ends[..., 1, :]) / 2
     length = np.maximum(np.hypot(half[..., 0], half[..., 1]), half_width)[..., None]
     along = half / np.maximum(np.hypot(half[..., 0], half[..., 1]), 1e-9)[..., None]
@@ -267,10 +267,10 @@ def _smooth_limbs(
 
 
 def draw_pose(
-    xy: Float[ndarray, "*people 134 2"], confidence: Float[ndarray, "*people 134"], size: tuple[int, int], **look: Any
+    xy: Float[ndarray, "*people 134 2"], confidence: Float[ndarray, "*people 134"], size: tuple[int, int], **style: Any
 ) -> UInt8[ndarray, "height width 3"]:
-    """Draw one pose as an RGB picture of `size` (height, width), with `xy` in its pixels. `look`: see `PoseDrawer`."""
-    return PoseDrawer(size, **look).draw(xy, confidence)
+    """Draw one pose as an RGB picture of `size` (height, width), with `xy` in its pixels. `style`: see `PoseDrawer`."""
+    return PoseDrawer(size, **style).draw(xy, confidence)
 
 
 MAX_THREADS, FRAMES_PER_THREAD = 4, 2
@@ -295,21 +295,20 @@ class DrawnPoses:
         return len(self.poses)
 
     def __getitem__(self, index: slice, /) -> Frames:
-        rows = range(*index.indices(len(self)))
+        indices = range(*index.indices(len(self)))
         with self._lock:  # a drawer has one canvas
-            return np.stack(self._frames(rows))
+            return np.stack(self._frames(indices))
 
-    def _frames(self, rows: range) -> list[Frame]:
+    def _frames(self, indices: range) -> list[Frame]:
         """Draw frames in parallel, with a canvas per thread."""
-        threads = min(self.threads, len(rows) // FRAMES_PER_THREAD)
+        threads = min(self.threads, len(indices) // FRAMES_PER_THREAD)
         if threads < 2:
-            return self._draw(self.drawer, rows)
+            return self._draw(self.drawer, indices)
         while len(self._drawers) < threads:
             self._drawers.append(self.drawer.clone())
         with ThreadPoolExecutor(threads) as pool:
-            shares = pool.map(self._draw, self._drawers, [rows[i::threads] for i in range(threads)])
-            drawn = list(shares)
-        return [drawn[i % threads][i // threads] for i in range(len(rows))]
+            drawn = list(pool.map(self._draw, self._drawers, [indices[i::threads] for i in range(threads)]))
+        return [drawn[i % threads][i // threads] for i in range(len(indices))]
 
-    def _draw(self, drawer: PoseDrawer, rows: range) -> list[Frame]:
-        return [drawer.draw(self.poses.xy[i], self.poses.confidence[i]) for i in rows]
+    def _draw(self, drawer: PoseDrawer, indices: range) -> list[Frame]:
+        return [drawer.draw(self.poses.xy[i], self.poses.confidence[i]) for i in indices]

@@ -33,13 +33,13 @@ logger = logging.getLogger(__name__)
 
 SOURCE = "holistic (mediapipe 0.10.21 networks)"
 MIN_SCORE = 0.5  # minimum score of a person, hand or face; MediaPipe's own default
-MIN_CLOSE_SCORE = 0.9  # the same for a body found in a tile: tiles show smaller people, but give more false positives
-MIN_SURE_FOUND, MIN_SURE_FOLLOWED = 0.6, 0.45  # minimum `top_confidence`
+MIN_TILE_SCORE = 0.9  # the same for a body found in a tile: tiles show smaller people, but give more false positives
+MIN_SURE_FOUND, MIN_SURE_FOLLOWED = 0.6, 0.45  # minimum `top_confidence` of a detected and of a tracked body
 SEARCH_EVERY = 10  # frames without a person between two searches of the tiles
-PATIENCE = 15  # frames for which a lost person may only reappear in the same place; after that, anyone is followed
+PATIENCE = 15  # frames for which a lost person must reappear at the same position; after that, anyone is followed
 MIN_WRIST = VISIBLE * layout.SURE_WRIST  # wrist confidence below which the hand would not be visible
 MAX_WRIST_GAP = 1.0  # a hand farther from its wrist, in hand sizes, belongs to someone else
-SAME_PLACE = 0.3  # minimum IoU of the regions in which a person is lost and found again
+SAME_POSITION = 0.3  # minimum IoU of the regions in which a person is lost and found again
 PART = 0.6  # a body with more than this fraction of its box inside a larger one's is part of it
 SAME_BODY = 0.12  # mean distance of points, relative to the region's side, below which two bodies are the same
 
@@ -76,7 +76,7 @@ class HolisticEstimator(PoseEstimator):
 
     Args:
         person: person to follow if there are several; see `Person`. A chosen person who was lost is only followed again
-            in the same place; with "largest", anyone is followed after some frames.
+            at the same position; with "largest", anyone is followed after some frames.
         threads: CPU threads; None lets onnxruntime decide.
         device: "auto", "cpu" or "cuda".
         static: treat frames as unrelated pictures: run the detector on each one and on its tiles, and do not track.
@@ -88,12 +88,7 @@ class HolisticEstimator(PoseEstimator):
     source = SOURCE
 
     def __init__(
-        self,
-        *,
-        person: Person = "largest",
-        threads: int | None = None,
-        device: str = "auto",
-        static: bool = False,
+        self, *, person: Person = "largest", threads: int | None = None, device: str = "auto", static: bool = False
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads={threads}", "at least 1, or None", "leave it out to let onnxruntime decide")
@@ -118,76 +113,75 @@ class HolisticEstimator(PoseEstimator):
 
     def _follow(self, frames: Iterable[Frame]) -> Iterator[tuple[HolisticPoints | None, tuple[int, int]]]:
         """Yield each frame's raw points (33 body, 21 per hand, 468 face; None without a person) and its size."""
-        seen = _Seen()
+        state = _State()
         chosen = False
         for frame in frames:
             picture = Picture(_checked_frame(frame))
             self.people = 0
-            body = self._track(picture, seen) or self._detect(picture, seen)
+            body = self._track(picture, state) or self._detect(picture, state)
             if body is None:
-                seen.found = None
+                state.found = None
                 yield None, picture.size
                 continue
             chosen = True
             if not self._static:
-                body = seen.sides.corrected(body)
-            found = self._parts(picture, body, seen.found)
+                body = state.sides.corrected(body)
+            found = self._parts(picture, body, state.found)
             if not self._static:
-                seen.found, seen.roi = found, body.next_roi
+                state.found, state.roi = found, body.next_roi
             yield found, picture.size
         if not chosen:
-            check_chosen(self._person, seen.most)
+            check_chosen(self._person, state.max_people)
 
     def count_people(self, frame: Frame) -> int:
         """Count the people in a frame. If no one is found, tiles are searched too, which takes ten times as long."""
         picture = Picture(_checked_frame(frame))
-        return len(self._find_people(picture, close=False)) or len(self._find_people(picture, close=True)[:1])
+        return len(self._find_people(picture, tiled=False)) or len(self._find_people(picture, tiled=True)[:1])
 
-    def _track(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
-        """The body in the region given by the last frame's points; None if no one is followed or the body is lost."""
-        if seen.found is None or not seen.found.body.next_roi.usable:
+    def _track(self, picture: Picture, state: _State) -> BodyPoints | None:
+        """Return the body in the region predicted by the last frame; None if no one is followed or the body is lost."""
+        if state.found is None or not state.found.body.next_roi.usable:
             return None
-        body = self._networks.body(picture, seen.found.body.next_roi)
+        body = self._networks.body(picture, state.found.body.next_roi)
         return body if body.score >= MIN_SCORE and top_confidence(body, picture.size) >= MIN_SURE_FOLLOWED else None
 
-    def _detect(self, picture: Picture, seen: _Seen) -> BodyPoints | None:
-        """The body of the person to follow, found by the detector; None if no detection is confident enough."""
-        seen.sides = Sides()
-        waiting = self._person != "largest" and seen.roi is None  # for a person who may be small
-        found = self._find_people(picture, close=self._static or waiting)
-        chosen = self._choose(found, seen)
-        if chosen is None and not (self._static or waiting) and seen.frames_alone % SEARCH_EVERY == 0:
-            found = self._find_people(picture, close=True)
-            chosen = self._choose(found, seen)
+    def _detect(self, picture: Picture, state: _State) -> BodyPoints | None:
+        """Detect the person to follow; None if no detection is confident enough."""
+        state.sides = Sides()
+        waiting = self._person != "largest" and state.roi is None  # for a person who may be small
+        found = self._find_people(picture, tiled=self._static or waiting)
+        chosen = self._choose(found, state)
+        if chosen is None and not (self._static or waiting) and state.frames_lost % SEARCH_EVERY == 0:
+            found = self._find_people(picture, tiled=True)
+            chosen = self._choose(found, state)
         self.people = len(found)
-        seen.most = max(seen.most, self.people)
-        seen.frames_alone = 0 if chosen is not None else seen.frames_alone + 1
+        state.max_people = max(state.max_people, self.people)
+        state.frames_lost = 0 if chosen is not None else state.frames_lost + 1
         return chosen
 
-    def _choose(self, people: list[BodyPoints], seen: _Seen) -> BodyPoints | None:
-        """The person to follow among those found: once someone has been followed, the one nearest to the last position.
+    def _choose(self, people: list[BodyPoints], state: _State) -> BodyPoints | None:
+        """Return the person to follow among those found: once someone was followed, the nearest to the last position.
 
-        The regions must then overlap: for `PATIENCE` frames with "largest", and always if a person was chosen.
+        The regions must then overlap; with "largest", only for the first `PATIENCE` frames.
         """
-        if (last := seen.roi) is not None:
-            if self._person != "largest" or seen.frames_alone <= PATIENCE:
-                people = [p for p in people if overlap(p.next_roi, last) >= SAME_PLACE]
+        if (last := state.roi) is not None:
+            if self._person != "largest" or state.frames_lost <= PATIENCE:
+                people = [p for p in people if overlap(p.next_roi, last) >= SAME_POSITION]
             return min(people, key=lambda p: math.dist((p.next_roi.x, p.next_roi.y), (last.x, last.y)), default=None)
         boxes = [person_box(p.xy, body_confidence(p)) for p in people]
         chosen = choose_person([box for box in boxes if box is not None], self._person)
         return None if chosen is None else people[chosen]
 
-    def _find_people(self, picture: Picture, close: bool) -> list[BodyPoints]:
-        """All people that the detector finds, the most confident first.
+    def _find_people(self, picture: Picture, tiled: bool) -> list[BodyPoints]:
+        """Detect people and locate their body points, the most confident first in each searched region.
 
         Args:
             picture: the frame.
-            close: also search tiles of the frame, which show smaller people. Parts of large people that are detected
-                there are left out.
+            tiled: also search tiles of the frame, to find smaller people. Parts of larger people are dropped.
         """
         bodies: list[BodyPoints] = []
-        looks = [(picture.whole, MIN_SCORE), *((tile, MIN_CLOSE_SCORE) for tile in picture.tiles() if close)]
-        for window, min_score in looks:
+        windows = [(picture.whole, MIN_SCORE), *((tile, MIN_TILE_SCORE) for tile in picture.tiles() if tiled)]
+        for window, min_score in windows:
             for detection in sorted(self._networks.detect_people(picture, window, MIN_SCORE), key=lambda d: -d.score):
                 roi = person_roi(detection.points)
                 body = self._networks.body(picture, roi) if roi.usable else None
@@ -207,7 +201,7 @@ class HolisticEstimator(PoseEstimator):
     def _hand(
         self, picture: Picture, body: BodyPoints, arm: tuple[int, int, int], last: PartPoints | None
     ) -> PartPoints | None:
-        """The hand near the body's wrist and fingers, or else the one in the last frame's region."""
+        """Return the hand near the body's wrist and fingers, else the one near its last position; None if not found."""
         wrist, little, index = arm
         if body_confidence(body)[wrist] < MIN_WRIST:
             return None
@@ -222,15 +216,15 @@ class HolisticEstimator(PoseEstimator):
 class Sides:
     """Keeps left and right of a person consistent over time, separately for arms and legs.
 
-    Each group has two hypotheses: the network's sides are right, or they are swapped. The cost of a hypothesis is the
+    Each group has two hypotheses: the network's sides are correct, or swapped. The cost of a hypothesis is the
     distance its points have jumped so far (relative to the side of the person's region), plus `SWAP_COST` for each
-    frame in which it contradicts the network. The cheaper one wins (Viterbi's algorithm without lookahead). Short
-    mistakes are thus corrected, a persistent labelling is trusted, and where both sides overlap, the network decides.
+    frame in which it contradicts the network. The cheaper one wins (Viterbi's algorithm without lookahead). Brief
+    swaps are thus corrected, a persistent labelling is trusted, and where both sides overlap, the network decides.
     """
 
     def __init__(self) -> None:
         self._last: BodyPoints | None = None
-        self._costs = np.zeros((2, 2))  # arms, legs x network right, network swapped
+        self._costs = np.zeros((2, 2))  # (arms, legs) x (network correct, swapped)
 
     def corrected(self, body: BodyPoints) -> BodyPoints:
         """Return the body with the sides of the cheaper hypothesis."""
@@ -238,8 +232,8 @@ class Sides:
         for i, (pairs, others) in enumerate(((UPPER, WITH_UPPER), (LOWER, WITH_LOWER))):
             if self._last is not None:
                 stay, swap = point_jumps(self._last, body, pairs)
-                right, wrong = self._costs[i]
-                self._costs[i] = min(right + stay, wrong + swap), min(wrong + stay, right + swap)
+                correct, swapped = self._costs[i]
+                self._costs[i] = min(correct + stay, swapped + swap), min(swapped + stay, correct + swap)
             self._costs[i] += 0.0, SWAP_COST
             self._costs[i] -= self._costs[i].min()
             if self._costs[i, 1] < self._costs[i, 0]:
@@ -250,9 +244,9 @@ class Sides:
 
 
 def point_jumps(before: BodyPoints, now: BodyPoints, pairs: tuple[tuple[int, int], ...]) -> tuple[float, float]:
-    """Distance that points move between two frames, with sides kept and with sides swapped.
+    """Compute how far points move between two frames, without and with left and right swapped.
 
-    Weighted by visibility, and relative to the side of the person's region.
+    Distances are weighted by visibility, and relative to the side of the person's region.
     """
     left, right = np.array(pairs).T
     weight = np.minimum.reduce([p.visibility[side] for p in (before, now) for side in (left, right)])
@@ -266,41 +260,41 @@ def point_jumps(before: BodyPoints, now: BodyPoints, pairs: tuple[tuple[int, int
 
 
 @dataclass(slots=True)
-class _Seen:
-    """State of a run: last points (None if none), last region, sides, frames without a person, most people seen."""
+class _State:
+    """State of a run: last points (None if lost) and region, sides, frames without a person, most people in a frame."""
 
     found: HolisticPoints | None = None
     roi: Roi | None = None
     sides: Sides = field(default_factory=Sides)
-    frames_alone: int = 0
-    most: int = 0
+    frames_lost: int = 0
+    max_people: int = 0
 
 
 def same_person(a: BodyPoints, b: BodyPoints) -> bool:
-    """Whether two sets of body points belong to the same person."""
-    apart = float(np.linalg.norm(a.xy - b.xy, axis=1).mean())
-    return apart < SAME_BODY * min(a.next_roi.size, b.next_roi.size)
+    """Return whether two sets of body points belong to the same person."""
+    distance = float(np.linalg.norm(a.xy - b.xy, axis=1).mean())
+    return distance < SAME_BODY * min(a.next_roi.size, b.next_roi.size)
 
 
 def is_part(a: BodyPoints, b: BodyPoints) -> bool:
-    """Whether a body lies within a larger one: a leg or an arm detected as a person."""
-    mine, theirs = person_box(a.xy, body_confidence(a)), person_box(b.xy, body_confidence(b))
-    if mine is None or theirs is None:
-        return mine is None
-    area, other = ((box[2:] - box[:2]).prod() for box in (mine, theirs))
-    shared = np.clip(np.minimum(mine[2:], theirs[2:]) - np.maximum(mine[:2], theirs[:2]), 0, None).prod()
+    """Return whether `a` is only a part of the larger body `b`, such as a leg, or has fewer than two visible points."""
+    box_a, box_b = person_box(a.xy, body_confidence(a)), person_box(b.xy, body_confidence(b))
+    if box_a is None or box_b is None:
+        return box_a is None
+    area, other = ((box[2:] - box[:2]).prod() for box in (box_a, box_b))
+    shared = np.clip(np.minimum(box_a[2:], box_b[2:]) - np.maximum(box_a[:2], box_b[:2]), 0, None).prod()
     return bool(area < other and shared > PART * area)
 
 
 def top_confidence(body: BodyPoints, size: tuple[int, int]) -> float:
-    """Mean confidence of the five most confident points in the frame: high if any part of a person is visible."""
+    """Return the mean confidence of the five surest points in the frame, high even if few parts are visible."""
     height, width = size
     inside = (body.xy >= 0).all(1) & (body.xy[:, 0] < width) & (body.xy[:, 1] < height)
     return float(np.sort(body_confidence(body) * inside)[-5:].mean())
 
 
 def _plausible(found: HolisticPoints) -> HolisticPoints:
-    """Drop hands far from their wrist, and one of two detections of the same hand."""
+    """Drop hands that are far from their wrist, and one of two detections of the same hand."""
     gaps = {}
     for name, hand, wrist in (
         ("right_hand", found.right_hand, layout.R_WRIST),

@@ -43,33 +43,33 @@ class Roi:
         return (points - np.array([self.x, self.y])) @ np.array([[cos, -sin], [sin, cos]]) + 0.5
 
     def moved(self, scale: float, shift_y: float = 0.0) -> Roi:
-        """Shift along the region's own vertical axis by `shift_y` sides, then scale about its centre."""
+        """Return the region shifted along its own vertical axis by `shift_y` times its size, then scaled."""
         dx, dy = -math.sin(self.angle) * shift_y * self.size, math.cos(self.angle) * shift_y * self.size
         return Roi(self.x + dx, self.y + dy, self.size * scale, self.angle)
 
     @property
     def usable(self) -> bool:
-        """Whether the numbers are finite and the side is at least one pixel."""
+        """Whether all values are finite and the side is at least one pixel."""
         return all(map(math.isfinite, (self.x, self.y, self.size, self.angle))) and self.size >= 1.0
 
 
 def upright_angle(start: ndarray, end: ndarray, target_degrees: float) -> float:
-    """Rotation in radians (-pi..pi) that brings the vector start -> end to `target_degrees` (counter-clockwise)."""
+    """Return the rotation (-pi..pi radians) that turns start -> end to `target_degrees` (counter-clockwise)."""
     dx, dy = float(end[0] - start[0]), float(end[1] - start[1])
     angle = math.radians(target_degrees) - math.atan2(-dy, dx)
     return math.remainder(angle, 2 * math.pi)
 
 
 def roi_around(center: ndarray, rim: ndarray, target_degrees: float) -> Roi:
-    """The region whose inscribed circle goes through `rim`, turned so that center -> rim is at `target_degrees`."""
+    """Return the region whose inscribed circle passes through `rim`, with center -> rim turned to `target_degrees`."""
     size = 2 * math.dist(center, rim)
     return Roi(float(center[0]), float(center[1]), size, upright_angle(center, rim, target_degrees))
 
 
 def roi_of_points(points: Float[ndarray, "points 2"], start: int, end: int, shift_y: float = 0.0) -> Roi:
-    """The square about the upright bounding box of `points`, turned so that points[start] -> points[end] is horizontal.
+    """Return the square around the points' bounding box, turned so that points[start] -> points[end] is horizontal.
 
-    `shift_y` moves it along its own vertical axis, in heights of the box (not of the square).
+    `shift_y` moves it along its own vertical axis, in units of the height of the bounding box.
     """
     low, high = points.min(0), points.max(0)
     x, y = (low + high) / 2
@@ -79,7 +79,7 @@ def roi_of_points(points: Float[ndarray, "points 2"], start: int, end: int, shif
 
 
 def overlap(a: Roi, b: Roi) -> float:
-    """Intersection over union of two regions, ignoring their rotation."""
+    """Compute the intersection over union of two regions, ignoring their rotation."""
     half = (a.size + b.size) / 2
     width = min(a.size, b.size, max(0.0, half - abs(a.x - b.x)))
     height = min(a.size, b.size, max(0.0, half - abs(a.y - b.y)))
@@ -88,7 +88,7 @@ def overlap(a: Roi, b: Roi) -> float:
 
 
 class Picture:
-    """An RGB frame and its lazily computed pyramid, which avoids aliasing when 8k frames are reduced."""
+    """An RGB frame with a lazily computed image pyramid, which avoids aliasing when large frames are downsampled."""
 
     def __init__(self, rgb: UInt8[ndarray, "height width 3"]) -> None:
         self._levels = [np.ascontiguousarray(rgb)]
@@ -106,7 +106,7 @@ class Picture:
         return Roi(width / 2, height / 2, float(max(height, width)))
 
     def tiles(self) -> list[Roi]:
-        """Overlapping squares that cover the frame at two sizes: its short side, and 0.6 times that.
+        """Return overlapping squares that cover the frame at two sizes: its short side, and 0.6 times that.
 
         The list is empty if the frame is too small or too elongated to show a person.
         """

@@ -46,21 +46,21 @@ SAME_HAND = 0.35  # two hands closer than this fraction of their size are the sa
 
 
 def body_confidence(body: BodyPoints) -> Float32[ndarray, 33]:
-    """Confidence per body point: visibility times heat-map peak, 0..1."""
+    """Compute the confidence of each body point: visibility times heat-map peak, 0..1."""
     return (body.visibility * body.peak).astype(np.float32)
 
 
 def part_size(part: PartPoints) -> float:
-    """Longer side of the bounding box of a hand or face, in pixels."""
+    """Return the longer side of the bounding box of a hand or face, in pixels."""
     return float(np.ptp(part.xy, axis=0).max())
 
 
 def same_hand(left: PartPoints | None, right: PartPoints | None) -> bool:
-    """Whether both detections are the same hand, because the other one is hidden."""
+    """Return whether both detections show the same hand, which happens when the other one is hidden."""
     if left is None or right is None:
         return False
-    apart = float(np.linalg.norm(left.xy - right.xy, axis=1).mean())
-    return apart < SAME_HAND * max(part_size(left), part_size(right))
+    distance = float(np.linalg.norm(left.xy - right.xy, axis=1).mean())
+    return distance < SAME_HAND * max(part_size(left), part_size(right))
 
 
 def move_head(xy: Float32[ndarray, "134 2"]) -> None:
@@ -74,19 +74,19 @@ def move_head(xy: Float32[ndarray, "134 2"]) -> None:
 
 
 def face_agreement(face: PartPoints, body: BodyPoints) -> float:
-    """How well nose and eyes of the mesh agree with those of the body network, 0..1.
+    """Compute how well nose and eyes of the face mesh agree with those of the body network, 0..1.
 
     The mesh's own score is not enough: on drawings it is 1 even for points that miss the face. On real faces, the
     mean distance is up to 0.17 of the face's size.
     """
     mesh = face.xy[FACE_SOURCE]
     centers = np.stack([mesh[30], mesh[36:42].mean(0), mesh[42:48].mean(0)])
-    apart = np.linalg.norm(centers - body.xy[[NOSE, R_EYE, L_EYE]], axis=1).mean() / max(part_size(face), 1e-6)
-    return float(np.clip((0.5 - apart) / 0.3, 0, 1))
+    distance = np.linalg.norm(centers - body.xy[[NOSE, R_EYE, L_EYE]], axis=1).mean() / max(part_size(face), 1e-6)
+    return float(np.clip((0.5 - distance) / 0.3, 0, 1))
 
 
 def dim_hidden(xy: Float32[ndarray, "134 2"], confidence: Float32[ndarray, 134], *, face: bool) -> None:
-    """Lower the confidence of occluded nose, eyes and ears, in place, since the network's own stays high.
+    """Lower the confidence of occluded nose, eyes and ears, in place, since the network's visibility stays high.
 
     Without a face, the shoulders show whether the person is seen from behind: the right one is then on the right of
     the picture. An ear beyond the nose is on the far side of the head.
@@ -100,8 +100,8 @@ def dim_hidden(xy: Float32[ndarray, "134 2"], confidence: Float32[ndarray, 134],
     confidence[[kp.NOSE, kp.R_EYE, kp.L_EYE]] *= 1 - sure * (1 - max(seen, HIDDEN))
     size = max(float(np.ptp(xy[[kp.NOSE, kp.R_EYE, kp.L_EYE, kp.R_EAR, kp.L_EAR]], axis=0).max()), 1e-6)
     for ear, side in ((kp.R_EAR, -1), (kp.L_EAR, 1)):
-        beside = side * float((xy[ear] - xy[kp.NOSE]) @ left) / size * (1 if seen > 0.5 else -1)
-        confidence[ear] *= float(np.clip(1 + 2 * beside, HIDDEN, 1))
+        offset = side * float((xy[ear] - xy[kp.NOSE]) @ left) / size * (1 if seen > 0.5 else -1)
+        confidence[ear] *= float(np.clip(1 + 2 * offset, HIDDEN, 1))
 
 
 def assemble(
@@ -111,7 +111,7 @@ def assemble(
     face: PartPoints | None,
     size: tuple[int, int],
 ) -> tuple[Float32[ndarray, "134 2"], Float32[ndarray, 134]]:
-    """Assemble all points in our layout, for a frame of `size` = (height, width).
+    """Assemble all points as in `mimicmotion.pose.keypoints`, for a frame of `size` (height, width).
 
     Points outside the frame and of missing parts have confidence 0. All points of a hand or face share its score,
     which is lowered for a hand with an uncertain wrist, and for a face that disagrees with the body's nose and eyes.
@@ -126,10 +126,10 @@ def assemble(
     feet = trust[FEET_SOURCE]
     feet[SMALL_TOES] = 0.0
     xy[kp.FEET], confidence[kp.FEET] = points[FEET_SOURCE], feet
-    for part, place, wrist in ((left_hand, kp.LEFT_HAND, L_WRIST), (right_hand, kp.RIGHT_HAND, R_WRIST)):
-        xy[place] = points[wrist]
-        if part is not None:
-            xy[place], confidence[place] = part.xy, part.score * min(1.0, trust[wrist] / SURE_WRIST)
+    for hand, target, wrist in ((left_hand, kp.LEFT_HAND, L_WRIST), (right_hand, kp.RIGHT_HAND, R_WRIST)):
+        xy[target] = points[wrist]
+        if hand is not None:
+            xy[target], confidence[target] = hand.xy, hand.score * min(1.0, trust[wrist] / SURE_WRIST)
     xy[kp.FACE] = points[0]
     if face is not None:
         agreement = face_agreement(face, body)

@@ -38,7 +38,7 @@ class BodyPoints:
         visibility: 0..1, the network's estimate of whether a point is visible.
         peak: 0..1, the highest value of the point's heat map near it.
         score: 0..1, confidence that the region shows a person at all.
-        next_roi: the region to look at in the next frame.
+        next_roi: the region in which to look for the person in the next frame.
     """
 
     xy: Float32[ndarray, "33 2"]
@@ -59,9 +59,9 @@ class PartPoints:
 def refine_by_heatmap(
     points: Float[ndarray, "points 2"], heat: Float32[ndarray, "rows columns points"]
 ) -> tuple[Float[ndarray, "points 2"], Float32[ndarray, " points"]]:
-    """Move each point (fractions of the input) to the mean of the heat map around it. Returns points and peaks.
+    """Move each point (fractions of the input) to the heat map's mean around it. Also returns the peaks' heights.
 
-    A point outside the map stays where it is and has peak 0.
+    A point outside the map is not moved and has peak 0.
     """
     rows, columns, count = heat.shape
     with np.errstate(invalid="ignore"):
@@ -79,7 +79,7 @@ def refine_by_heatmap(
 
 
 class Networks:
-    """The networks' sessions, opened on first use. Not thread-safe until all are open.
+    """The networks, each with an onnxruntime session opened on first use. Not thread-safe until all are open.
 
     Args:
         threads: CPU threads per network; None lets onnxruntime decide.
@@ -118,7 +118,7 @@ class Networks:
         return [Detection(region.to_frame(d.points), d.score) for d in found]
 
     def body(self, picture: Picture, roi: Roi) -> BodyPoints:
-        """Body points of the person in the region."""
+        """Locate the body points of the person in the region."""
         raw, score, heat = self._run("pose_landmark_full", picture.crop(roi, 256))
         values = raw.reshape(39, 5)
         points, peak = refine_by_heatmap(values[:, :2] / 256.0, heat[0])
@@ -132,7 +132,7 @@ class Networks:
         )
 
     def hand_roi(self, picture: Picture, wrist: ndarray, little: ndarray, index: ndarray) -> Roi:
-        """The region of a hand, from the body points of its wrist, little and index finger (pixels)."""
+        """Find the region of a hand, given the body points of its wrist, little and index finger (pixels)."""
         middle = (2 * index + little) / 3
         guess = roi_around(middle, wrist, -90.0).moved(2.7, shift_y=-0.1)
         if not guess.usable:
@@ -142,12 +142,12 @@ class Networks:
         return roi_around(center, rim, -90.0).moved(1.0, shift_y=-0.1)
 
     def hand(self, picture: Picture, roi: Roi) -> PartPoints:
-        """21 points of the hand in the region."""
+        """Locate the 21 points of the hand in the region."""
         raw, score = self._run("hand_landmark_full", picture.crop(roi, 224))
         return PartPoints(roi.to_frame(raw.reshape(21, 3)[:, :2] / 224.0), float(score.item()))
 
     def face_roi(self, picture: Picture, head: Float32[ndarray, "11 2"], threshold: float = 0.5) -> Roi | None:
-        """The region of the face near the 11 body points of the head; None if no face is detected there."""
+        """Find the region of the face near the 11 body points of the head; None if no face is detected there."""
         guess = roi_of_points(head, start=5, end=2).moved(3.0)
         if not guess.usable:
             return None
@@ -160,18 +160,18 @@ class Networks:
         return roi if roi.usable else None
 
     def face(self, picture: Picture, roi: Roi) -> PartPoints:
-        """468 points of the face in the region."""
+        """Locate the 468 points of the face in the region."""
         raw, logit = self._run("face_landmark", picture.crop(roi, 192))
         return PartPoints(roi.to_frame(raw.reshape(468, 3)[:, :2] / 192.0), float(sigmoid(logit).item()))
 
     def person(self, image: UInt8[ndarray, "256 256 3"]) -> Float32[ndarray, "256 256"]:
-        """Probability that each pixel of an RGB picture shows a person, 0..1."""
+        """Compute the probability (0..1) that each pixel of an RGB picture shows a person."""
         (likely,) = self._run("selfie_segmentation", image)
         return likely[0, ..., 0]
 
 
 def person_roi(points: Float[ndarray, "points 2"]) -> Roi:
-    """The region of a person, from the middle of the hips and a point on the circle around the body."""
+    """Return the region of a person, given the middle of the hips and a point on the circle around the body."""
     return roi_around(points[0], points[1], 90.0).moved(1.25)
 
 
@@ -180,7 +180,7 @@ PALM = np.array([0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18])
 
 
 def hand_roi_from_points(points: Float[ndarray, "21 2"]) -> Roi:
-    """The region to search for a hand in the next frame, from its points in this one."""
+    """Return the region in which to look for a hand in the next frame, given its points in this one."""
     knuckles = (points[5] + points[13] + 2 * points[9]) / 4
     upright = Roi(0.0, 0.0, 1.0, upright_angle(points[0], knuckles, 90.0))
     palm = upright.from_frame(points[PALM])
@@ -206,7 +206,7 @@ class Detection:
 
 
 def anchor_centers(pixels: int, strides: Sequence[int]) -> Float32[ndarray, "anchors 2"]:
-    """Centres of the anchors in fractions of the input: two per layer and cell, layers of equal stride together."""
+    """Return the anchors' centres in fractions of the input: two per cell and layer; equal strides share cells."""
     parts = []
     for stride, layers in groupby(strides):
         cells = -(-pixels // stride)
@@ -217,7 +217,7 @@ def anchor_centers(pixels: int, strides: Sequence[int]) -> Float32[ndarray, "anc
 
 
 def sigmoid(x: ndarray | np.floating) -> ndarray:
-    """The logistic function without overflow. A scalar gives a zero-dimensional array."""
+    """Compute the logistic function without overflow. A scalar gives a zero-dimensional array."""
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -80.0, 80.0))))
 
 
@@ -230,7 +230,7 @@ def decode(
 ) -> list[Detection]:
     """Decode network output into detections, with weighted non-maximum suppression, the best first.
 
-    `raw` contains centre x, y, width, height, then x, y of the keypoints, in input pixels from the anchor's centre.
+    `raw` holds centre x, y, width, height and the keypoints' x, y, in input pixels relative to the anchor's centre.
     """
     scores = sigmoid(logits)
     keep = np.flatnonzero(scores >= threshold)
