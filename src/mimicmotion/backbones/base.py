@@ -146,10 +146,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def encode(
-        self,
-        request: Request,
-        sampling: SamplingSettings,
-        image_noise: Float[Tensor, "1 3 height width"] | None = None,
+        self, request: Request, sampling: SamplingSettings, image_noise: Float[Tensor, "1 3 height width"] | None = None
     ) -> Conditioning:
         """Encode the picture and the poses; `image_noise` is unit noise, scaled by `sampling.noise_aug_strength`."""
 

@@ -56,10 +56,7 @@ def prepare_synthetic(config: SyntheticConfig) -> Job[SyntheticResult]:
     """
     start = time.perf_counter()
     plan = []
-    for split, first, count in (
-        ("train", config.first_seed, config.count),
-        ("val", HELD_OUT_SEED, config.held_out),
-    ):
+    for split, first, count in (("train", config.first_seed, config.count), ("val", HELD_OUT_SEED, config.held_out)):
         plan += plan_shards(range(first, first + count), config.records_per_shard, split)
     load_assets()  # fails early if they are missing
     files = sorted(config.mocap.glob("*")) if config.mocap else []

@@ -118,12 +118,7 @@ def _sample(
 
 
 def advance(
-    x: Latents,
-    x0: Latents,
-    last: Latents | None,
-    sigmas: Float[Tensor, " levels"],
-    index: int,
-    in_place: bool = False,
+    x: Latents, x0: Latents, last: Latents | None, sigmas: Float[Tensor, " levels"], index: int, in_place: bool = False
 ) -> Latents:
     """Take one step from level `index` to the next: second order with `last`, but Euler without it or to level 0.
 

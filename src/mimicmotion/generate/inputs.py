@@ -126,11 +126,7 @@ def prepare(config: GenerateConfig, found: FoundPoses, size: tuple[int, int]) ->
 
 
 def fit_inputs(
-    config: GenerateConfig,
-    picture: Frame,
-    pose: PoseSequence,
-    driving: PoseSequence,
-    size: tuple[int, int],
+    config: GenerateConfig, picture: Frame, pose: PoseSequence, driving: PoseSequence, size: tuple[int, int]
 ) -> Inputs:
     """Fit the picture to the size of the result, and align the poses of the video with the person in it.
 

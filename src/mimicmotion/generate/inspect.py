@@ -48,11 +48,7 @@ class Inspection:
             "trusted": f"unchanged since it was signed by {self.signer}",
             "changed": "CHANGED since it was signed",
         }
-        sidecars = {
-            "unchanged": "matches the file",
-            "changed": "does NOT match the file",
-            "missing": "none",
-        }
+        sidecars = {"unchanged": "matches the file", "changed": "does NOT match the file", "missing": "none"}
         return "\n".join(
             [
                 f"label     {label}{producer}",

@@ -258,12 +258,7 @@ class MimicMotionPipeline:
         return _steps(run, recipe, differences, network)
 
     def draw_noise(
-        self,
-        recipe: Recipe,
-        size: tuple[int, int],
-        *,
-        seed: int = 42,
-        generator: torch.Generator | None = None,
+        self, recipe: Recipe, size: tuple[int, int], *, seed: int = 42, generator: torch.Generator | None = None
     ) -> Noise:
         """Draw noise for a video of `size` = (height, width) pixels; see `mimicmotion.diffusion.recipe.draw_noise`."""
         shape = self.backbone.latent_shape(size)

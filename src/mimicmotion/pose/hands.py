@@ -49,11 +49,7 @@ def hand_boxes(
 
 
 def hand_masks(
-    poses: PoseSequence,
-    grid: tuple[int, int],
-    *,
-    threshold: float = HAND_THRESHOLD,
-    padding: float = HAND_PADDING,
+    poses: PoseSequence, grid: tuple[int, int], *, threshold: float = HAND_THRESHOLD, padding: float = HAND_PADDING
 ) -> Float32[ndarray, "frames rows columns"]:
     """Compute the fraction of each latent cell that is covered by the box of a reliable hand.
 

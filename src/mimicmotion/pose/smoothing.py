@@ -68,10 +68,7 @@ def smooth_poses(poses: PoseSequence) -> PoseSequence:
 
 
 def swapped(
-    xy: Float[ndarray, "frames 134 2"],
-    confidence: Float[ndarray, "frames 134"],
-    limb: tuple[int, ...],
-    unit: float,
+    xy: Float[ndarray, "frames 134 2"], confidence: Float[ndarray, "frames 134"], limb: tuple[int, ...], unit: float
 ) -> Bool[ndarray, " frames"]:
     """Find the frames in which the right and left points of a limb are swapped.
 

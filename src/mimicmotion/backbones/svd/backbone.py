@@ -234,10 +234,7 @@ class SVDBackbone(Backbone):
             raise PoseError("no reference_pose", expected, "pass reference_pose")
 
     def encode(
-        self,
-        request: Request,
-        sampling: SamplingSettings,
-        image_noise: Float[Tensor, "1 3 height width"] | None = None,
+        self, request: Request, sampling: SamplingSettings, image_noise: Float[Tensor, "1 3 height width"] | None = None
     ) -> Conditioning:
         """Encode the picture, the poses and the micro-conditioning.
 

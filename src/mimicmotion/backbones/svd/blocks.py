@@ -100,11 +100,7 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels)
 
     def forward(
-        self,
-        x: Tokens,
-        context: Float[Tensor, "few context dim"],
-        kernel: str = "sdpa",
-        chunk: int | None = None,
+        self, x: Tokens, context: Float[Tensor, "few context dim"], kernel: str = "sdpa", chunk: int | None = None
     ) -> Tokens:
         """Apply the block; returns a new tensor.
 

@@ -93,10 +93,7 @@ def _decode_chunks(latents: Tensor, chunks: list[range], decode: Callable[[Tenso
 
 @torch.inference_mode()
 def decode_frames(
-    vae: Autoencoder,
-    latents: Float[Tensor, "frames channels h w"],
-    *,
-    frame_chunk: int | None = None,
+    vae: Autoencoder, latents: Float[Tensor, "frames channels h w"], *, frame_chunk: int | None = None
 ) -> Float[Tensor, "frames 3 height width"]:
     """Decode the frames of one clip at once, in float32 before clamping, on the autoencoder's device.
 

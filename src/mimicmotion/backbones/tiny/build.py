@@ -23,15 +23,12 @@ from mimicmotion.errors import ConfigError
 def unet_config(
     widths: tuple[int, ...] = (64, 96, 96),
     attention: tuple[bool, ...] = (False, True, True),
-    layers: int = 1,
     latent_channels: int = 16,
     token_dim: int = 64,
-    head_dim: int = 96,
-    norm_groups: int = 8,
 ) -> dict[str, Any]:
     """Return the contents of `config.json` for a narrow U-Net; widths must be multiples of 32.
 
-    `norm_groups` is lower than diffusers' 32, with which groups would only have two channels, and the last norm would
+    `norm_num_groups` is lower than diffusers' 32. With 32, groups would only have two channels, and the last norm would
     remove the mean and scale of the colours.
     """
     down = ["CrossAttnDownBlockSpatioTemporal" if a else "DownBlockSpatioTemporal" for a in attention]
@@ -42,13 +39,13 @@ def unet_config(
         "block_out_channels": list(widths),
         "down_block_types": down,
         "up_block_types": up,
-        "layers_per_block": layers,
+        "layers_per_block": 1,
         "cross_attention_dim": token_dim,
-        "num_attention_heads": [max(1, w // head_dim) for w in widths],
+        "num_attention_heads": [max(1, w // 96) for w in widths],
         "addition_time_embed_dim": 64,
         "projection_class_embeddings_input_dim": 192,
         "num_frames": 16,
-        "norm_num_groups": norm_groups,
+        "norm_num_groups": 8,
     }
 
 
@@ -71,13 +68,13 @@ def build_tiny_posenet(out_channels: int, reference_pose: bool = True) -> PoseNe
     return net
 
 
-def build_tiny_image_encoder(token_dim: int = 64, hidden: int = 64, layers: int = 2) -> ImageEncoder:
+def build_tiny_image_encoder(token_dim: int = 64) -> ImageEncoder:
     """Build a narrow CLIP picture encoder for 64x64 pixels in patches of 8x8."""
     return ImageEncoder(
         {
-            "hidden_size": hidden,
-            "intermediate_size": 2 * hidden,
-            "num_hidden_layers": layers,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
             "num_attention_heads": 2,
             "image_size": 64,
             "patch_size": 8,

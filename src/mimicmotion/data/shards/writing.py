@@ -203,10 +203,7 @@ def write_shards(
 
 
 def _write_shard(
-    folder: Path,
-    make_records: Callable[[Any], Iterable[RecordData]],
-    shared: ShardSettings,
-    plan: ShardPlan,
+    folder: Path, make_records: Callable[[Any], Iterable[RecordData]], shared: ShardSettings, plan: ShardPlan
 ) -> Generator[int, None, ShardEntry]:
     """Write one shard; yield 1 after each item, and 0 after each record so that the caller can stop."""
     path = folder / plan.name

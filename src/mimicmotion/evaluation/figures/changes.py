@@ -13,14 +13,7 @@ from numpy import ndarray
 from mimicmotion import plot
 from mimicmotion.arrays import Frame
 from mimicmotion.errors import InputError
-from mimicmotion.evaluation.figures.clips import (
-    Clip,
-    check_frames,
-    check_same_length,
-    open_clips,
-    parse_names,
-    spaced,
-)
+from mimicmotion.evaluation.figures.clips import Clip, check_frames, check_same_length, open_clips, parse_names, spaced
 from mimicmotion.evaluation.figures.specs import DiffSpec, FigureResult, YtSpec
 from mimicmotion.runtime.progress import Job, Progress
 from mimicmotion.tables import write_csv

@@ -234,11 +234,7 @@ def crop(frame: Frame, box: Box) -> Frame:
 
 
 def cut_hands(
-    clips: Sequence[Clip],
-    poses: PoseSequence,
-    *,
-    numbers: Sequence[int] | None = None,
-    frames: Sequence[int] = (),
+    clips: Sequence[Clip], poses: PoseSequence, *, numbers: Sequence[int] | None = None, frames: Sequence[int] = ()
 ) -> list[HandCrop]:
     """Crop the hands from each result at the same positions.
 

@@ -93,11 +93,7 @@ def box_sides(truth: PoseSequence, visible: float = TRULY_VISIBLE) -> Float64[nd
 
 
 def pose_fidelity(
-    found: PoseSequence,
-    truth: PoseSequence,
-    *,
-    unit: Unit = "torso",
-    visible: float = TRULY_VISIBLE,
+    found: PoseSequence, truth: PoseSequence, *, unit: Unit = "torso", visible: float = TRULY_VISIBLE
 ) -> dict[str, Fidelity]:
     """Compare poses detected in generated frames with the driving poses, separately for body, hands and face.
 

@@ -212,12 +212,7 @@ def load_i3d(
 
 
 def load_network(
-    path: Path | str,
-    name: str,
-    *,
-    length: int = 16,
-    preprocess: Preprocess = I3D_INPUT,
-    device: str | None = None,
+    path: Path | str, name: str, *, length: int = 16, preprocess: Preprocess = I3D_INPUT, device: str | None = None
 ) -> FeatureNetwork:
     """Load a network from a TorchScript file, or from a folder with a transformers VideoMAE.
 
@@ -256,11 +251,7 @@ def load_network(
 
 
 def features(
-    frames: Iterable[AnyFrame],
-    network: FeatureNetwork,
-    *,
-    mode: Mode = "stride1",
-    batch_size: int = 4,
+    frames: Iterable[AnyFrame], network: FeatureNetwork, *, mode: Mode = "stride1", batch_size: int = 4
 ) -> Float32[ndarray, "clips dim"]:
     """Compute the features of all clips of one sequence in order, one row per clip.
 

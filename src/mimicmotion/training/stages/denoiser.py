@@ -33,13 +33,7 @@ from mimicmotion.errors import ConfigError
 from mimicmotion.pose.guidance.limb_warp import limb_warp
 from mimicmotion.settings.training import PhaseConfig, TrainConfig
 from mimicmotion.training.bundled import bundled_settings
-from mimicmotion.training.networks import (
-    DenoiserModel,
-    checkpointing,
-    choose_trained,
-    encode_frames,
-    load_networks,
-)
+from mimicmotion.training.networks import DenoiserModel, checkpointing, choose_trained, encode_frames, load_networks
 from mimicmotion.training.objective import Draws, Encoded, denoising_loss, draw
 from mimicmotion.training.processes import shared
 from mimicmotion.training.stages.common import EXPORT_DTYPE, held_out_shards, shard_cache, training_shards

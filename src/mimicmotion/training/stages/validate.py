@@ -174,11 +174,7 @@ def picture(sample: Sample, output: Frames, slot: int) -> UInt8[ndarray, "height
     target, poses = _frames(sample)[slot:], sample.poses[slot:]
     chosen = np.unique(np.linspace(0, len(target) - 1, min(COLUMNS, len(target))).round().astype(int))
     blank = np.full_like(sample.reference, 255)
-    rows = [
-        [sample.reference_pose, *poses[chosen]],
-        [sample.reference, *target[chosen]],
-        [blank, *output[chosen]],
-    ]
+    rows = [[sample.reference_pose, *poses[chosen]], [sample.reference, *target[chosen]], [blank, *output[chosen]]]
     return contact_sheet([[shrink(p, LARGEST) for p in row] for row in rows])
 
 
