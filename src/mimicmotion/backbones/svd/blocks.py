@@ -210,7 +210,7 @@ class Level(nn.Module):
         Args:
             x: output of the previous level.
             shared: inputs shared by all levels.
-            skips: stack of skip connections; those that are used are removed.
+            skips: stack of skip connections: "down" levels push their outputs, "up" levels pop them.
         """
         execution = shared.execution
         for i, resnet in enumerate(self.resnets):
