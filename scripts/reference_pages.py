@@ -142,7 +142,7 @@ def commands(group: App, *path: str) -> Iterator[tuple[tuple[str, ...], App]]:
 
 
 def cli() -> str:
-    """The page of the command line."""
+    """The command-line page."""
     parts = [CLI_INTRO]
     for path, command in commands(app):
         about, _, arguments = inspect.cleandoc(command.help or "").partition("\nArgs:\n")

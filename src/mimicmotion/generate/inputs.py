@@ -260,10 +260,10 @@ def _is_driver(path: Path) -> bool:
 
 
 def picture_pose(config: GenerateConfig, estimator: Callable[..., PoseEstimator], picture: Frame) -> PoseSequence:
-    """Estimate the pose of the chosen person in pixels of the picture, or load it from the cache.
+    """Estimate the pose of the chosen person, in pixels of the picture, or load it from the cache.
 
     Raises:
-        PoseError: no person, or not the chosen one, is found.
+        PoseError: nobody is found, or nobody matches `picture_person`.
     """
 
     def estimate() -> PoseSequence:

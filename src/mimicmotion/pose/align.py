@@ -325,10 +325,10 @@ def _refine_shift(shift: ndarray, weight: ndarray, offset: ndarray, extent: floa
 def _keep_inside(aligned: ndarray, weight: ndarray, target: ndarray, size: tuple[int, int]) -> ndarray:
     """Compute the smallest extra offset that keeps the person inside the frame, if the picture shows them inside.
 
-    The median aligns a person who walks across the frame with the picture halfway through the video; if the picture
-    shows them near an edge, they would leave the frame. The offset is not 0 only if both the driving joints and the
-    picture's joints, moved with the body, leave the frame: the former alone may be outliers, the latter alone may be
-    due to a different pose.
+    The median aligns someone who walks across the frame with the picture halfway through the video, so they would leave
+    the frame if the picture shows them near an edge. The offset is nonzero only if both the driving joints and the
+    picture's joints, moved with the body, leave the frame: the former alone may be outliers, and the latter alone may
+    be due to a different pose.
     """
     used, shown = weight.any(0), weight.any(1)
     shifts = [(s, w) for s, w in zip((aligned - target)[shown], weight[shown], strict=True)]

@@ -209,7 +209,7 @@ class Page:
         """Build the page.
 
         Args:
-            i18n: returns the text of a key in the language of the browser.
+            i18n: returns the text for a key in the browser's language.
         """
         with gr.Blocks(title="MimicMotion", analytics_enabled=False, delete_cache=(3600, 86400)) as blocks:
             gr.Markdown(i18n("title"), elem_id="title")

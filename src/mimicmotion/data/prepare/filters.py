@@ -50,7 +50,7 @@ class Judgement:
 
 
 def judge_length(num_frames: int, fps: float, enlargement: float, config: PrepareConfig) -> Judgement:
-    """Judge a scene only by its length and enlargement, which are known without poses."""
+    """Check only the length and enlargement of a scene, which are known without poses."""
     numbers = _rounded({"seconds": num_frames / fps, "frames": num_frames, "enlargement": enlargement})
     return Judgement(numbers, _missed(numbers, config))
 
@@ -63,7 +63,7 @@ def usable_scenes(survey: Survey, config: PrepareConfig) -> list[int]:
 
 
 def judge(measures: SceneMeasures, stored: PoseSequence, enlargement: float, config: PrepareConfig) -> Judgement:
-    """Judge a scene by all thresholds.
+    """Check a scene against all thresholds.
 
     Args:
         measures: measurements of the scene.
