@@ -182,7 +182,7 @@ class VoteStore:
             (found,) = db.execute("SELECT id FROM study").fetchone()
         if found != study.study:
             got = f"{path} contains votes of the study {found}"
-            raise InputError(got, f"votes of {study.study}", "move the file away")
+            raise InputError(got, f"votes of {study.study}", "move it elsewhere")
 
     def enrol(self, rater: str, time: int) -> None:
         """Record when a rater began, which is when they consented. Later calls have no effect.
@@ -227,4 +227,4 @@ class VoteStore:
             if isinstance(e, sqlite3.OperationalError):
                 fix = "check the permissions of the folder and the free space"
                 raise OutputError(f"{self.path}: {e}", "a writable database", fix) from e
-            raise InputError(f"{self.path}: {e}", "a database of votes", "move the file away") from e
+            raise InputError(f"{self.path}: {e}", "a database of votes", "move it elsewhere") from e
