@@ -372,7 +372,7 @@ def test_a_batch_by_a_service(service: Service, tmp_path: Path, monkeypatch: pyt
     before = len(service.client.list())
     write_jobs({"output": "a.mp4", "seed": 2}, {"output": "b.mp4", "model": "the operator's choice"})
     result = finish(batch(config))
-    assert [o.state for o in result.outcomes] == ["made", "failed"]
+    assert [o.state for o in result.outcomes] == ["done", "failed"]
     assert "model" in result.outcomes[1].message
     facts = json.loads(Path("a.mp4.json").read_text())
     assert (facts["settings"]["seed"], facts["frames"]) == (2, 8)
