@@ -499,7 +499,7 @@ def test_replay_gives_the_same_bytes(finished: GenerateConfig) -> None:
     assert result.identical
     assert result.original_state == "unchanged"
     assert result.made.path.read_bytes() == finished.output.read_bytes()
-    assert "byte for byte" in result.summary()
+    assert "replay: byte-identical to" in result.summary()
     # a replay's own sidecar serves as well, also where the original is gone
     finished.output.unlink()
     second = finish(replay(sidecar_path(finished.output), finished.output.with_name("b.mp4")))

@@ -202,7 +202,7 @@ def test_no_frames_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("check", [check_output, files.check_writable, write])
 def test_a_file_in_the_place_of_a_folder(tmp_path: Path, check: object) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match="file, not a folder"):
+    with pytest.raises(OutputError, match="a folder in this path is a file"):
         check(tmp_path / "file" / "deep" / "a.mp4")  # type: ignore[operator]
     assert leftovers(tmp_path) == ["file"]
 
