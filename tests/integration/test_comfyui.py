@@ -291,5 +291,5 @@ def test_with_comfyui_itself(name: str, tmp_path: Path) -> None:
     assert sorted(facts["nodes"]) == sorted(STABLE)
     assert facts["widgets"] == {n: list(inputs) for n, (inputs, _) in STABLE.items()}
     (file,) = facts["files"]
-    assert frames_of(tmp_path / "output" / file).shape == (FRAMES, 224, 128, 3)
+    assert frames_of(tmp_path / "output" / file).shape == (FRAMES, 320, 192, 3)
     assert facts["interrupted"] == ["execution_interrupted"]

@@ -801,7 +801,7 @@ def test_ctrl_c_at_any_time(delay: float, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_demo_shows_a_rendered_person_and_a_photograph(tmp_path: Path) -> None:
     person, photograph = finish(demo(tmp_path))
-    assert (person.path.name, person.size, len(frames_of(person.path))) == ("demo.mp4", (224, 128), 62)
+    assert (person.path.name, person.size, len(frames_of(person.path))) == ("demo.mp4", (320, 192), 62)
     assert (photograph.path.name, photograph.size, len(frames_of(photograph.path))) == (
         "photograph.mp4",
         (256, 256),

@@ -17,6 +17,7 @@ from mimicmotion.backbones.tiny.warp import (
     PARTS,
     RIGID,
     MovedPicture,
+    Warped,
     WarpInput,
     WarpNet,
     displacements,
@@ -130,6 +131,26 @@ def test_without_the_drivers_face_the_head_stays_as_the_limb_warp_has_it(clip: S
     puppet = cut(clip.reference_frame, clip.reference_pose)
     told = warp_input(puppet, clip.reference_frame, clip.reference_pose, poses, PoseDrawer(SIZE))
     assert told.found[:, HEAD].tolist() == [False, True]
+
+
+def test_islands_beside_the_person_are_not_shown(clip: SynthClip, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = WarpNet((8, 8, 8, 8)).eval()
+    moved = MovedPicture(net, clip.reference_frame, clip.reference_pose, clip.poses, PoseDrawer(SIZE))
+    want, sure = moved._frame(0)
+    forward = WarpNet.forward
+
+    def with_island(self: WarpNet, given: WarpInput) -> Warped:
+        out = forward(self, given)
+        assert given.outline[0, :8, :8].max() == 0  # nobody is here
+        out.outline[0, 2:6, 2:6] = 9
+        out.frames[0, :, 2:6, 2:6] = 1
+        return out
+
+    monkeypatch.setattr(WarpNet, "forward", with_island)
+    frame, visible = moved._frame(0)
+    assert np.abs(frame.astype(int) - want).max() <= 5  # without an island, the person's opacity is 2% here
+    torch.testing.assert_close(visible[:8, :8], torch.ones(8, 8), rtol=0, atol=0.02)
+    assert sure.shape == visible.shape
 
 
 def test_nobody_in_the_picture_leaves_it_as_it_is(clip: SynthClip) -> None:

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TINY_LIMITS = (
-    "the bundled model is small and only for demonstration: it was trained on rendered people at 224x128, so hands "
-    "and whatever the picture hides become rough shapes; use --model and --checkpoint for full quality"
+    "the bundled model is small and only for demonstration: it was trained on rendered people of up to 320x192 pixels, "
+    "so hands and whatever the picture hides become rough shapes; use --model and --checkpoint for full quality"
 )
 
 

@@ -236,7 +236,19 @@ class MovedPicture:
         visible = F.interpolate(out.visible[None].sigmoid(), scale_factor=float(CELL), mode="bilinear")[0, 0]
         # show the inpainted background outside the person, so that it does not move
         visible = torch.maximum(visible, 1 - (self.net.config["decided"] * out.outline[0]).sigmoid())
-        return to_uint8(out.frames), visible.masked_fill(_rigid(given.top)[0] & (given.outline[0] > 0.5), 1.0)
+        warped = given.outline[0] > 0.5
+        islands = _islands(out.outline[0] > 0, warped)
+        frames = torch.where(islands, given.background, out.frames)
+        return to_uint8(frames), visible.masked_fill(_rigid(given.top)[0] & warped | islands, 1.0)
+
+
+def _islands(
+    person: Bool[Tensor, "height width"], warped: Bool[Tensor, "height width"]
+) -> Bool[Tensor, "height width"]:
+    """Find the connected components of the predicted person that touch no piece of the limb warp; they are errors."""
+    _, labels = cv2.connectedComponents(person.cpu().numpy().astype(np.uint8))
+    touching = torch.from_numpy(np.isin(labels, labels[warped.cpu().numpy()]))
+    return person & ~touching.to(person.device)
 
 
 def show_moved(
