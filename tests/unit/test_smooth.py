@@ -105,6 +105,26 @@ def test_points_out_of_line_come_back_between_their_neighbours(run: int) -> None
     np.testing.assert_allclose(back.confidence, confidence, atol=1e-6)
 
 
+def test_in_slow_motion_smaller_jumps_are_out_of_line() -> None:
+    wrong, confidence = standing(40), np.full((40, NUM_POINTS), 0.85)
+    wrong[20, [R_HIP, L_HIP], 0] += (16, -16)  # a trunk that collapses in one frame of 27 ms
+    confidence[20] = 0.5
+    poses = sequence(wrong, confidence)
+    slow, plain = (smooth_poses(poses, speed).xy[20, R_HIP, 0] - 230 for speed in (0.4, 1.0))
+    assert abs(slow) < 1
+    assert plain > 5  # at normal speed, hips can move so far
+
+
+@pytest.mark.parametrize("speed", [0.01, 1.0, 100.0])
+def test_movements_of_any_speed_stay(speed: float) -> None:
+    t = np.arange(40) / 15
+    moving = standing(40) + (20 * np.sin(2 * np.pi * 0.5 * t))[:, None, None]
+    smoothed = smooth_poses(sequence(moving), speed).xy
+    assert (
+        np.abs(smoothed - moving).max() < 4
+    )  # of 20: ten times slower than 3 Hz even in the slowest motion that counts
+
+
 @pytest.mark.parametrize("frames", [slice(0, 3), slice(10, 11), slice(12, 19), slice(27, 30)])
 def test_sides_that_are_swapped_for_a_while_are_corrected(frames: slice) -> None:
     right, wrong = standing(30), standing(30)

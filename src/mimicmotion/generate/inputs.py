@@ -138,7 +138,7 @@ def fit_inputs(
         size: (height, width) of the result.
     """
     if config.smooth and config.align != "released":
-        driving = smooth_poses(driving)
+        driving = smooth_poses(driving, config.source_seconds(1))
     fitted, fit = fit_picture(picture, pose, size, config.fit)
     reference = pose.fitted(fit)
     aligned = align(driving, reference, size, method=config.align)

@@ -19,6 +19,7 @@ from mimicmotion.pose.align import part_lengths
 from mimicmotion.pose.keypoints import PoseSequence
 
 FPS = 15.0  # assumed for poses without a frame rate
+FASTEST = 60.0  # frame rate of a camera
 KEPT_HZ = 3.0  # cutoff frequency: movements below keep 97% of their amplitude
 BAND_WEIGHT = 150.0  # weight of amplitude lost in the passband, relative to remaining jitter
 REACH = 0.5  # half-width of the filter in seconds
@@ -37,8 +38,10 @@ ARMS, LEGS = (kp.R_SHOULDER, kp.R_ELBOW, kp.R_WRIST), (kp.R_HIP, kp.R_KNEE, kp.R
 HAND, FOOT = range(kp.RIGHT_HAND.start, kp.RIGHT_HAND.stop), range(kp.RIGHT_FOOT.start, kp.RIGHT_FOOT.stop)
 
 
-def smooth_poses(poses: PoseSequence) -> PoseSequence:
+def smooth_poses(poses: PoseSequence, speed: float = 1.0) -> PoseSequence:
     """Correct left/right swaps, interpolate outliers and remove jitter.
+
+    `speed` is the speed of the movement, 0.5 for slow motion: the slower it is, the less a person moves between frames.
 
     Points of low confidence are smoothed more, and undetected points (confidence 0) are not changed. Confidences are
     only changed by swapping sides.
@@ -54,7 +57,7 @@ def smooth_poses(poses: PoseSequence) -> PoseSequence:
         both = np.concatenate([right, kp.MIRRORED[right]])
         for values in (xy, confidence):
             values[swap, both] = values[swap, kp.MIRRORED[both]]
-    fps, every, found = poses.fps or FPS, np.arange(len(xy)), xy.copy()
+    fps, every, found = frame_rate(poses.fps or FPS, speed), np.arange(len(xy)), xy.copy()
     for point in range(kp.NUM_POINTS):
         seen = np.flatnonzero(confidence[:, point])
         if len(seen) > 2:
@@ -65,6 +68,11 @@ def smooth_poses(poses: PoseSequence) -> PoseSequence:
     calm = filtered(found, confidence * often, unit, fps)
     known = (confidence > 0) & often
     return dataclasses.replace(poses, xy=np.where(known[..., None], calm, xy), confidence=confidence)
+
+
+def frame_rate(fps: float, speed: float) -> float:
+    """Frames per second of the filmed movement; slow motion counts up to `FASTEST`, as its frames may be repeated."""
+    return min(fps / speed, max(fps, FASTEST))
 
 
 def swapped(
