@@ -84,7 +84,10 @@ def test_only_what_is_named_learns_and_all_of_it_does(what: Any, tmp_path: Path)
     # in front of a norm whose groups are single channels, as in the level of 32, what is added to a channel is lost
     lost = ("conv1.bias", "time_emb_proj.bias", "time_emb_proj.weight")
     narrow = ("unet.down_blocks.0.", "unet.up_blocks.1.")
-    assert not [n for n in names - changed if not (n.startswith(narrow) and n.endswith(lost))]
+    still = {n for n in names - changed if not (n.startswith(narrow) and n.endswith(lost))}
+    # likewise in front of the last norm, where only rounding, which depends on the CPU, makes these change
+    last = "unet.up_blocks.1.resnets.1."
+    assert not {n for n in still if not (n.startswith(last) and n.endswith(("conv2.bias", "conv_shortcut.bias")))}
 
 
 def test_accelerate_finds_the_blocks_to_shard(tmp_path: Path) -> None:
