@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="for rendering and for stage 2, one CPU core each")
     parser.add_argument("--clips", type=int, default=1400, help="people to train on")
     parser.add_argument("--detail-clips", type=int, nargs=2, default=[2000, 1600], help="other people, for stages 3, 5")
-    parser.add_argument("--warp-clips", type=int, default=1000, help="other people, for stage 4")
+    parser.add_argument("--warp-clips", type=int, default=800, help="other people, for stage 4")
     parser.add_argument("--held-out", type=int, default=64, help="people to validate on")
     parser.add_argument("--recipe", default="tiny-denoiser", help="of stage 2")
     parser.add_argument("--output", type=Path, default=Path("runs/tiny/model"))

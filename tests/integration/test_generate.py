@@ -724,7 +724,7 @@ def test_several_people_in_the_picture_are_reported(job: GenerateConfig, monkeyp
     config = dataclasses.replace(job, output=job.output.with_suffix(".png"))
     said = finish(plan(config)).summary()
     assert "people    2 in the picture, 1 in the video" in said
-    assert "the picture shows 2 people; the largest is used, unless --picture-person is set" in said
+    assert "the picture shows 2 people; the largest is used, choose another with --picture-person" in said
     assert "the largest is used" not in finish(plan(dataclasses.replace(config, picture_person="0"))).summary()
 
 

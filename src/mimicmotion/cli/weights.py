@@ -38,7 +38,7 @@ def weights_fetch(*names: str, endpoint: str | None = None, path: Path | None = 
     from mimicmotion.weights import registry
 
     if not names:
-        raise InputError("no names of weights", "the names of the weights to fetch", "see `mimicmotion weights list`")
+        raise InputError("no names", "the names of the weights to fetch", "see `mimicmotion weights list`")
     for name in names:
         registry.known(name)  # before anything is fetched
     for name in names:

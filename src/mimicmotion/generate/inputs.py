@@ -150,7 +150,7 @@ def fit_inputs(
         notes.insert(0, f"the pose found in the picture looks wrong: {', '.join(doubts)}; {hint}")
         logger.warning(notes[0])
     if (count := pose.people[0]) > 1 and config.picture_person == "largest":
-        notes.insert(0, f"the picture shows {count} people; the largest is used, unless --picture-person is set")
+        notes.insert(0, f"the picture shows {count} people; the largest is used, choose another with --picture-person")
     reference, aligned = (keep_face(poses, config.face) for poses in (reference, aligned))
     return Inputs(fitted, fit, reference, driving, aligned, notes)
 

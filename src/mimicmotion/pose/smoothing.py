@@ -19,7 +19,7 @@ from mimicmotion.pose.align import part_lengths
 from mimicmotion.pose.keypoints import PoseSequence
 
 FPS = 15.0  # assumed for poses without a frame rate
-FASTEST = 60.0  # frame rate of a camera
+FASTEST = 60.0  # highest frame rate assumed for a camera
 KEPT_HZ = 3.0  # cutoff frequency: movements below keep 97% of their amplitude
 BAND_WEIGHT = 150.0  # weight of amplitude lost in the passband, relative to remaining jitter
 REACH = 0.5  # half-width of the filter in seconds
@@ -71,7 +71,7 @@ def smooth_poses(poses: PoseSequence, speed: float = 1.0) -> PoseSequence:
 
 
 def frame_rate(fps: float, speed: float) -> float:
-    """Frames per second of the filmed movement; slow motion counts up to `FASTEST`, as its frames may be repeated."""
+    """Return the frame rate of the original movement; at most `FASTEST` in slow motion, which may repeat frames."""
     return min(fps / speed, max(fps, FASTEST))
 
 

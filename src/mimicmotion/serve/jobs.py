@@ -50,7 +50,11 @@ CANCELLED, QUEUE = "cancelled", "jobs"
 STATES = {"ENQUEUED": "queued", "DELAYED": "queued", "PENDING": "running", "SUCCESS": "done", "CANCELLED": "cancelled"}
 ACTIVE, ENDED = ["ENQUEUED", "DELAYED", "PENDING"], ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 HIGHEST_PRIORITY = 9
-CRASHING = {"got": "a job that crashed the service repeatedly", "expected": "none", "fix": "change its inputs"}
+CRASHING = {
+    "got": "a job that crashed the service repeatedly",
+    "expected": "a job that ends",
+    "fix": "change its inputs",
+}
 
 MAX_DEATHS = 10
 """A job fails when its workers have died this many times in a row without progress."""
